@@ -1,0 +1,8 @@
+"""The one exception that means "the user can mend this"."""
+
+
+class InputError(Exception):
+    """Bad input: says what is wrong, where (file and line, or config key), and what is allowed.
+
+    `main` prints the message alone, without a traceback, and exits with code 2.
+    """

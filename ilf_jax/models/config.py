@@ -1,0 +1,98 @@
+"""Facts of an architecture. Families are data: one decoder reads these and nothing else."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class RopeScaling:
+    """Rotary frequency scaling: `linear` divides all frequencies, `llama3` only the low ones (Llama 3.1, section 3)."""
+
+    kind: str  # "linear" or "llama3"
+    factor: float
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_max_positions: int = 8192
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Shape and switches of a decoder-only transformer.
+
+    Attributes:
+        family: name of the checkpoint table: llama, qwen2, qwen3, gemma3, gpt2, opt.
+        num_kv_heads: query heads are grouped onto these (GQA); equal to num_heads for plain attention.
+        norm: "rms" or "layer".
+        norm_offset: added to the RMS scale before use (Gemma stores scale - 1).
+        activation: "silu", "gelu_tanh", "gelu" or "relu".
+        gated_mlp: down(act(gate(x)) * up(x)) instead of down(act(up(x))).
+        position: "rope" or "learned".
+        position_offset: first row of the learned table in use (OPT: 2).
+        rope_local_theta: base of sliding-window layers; None means rope_theta.
+        post_norms: norm the outputs of attention and MLP too, before the residual sum (Gemma).
+        sliding_window: keys further back than this are not seen by sliding layers.
+        sliding_pattern: layer i is full where (i + 1) % sliding_pattern == 0; 0 means all layers slide.
+        query_scale: multiplies q k^T; None means head_dim ** -0.5.
+        embedding_scale: multiplies embeddings (Gemma: sqrt(hidden_size)).
+        logit_softcap: logits become cap * tanh(logits / cap); 0 means off.
+        logit_scale: multiplies logits.
+    """
+
+    family: str
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    max_positions: int
+    norm: str = "rms"
+    norm_eps: float = 1e-5
+    norm_offset: float = 0.0
+    activation: str = "silu"
+    gated_mlp: bool = True
+    qkv_bias: bool = False
+    output_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    post_norms: bool = False
+    position: str = "rope"
+    position_offset: int = 0
+    rope_theta: float = 10_000.0
+    rope_local_theta: float | None = None
+    rope_scaling: RopeScaling | None = None
+    sliding_window: int | None = None
+    sliding_pattern: int = 0
+    query_scale: float | None = None
+    embedding_scale: float = 1.0
+    tied_embeddings: bool = True
+    logit_softcap: float = 0.0
+    logit_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.num_heads % self.num_kv_heads:
+            raise ValueError(f"num_heads {self.num_heads} is no multiple of num_kv_heads {self.num_kv_heads}")
+        if self.position == "rope" and self.head_dim % 2:
+            raise ValueError(f"rotary positions need an even head_dim, not {self.head_dim}")
+
+    def is_sliding(self, layer: int) -> bool:
+        """Whether `layer` sees only the last `sliding_window` keys."""
+        if self.sliding_window is None:
+            return False
+        return self.sliding_pattern == 0 or (layer + 1) % self.sliding_pattern != 0
+
+
+def small_shape(width: int, layers: int, vocab_size: int = 1024) -> ModelConfig:
+    """Our own small Llama-shaped models, heads of 32."""
+    heads = max(1, width // 32)
+    return ModelConfig(
+        family="llama", vocab_size=vocab_size, hidden_size=width, intermediate_size=width * 3, num_layers=layers,
+        num_heads=heads, num_kv_heads=heads, head_dim=width // heads, max_positions=512, rope_theta=10_000.0,
+    )
+
+
+SHAPES: dict[str, ModelConfig] = {
+    "tiny": small_shape(width=32, layers=2, vocab_size=512),
+    "word_removal_1m": small_shape(width=128, layers=4),
+}
+"""Shapes that `init:NAME` knows."""

@@ -1,0 +1,322 @@
+"""The decoder. `ModelConfig` says which family it is; nothing else here does.
+
+Activations are B x C x L x D: B documents, C candidates that share their document's prefix, L tokens. Training and
+prefill use C = 1. Layers are unrolled, so that each layer's cache is its own buffer and is updated in place.
+"""
+
+import functools
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from ilf_jax.models.cache import Cache, Prefix
+from ilf_jax.models.config import ModelConfig, RopeScaling
+
+Params = dict
+KV = tuple[jax.Array, jax.Array]
+
+_ACTIVATIONS = {
+    "silu": jax.nn.silu,
+    "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
+    "gelu": functools.partial(jax.nn.gelu, approximate=False),
+    "relu": jax.nn.relu,
+}
+
+
+def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> jax.Array:
+    """Rotary frequencies, head_dim / 2 of them, in radians a position (Su et al. 2021, eq. 15).
+
+    Under `llama3` scaling, wavelengths above original / low_freq_factor are stretched by `factor`, those below
+    original / high_freq_factor kept, the ones between blended linearly.
+    """
+    freqs = theta ** -(jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
+    if scaling is None:
+        return freqs
+    if scaling.kind == "linear":
+        return freqs / scaling.factor
+    wavelengths = 2 * math.pi / freqs
+    ratio = scaling.original_max_positions / wavelengths
+    blend = (ratio - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    blend = jnp.clip(blend, 0.0, 1.0)
+    return (1 - blend) * freqs / scaling.factor + blend * freqs
+
+
+def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
+    """Rotates the two halves of x's last axis; cos and sin are B x C x L x 1 x head_dim/2."""
+    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
+
+
+class Linear(nn.Module):
+    """y = x kernel + bias, kernel in x out; params float32, computed in `dtype` with float32 accumulation."""
+
+    features: int
+    use_bias: bool
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.features), jnp.float32)
+        y = jnp.matmul(x, kernel.astype(self.dtype), preferred_element_type=jnp.float32)
+        if self.use_bias:
+            y = y + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return y.astype(self.dtype)
+
+
+class Norm(nn.Module):
+    """RMSNorm or LayerNorm, computed in float32."""
+
+    config: ModelConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = self.config
+        rms = c.norm == "rms"
+        initial = nn.initializers.constant(1.0 - c.norm_offset)
+        scale = self.param("scale", initial, (x.shape[-1],), jnp.float32) + c.norm_offset
+        x = x.astype(jnp.float32)
+        if not rms:
+            x = x - jnp.mean(x, axis=-1, keepdims=True)
+        y = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + c.norm_eps) * scale
+        if not rms:
+            y = y + self.param("bias", nn.initializers.zeros, (x.shape[-1],), jnp.float32)
+        return y.astype(self.dtype)
+
+
+def _partial_softmax(scores: jax.Array, mask: jax.Array, values: jax.Array, out: str) -> tuple[jax.Array, ...]:
+    """One part of a softmax: (sum of exp * values, sum of exp, max), all float32; merged by `_merge`."""
+    scores = jnp.where(mask, scores, -1e30)
+    peak = jnp.max(scores, axis=-1, keepdims=True)
+    exp = jnp.where(mask, jnp.exp(scores - peak), 0.0)
+    total = jnp.sum(exp, axis=-1, keepdims=True)
+    weighted = jnp.einsum(out, exp.astype(values.dtype), values, preferred_element_type=jnp.float32)
+    return weighted, total, peak
+
+
+def _merge(parts: list[tuple[jax.Array, ...]]) -> jax.Array:
+    """Joins softmax parts by their log-sum-exp."""
+    peak = functools.reduce(jnp.maximum, [p[2] for p in parts])
+    scale = [jnp.exp(p[2] - peak) for p in parts]
+    weighted = sum(p[0] * s for p, s in zip(parts, scale, strict=True))
+    return weighted / sum(p[1] * s for p, s in zip(parts, scale, strict=True))
+
+
+class Attention(nn.Module):
+    """Grouped-query attention over a shared prefix, a cache of own tokens, or the tokens at hand."""
+
+    config: ModelConfig
+    layer: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, positions_BxCxL: jax.Array, segments_BxL: jax.Array | None,
+        prefix: KV | None, prefix_lengths_B: jax.Array | None, cache: KV | None, index: jax.Array | None,
+    ) -> tuple[jax.Array, KV]:
+        c = self.config
+        B, C, L, _ = x.shape
+        K, G, H = c.num_kv_heads, c.num_heads // c.num_kv_heads, c.head_dim
+        window = c.sliding_window if c.is_sliding(self.layer) else None
+
+        linear = functools.partial(Linear, dtype=self.dtype)
+        q = linear(c.num_heads * H, c.qkv_bias, name="q")(x).reshape(B, C, L, K * G, H)
+        k = linear(K * H, c.qkv_bias, name="k")(x).reshape(B, C, L, K, H)
+        v = linear(K * H, c.qkv_bias, name="v")(x).reshape(B, C, L, K, H)
+        if c.qk_norm:
+            q, k = Norm(c, self.dtype, name="q_norm")(q), Norm(c, self.dtype, name="k_norm")(k)
+        if c.position == "rope":
+            sliding = c.is_sliding(self.layer) and c.rope_local_theta is not None
+            theta = c.rope_local_theta if sliding else c.rope_theta
+            freqs = rope_frequencies(H, theta, None if sliding else c.rope_scaling)
+            angles = positions_BxCxL[..., None, None].astype(jnp.float32) * freqs
+            cos, sin = jnp.cos(angles), jnp.sin(angles)
+            q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
+        q = q * jnp.asarray(c.query_scale if c.query_scale is not None else H**-0.5, self.dtype)
+        q = q.reshape(B, C, L, K, G, H)
+        k, v = k.transpose(0, 1, 3, 2, 4), v.transpose(0, 1, 3, 2, 4)  # B C K L H: a head's keys lie together
+
+        parts = []
+        if prefix is not None:
+            keys, values = prefix  # B K P H: one matmul for all candidates and their tokens
+            P = keys.shape[2]
+            q_prefix = q.transpose(0, 3, 4, 1, 2, 5).reshape(B, K, G * C * L, H)
+            scores = jnp.einsum("bkqh,bkph->bkqp", q_prefix, keys, preferred_element_type=jnp.float32)
+            scores = scores.reshape(B, K, G, C, L, P)
+            slots = jnp.arange(P)
+            mask = slots < prefix_lengths_B[:, None, None, None]
+            if window is not None:
+                mask = mask & (positions_BxCxL[..., None] - slots < window)
+            mask = jnp.broadcast_to(mask, (B, C, L, P))[:, None, None].reshape(B, 1, 1, C, L, P)
+            weighted, total, peak = _partial_softmax(
+                scores.reshape(B, K, G * C * L, P),
+                jnp.broadcast_to(mask, (B, 1, G, C, L, P)).reshape(B, 1, G * C * L, P), values, "bkqp,bkph->bkqh",
+            )
+            unfold = lambda a: a.reshape(B, K, G, C, L, -1).transpose(0, 3, 1, 2, 4, 5)  # noqa: E731
+            parts.append(tuple(unfold(a) for a in (weighted, total, peak)))
+
+        if cache is not None:
+            at = (0, 0, 0, index, 0)
+            k = jax.lax.dynamic_update_slice(cache[0], k.astype(cache[0].dtype), at)
+            v = jax.lax.dynamic_update_slice(cache[1], v.astype(cache[1].dtype), at)
+            slot_q, slot_k = index + jnp.arange(L), jnp.arange(k.shape[3])
+        else:
+            slot_q = slot_k = jnp.arange(L)
+        distance = slot_q[:, None] - slot_k[None, :]
+        mask = distance >= 0
+        if window is not None:
+            mask = mask & (distance < window)
+        mask = mask[None]
+        if segments_BxL is not None:
+            mask = mask & (segments_BxL[:, :, None] == segments_BxL[:, None, :])
+        scores = jnp.einsum("bclkgh,bcksh->bckgls", q, k, preferred_element_type=jnp.float32)
+        parts.append(_partial_softmax(scores, mask[:, None, None, None], v, "bckgls,bcksh->bckglh"))
+
+        out = _merge(parts).transpose(0, 1, 4, 2, 3, 5).reshape(B, C, L, K * G * H).astype(self.dtype)
+        return linear(x.shape[-1], c.output_bias, name="o")(out), (k, v)
+
+
+class MLP(nn.Module):
+    """Gated or plain feed-forward layer."""
+
+    config: ModelConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        c = self.config
+        linear = functools.partial(Linear, use_bias=c.mlp_bias, dtype=self.dtype)
+        act = _ACTIVATIONS[c.activation]
+        up = linear(c.intermediate_size, name="up")(x)
+        hidden = act(linear(c.intermediate_size, name="gate")(x)) * up if c.gated_mlp else act(up)
+        return linear(c.hidden_size, name="down")(hidden)
+
+
+class Layer(nn.Module):
+    """Pre-norm attention and MLP with residual sums; Gemma norms their outputs too."""
+
+    config: ModelConfig
+    layer: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *attention_args: jax.Array | None) -> tuple[jax.Array, KV]:
+        c, norm = self.config, functools.partial(Norm, self.config, self.dtype)
+        attention = Attention(c, self.layer, self.dtype, name="attention")
+        y, kv = attention(norm(name="attention_norm")(x), *attention_args)
+        x = x + (norm(name="attention_post_norm")(y) if c.post_norms else y)
+        y = MLP(c, self.dtype, name="mlp")(norm(name="mlp_norm")(x))
+        return x + (norm(name="mlp_post_norm")(y) if c.post_norms else y), kv
+
+
+class Transformer(nn.Module):
+    """Embedding, layers, final norm. Returns hidden states; `unembed` turns them into logits."""
+
+    config: ModelConfig
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self, tokens_BxCxL: jax.Array, positions_BxCxL: jax.Array, segments_BxL: jax.Array | None,
+        prefix: Prefix | None, cache: Cache | None,
+    ) -> tuple[jax.Array, tuple[KV, ...]]:
+        c = self.config
+        table = self.param("embedding", nn.initializers.normal(0.02), (c.vocab_size, c.hidden_size), jnp.float32)
+        x = table[tokens_BxCxL] * c.embedding_scale
+        if c.position == "learned":
+            rows = c.max_positions + c.position_offset
+            positions = self.param("positions", nn.initializers.normal(0.02), (rows, c.hidden_size), jnp.float32)
+            x = x + positions[positions_BxCxL + c.position_offset]
+        if not c.tied_embeddings:
+            self.param("unembedding", nn.initializers.normal(0.02), (c.vocab_size, c.hidden_size), jnp.float32)
+        x = x.astype(self.dtype)
+        kvs = []
+        layer_class = nn.remat(Layer, prevent_cse=True) if self.remat else Layer
+        for i in range(c.num_layers):
+            x, kv = layer_class(c, i, self.dtype, name=f"layers_{i}")(
+                x, positions_BxCxL, segments_BxL,
+                None if prefix is None else (prefix.keys[i], prefix.values[i]),
+                None if prefix is None else prefix.lengths_B,
+                None if cache is None else (cache.keys[i], cache.values[i]),
+                None if cache is None else cache.index,
+            )
+            kvs.append(kv)
+        return Norm(c, self.dtype, name="final_norm")(x), tuple(kvs)
+
+
+def init_params(config: ModelConfig, key: jax.Array) -> Params:
+    """Random float32 params. Under `jax.eval_shape` this gives the shapes without any memory."""
+    tokens = jnp.zeros((1, 1, 1), jnp.int32)
+    return Transformer(config).init(key, tokens, tokens, None, None, None)["params"]
+
+
+def param_shapes(config: ModelConfig) -> Params:
+    """The params pytree as jax.ShapeDtypeStruct leaves."""
+    return jax.eval_shape(functools.partial(init_params, config), jax.ShapeDtypeStruct((2,), jnp.uint32))
+
+
+def forward(
+    config: ModelConfig, params: Params, tokens_BxL: jax.Array, positions_BxL: jax.Array | None = None,
+    segments_BxL: jax.Array | None = None, *, dtype: jnp.dtype = jnp.float32, remat: bool = False,
+) -> jax.Array:
+    """Hidden states, B x L x D, of independent rows.
+
+    Args:
+        positions_BxL: position of each token in its own text; 0..L-1 when None.
+        segments_BxL: tokens see only tokens of their own segment (packing); one segment a row when None.
+    """
+    if positions_BxL is None:
+        positions_BxL = jnp.broadcast_to(jnp.arange(tokens_BxL.shape[1]), tokens_BxL.shape)
+    model = Transformer(config, dtype, remat)
+    hidden, _ = model.apply(
+        {"params": params}, tokens_BxL[:, None], positions_BxL[:, None], segments_BxL, None, None
+    )
+    return hidden[:, 0]
+
+
+def prefill(
+    config: ModelConfig, params: Params, tokens_BxP: jax.Array, lengths_B: jax.Array, *,
+    dtype: jnp.dtype = jnp.float32,
+) -> tuple[jax.Array, Prefix]:
+    """Hidden state of each row's last real token, B x D, and the prefix that its candidates share."""
+    positions = jnp.broadcast_to(jnp.arange(tokens_BxP.shape[1]), tokens_BxP.shape)
+    hidden, kvs = Transformer(config, dtype).apply(
+        {"params": params}, tokens_BxP[:, None], positions[:, None], None, None, None
+    )
+    last_BxD = jnp.take_along_axis(hidden[:, 0], (lengths_B - 1)[:, None, None], axis=1)[:, 0]
+    keys, values = tuple(k[:, 0] for k, _ in kvs), tuple(v[:, 0] for _, v in kvs)
+    return last_BxD, Prefix(keys, values, lengths_B)
+
+
+def extend(
+    config: ModelConfig, params: Params, prefix: Prefix, suffix_BxCxL: jax.Array, cache: Cache | None = None, *,
+    dtype: jnp.dtype = jnp.float32,
+) -> tuple[jax.Array, Cache | None]:
+    """Hidden states of C continuations of one prefix, B x C x L x D.
+
+    Without a cache the suffixes stand directly behind the prefix. With one they stand behind what the cache holds,
+    and the cache that comes back holds them too (decoding: L = 1).
+    """
+    start = prefix.lengths_B[:, None, None] + (0 if cache is None else cache.index)
+    positions = jnp.broadcast_to(start + jnp.arange(suffix_BxCxL.shape[2]), suffix_BxCxL.shape)
+    hidden, kvs = Transformer(config, dtype).apply({"params": params}, suffix_BxCxL, positions, None, prefix, cache)
+    if cache is None:
+        return hidden, None
+    keys, values = tuple(k for k, _ in kvs), tuple(v for _, v in kvs)
+    return hidden, Cache(keys, values, cache.index + suffix_BxCxL.shape[2])
+
+
+def unembed(config: ModelConfig, params: Params, hidden: jax.Array, rows: jax.Array | None = None) -> jax.Array:
+    """Float32 logits of hidden states (... x D): over the vocabulary, or over the token ids `rows` (... x R) only."""
+    table = params["embedding"] if config.tied_embeddings else params["unembedding"]
+    if rows is None:
+        logits = jnp.einsum("...d,vd->...v", hidden, table.astype(hidden.dtype), preferred_element_type=jnp.float32)
+    else:
+        logits = jnp.einsum("...d,...rd->...r", hidden.astype(jnp.float32), table[rows])
+    logits = logits * config.logit_scale
+    if config.logit_softcap:
+        logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
+    return logits

@@ -1,0 +1,74 @@
+"""What a task is: prompts, post-processing, and, where it can judge by program, an oracle."""
+
+import re
+
+from ilf_jax.records import Example
+from ilf_jax.tasks import prompts
+
+
+class Task:
+    """Text side of a task. Subclasses give `prompts`, and override what they know better.
+
+    Attributes:
+        name: as in `config.task`.
+        prompts: the templates.
+        stop: a generation is cut at the first of these strings.
+        has_oracle: whether oracle_feedback and oracle_refinement are defined.
+        bad_metric: name of the metric of `measure` that the loop is to bring down; empty if there is none.
+    """
+
+    name: str
+    prompts: prompts.PromptSet
+    stop: tuple[str, ...] = ("\n",)
+    has_oracle: bool = False
+    bad_metric: str = ""
+
+    def policy_prompt(self, example: Example) -> prompts.Prompt:
+        """What the policy sees."""
+        return prompts.fill(self.prompts.policy, _values(example))
+
+    def refine_prompt(self, example: Example, draft: str, feedback: str) -> prompts.Prompt:
+        """What the refiner sees."""
+        return prompts.fill(self.prompts.refine, _values(example, draft=draft, feedback=feedback))
+
+    def critic_prompt(self, example: Example, draft: str) -> prompts.Prompt:
+        """What a model that writes feedback sees."""
+        return prompts.fill(self.prompts.critic, _values(example, draft=draft))
+
+    def judge_questions(
+        self, example: Example, draft: str, feedback: str, refinement: str
+    ) -> list[prompts.Question]:
+        """The InstructRM ensemble: does the refinement take in the feedback?"""
+        values = _values(example, draft=draft, feedback=feedback, refinement=refinement)
+        return [prompts.Question(prompts.fill(t, values), (yes, no)) for t, yes, no in self.prompts.judge]
+
+    def compare_question(self, example: Example, first: str, second: str) -> prompts.Question:
+        """Which of two outputs is better? "A" stands for the first."""
+        return prompts.Question(prompts.fill(self.prompts.compare, _values(example, first=first, second=second)),
+                                ("A", "B"))
+
+    def postprocess(self, text: str) -> str:
+        """Generated text made fit for use."""
+        return re.sub(r"\s+", " ", text).strip()
+
+    def is_usable(self, example: Example, text: str) -> bool:
+        """Whether a candidate may be picked; empty ones may not."""
+        del example
+        return bool(text)
+
+    def oracle_feedback(self, example: Example, draft: str) -> str:
+        """Feedback by program. Raises TypeError where the task has no oracle."""
+        raise TypeError(f"task {self.name} has no oracle")
+
+    def oracle_refinement(self, example: Example, draft: str, feedback: str) -> str:
+        """The right refinement. Raises TypeError where the task has no oracle."""
+        raise TypeError(f"task {self.name} has no oracle")
+
+    def measure(self, example: Example, text: str) -> dict[str, float]:
+        """Numbers about one output, averaged by the evaluate stage under the same names."""
+        del example, text
+        return {}
+
+
+def _values(example: Example, **more: str) -> dict[str, str]:
+    return {"title": example.title, "document": example.document, **more}

@@ -1,0 +1,82 @@
+"""Prompts as data: templates with named gaps, filled into a `Prompt` whose document may later be shortened."""
+
+import dataclasses
+import re
+import string
+from collections.abc import Mapping
+
+from ilf_jax.errors import InputError
+
+GAPS = ("title", "document", "draft", "feedback", "refinement", "first", "second")
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """Text for a model. Only `document` may be cut to fit a context; what stands around it never is."""
+
+    before: str
+    document: str
+    after: str
+
+    @property
+    def text(self) -> str:
+        """The whole prompt."""
+        return self.before + self.document + self.after
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """A prompt with a two-valued answer; the first of `answers` is the favourable one."""
+
+    prompt: Prompt
+    answers: tuple[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class PromptSet:
+    """Templates of a task. Gaps: {title} {document} {draft} {feedback} {refinement} {first} {second}.
+
+    A line whose gap would be empty is left out, so optional fields need no second template.
+
+    Attributes:
+        policy: what the policy sees (title, document).
+        refine: what the refiner sees (also draft, feedback).
+        critic: asks for feedback on {draft}.
+        judge: the InstructRM ensemble: (template, favourable answer, other answer); {refinement} stands late, so that
+            all candidates of a document share what is before it.
+        compare: asks which of {first} and {second} is better, answered "A" or "B".
+    """
+
+    policy: str
+    refine: str
+    critic: str
+    judge: tuple[tuple[str, str, str], ...]
+    compare: str
+
+
+def check_template(where: str, template: str, required: tuple[str, ...]) -> None:
+    """Raises InputError naming `where` if the template has an unknown gap or lacks a required one."""
+    try:
+        gaps = {name for _, name, _, _ in string.Formatter().parse(template) if name is not None}
+    except ValueError as e:
+        raise InputError(f"{where}: not a template: {e} (write {{{{ and }}}} for literal braces)") from e
+    for gap in sorted(gaps - set(GAPS)):
+        raise InputError(f"{where}: unknown gap {{{gap}}}; allowed are {', '.join('{%s}' % g for g in GAPS)}")
+    for gap in required:
+        if gap not in gaps:
+            raise InputError(f"{where}: the template lacks {{{gap}}}")
+
+
+def fill(template: str, values: Mapping[str, str]) -> Prompt:
+    """Fills the gaps; the first {document} becomes the part that may be shortened."""
+    kept = [line for line in template.split("\n") if not _has_empty_gap(line, values)]
+    before, found, after = "\n".join(kept).partition("{document}")
+    whole = {name: values.get(name, "") for name in GAPS}
+    if not found:
+        return Prompt(before.format(**whole), "", "")
+    return Prompt(before.format(**whole), whole["document"], after.format(**whole))
+
+
+def _has_empty_gap(line: str, values: Mapping[str, str]) -> bool:
+    gaps = re.findall(r"(?<!\{)\{(\w+)\}(?!\})", line)
+    return any(not values.get(gap, "") for gap in gaps)
