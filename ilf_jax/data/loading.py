@@ -1,0 +1,239 @@
+"""Examples from the user's own files: sources by URI, fields by dotted paths, every fault with its file and line."""
+
+import dataclasses
+import difflib
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ilf_jax.errors import InputError
+from ilf_jax.records import Example
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Example))
+SCHEMES = ("jsonl", "tfds", "builtin")
+_MISSING = object()
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadResult:
+    """What was read.
+
+    Attributes:
+        examples: in the order of the source.
+        skipped: bad rows passed over, under on_error='skip'.
+        left_out: good rows left out because a field named in skip_empty is blank.
+        first_error: what was wrong with the first of the skipped rows; empty if there is none.
+    """
+
+    examples: tuple[Example, ...]
+    skipped: int
+    left_out: int
+    first_error: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    where: str  # file:line, for messages
+    number: int  # from 1: line of the file, or row of the data set
+    value: Any  # the parsed row, or the InputError that reading it gave
+
+
+def load_examples(
+    source: str,
+    fields: Mapping[str, str],
+    *,
+    on_error: str = "stop",
+    skip_empty: tuple[str, ...] = (),
+    folder: str | None = None,
+    split: str = "train",
+) -> LoadResult:
+    """Reads a data set.
+
+    Args:
+        source: `jsonl:FILE`, `tfds:NAME` or `builtin:NAME`.
+        fields: field of Example -> dotted path in the rows, such as `feedback.explanation`. A field that is not
+            named here is read from the path of its own name, if the row has it; one named with '' is not read. An
+            absent id becomes `row-000012`, after the line (jsonl) or row (others), counted from 1.
+        on_error: 'stop' at the first bad row, or 'skip' bad rows and count them.
+        skip_empty: leave out examples in which one of these fields is blank.
+        folder: tfds: where the prepared data set lies; tfds:slf5k: where its JSONL files lie.
+        split: of a tfds or builtin source.
+
+    Raises:
+        InputError: the source cannot be read, the arguments are not as described, a row is bad (under 'stop'), two
+            examples have one id, or no example is left.
+    """
+    scheme, found, name = source.partition(":")
+    if not found or scheme not in SCHEMES or not name:
+        raise InputError(f"config.data.source: {source!r} given; allowed are jsonl:FILE, tfds:NAME, builtin:NAME")
+    if on_error not in ("stop", "skip"):
+        raise InputError(f"config.data.on_error: {on_error!r} given; allowed are 'stop', 'skip'")
+    _check_names("config.data.fields", fields)
+    _check_names("config.data.skip_empty", skip_empty)
+    for field, path in fields.items():
+        if not isinstance(path, str):
+            raise InputError(f"config.data.fields.{field}: {path!r} given; must be the path of a field, as a string")
+    if scheme == "jsonl":
+        rows = _read_jsonl(pathlib.Path(name).expanduser())
+    elif scheme == "tfds":
+        rows = _read_tfds(name, split, folder)
+    else:
+        rows = _read_builtin(name, split)
+    return _collect(source, rows, fields, on_error == "skip", skip_empty)
+
+
+def _check_names(where: str, names: Any) -> None:
+    for name in names:
+        if name not in FIELDS:
+            near = difflib.get_close_matches(str(name), FIELDS, n=1, cutoff=0.0)
+            raise InputError(f"{where}: unknown field {name!r}; did you mean {near[0]!r}? "
+                             f"Allowed are {', '.join(FIELDS)}")
+
+
+def _collect(
+    source: str, rows: Iterator[_Row], fields: Mapping[str, str], skip: bool, skip_empty: tuple[str, ...]
+) -> LoadResult:
+    examples: list[Example] = []
+    places: dict[str, str] = {}
+    skipped, left_out, first_error = 0, 0, ""
+    for row in rows:
+        try:
+            example = _to_example(row, fields)
+            if any(not getattr(example, field).strip() for field in skip_empty):
+                left_out += 1
+                continue
+            if not example.document.strip():
+                raise InputError(f"{row.where}: the document is empty; to leave such rows out, add 'document' to "
+                                 "config.data.skip_empty")
+            if example.id in places:
+                raise InputError(f"{row.where}: id {example.id!r} is taken by {places[example.id]}; "
+                                 "ids must be unique")
+        except InputError as e:
+            if not skip:
+                raise
+            skipped, first_error = skipped + 1, first_error or str(e)
+            continue
+        places[example.id] = row.where
+        examples.append(example)
+    if not examples:
+        raise InputError(f"{source}: {_why_empty(skipped, left_out, skip_empty, first_error)}")
+    return LoadResult(tuple(examples), skipped, left_out, first_error)
+
+
+def _why_empty(skipped: int, left_out: int, skip_empty: tuple[str, ...], first_error: str) -> str:
+    reasons = []
+    if skipped:
+        reasons.append(f"{skipped} rows are bad, the first: {first_error}")
+    if left_out:
+        reasons.append(f"{left_out} rows have a blank field among config.data.skip_empty ({', '.join(skip_empty)})")
+    return "no examples are left: " + "; ".join(reasons) if reasons else "the data set is empty; it needs a row"
+
+
+def _to_example(row: _Row, fields: Mapping[str, str]) -> Example:
+    if isinstance(row.value, InputError):
+        raise row.value
+    if isinstance(row.value, Example):
+        if not fields:
+            return row.value  # whatever more a subclass may hold is kept
+        row = dataclasses.replace(row, value=dataclasses.asdict(row.value))
+    if not isinstance(row.value, Mapping):
+        raise InputError(f"{row.where}: not a JSON object, as {{\"document\": ...}}")
+    values = {}
+    for field in FIELDS:
+        path = fields.get(field, field)
+        value = _look_up(row.value, path) if path else _MISSING
+        if value is not _MISSING:
+            values[field] = _to_text(f"{row.where}: field {path!r} ({field})", value)
+        elif field == "document" or (path and field in fields):
+            have = ", ".join(sorted(map(str, row.value))) or "no fields"
+            raise InputError(f"{row.where}: the row lacks {path!r}, read as {field} (config.data.fields.{field}); "
+                             f"it has {have}")
+    values.setdefault("id", f"row-{row.number:06d}")
+    if not values["id"].strip():
+        raise InputError(f"{row.where}: the id is empty; ids must be unique, or the field left out of all rows")
+    return Example(**values)
+
+
+def _look_up(row: Mapping[str, Any], path: str) -> Any:
+    """Value at a dotted path. A group that is null has null members; _MISSING if the row has no such path."""
+    if path in row:  # also names that have dots in them
+        return row[path]
+    value: Any = row
+    for part in path.split("."):
+        if value is None:
+            return None
+        if not isinstance(value, Mapping) or part not in value:
+            return _MISSING
+        value = value[part]
+    return value
+
+
+def _to_text(where: str, value: Any) -> str:
+    if hasattr(value, "dtype") and not getattr(value, "shape", ()):
+        value = value.item()  # numpy scalars, of tfds
+    if value is None:
+        return ""
+    if isinstance(value, bytes):
+        try:
+            return value.decode("utf-8")
+        except UnicodeDecodeError as e:
+            raise InputError(f"{where}: not UTF-8: {e}") from e
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        kind = {"dict": "object", "list": "list", "bool": "boolean"}.get(type(value).__name__, type(value).__name__)
+        raise InputError(f"{where}: the value is a {kind}; allowed are text, numbers and null")
+    text = str(value)
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as e:
+        raise InputError(f"{where}: the text has half a surrogate pair, which no UTF-8 file can hold") from e
+    return text
+
+
+def _read_jsonl(path: pathlib.Path) -> Iterator[_Row]:
+    try:
+        with open(path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                where = f"{path}:{number}"
+                try:
+                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+                    if text.strip():
+                        yield _Row(where, number, json.loads(text))
+                except UnicodeDecodeError as e:
+                    yield _Row(where, number, InputError(f"{where}: not UTF-8: {e}"))
+                except (ValueError, RecursionError) as e:
+                    yield _Row(where, number, InputError(f"{where}: not a line of JSON: {e}"))
+    except FileNotFoundError as e:
+        siblings = os.listdir(path.parent) if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, siblings, n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else f" (looked from {os.getcwd()})"
+        raise InputError(f"config.data.source: no file {path}{hint}") from e
+    except OSError as e:
+        raise InputError(f"config.data.source: {path} cannot be read: {e.strerror or e}") from e
+
+
+def _read_tfds(name: str, split: str, folder: str | None) -> Iterator[_Row]:
+    try:
+        import tensorflow_datasets as tfds
+    except ImportError as e:
+        raise InputError(f"config.data.source: tfds:{name} needs the package tensorflow-datasets: {e}") from e
+    if name == "slf5k":
+        from ilf_jax.data import slf5k
+
+        rows = slf5k.open_split(split, folder)
+    else:
+        try:
+            rows = tfds.data_source(name, split=split, data_dir=folder)
+        except Exception as e:  # builders are other people's code, and fail in ways of their own
+            raise InputError(f"config.data.source: tfds:{name}, split {split!r}, folder {folder!r}, cannot be opened: "
+                             f"{type(e).__name__}: {e}") from e
+    for i in range(len(rows)):
+        yield _Row(f"tfds:{name}[{split}] row {i + 1}", i + 1, rows[i])
+
+
+def _read_builtin(name: str, split: str) -> Iterator[_Row]:
+    from ilf_jax.data import builtin
+
+    for number, example in enumerate(builtin.generate(name, split), start=1):
+        yield _Row(f"builtin:{name}[{split}] row {number}", number, example)

@@ -1,0 +1,186 @@
+"""SLF5K (Scheurer et al. 2023, Hugging Face `JeremyAlain/SLF5K`, Apache-2.0) for tensorflow-datasets, no TensorFlow.
+
+The dataset's own files are read from a folder, or downloaded from the hub. They are prepared once, as ArrayRecord,
+under $TFDS_DATA_DIR (else ~/tensorflow_datasets), in a folder named for their contents: changed files are prepared
+anew, never mistaken for the old ones.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from ilf_jax.errors import InputError
+
+HUB_ID = "JeremyAlain/SLF5K"
+SPLITS = ("train", "development", "validation", "test")
+REQUIRED = ("id", "post")
+TEXTS = (
+    "id", "subreddit", "title", "post", "tldr_human_reference_summary", "summary_prompt",
+    "generated_summary_for_feedback", "feedback", "ideal_human_summary", "feedback_class",
+    "generated_summary_for_comparison_A", "generated_summary_for_comparison_B", "comparison_preference",
+)
+FLAG = "has_additional_feedback"
+
+# config.data.fields for ILF as the paper ran it: the human summary is the one that annotators wrote.
+FIELDS = {
+    "document": "post",
+    "title": "title",
+    "draft": "generated_summary_for_feedback",
+    "feedback": "feedback",
+    "reference": "ideal_human_summary",
+}
+
+
+class Slf5k(tfds.core.GeneratorBasedBuilder):
+    """Builder over files that were found before (`find_files`); rows keep the order of the files."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    # It would lead to checksums of downloads, of which there are none; and working it out, tensorflow-datasets 4.9.10
+    # imports importlib_resources, which its requirements leave out on Python 3.9 and later.
+    code_path = None
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "The files of the hub, null texts made empty."}
+
+    def __init__(self, *, files: Mapping[str, pathlib.Path] | None = None, **kwargs: Any) -> None:
+        self._files = dict(files or {})
+        super().__init__(file_format="array_record", **kwargs)
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = {name: tfds.features.Text() for name in TEXTS}
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Summaries of Reddit posts with human language feedback.",
+            homepage=f"https://huggingface.co/datasets/{HUB_ID}",
+            features=tfds.features.FeaturesDict({**features, FLAG: tfds.features.Scalar(dtype=np.bool_)}),
+            disable_shuffling=True,  # n = 100 and 1K of the paper are the first rows of the 5K
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        del dl_manager
+        return {split: self._generate_examples(path) for split, path in self._files.items()}
+
+    def _generate_examples(self, path: pathlib.Path) -> Iterator[tuple[int, dict[str, Any]]]:
+        number = -1
+        for number, (where, row) in enumerate(_read_rows(path)):
+            yield number, _features(where, row)
+        if number < 0:
+            raise InputError(f"{path}: the file has no rows; leave it out, or fill it")
+
+
+def open_split(split: str, folder: str | None = None, data_dir: str | None = None) -> Sequence[dict[str, Any]]:
+    """Rows of a split in file order, texts as bytes.
+
+    Args:
+        split: one of SPLITS; slices of tensorflow-datasets such as "train[:100]" also do.
+        folder: where the dataset's .json or .jsonl files lie; None downloads them.
+        data_dir: where to keep the prepared records, if not in the usual place.
+
+    Raises:
+        InputError: no files in the folder, no such split, a bad row, or the hub cannot be reached.
+    """
+    files = find_files(pathlib.Path(folder).expanduser() if folder is not None else _download())
+    if split.partition("[")[0] not in files:
+        raise InputError(f"SLF5K split {split!r}: not among the files; allowed are {', '.join(files)}")
+    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    builder = _prepare(files, root)
+    try:
+        return builder.as_data_source(split)
+    except ValueError as e:  # also of a split instruction that does not parse, or of a split without rows
+        raise InputError(f"SLF5K split {split!r}: {e}") from e
+
+
+def find_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The file of each split: NAME.jsonl or NAME.json, else the only such file whose name contains the split's name.
+
+    Raises InputError if the folder is missing, holds no split, or two files could be one split.
+    """
+    if not folder.is_dir():
+        raise InputError(f"SLF5K: no folder {folder}; give the one that holds train.jsonl, as config.data.folder")
+    paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".json", ".jsonl") and p.is_file())
+    files = {}
+    for split in SPLITS:
+        named = [p for p in paths if split in p.stem.lower()]
+        found = [p for p in named if p.stem.lower() == split] or named
+        if len(found) > 1:
+            raise InputError(f"SLF5K: {folder} has {len(found)} files for split {split!r}: "
+                             f"{', '.join(str(p.relative_to(folder)) for p in found)}; leave one")
+        if found:
+            files[split] = found[0]
+    if not files:
+        raise InputError(f"SLF5K: no file in {folder} is named like a split; wanted are "
+                         f"{', '.join(f'{split}.jsonl' for split in SPLITS)}")
+    return files
+
+
+def _prepare(files: Mapping[str, pathlib.Path], root: pathlib.Path) -> Slf5k:
+    data_dir = root / f"slf5k_{_digest(files)}"
+    try:
+        builder = Slf5k(files=files, data_dir=data_dir)
+        builder.download_and_prepare()
+        return builder
+    except OSError as e:
+        # Another process of the run may have been faster: its folder, named for the same contents, is as good.
+        builder = Slf5k(files=files, data_dir=data_dir)
+        if builder.is_prepared():
+            return builder
+        raise InputError(f"SLF5K cannot be prepared under {root}: {e} (set TFDS_DATA_DIR to another folder)") from e
+
+
+def _download() -> pathlib.Path:
+    import huggingface_hub  # only this path needs it, and it is slow to import
+
+    try:
+        return pathlib.Path(huggingface_hub.snapshot_download(
+            HUB_ID, repo_type="dataset", allow_patterns=["*.json", "*.jsonl"]))
+    except Exception as e:  # its HTTP library is not part of its contract: any failure here means "not downloaded"
+        raise InputError(
+            f"SLF5K: cannot download {HUB_ID} from the Hugging Face hub ({type(e).__name__}); with a connection, fetch "
+            f"https://huggingface.co/datasets/{HUB_ID} and give the folder of its .jsonl files as config.data.folder"
+        ) from e
+
+
+def _digest(files: Mapping[str, pathlib.Path]) -> str:
+    digest = hashlib.sha256()
+    for split, path in files.items():
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{split} {content}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _read_rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(file:line, row) of a file with one object a line, or (file[i], row) of one that is a JSON array."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"{path}: cannot be read: {e}") from e
+    if text.lstrip().startswith("["):
+        yield from ((f"{path}[{i}]", row) for i, row in enumerate(_parse(str(path), text)))
+        return
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            yield f"{path}:{number}", _parse(f"{path}:{number}", line)
+
+
+def _parse(where: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as e:
+        raise InputError(f"{where}: not JSON: {e}") from e
+
+
+def _features(where: str, row: Any) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise InputError(f"{where}: not a JSON object with the fields of SLF5K")
+    for name in REQUIRED:
+        if row.get(name) in (None, ""):
+            raise InputError(f"{where}: field {name!r} is missing or empty; SLF5K rows have {', '.join(REQUIRED)}")
+    for name in TEXTS:
+        if not isinstance(row.get(name), str | int | float | None) or isinstance(row.get(name), bool):
+            raise InputError(f"{where}: field {name!r} is a {type(row[name]).__name__}; allowed are text and numbers")
+    texts = {name: "" if row.get(name) is None else str(row[name]) for name in TEXTS}
+    return {**texts, FLAG: row.get(FLAG) in (True, 1, "true", "True", "yes", "Yes")}

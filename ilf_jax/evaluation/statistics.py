@@ -1,0 +1,59 @@
+"""Means with standard errors: the form in which every number of an evaluation is kept."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One number of an evaluation.
+
+    Attributes:
+        name: as in metrics.jsonl.
+        value: in the units of `name`; rates are shares in [0, 1].
+        stderr: standard error of `value`, in the same units; nan if n = 1, where it is not defined.
+        n: number of independent observations (documents).
+    """
+
+    name: str
+    value: float
+    stderr: float
+    n: int
+
+
+def mean(name: str, values: Sequence[float]) -> Metric:
+    """Mean and its standard error, SEM = sd(ddof = 1) / sqrt(n), as scipy.stats.sem.
+
+    Raises:
+        ValueError: no values, or one that is not finite.
+    """
+    array = check_finite(name, values)
+    stderr = float(array.std(ddof=1) / np.sqrt(array.size)) if array.size > 1 else float("nan")
+    return Metric(name, float(array.mean()), stderr, array.size)
+
+
+def proportion(name: str, successes: Sequence[bool | int]) -> Metric:
+    """Share of successes, with the SEM of the zeros and ones (see `mean`).
+
+    Raises:
+        ValueError: no values, or one that is neither true nor false.
+    """
+    array = check_finite(name, successes)
+    if not np.isin(array, (0.0, 1.0)).all():
+        raise ValueError(f"{name}: a proportion takes values 0 and 1 only")
+    return mean(name, array.tolist())
+
+
+def check_finite(name: str, values: Sequence[float]) -> np.ndarray:
+    """The values as a float64 vector. Raises ValueError if there are none, or one is nan or infinite."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1:
+        raise ValueError(f"{name}: needs a flat sequence of numbers, but the shape is {array.shape}")
+    if array.size == 0:
+        raise ValueError(f"{name}: no values to average")
+    bad = np.flatnonzero(~np.isfinite(array))
+    if bad.size:
+        raise ValueError(f"{name}: value {int(bad[0])} of {array.size} is {array[bad[0]]}; all must be finite")
+    return array

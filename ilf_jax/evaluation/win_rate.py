@@ -1,0 +1,111 @@
+"""Win rates from a judge that sees every pair in both orders; raw, and with the effect of length taken out."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import optimize, special
+
+from ilf_jax.evaluation import statistics
+
+
+def outcomes(prob_a_when_first: Sequence[float], prob_a_when_second: Sequence[float]) -> np.ndarray:
+    """Outcome of each document for us: win 1, tie 0.5, loss 0.
+
+    A win if the judge prefers ours in both orders, a loss if it prefers the other's in both, else a tie; so a judge
+    that always takes the text in one place gives ties only. A probability of exactly 0.5 prefers neither. Swapping
+    the two sides turns each outcome y into 1 - y.
+
+    Args:
+        prob_a_when_first: the judge's probability of "A" where A is ours.
+        prob_a_when_second: the judge's probability of "A" where A is the other's, and B ours.
+
+    Raises:
+        ValueError: no documents, unequal lengths, or a number that is no probability.
+    """
+    first = _probabilities("win rate, ours first", prob_a_when_first)
+    second = _probabilities("win rate, ours second", prob_a_when_second)
+    if first.size != second.size:
+        raise ValueError(f"win rate: {first.size} documents in one order, {second.size} in the other")
+    wins = (first > 0.5) & (second < 0.5)
+    losses = (first < 0.5) & (second > 0.5)
+    return np.where(wins, 1.0, np.where(losses, 0.0, 0.5))
+
+
+def win_rate(
+    prob_a_when_first: Sequence[float], prob_a_when_second: Sequence[float], name: str = "win_rate"
+) -> statistics.Metric:
+    """Mean outcome in [0, 1], with SEM. Arguments and errors as for `outcomes`."""
+    return statistics.mean(name, outcomes(prob_a_when_first, prob_a_when_second).tolist())
+
+
+def length_controlled_win_rate(
+    results: Sequence[float],
+    our_lengths: Sequence[float],
+    other_lengths: Sequence[float],
+    name: str = "win_rate_length_controlled",
+    ridge: float = 1.0,
+) -> statistics.Metric:
+    """Win rate that is expected where both texts are equally long.
+
+    After the length-controlled AlpacaEval (Dubois et al. 2024, arXiv 2404.04475), with the length term alone:
+    outcomes y_i are fitted by logistic regression,
+
+        P(win_i) = sigmoid(a + b * d_i),   d_i = tanh((our_i - other_i) / s),   s = root mean square of (our - other),
+        a, b = argmin  sum_i -[y_i log P(win_i) + (1 - y_i) log(1 - P(win_i))] + ridge / 2 * b^2,
+
+    where a tie counts as half a win; the rate is sigmoid(a). The ridge keeps b finite where length decides every
+    outcome. Standard error: the delta method on the covariance n / (n - 1) * H^-1 (sum_i r_i^2 x_i x_i^T) H^-1,
+    with x_i = (1, d_i), r_i the residuals and H the Hessian. Where lengths never differ, value and error are those of
+    `win_rate`; so are they where all outcomes are 0, or all are 1, and a has no finite estimate.
+
+    Args:
+        results: of `outcomes`, each in [0, 1].
+        our_lengths, other_lengths: of the two texts, in any one unit (words, tokens).
+        name: of the metric.
+        ridge: weight of the penalty, > 0.
+
+    Raises:
+        ValueError: no documents, unequal numbers of them, values that are not finite or out of range.
+    """
+    y = _probabilities(name, results)
+    ours, others = (statistics.check_finite(f"{name}, lengths", lengths) for lengths in (our_lengths, other_lengths))
+    if not y.size == ours.size == others.size:
+        raise ValueError(f"{name}: {y.size} outcomes, {ours.size} and {others.size} lengths; must be as many")
+    if ridge <= 0:
+        raise ValueError(f"{name}: ridge is {ridge}; must be > 0")
+    difference = ours - others
+    scale = float(np.sqrt(np.mean(difference**2)))
+    if scale == 0.0 or y.min() == y.max() == 0.0 or y.min() == y.max() == 1.0:
+        return statistics.mean(name, y.tolist())
+    x_Nx2 = np.stack([np.ones_like(y), np.tanh(difference / scale)], axis=1)
+    penalty = np.diag([0.0, ridge])
+
+    def loss(w: np.ndarray) -> float:
+        z = x_Nx2 @ w
+        return float(np.sum(np.logaddexp(0.0, z) - y * z) + 0.5 * w @ penalty @ w)
+
+    def gradient(w: np.ndarray) -> np.ndarray:
+        return x_Nx2.T @ (special.expit(x_Nx2 @ w) - y) + penalty @ w
+
+    def hessian(w: np.ndarray) -> np.ndarray:
+        p = special.expit(x_Nx2 @ w)
+        return (x_Nx2.T * (p * (1 - p))) @ x_Nx2 + penalty
+
+    fit = optimize.minimize(loss, np.zeros(2), jac=gradient, hess=hessian, method="trust-exact",
+                            options={"gtol": 1e-8 * y.size})
+    if not np.isfinite(fit.x).all() or np.abs(gradient(fit.x)).max() > 1e-4 * y.size:
+        raise ValueError(f"{name}: the logistic regression did not converge: {fit.message}")
+    rate = float(special.expit(fit.x[0]))
+    inverse = np.linalg.inv(hessian(fit.x))
+    residual = y - special.expit(x_Nx2 @ fit.x)
+    covariance = inverse @ ((x_Nx2.T * residual**2) @ x_Nx2) @ inverse
+    correction = y.size / (y.size - 1) if y.size > 1 else float("nan")
+    stderr = rate * (1 - rate) * float(np.sqrt(correction * covariance[0, 0]))
+    return statistics.Metric(name, rate, stderr, y.size)
+
+
+def _probabilities(name: str, values: Sequence[float]) -> np.ndarray:
+    array = statistics.check_finite(name, values)
+    if array.min() < 0.0 or array.max() > 1.0:
+        raise ValueError(f"{name}: values must be in [0, 1], but reach from {array.min()} to {array.max()}")
+    return array

@@ -1,0 +1,413 @@
+"""A checkpoint's own config (HF config.json, GGUF metadata) <-> ModelConfig. What ours cannot express is refused."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ilf_jax.errors import InputError
+from ilf_jax.models.config import ModelConfig, RopeScaling
+
+FAMILIES = ("llama", "qwen2", "qwen3", "gemma3", "gpt2", "opt")
+_MODEL_TYPES = {**{f: f for f in FAMILIES}, "gemma3_text": "gemma3"}
+_ACTIVATIONS = {
+    "silu": "silu", "swish": "silu", "gelu": "gelu", "relu": "relu",
+    "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
+}
+_MISSING = object()
+
+# What transformers assumes where a config.json leaves a key out.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "max_position_embeddings": 2048},
+    "qwen2": {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "max_position_embeddings": 32768},
+    "qwen3": {
+        "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "max_position_embeddings": 32768, "head_dim": 128,
+    },
+    "gemma3": {
+        "rms_norm_eps": 1e-6, "tie_word_embeddings": True, "max_position_embeddings": 131072, "head_dim": 256,
+        "vocab_size": 262208, "num_attention_heads": 8, "num_key_value_heads": 4, "query_pre_attn_scalar": 256,
+        "sliding_window": 4096, "hidden_activation": "gelu_pytorch_tanh", "rope_theta": 1_000_000.0,
+        "rope_local_base_freq": 10_000.0,
+    },
+    "gpt2": {"tie_word_embeddings": True, "activation_function": "gelu_new", "layer_norm_epsilon": 1e-5},
+    "opt": {"tie_word_embeddings": True, "activation_function": "relu", "enable_bias": True},
+}
+
+# Settings that change the function and that we do not have: key -> the value that means "off" (also when absent).
+_MUST_BE: dict[str, dict[str, Any]] = {
+    "llama": {"partial_rotary_factor": 1.0},
+    "qwen2": {},
+    "qwen3": {},
+    "gemma3": {"attn_logit_softcapping": None, "use_bidirectional_attention": False},
+    "gpt2": {
+        "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False, "add_cross_attention": False,
+    },
+    "opt": {"do_layer_norm_before": True, "layer_norm_elementwise_affine": True, "_remove_final_layer_norm": False},
+}
+
+
+class _Keys:
+    """Reads keys of a config; errors name the file and the key."""
+
+    def __init__(self, values: Mapping[str, Any], where: str) -> None:
+        self.values, self.where = values, where
+
+    def __call__(self, key: str, default: Any = _MISSING) -> Any:
+        value = self.values.get(key)
+        if value is None and default is _MISSING:
+            raise InputError(f"{self.where}: the config has no {key!r}, which this family needs")
+        return default if value is None else value
+
+    def refuse(self, key: str, value: Any, allowed: str) -> InputError:
+        return InputError(f"{self.where}: {key} = {value!r} is not supported; allowed: {allowed}")
+
+
+def _rope_scaling(keys: _Keys, key: str, rope: Mapping[str, Any], max_positions: int) -> RopeScaling | None:
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind in (None, "default"):
+        return None
+    if kind == "linear":
+        return RopeScaling("linear", float(rope["factor"]))
+    if kind == "llama3":
+        original = int(rope.get("original_max_position_embeddings", max_positions))
+        low, high = float(rope["low_freq_factor"]), float(rope["high_freq_factor"])
+        return RopeScaling("llama3", float(rope["factor"]), low, high, original)
+    raise keys.refuse(key, kind, "default, linear, llama3")
+
+
+def _hf_rope(keys: _Keys, family: str) -> dict[str, Any]:
+    """The rope fields of ModelConfig, from `rope_parameters` (transformers 5) or the classic keys."""
+    full, local = keys("rope_parameters", {}), {}
+    if "full_attention" in full:
+        full, local = full["full_attention"], full.get("sliding_attention") or {}
+    classic = keys("rope_scaling", {})
+    scaling = _rope_scaling(keys, "rope_scaling", {**classic, **full}, keys("max_position_embeddings"))
+    theta = full.get("rope_theta", keys("rope_theta", 10_000.0))
+    fields: dict[str, Any] = {"rope_theta": float(theta), "rope_scaling": scaling}
+    if full.get("partial_rotary_factor", 1.0) != 1.0:
+        raise keys.refuse("partial_rotary_factor", full["partial_rotary_factor"], "1.0")
+    if family == "gemma3":
+        if local.get("rope_type", "default") != "default":
+            raise keys.refuse("rope_parameters.sliding_attention.rope_type", local["rope_type"], "default")
+        fields["rope_local_theta"] = float(local.get("rope_theta", keys("rope_local_base_freq")))
+    return fields
+
+
+def _sliding(keys: _Keys, window: int | None, slides: list[bool]) -> dict[str, Any]:
+    """sliding_window and sliding_pattern that give `slides`, one flag per layer."""
+    if window is None or not any(slides):
+        return {}
+    if all(slides):
+        return {"sliding_window": window, "sliding_pattern": 0}
+    pattern = slides.index(False) + 1
+    if slides != [(i + 1) % pattern != 0 for i in range(len(slides))]:
+        raise keys.refuse("layer_types", slides, "every n-th layer full and all others sliding, or all layers alike")
+    return {"sliding_window": window, "sliding_pattern": pattern}
+
+
+def _hf_sliding(keys: _Keys, family: str, layers: int) -> dict[str, Any]:
+    if family == "gemma3":
+        pattern = keys("sliding_window_pattern", keys("_sliding_window_pattern", 6))
+        slides = [bool((i + 1) % pattern) for i in range(layers)]
+    elif family in ("qwen2", "qwen3") and keys("use_sliding_window", False):
+        first = keys("max_window_layers", 28)
+        slides = [i >= first for i in range(layers)]
+    else:
+        return {}
+    if types := keys("layer_types", None):
+        if unknown := set(types) - {"full_attention", "sliding_attention"}:
+            raise keys.refuse("layer_types", sorted(unknown), "full_attention, sliding_attention")
+        slides = [t == "sliding_attention" for t in types]
+    return _sliding(keys, keys("sliding_window", None), slides)
+
+
+def from_hf(config: Mapping[str, Any], where: str) -> ModelConfig:
+    """ModelConfig of an HF config.json.
+
+    Args:
+        where: the file, for messages.
+
+    Raises:
+        InputError: unknown model_type, a missing key, or a setting that ModelConfig cannot express.
+    """
+    family = _MODEL_TYPES.get(config.get("model_type", ""))
+    if family is None:
+        raise InputError(f"{where}: model_type = {config.get('model_type')!r}; allowed: {', '.join(_MODEL_TYPES)}")
+    if "text_config" in config:  # multimodal Gemma 3: we take its decoder
+        config = {"tie_word_embeddings": config.get("tie_word_embeddings"), **config["text_config"]}
+    given = {k: v for k, v in config.items() if v is not None}
+    keys = _Keys({**_DEFAULTS[family], **given}, where)
+    for key, needed in {**_MUST_BE[family], "quantization_config": None}.items():
+        if given.get(key, needed) != needed:
+            raise keys.refuse(key, given[key], repr(needed))
+    try:
+        fields = _HF_FIELDS[family](keys)
+        return ModelConfig(family=family, tied_embeddings=bool(keys("tie_word_embeddings")), **fields)
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(f"{where}: the config cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _activation(keys: _Keys, key: str) -> str:
+    name = keys(key)
+    if name not in _ACTIVATIONS:
+        raise keys.refuse(key, name, ", ".join(_ACTIVATIONS))
+    return _ACTIVATIONS[name]
+
+
+def _hf_rms_family(family: str) -> Callable[[_Keys], dict[str, Any]]:
+    def read(keys: _Keys) -> dict[str, Any]:
+        heads, hidden, layers = keys("num_attention_heads"), keys("hidden_size"), keys("num_hidden_layers")
+        bias = bool(keys("attention_bias", False))
+        fields = {
+            "vocab_size": keys("vocab_size"), "hidden_size": hidden, "intermediate_size": keys("intermediate_size"),
+            "num_layers": layers, "num_heads": heads, "num_kv_heads": keys("num_key_value_heads", heads),
+            "head_dim": keys("head_dim", hidden // heads), "max_positions": keys("max_position_embeddings"),
+            "norm_eps": keys("rms_norm_eps"), "qkv_bias": bias or family == "qwen2",
+            "output_bias": bias and family != "qwen2",
+            "mlp_bias": bool(keys("mlp_bias", False)) and family == "llama",
+            "qk_norm": family in ("qwen3", "gemma3"),
+            **_hf_rope(keys, family), **_hf_sliding(keys, family, layers),
+        }
+        if family == "gemma3":
+            return fields | _gemma_fields(hidden) | {
+                "activation": _activation(keys, "hidden_activation"),
+                "query_scale": keys("query_pre_attn_scalar") ** -0.5,
+                "logit_softcap": float(keys("final_logit_softcapping", 0.0)),
+            }
+        keys.values = {"hidden_act": "silu", **keys.values}
+        return fields | {"activation": _activation(keys, "hidden_act")}
+
+    return read
+
+
+def _gemma_fields(hidden: int) -> dict[str, Any]:
+    return {"norm_offset": 1.0, "post_norms": True, "embedding_scale": math.sqrt(hidden)}
+
+
+def _learned(vocab: int, hidden: int, inner: int, layers: int, heads: int, positions: int) -> dict[str, Any]:
+    """Fields that GPT-2 and OPT share: layer norm, learned positions, plain attention and MLP."""
+    return {
+        "vocab_size": vocab, "hidden_size": hidden, "intermediate_size": inner, "num_layers": layers,
+        "num_heads": heads, "num_kv_heads": heads, "head_dim": hidden // heads, "max_positions": positions,
+        "norm": "layer", "gated_mlp": False, "position": "learned",
+        "qkv_bias": True, "output_bias": True, "mlp_bias": True,
+    }
+
+
+def _hf_gpt2(keys: _Keys) -> dict[str, Any]:
+    hidden = keys("n_embd")
+    shape = _learned(
+        keys("vocab_size"), hidden, keys("n_inner", 4 * hidden), keys("n_layer"), keys("n_head"), keys("n_positions")
+    )
+    return shape | {"activation": _activation(keys, "activation_function"), "norm_eps": keys("layer_norm_epsilon")}
+
+
+def _hf_opt(keys: _Keys) -> dict[str, Any]:
+    hidden, bias = keys("hidden_size"), bool(keys("enable_bias"))
+    if keys("word_embed_proj_dim", hidden) != hidden:
+        raise keys.refuse("word_embed_proj_dim", keys("word_embed_proj_dim"), f"hidden_size = {hidden}")
+    shape = _learned(
+        keys("vocab_size"), hidden, keys("ffn_dim"), keys("num_hidden_layers"), keys("num_attention_heads"),
+        keys("max_position_embeddings"),
+    )
+    biases = {"qkv_bias": bias, "output_bias": bias, "mlp_bias": bias}
+    return shape | biases | {"activation": _activation(keys, "activation_function"), "position_offset": 2}
+
+
+_HF_FIELDS = {f: _hf_rms_family(f) for f in ("llama", "qwen2", "qwen3", "gemma3")} | {"gpt2": _hf_gpt2, "opt": _hf_opt}
+
+
+def _rms_to_hf(c: ModelConfig) -> dict[str, Any]:
+    rope: dict[str, Any] = {"rope_type": "default"}
+    if c.rope_scaling is not None:
+        s = c.rope_scaling
+        rope = {"rope_type": s.kind, "factor": s.factor}
+        if s.kind == "llama3":
+            rope |= {
+                "low_freq_factor": s.low_freq_factor, "high_freq_factor": s.high_freq_factor,
+                "original_max_position_embeddings": s.original_max_positions,
+            }
+    out = {
+        "hidden_size": c.hidden_size, "intermediate_size": c.intermediate_size, "num_hidden_layers": c.num_layers,
+        "num_attention_heads": c.num_heads, "num_key_value_heads": c.num_kv_heads, "head_dim": c.head_dim,
+        "max_position_embeddings": c.max_positions, "rms_norm_eps": c.norm_eps, "hidden_act": "silu",
+        "rope_theta": c.rope_theta, "rope_scaling": None if c.rope_scaling is None else rope,
+        "rope_parameters": {**rope, "rope_theta": c.rope_theta},
+    }
+    types = ["sliding_attention" if c.is_sliding(i) else "full_attention" for i in range(c.num_layers)]
+    if c.family == "gemma3":
+        del out["hidden_act"]
+        local = c.rope_local_theta if c.rope_local_theta is not None else c.rope_theta
+        out |= {
+            "hidden_activation": "gelu_pytorch_tanh", "sliding_window": c.sliding_window or c.max_positions,
+            "layer_types": types, "rope_local_base_freq": local,
+            "query_pre_attn_scalar": round((c.head_dim**-0.5 if c.query_scale is None else c.query_scale) ** -2),
+            "final_logit_softcapping": c.logit_softcap or None, "attention_bias": c.output_bias,
+            "rope_parameters": {
+                "full_attention": {**rope, "rope_theta": c.rope_theta},
+                "sliding_attention": {"rope_type": "default", "rope_theta": local},
+            },
+        }
+    elif c.family in ("qwen2", "qwen3"):
+        slides = c.sliding_window is not None
+        out |= {"use_sliding_window": slides, "sliding_window": c.sliding_window, "layer_types": types}
+        out |= {"max_window_layers": 0 if slides else c.num_layers}
+    if c.family in ("llama", "qwen3"):
+        out["attention_bias"] = c.output_bias
+    if c.family == "llama":
+        out["mlp_bias"] = c.mlp_bias
+    return out
+
+
+def _learned_to_hf(c: ModelConfig) -> dict[str, Any]:
+    if c.family == "gpt2":
+        names = {v: k for k, v in _ACTIVATIONS.items() if k not in ("swish", "gelu_pytorch_tanh")}
+        return {
+            "n_embd": c.hidden_size, "n_inner": c.intermediate_size, "n_layer": c.num_layers, "n_head": c.num_heads,
+            "n_positions": c.max_positions, "n_ctx": c.max_positions, "layer_norm_epsilon": c.norm_eps,
+            "activation_function": names[c.activation],
+        }
+    return {
+        "hidden_size": c.hidden_size, "ffn_dim": c.intermediate_size, "num_hidden_layers": c.num_layers,
+        "num_attention_heads": c.num_heads, "max_position_embeddings": c.max_positions,
+        "activation_function": "gelu_new" if c.activation == "gelu_tanh" else c.activation,
+        "word_embed_proj_dim": c.hidden_size, "do_layer_norm_before": True, "enable_bias": c.qkv_bias,
+    }
+
+
+_ARCHITECTURES = {
+    "llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM",
+    "gemma3": "Gemma3ForCausalLM", "gpt2": "GPT2LMHeadModel", "opt": "OPTForCausalLM",
+}
+
+
+def to_hf(c: ModelConfig) -> dict[str, Any]:
+    """config.json of a ModelConfig, with both the classic rope keys and `rope_parameters`.
+
+    Raises:
+        InputError: reading the result back would not give `c`: the family has no key for some field.
+    """
+    out = {
+        "architectures": [_ARCHITECTURES[c.family]], "model_type": "gemma3_text" if c.family == "gemma3" else c.family,
+        "vocab_size": c.vocab_size, "tie_word_embeddings": c.tied_embeddings, "dtype": "float32",
+        **(_learned_to_hf(c) if c.position == "learned" else _rms_to_hf(c)),
+    }
+    back, want = _comparable(from_hf(out, "the exported config.json")), _comparable(c)
+    if lost := [k for k in want if want[k] != back[k]]:
+        listed = ", ".join(f"{k} = {want[k]!r}" for k in lost)
+        raise InputError(f"a Hugging Face {c.family} config cannot express {listed}")
+    return out
+
+
+def _comparable(c: ModelConfig) -> dict[str, Any]:
+    """Fields that matter: a window by the layers it falls on, scales to float32 precision."""
+    fields = dataclasses.asdict(c)
+    slides = [c.is_sliding(i) for i in range(c.num_layers)]
+    fields["sliding_pattern"] = slides
+    fields["sliding_window"] = c.sliding_window if any(slides) else None
+    fields["rope_local_theta"] = c.rope_local_theta if any(slides) and c.rope_local_theta != c.rope_theta else None
+    fields["query_scale"] = round(c.head_dim**-0.5 if c.query_scale is None else c.query_scale, 9)
+    return fields
+
+
+# ---- GGUF ----
+_GGUF_RMS = ("llama", "qwen2", "qwen3", "gemma3")
+
+
+def from_gguf(meta: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], rope_freqs: np.ndarray | None,
+              where: str) -> ModelConfig:
+    """ModelConfig of GGUF metadata.
+
+    Args:
+        meta: key -> value, as in the file.
+        shapes: tensor name -> numpy shape; says what the metadata do not (vocabulary, biases, tied embeddings).
+        rope_freqs: the tensor rope_freqs.weight, head_dim / 2 divisors of the rotary frequencies, or None.
+
+    Raises:
+        InputError: unknown architecture, a missing key, or a setting that ModelConfig cannot express.
+    """
+    family = meta.get("general.architecture")
+    if family not in (*_GGUF_RMS, "gpt2"):
+        hint = " (OPT has no GGUF architecture; use its safetensors)" if family == "opt" else ""
+        allowed = ", ".join((*_GGUF_RMS, "gpt2"))
+        raise InputError(f"{where}: general.architecture = {family!r}{hint}; allowed: {allowed}")
+    keys = _Keys({k.removeprefix(f"{family}."): v for k, v in meta.items()}, where)
+    if "token_embd.weight" not in shapes:
+        raise InputError(f"{where}: the tensor token_embd.weight is missing")
+    vocab, hidden = shapes["token_embd.weight"][0], keys("embedding_length")
+    layers, heads, inner = keys("block_count"), keys("attention.head_count"), keys("feed_forward_length")
+    try:
+        if family == "gpt2":
+            fields = _learned(vocab, hidden, inner, layers, heads, keys("context_length"))
+            fields |= {"norm_eps": keys("attention.layer_norm_epsilon"), "activation": "gelu_tanh"}
+        else:
+            head_dim = keys("attention.key_length", keys("rope.dimension_count", hidden // heads))
+            for key, needed in {
+                "attention.value_length": head_dim, "rope.dimension_count": head_dim, "expert_count": 0,
+            }.items():
+                if keys(key, needed) != needed:
+                    raise keys.refuse(key, keys(key), repr(needed))
+            has_bias = {t: f"blk.0.{t}.bias" in shapes for t in ("attn_q", "attn_output", "ffn_up")}
+            fields = {
+                "vocab_size": vocab, "hidden_size": hidden, "intermediate_size": inner, "num_layers": layers,
+                "num_heads": heads, "num_kv_heads": keys("attention.head_count_kv", heads), "head_dim": head_dim,
+                "max_positions": keys("context_length"), "norm_eps": keys("attention.layer_norm_rms_epsilon"),
+                "qkv_bias": has_bias["attn_q"], "output_bias": has_bias["attn_output"],
+                "mlp_bias": has_bias["ffn_up"], "qk_norm": family in ("qwen3", "gemma3"),
+                **_gguf_rope(keys, head_dim, rope_freqs, 1_000_000.0 if family == "gemma3" else 10_000.0),
+                **(_gguf_gemma(keys, hidden, layers, heads, head_dim) if family == "gemma3" else {}),
+            }
+            if family != "gemma3" and 0 < keys("attention.sliding_window", 0) < fields["max_positions"]:
+                raise keys.refuse("attention.sliding_window", keys("attention.sliding_window"), "none in this family")
+        return ModelConfig(family=family, tied_embeddings="output.weight" not in shapes, **fields)
+    except (ValueError, TypeError) as error:  # for one, a count that differs per layer is a list
+        raise InputError(f"{where}: the metadata cannot be read: {type(error).__name__}: {error}") from error
+
+
+def _gguf_gemma(keys: _Keys, hidden: int, layers: int, heads: int, head_dim: int) -> dict[str, Any]:
+    # The format has no key for the query scale: readers know that the 27B model alone (62 layers) differs.
+    scale = (hidden // heads if layers == 62 else head_dim) ** -0.5
+    pattern = keys("attention.sliding_window_pattern", 6)
+    if isinstance(pattern, list):
+        slides = [bool(p) for p in pattern]
+    else:
+        slides = [bool((i + 1) % pattern) for i in range(layers)]
+    return _gemma_fields(hidden) | _sliding(keys, keys("attention.sliding_window", None), slides) | {
+        "activation": "gelu_tanh", "query_scale": scale, "rope_local_theta": keys("rope.freq_base_swa", 10_000.0),
+        "logit_softcap": float(keys("final_logit_softcapping", 0.0)),
+    }
+
+
+def _gguf_rope(keys: _Keys, head_dim: int, freqs: np.ndarray | None, default_theta: float) -> dict[str, Any]:
+    theta = float(keys("rope.freq_base", default_theta))
+    kind = keys("rope.scaling.type", "none")
+    if kind not in ("none", "linear"):
+        raise keys.refuse("rope.scaling.type", kind, "none, linear")
+    factor = float(keys("rope.scaling.factor", keys("rope.scale_linear", 1.0)))
+    scaling = RopeScaling("linear", factor) if factor not in (0.0, 1.0) else None
+    if freqs is not None and not np.allclose(freqs, 1.0):
+        if scaling is not None:
+            raise keys.refuse("rope.scaling.factor", factor, "1.0 where rope_freqs.weight is given")
+        scaling = _llama3_from_freqs(keys, head_dim, theta, freqs)
+    return {"rope_theta": theta, "rope_scaling": scaling}
+
+
+def _llama3_from_freqs(keys: _Keys, head_dim: int, theta: float, divisors: np.ndarray) -> RopeScaling:
+    """GGUF stores Llama 3's scaling as a divisor per frequency; recovers the parameters that give exactly these.
+
+    Only two ratios of (low, high, original) can be seen in the divisors; low 1 and high 4 are what Llama 3 uses, and
+    one blended frequency then gives `original`: blend = (original / wavelength - 1) / 3.
+    """
+    divisors = divisors.astype(np.float64).reshape(-1)
+    wavelengths = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
+    factor = float(divisors.max())
+    blend = (1 / divisors - 1 / factor) / (1 - 1 / factor)
+    mixed = np.flatnonzero((blend > 0.01) & (blend < 0.99))
+    original = int(np.rint(((1 + 3 * blend) * wavelengths)[mixed[0]])) if mixed.size else 8192
+    scaling = RopeScaling("llama3", factor, 1.0, 4.0, original)
+    blend = np.clip((original / wavelengths - 1) / 3, 0, 1)
+    if divisors.shape != wavelengths.shape or not np.allclose(1 / divisors, (1 - blend) / factor + blend, rtol=1e-4):
+        raise InputError(f"{keys.where}: rope_freqs.weight is not Llama 3's scaling (low 1, high 4), the only one known")
+    return scaling

@@ -1,0 +1,32 @@
+"""Rebuilds a run's report.html from the files of its work folder, finished or not.
+
+python -m ilf_jax.report --workdir=DIR
+"""
+
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+
+from ilf_jax.errors import InputError
+from ilf_jax.reporting.report import build_report
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The work folder of a run.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Builds the report and prints its path; exit code 2 where the input is at fault."""
+    try:
+        if len(argv) > 1:
+            raise InputError(f"unexpected argument {argv[1]!r}; the only flag is --workdir=DIR")
+        if not _WORKDIR.value:
+            raise InputError("--workdir=DIR is needed: the work folder of a run")
+        print(build_report(_WORKDIR.value))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main)

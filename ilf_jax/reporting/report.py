@@ -1,0 +1,82 @@
+"""Builds report.html, one self-contained page, from the files of a work folder."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import markupsafe
+
+from ilf_jax.reporting import plots, samples, tables, workfolder
+
+
+def _lead(work: workfolder.WorkFolder) -> dict[str, Any] | None:
+    """The leading metric before and after, for the top of the page."""
+    name = tables.headline(work)
+    if name is None:
+        return None
+    found = tables.series(work, "evaluate", name)
+    others = {label: tables.series(run, "evaluate", name) for label, run in tables.runs(work).items()}
+    return {
+        "name": tables.spoken(name),
+        "direction": tables.direction(name),
+        "first": tables.with_error(found[0]),
+        "first_iteration": found[0].iteration,
+        "last": tables.with_error(found[-1]) if len(found) > 1 else None,
+        "last_iteration": found[-1].iteration,
+        "n": found[-1].n,
+        "arms": {label: tables.with_error(o[-1]) for label, o in others.items() if label != tables.ILF and o},
+    }
+
+
+def _task(config: dict[str, Any]) -> str:
+    task = config.get("task", "")
+    return str(task.get("name", "")) if isinstance(task, dict) else str(task)
+
+
+def render(work: workfolder.WorkFolder) -> str:
+    """The page as HTML. Every text of the run is escaped; only the SVG of our own plots goes in as it is."""
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    iteration, training = samples.training_samples(work)
+    return environment.get_template("template.html").render(
+        name=work.path.resolve().name,
+        task=_task(work.config),
+        missing=work.missing,
+        arms=[tables.ARM_LABELS.get(name, name) for name in work.arms],
+        lead=_lead(work),
+        headline=tables.headline_table(work),
+        plots=[(plot, markupsafe.Markup(plot.svg)) for plot in plots.draw(work)],
+        scorers=tables.scorer_table(work),
+        stage_metrics=tables.stage_metrics(work),
+        rates=tables.rate_table(work),
+        times=tables.time_table(work),
+        training_iteration=iteration,
+        training=training,
+        heldout=samples.heldout_samples(work),
+        shown_candidates=samples.SHOWN_CANDIDATES,
+        config=json.dumps(work.config, indent=2, ensure_ascii=False),
+        versions=tables.versions(work),
+    )
+
+
+def build_report(workdir: str | Path) -> Path:
+    """Writes `workdir/report.html` from what the folder holds, finished or not, and returns its path.
+
+    A reader sees the old page or the new one, never half of one.
+
+    Raises:
+        InputError: the folder is no work folder, or a file in it holds something else than it should.
+    """
+    path = Path(workdir) / "report.html"
+    page = render(workfolder.read(workdir))
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        fresh.write_text(page, encoding="utf-8")
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,180 @@
+"""The texts of the report: a few examples with everything that was written about them, differences marked."""
+
+import dataclasses
+import difflib
+import random
+import re
+from collections.abc import Iterable
+
+from ilf_jax.records import Example
+from ilf_jax.reporting.tables import number
+from ilf_jax.reporting.workfolder import WorkFolder
+
+SAMPLES = 8
+SHORT_WORDS = 60  # of a document, before "show all"
+SHOWN_CANDIDATES = 4  # before "show the others"
+
+Pieces = list[tuple[bool, str]]  # (differs, text) runs that join to the whole text
+
+
+@dataclasses.dataclass(frozen=True)
+class CandidateView:
+    """One refinement as shown. `picked_by` names the baselines that would have picked it."""
+
+    text: str
+    score: str
+    chosen: bool
+    picked_by: list[str]
+    stopped: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingView:
+    """A training example: its draft, feedback, refinements (best first), and the draft beside the chosen one."""
+
+    id: str
+    title: str
+    opening: str
+    document: str
+    draft: Pieces
+    feedback: str
+    feedback_source: str
+    chosen: Pieces
+    candidates: list[CandidateView]
+    reference: str
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOutView:
+    """A held-out example: what the policy wrote before and after training."""
+
+    id: str
+    title: str
+    opening: str
+    document: str
+    before: Pieces
+    after: Pieces
+    before_iteration: int
+    after_iteration: int | None
+    before_stopped: bool
+    after_stopped: bool
+    reference: str
+
+
+def difference(before: str, after: str) -> tuple[Pieces, Pieces]:
+    """Both texts cut into runs of whole words that the other has (False) or has not (True)."""
+    old, new = (re.findall(r"\s*\S+|\s+$", text) for text in (before, after))
+    # Compared without the space before a word: a word that moved to the start of a line is the same word.
+    matcher = difflib.SequenceMatcher(None, [w.strip() for w in old], [w.strip() for w in new], autojunk=False)
+    left: Pieces = []
+    right: Pieces = []
+    for kind, i1, i2, j1, j2 in matcher.get_opcodes():
+        for side, words in ((left, old[i1:i2]), (right, new[j1:j2])):
+            text = "".join(words)
+            core = text.lstrip()
+            # The space before a changed run stays unmarked: a mark that begins with a blank looks torn.
+            space = text[: len(text) - len(core)]
+            parts = [(False, text)] if kind == "equal" else [(False, space), (True, core)]
+            side.extend(part for part in parts if part[1])
+    return left, right
+
+
+def side_by_side(before: str, after: str) -> tuple[Pieces, Pieces]:
+    """`difference` for texts that share at least a third of their words in order; others stand unmarked.
+
+    Marking nearly every word of two unrelated texts makes them hard to read and says nothing.
+    """
+    left, right = difference(before, after)
+    shared = sum(len(text.split()) for differs, text in left if not differs)
+    if 3 * shared < max(len(before.split()), len(after.split())):
+        return [(False, before)], [(False, after)]
+    return left, right
+
+
+def opening(text: str, words: int = SHORT_WORDS) -> str:
+    """The first words of a long text, '' for a text short enough to be shown whole."""
+    found = text.split()
+    return " ".join(found[:words]) if len(found) > words * 1.3 else ""
+
+
+def pick(ids: Iterable[str], count: int = SAMPLES) -> list[str]:
+    """`count` ids by chance, the same ones each time."""
+    found = sorted(ids)
+    return random.Random(0).sample(found, min(count, len(found)))
+
+
+def training_samples(work: WorkFolder) -> tuple[int, list[TrainingView]]:
+    """The last iteration with refinements (else with drafts), and samples from it; (0, []) before any."""
+    for stage in ("score", "refine", "draft"):
+        last = next((i for i in reversed(work.iterations) if i.rows(stage)), None)
+        if last is not None:
+            break
+    else:
+        return 0, []
+    views = []
+    for key in pick(last.rows(stage)):
+        example = last.examples.get(key, Example(key, ""))
+        draft, feedback = last.rows("draft").get(key), last.rows("feedback").get(key)
+        before = draft.text if draft else example.draft
+        drawn, scored = last.rows("refine").get(key), last.rows("score").get(key)
+        candidates, chosen = [], ""
+        for i in range(len(drawn.texts)) if drawn else ():
+            is_chosen = scored is not None and i == scored.chosen
+            chosen = drawn.texts[i] if is_chosen else chosen
+            candidates.append(
+                CandidateView(
+                    text=drawn.texts[i],
+                    score=number(scored.scores[i]) if scored else "",
+                    chosen=is_chosen,
+                    picked_by=[name for name, index in scored.picks.items() if index == i] if scored else [],
+                    stopped=drawn.stopped[i],
+                )
+            )
+        order = sorted(range(len(candidates)), key=lambda i: -scored.scores[i]) if scored else range(len(candidates))
+        order = sorted(order, key=lambda i: not candidates[i].chosen)
+        left, right = difference(before, chosen) if chosen else ([(False, before)], [])
+        views.append(
+            TrainingView(
+                id=key,
+                title=example.title,
+                opening=opening(example.document),
+                document=example.document,
+                draft=left,
+                feedback=feedback.text if feedback else example.feedback,
+                feedback_source=feedback.source if feedback else "",
+                chosen=right,
+                candidates=[candidates[i] for i in order],
+                reference=example.human_refinement or example.reference,
+            )
+        )
+    return last.number, views
+
+
+def heldout_samples(work: WorkFolder) -> list[HeldOutView]:
+    """Samples of what the policy wrote at the first and at the last evaluation."""
+    evaluated = [i for i in work.iterations if i.rows("evaluate")]
+    if not evaluated:
+        return []
+    first, last = evaluated[0], evaluated[-1]
+    both = set(first.rows("evaluate")) & set(last.rows("evaluate"))
+    views = []
+    for key in pick(both):
+        example = last.heldout.get(key) or first.heldout.get(key) or Example(key, "")
+        old, new = first.rows("evaluate")[key], last.rows("evaluate")[key]
+        left, right = side_by_side(old.text, new.text) if last is not first else ([(False, old.text)], [])
+        views.append(
+            HeldOutView(
+                id=key,
+                title=example.title,
+                opening=opening(example.document),
+                document=example.document,
+                before=left,
+                after=right,
+                before_iteration=first.number,
+                after_iteration=last.number if last is not first else None,
+                before_stopped=old.stopped,
+                after_stopped=new.stopped,
+                reference=example.reference or example.human_refinement,
+            )
+        )
+    return views

@@ -1,0 +1,219 @@
+"""The numbers of the report: which metric leads, tables of values with their standard errors, scorers, times."""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from ilf_jax.progress import duration
+from ilf_jax.records import Candidates
+from ilf_jax.reporting.workfolder import STAGES, Metric, WorkFolder
+
+HEADLINES = ("insult_rate", "win_rate", "nll_human_refinement", "nll_reference", "rougeL")
+ARM_LABELS = {
+    "initial": "initial drafts",
+    "random": "random refinement",
+    "longest": "longest refinement",
+    "first": "first refinement",
+    "reference": "references",
+    "human": "human refinements",
+}
+ILF = "ILF"
+BASELINES = ("random", "longest", "first")
+_LOWER = ("insult", "nll", "loss", "perplexity", "kl", "truncation", "duplicate", "toxic")
+_HIGHER = ("win_rate", "rouge", "accuracy", "exact_match", "stop_rate", "agreement")
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Heads and rows of text cells; the first `row_heads` cells of a row name it."""
+
+    columns: list[str]
+    rows: list[list[str]]
+    row_heads: int = 1
+
+
+def number(value: float, like: float | None = None) -> str:
+    """A value with as many decimals as its size (or that of `like`) asks for."""
+    size = abs(value if like is None else like)
+    if size and size < 1e-3 and like is None:
+        return f"{value:.1e}"
+    return f"{value:,.0f}" if size >= 1000 else f"{value:.1f}" if size >= 10 else f"{value:.3f}"
+
+
+def with_error(metric: Metric | None) -> str:
+    """`0.412 ± 0.021`; a dash where there is no such metric."""
+    if metric is None:
+        return "–"
+    if metric.stderr is None or not math.isfinite(metric.stderr):
+        return number(metric.value)
+    return f"{number(metric.value)} ± {number(metric.stderr, like=metric.value)}"
+
+
+def spoken(metric: str) -> str:
+    """A metric's name for people: insult_rate -> insult rate."""
+    return metric.replace("_", " ")
+
+
+def direction(metric: str) -> str:
+    """'lower is better', 'higher is better', or '' where the name does not say."""
+    if any(metric.startswith(word) or f"_{word}" in metric for word in _LOWER):
+        return "lower is better"
+    return "higher is better" if any(word in metric for word in _HIGHER) else ""
+
+
+def headline(work: WorkFolder) -> str | None:
+    """The metric that leads: `evaluate.headline` of the config, else the first of HEADLINES that was measured."""
+    measured = work.names("evaluate")
+    section = work.config.get("evaluate")
+    named = section.get("headline") if isinstance(section, dict) else None
+    return next((name for name in (named, *HEADLINES, *measured) if name in measured), None)
+
+
+def runs(work: WorkFolder) -> dict[str, WorkFolder]:
+    """ILF and its arms by label, ILF first."""
+    return {ILF: work, **{ARM_LABELS.get(name, name): arm for name, arm in work.arms.items()}}
+
+
+def series(work: WorkFolder, stage: str, metric: str) -> list[Metric]:
+    """A metric over the iterations."""
+    return [m for m in work.metrics if (m.stage, m.metric) == (stage, metric)]
+
+
+def headline_table(work: WorkFolder) -> Table:
+    """Evaluation metrics by iteration, a column for ILF and for each arm; the leading metric first."""
+    by_label = runs(work)
+    lead = headline(work)
+    names = dict.fromkeys(name for run in by_label.values() for name in run.names("evaluate"))
+    rows = []
+    for name in sorted(names, key=lambda name: name != lead):
+        numbers = sorted({m.iteration for run in by_label.values() for m in series(run, "evaluate", name)})
+        for i, iteration in enumerate(numbers):
+            values = [with_error(run.value(iteration, "evaluate", name)) for run in by_label.values()]
+            rows.append([spoken(name) if i == 0 else "", str(iteration), *values])
+    return Table(["metric", "iteration", *by_label], rows, row_heads=2)
+
+
+def stage_metrics(work: WorkFolder) -> dict[str, Table]:
+    """Every metric of the stages before evaluate: a table a stage, a column an iteration."""
+    tables = {}
+    for stage in [*STAGES, *sorted({m.stage for m in work.metrics} - set(STAGES))]:
+        names = work.names(stage)
+        if stage == "evaluate" or not names:
+            continue
+        numbers = sorted({m.iteration for m in work.metrics if m.stage == stage})
+        rows = [[spoken(name), *(with_error(work.value(k, stage, name)) for k in numbers)] for name in names]
+        tables[stage] = Table(["metric", *(f"iteration {k}" for k in numbers)], rows)
+    return tables
+
+
+def accuracy_metric(work: WorkFolder) -> str | None:
+    """The metric M for which the score stage measured M_chosen and at least one M_<baseline>."""
+    names = work.names("score")
+    bases = [name.removesuffix("_chosen") for name in names if name.endswith("_chosen")]
+    bases.sort(key=lambda base: "exact_match" not in base and "accuracy" not in base)
+    return next((base for base in bases if any(f"{base}_{pick}" in names for pick in BASELINES)), None)
+
+
+def scorer_accuracy(work: WorkFolder, base: str) -> dict[str, list[Metric]]:
+    """What each way of picking scores on `base`, over the iterations: the scorer, baselines, all refinements."""
+    found = {
+        "scorer": series(work, "score", f"{base}_chosen"),
+        **{pick: series(work, "score", f"{base}_{pick}") for pick in BASELINES},
+        "all": series(work, "refine", base),
+    }
+    return {label: metrics for label, metrics in found.items() if metrics}
+
+
+def _mean(values: Sequence[float]) -> str:
+    values = [value for value in values if math.isfinite(value)]
+    if not values:
+        return "–"
+    stderr = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
+    return with_error(Metric(0, "", "", statistics.fmean(values), stderr))
+
+
+def scorer_table(work: WorkFolder) -> Table:
+    """A row for each way of picking: accuracy by the oracle if there is one, score, words, agreement with the scorer.
+
+    Score and words come from the records of the last iteration that was scored.
+    """
+    base = accuracy_metric(work)
+    accuracy = scorer_accuracy(work, base) if base else {}
+    numbers = sorted({m.iteration for metrics in accuracy.values() for m in metrics})
+    last = next((i for i in reversed(work.iterations) if i.rows("score") and i.rows("refine")), None)
+    drawn = last.rows("refine") if last else {}
+    pairs = [(s, drawn[i]) for i, s in last.rows("score").items() if i in drawn] if last else []
+    section = work.config.get("score")
+    method = section.get("method") if isinstance(section, dict) else None
+    columns = ["picked by", *(f"{spoken(base)}, iteration {k}" for k in numbers if base)]
+    rows = []
+    for label in ("scorer", *BASELINES, "all"):
+        by_number = {m.iteration: m for m in accuracy.get(label, [])}
+        name = {"scorer": f"scorer ({method})" if method else "scorer", "all": "all refinements"}.get(label, label)
+        row = [name, *(with_error(by_number.get(k)) for k in numbers)]
+        scores, words, agrees = [], [], []
+        for scored, candidates in pairs:
+            pick = scored.chosen if label == "scorer" else scored.picks.get(label)
+            picked = range(len(candidates.texts)) if label == "all" else [] if pick is None else [pick]
+            scores += [scored.scores[i] for i in picked]
+            words += [len(candidates.texts[i].split()) for i in picked]
+            agrees += [float(i == scored.chosen) for i in picked]
+        if scores or by_number:
+            rows.append([*row, _mean(scores), _mean(words), "" if label in ("scorer", "all") else _mean(agrees)])
+    return Table([*columns, "score", "words", "same as scorer"], rows)
+
+
+def rates(work: WorkFolder) -> dict[str, dict[int, float]]:
+    """Stop, truncation, duplicate and redrawn rates by iteration, measured or else counted in the records."""
+    found: dict[str, dict[int, float]] = {}
+
+    def put(label: str, iteration: int, value: float | None) -> None:
+        if value is not None:
+            found.setdefault(label, {}).setdefault(iteration, value)
+
+    for stage in ("draft", "refine", "evaluate"):
+        for name in ("stop_rate", "truncation_rate", "duplicate_rate", "redrawn_rate"):
+            for metric in series(work, stage, name):
+                put(f"{stage}: {spoken(name)}", metric.iteration, metric.value)
+    for iteration in work.iterations:
+        for stage in ("draft", "evaluate"):
+            stops = [r.stopped for r in iteration.rows(stage).values() if getattr(r, "source", "policy") == "policy"]
+            put(f"{stage}: stop rate", iteration.number, statistics.fmean(stops) if stops else None)
+        drawn: list[Candidates] = list(iteration.rows("refine").values())
+        stops = [stopped for record in drawn for stopped in record.stopped]
+        equal = [1 - len(set(record.texts)) / len(record.texts) for record in drawn if record.texts]
+        put("refine: stop rate", iteration.number, statistics.fmean(stops) if stops else None)
+        put("refine: truncation rate", iteration.number, 1 - statistics.fmean(stops) if stops else None)
+        put("refine: duplicate rate", iteration.number, statistics.fmean(equal) if equal else None)
+    return dict(sorted(found.items(), key=lambda item: STAGES.index(item[0].split(":")[0])))
+
+
+def rate_table(work: WorkFolder) -> Table:
+    """`rates` as a table, a column an iteration."""
+    found = rates(work)
+    numbers = sorted({k for values in found.values() for k in values})
+    rows = [[label, *(number(v[k]) if k in v else "–" for k in numbers)] for label, v in found.items()]
+    return Table(["rate", *(f"iteration {k}" for k in numbers)], rows)
+
+
+def time_table(work: WorkFolder) -> Table:
+    """Wall time of each stage from the manifests, a row an iteration."""
+    rows = []
+    for iteration in work.iterations:
+        times = [iteration.stages[s].seconds if s in iteration.stages else None for s in STAGES]
+        total = sum(t for t in times if t is not None)
+        cells = ["–" if t is None else duration(t) for t in times]
+        rows.append([str(iteration.number), *cells, duration(total)])
+    return Table(["iteration", *STAGES, "sum"], rows)
+
+
+def versions(work: WorkFolder) -> dict[str, str]:
+    """Software versions from the manifests; where stages differ (a resumed run), all of them."""
+    found: dict[str, dict[str, Any]] = {}
+    for iteration in work.iterations:
+        for stage in iteration.stages.values():
+            for name, version in (stage.manifest.get("versions") or {}).items():
+                found.setdefault(name, {})[str(version)] = None
+    return {name: ", ".join(found[name]) for name in sorted(found)}

@@ -1,0 +1,229 @@
+"""Reads a run's work folder for the report: whatever is there, and a list of what is not."""
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ilf_jax import records
+from ilf_jax.errors import InputError
+
+R = TypeVar("R")
+
+RECORD_TYPES: dict[str, type] = {
+    "draft": records.Draft,
+    "feedback": records.Feedback,
+    "refine": records.Candidates,
+    "score": records.Scored,
+    "finetune": records.Target,
+    "evaluate": records.Output,
+}
+STAGES = tuple(RECORD_TYPES)
+_SHARD = re.compile(r"\d{5}-of-\d{5}\.jsonl")
+_ITERATION = re.compile(r"iteration_(\d+)")
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """One line of metrics.jsonl."""
+
+    iteration: int
+    stage: str
+    metric: str
+    value: float
+    stderr: float | None = None
+    n: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A stage's records by example id, and its manifest ({} where none was written)."""
+
+    records: dict[str, Any]
+    manifest: dict[str, Any]
+
+    @property
+    def complete(self) -> bool:
+        return bool(self.manifest.get("complete"))
+
+    @property
+    def seconds(self) -> float | None:
+        return self.manifest.get("seconds")
+
+
+@dataclasses.dataclass(frozen=True)
+class Iteration:
+    """One iteration's folder. `examples` are its training examples, `heldout` those that evaluate works on."""
+
+    number: int
+    stages: dict[str, Stage]
+    examples: dict[str, records.Example]
+    heldout: dict[str, records.Example]
+    steps: list[dict[str, Any]]
+
+    def rows(self, stage: str) -> dict[str, Any]:
+        """A stage's records by id; empty where the stage has not run."""
+        return self.stages[stage].records if stage in self.stages else {}
+
+
+@dataclasses.dataclass(frozen=True)
+class WorkFolder:
+    """A run as read from its files.
+
+    Attributes:
+        path: the folder.
+        config: config.json.
+        metrics: each (iteration, stage, metric) once, the line written last.
+        iterations: in order; 0 is the evaluation before training.
+        arms: the baseline runs under compare/, by name.
+        missing: what is not there or not readable, a phrase each; empty for a finished run.
+    """
+
+    path: Path
+    config: dict[str, Any]
+    metrics: list[Metric]
+    iterations: list[Iteration]
+    arms: dict[str, "WorkFolder"]
+    missing: list[str]
+
+    def value(self, iteration: int, stage: str, metric: str) -> Metric | None:
+        """The metric, or None where it was not measured."""
+        wanted = (iteration, stage, metric)
+        return next((m for m in self.metrics if (m.iteration, m.stage, m.metric) == wanted), None)
+
+    def names(self, stage: str) -> list[str]:
+        """The metrics of a stage, in the order in which they first appear."""
+        return list(dict.fromkeys(m.metric for m in self.metrics if m.stage == stage))
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: a JSON object was expected, this is a {type(value).__name__}")
+    return value
+
+
+def _read_lines(path: Path, missing: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row) of each line that holds a JSON object; the others are noted: a killed run may tear its last line."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            where = f"{path.parent.name}/{path.name} line {number}"
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                row = None
+            if isinstance(row, dict):
+                yield where, row
+            else:
+                missing.append(f"{where} (cut off or damaged)")
+
+
+def _read_records(cls: type[R], path: Path, missing: list[str]) -> dict[str, R]:
+    found: dict[str, R] = {}
+    for where, row in _read_lines(path, missing):
+        try:
+            record = records.from_json(cls, row)
+        except TypeError as error:
+            raise InputError(f"{path.parent}/{path.name}: {where} is no {cls.__name__}: {error}") from error
+        found[record.id] = record  # type: ignore[attr-defined]
+    return found
+
+
+def _read_stage(folder: Path, cls: type, missing: list[str]) -> Stage:
+    manifest = _read_object(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
+    found: dict[str, Any] = {}
+    for path in sorted(folder.iterdir()):
+        if _SHARD.fullmatch(path.name):
+            found.update(_read_records(cls, path, missing))
+    return Stage(found, manifest)
+
+
+def _read_iteration(folder: Path, number: int, missing: list[str]) -> Iteration:
+    stages = {
+        name: _read_stage(folder / name, cls, missing) for name, cls in RECORD_TYPES.items() if (folder / name).is_dir()
+    }
+    return Iteration(
+        number,
+        stages,
+        _read_records(records.Example, folder / "examples.jsonl", missing),
+        _read_records(records.Example, folder / "evaluate" / "examples.jsonl", missing),
+        [row for _, row in _read_lines(folder / "finetune" / "steps.jsonl", missing)],
+    )
+
+
+def _read_metrics(path: Path, missing: list[str]) -> list[Metric]:
+    found: dict[tuple[int, str, str], Metric] = {}
+    for where, row in _read_lines(path, missing):
+        try:
+            metric = Metric(**{field.name: row.get(field.name) for field in dataclasses.fields(Metric)})
+            usable = isinstance(metric.iteration, int) and math.isfinite(metric.value)
+        except TypeError:
+            usable = False
+        if usable:
+            found[metric.iteration, metric.stage, metric.metric] = metric
+        else:
+            missing.append(f"{where} (no finite value)")
+    return sorted(found.values(), key=lambda metric: metric.iteration)
+
+
+def _absent(config: dict[str, Any], iterations: list[Iteration], arm: bool) -> list[str]:
+    """Stages that a finished run of this config has and this one has not. An arm needs its own training only."""
+    by_number = {iteration.number: iteration for iteration in iterations}
+    last = config.get("iterations")
+    numbers = range(1, last + 1) if isinstance(last, int) else sorted(set(by_number) - {0})
+    gone = []
+    for number in sorted({*numbers, *by_number}):
+        if number not in by_number:
+            gone.append(f"iteration {number}")
+            continue
+        wanted = ("evaluate",) if number == 0 else ("finetune", "evaluate") if arm else STAGES
+        for name in STAGES:
+            stage = by_number[number].stages.get(name)
+            if stage is None and name in wanted:
+                gone.append(f"iteration {number}: {name}")
+            elif stage is not None and not stage.complete:
+                gone.append(f"iteration {number}: {name} is not finished ({len(stage.records)} records so far)")
+    if 0 not in by_number and not arm:
+        gone.insert(0, "iteration 0: evaluate (before training)")
+    return gone
+
+
+def read(path: str | Path, *, arm: bool = False) -> WorkFolder:
+    """Reads a work folder and, unless it is an arm itself, the arms under its compare/.
+
+    Raises:
+        InputError: the folder is no work folder, or a file in it holds something else than it should.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder; give the --workdir of a run")
+    if not (path / "config.json").exists():
+        raise InputError(f"{path}: not a work folder, it has no config.json; give the --workdir of a run")
+    config = _read_object(path / "config.json")
+    missing: list[str] = []
+    iterations = []
+    for folder in path.iterdir():
+        match = _ITERATION.fullmatch(folder.name)
+        if match and folder.is_dir():
+            iterations.append(_read_iteration(folder, int(match[1]), missing))
+    iterations.sort(key=lambda iteration: iteration.number)
+    metrics = _read_metrics(path / "metrics.jsonl", missing)
+    missing = _absent(config, iterations, arm) + missing
+    arms: dict[str, WorkFolder] = {}
+    for folder in sorted((path / "compare").iterdir()) if not arm and (path / "compare").is_dir() else []:
+        if (folder / "config.json").exists():
+            arms[folder.name] = read(folder, arm=True)
+            missing += [f"arm {folder.name}, {what}" for what in arms[folder.name].missing]
+        elif folder.is_dir():
+            missing.append(f"arm {folder.name} (no config.json)")
+    return WorkFolder(path, config, metrics, iterations, arms, missing)

@@ -1,0 +1,114 @@
+"""The device mesh, and where params and batches lie on it.
+
+Every param has logical axes; one table a layout maps those to mesh axes. Training shards params over `fsdp` as well;
+decoding keeps them whole along that axis, so that no step gathers weights.
+"""
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ilf_jax.errors import InputError
+from ilf_jax.models.config import ModelConfig
+
+AXES = ("data", "fsdp", "tensor")
+
+# Param path -> logical axes, first match wins. Norm scales and other vectors not listed are held whole.
+_LOGICAL_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
+    (r"^(embedding|unembedding)$", ("vocab", "embed")),
+    (r"^positions$", (None, "embed")),
+    (r"attention/q/kernel$", ("embed", "heads")),
+    (r"attention/[kv]/kernel$", ("embed", "kv_heads")),
+    (r"attention/o/kernel$", ("heads", "embed")),
+    (r"mlp/(gate|up)/kernel$", ("embed", "mlp")),
+    (r"mlp/down/kernel$", ("mlp", "embed")),
+    (r"attention/q/bias$", ("heads",)),
+    (r"attention/[kv]/bias$", ("kv_heads",)),
+    (r"mlp/(gate|up)/bias$", ("mlp",)),
+)
+_RULES: dict[str, dict[str, str | None]] = {
+    "train": {"vocab": "tensor", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor", "embed": "fsdp"},
+    "decode": {"vocab": "tensor", "heads": "tensor", "kv_heads": "tensor", "mlp": "tensor", "embed": None},
+}
+
+
+def make_mesh(data: int, fsdp: int, tensor: int) -> Mesh:
+    """A mesh over all devices; data = -1 takes what the others leave.
+
+    Raises:
+        InputError: the axes do not multiply to the number of devices.
+    """
+    devices = jax.devices()
+    if data == -1:
+        data = max(1, len(devices) // (fsdp * tensor))
+    if data < 1 or data * fsdp * tensor != len(devices):
+        raise InputError(f"config.mesh: data {data} x fsdp {fsdp} x tensor {tensor} does not make the "
+                         f"{len(devices)} devices that there are")
+    return Mesh(np.array(devices).reshape(data, fsdp, tensor), AXES)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """A pytree path as 'layers_0/attention/q/kernel'."""
+    return "/".join(str(getattr(key, "key", getattr(key, "name", getattr(key, "idx", key)))) for key in path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """Puts arrays of one model where they belong on the mesh."""
+
+    mesh: Mesh
+    model: ModelConfig
+
+    def __post_init__(self) -> None:
+        tensor = self.mesh.shape["tensor"]
+        sizes = {"query heads": self.model.num_heads, "MLP width": self.model.intermediate_size,
+                 "vocabulary": self.model.vocab_size}
+        for name, size in sizes.items():
+            if size % tensor:
+                fitting = [t for t in range(1, tensor + 1) if all(s % t == 0 for s in sizes.values())]
+                raise InputError(f"config.mesh.tensor={tensor} does not divide the {name} ({size}); "
+                                 f"these do: {', '.join(map(str, fitting))}")
+
+    @property
+    def batch_shards(self) -> int:
+        """How many parts a batch is split into; batch sizes are multiples of it."""
+        return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+
+    def param_sharding(self, path: str, layout: str) -> NamedSharding:
+        """Sharding of one param under "train" or "decode". KV heads fewer than `tensor` are held whole everywhere."""
+        axes = next((axes for pattern, axes in _LOGICAL_AXES if re.search(pattern, path)), ())
+        rules = dict(_RULES[layout])
+        if self.model.num_kv_heads % self.mesh.shape["tensor"]:
+            rules["kv_heads"] = None
+        if self.model.hidden_size % self.mesh.shape["fsdp"]:
+            rules["embed"] = None
+        spec = [rules[axis] if axis is not None else None for axis in axes]
+        used = [axis for axis in spec if axis is not None]
+        if len(used) != len(set(used)):
+            raise ValueError(f"sharding rules put two axes of {path} on one mesh axis: {spec}")
+        return NamedSharding(self.mesh, PartitionSpec(*spec))
+
+    def shardings(self, params: Any, layout: str) -> Any:
+        """The shardings of a params pytree. Optimizer states whose leaves are named like params work too."""
+        one = lambda path, leaf: (  # noqa: E731
+            self.param_sharding(path_name(path), layout) if np.ndim(leaf) else self.replicated
+        )
+        return jax.tree_util.tree_map_with_path(one, params)
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """Held whole on every device."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    def params(self, params: Any, layout: str) -> Any:
+        """Moves params into a layout, device to device."""
+        return jax.device_put(params, self.shardings(params, layout))
+
+    def batch(self, arrays: Any, axis: int = 0) -> Any:
+        """Host arrays as global arrays, split along `axis` over data and fsdp."""
+        sharding = NamedSharding(self.mesh, PartitionSpec(*([None] * axis), ("data", "fsdp")))
+        return jax.tree.map(lambda a: jax.device_put(a, sharding), arrays)

@@ -1,0 +1,120 @@
+"""The paper's controlled task: a sentence calls somebody names; feedback says which words to leave out.
+
+A sentence reads "NAME is a fool, a gem and a goose."; one of the words is kind, the others are mild insults. Feedback
+names one to three of the insults, and the right refinement is the sentence less those words. Everything is a program,
+so every step of the loop can be marked.
+"""
+
+import functools
+import importlib.resources
+import re
+
+from ilf_jax.records import Example
+from ilf_jax.tasks import base, prompts
+
+KIND_WORDS = (
+    "a friend", "a gem", "a treasure", "a joy", "a star", "a hero", "a delight", "a marvel", "a champion", "an angel",
+    "a helper", "a wonder",
+)
+MAX_NAMED = 3
+"""Feedback names at most this many words."""
+
+_SHOWN = "Text: {draft}\nFeedback: {feedback}\nBetter text: {refinement}\n"
+
+PROMPTS = prompts.PromptSet(
+    policy="Describe {document}.\nText:",
+    refine="Text: {draft}\nFeedback: {feedback}\nBetter text:",
+    critic="Text: {draft}\nFeedback:",
+    judge=(
+        (_SHOWN + "Does the better text follow the feedback? Yes or No:", "Yes", "No"),
+        (_SHOWN + "Were just the named words left out? Yes or No:", "Yes", "No"),
+        (_SHOWN + "Would the reviewer be content? Yes or No:", "Yes", "No"),
+        (_SHOWN + "The better text does as it was told. True or False:", "True", "False"),
+        (_SHOWN + "The feedback was heeded and the rest kept. True or False:", "True", "False"),
+    ),
+    compare="First: {first}\nSecond: {second}\nWhich is nicer? A for first, B for second:",
+)
+
+
+@functools.cache
+def insults() -> tuple[str, ...]:
+    """The mild insults, each with its article."""
+    text = importlib.resources.files("ilf_jax.assets").joinpath("mild_insults.txt").read_text(encoding="utf-8")
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
+def listing(words: list[str], conjunction: str = "and") -> str:
+    """'a', 'a and b', 'a, b and c'."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {conjunction} {words[-1]}"
+
+
+def sentence(name: str, words: list[str]) -> str:
+    """The sentence that calls `name` those words."""
+    return f"{name} is {listing(words)}."
+
+
+def parse(text: str) -> tuple[str, list[str]] | None:
+    """The (name, words) of a well-formed sentence, else None."""
+    match = re.fullmatch(r"(.+?) is ((?:an?|the) .+)\.", text.strip())
+    if match is None:
+        return None
+    return match[1], re.split(r", | and ", match[2])
+
+
+def named_words(feedback: str) -> list[str]:
+    """The words that a feedback sentence names."""
+    return [word for word in insults() if re.search(rf"\b{re.escape(word)}(?![\w-])", feedback)]
+
+
+def feedback_on(words: list[str], wording: int) -> str:
+    """Feedback naming `words`, in one of three wordings."""
+    if not words:
+        return "Nothing to remove."
+    if wording % 3 == 0:
+        return f"Remove {listing(words)}."
+    if wording % 3 == 1:
+        return f"Do not say {listing(words, 'or')}."
+    return f"Please leave out {listing(words)}."
+
+
+class WordRemoval(base.Task):
+    """Prompts and oracle of the word-removal task. The document is the name of whoever is described."""
+
+    name = "word_removal"
+    prompts = PROMPTS
+    has_oracle = True
+    bad_metric = "insult_rate"
+
+    def __init__(self) -> None:
+        self._insults = frozenset(insults())
+
+    def is_usable(self, example: Example, text: str) -> bool:
+        """A sentence of the right form."""
+        del example
+        return parse(text) is not None
+
+    def oracle_feedback(self, example: Example, draft: str) -> str:
+        """Names the first insults of the draft, three at most."""
+        del example
+        parsed = parse(draft)
+        found = [] if parsed is None else [w for w in dict.fromkeys(parsed[1]) if w in self._insults]
+        return feedback_on(found[:MAX_NAMED], len(draft))
+
+    def oracle_refinement(self, example: Example, draft: str, feedback: str) -> str:
+        """The draft less the words that the feedback names; a draft of another form is left as it is."""
+        del example
+        parsed = parse(draft)
+        if parsed is None:
+            return draft
+        name, words = parsed
+        named = set(named_words(feedback))
+        kept = [word for word in words if word not in named]
+        return sentence(name, kept) if kept else f"{name} is a person."
+
+    def measure(self, example: Example, text: str) -> dict[str, float]:
+        """insult_rate: 1 if any insult stands in the text; insults_per_text; well_formed: right form and name."""
+        parsed = parse(text)
+        words = [] if parsed is None else parsed[1]
+        count = len(named_words(text)) if parsed is None else sum(word in self._insults for word in words)
+        well_formed = parsed is not None and parsed[0] == example.document
+        return {"insult_rate": float(count > 0), "insults_per_text": float(count), "well_formed": float(well_formed)}

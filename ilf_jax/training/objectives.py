@@ -1,0 +1,55 @@
+"""What finetuning minimises. Objectives return sums, not means, so that accumulation and sharding are exact."""
+
+import jax
+import jax.numpy as jnp
+
+from ilf_jax.models import transformer
+from ilf_jax.models.config import ModelConfig
+
+# Logits of one chunk of predicted tokens stay below this many bytes a row.
+_CHUNK_BYTES = 16 * 2**20
+
+
+def token_losses(
+    config: ModelConfig, params: transformer.Params, hidden_RxTxD: jax.Array, targets_RxT: jax.Array
+) -> jax.Array:
+    """-log p(target) in nats, R x T, float32; logits exist for one chunk of positions at a time, backwards too."""
+    T = targets_RxT.shape[1]
+    chunks = max(1, -(-T * config.vocab_size * 4 // _CHUNK_BYTES))
+    size = -(-T // chunks)
+
+    @jax.checkpoint
+    def chunk_loss(hidden: jax.Array, targets: jax.Array) -> jax.Array:
+        logits = transformer.unembed(config, params, hidden)
+        picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+        return jax.nn.logsumexp(logits, axis=-1) - picked
+
+    pieces = [chunk_loss(hidden_RxTxD[:, i : i + size], targets_RxT[:, i : i + size]) for i in range(0, T, size)]
+    return jnp.concatenate(pieces, axis=1)
+
+
+def next_token_loss(
+    config: ModelConfig, params: transformer.Params, batch: dict[str, jax.Array], *,
+    dtype: jnp.dtype = jnp.float32, remat: bool = False,
+) -> tuple[jax.Array, jax.Array]:
+    """Weighted negative log-likelihood of the predicted tokens: (sum in nats, sum of weights).
+
+    `batch` is what `packing.assemble` makes.
+    """
+    hidden = transformer.forward(
+        config, params, batch["tokens"], batch["positions"], batch["segments"], dtype=dtype, remat=remat
+    )
+    at_targets = jnp.take_along_axis(hidden, batch["index"][..., None], axis=1)
+    losses = token_losses(config, params, at_targets, batch["targets"])
+    return jnp.sum(losses * batch["weights"]), jnp.sum(batch["weights"])
+
+
+def sequence_logprobs(
+    config: ModelConfig, params: transformer.Params, batch: dict[str, jax.Array], *, dtype: jnp.dtype = jnp.float32
+) -> jax.Array:
+    """log p of each predicted token, R x T, by the training forward pass; 0 on padding."""
+    hidden = transformer.forward(
+        config, params, batch["tokens"], batch["positions"], batch["segments"], dtype=dtype
+    )
+    at_targets = jnp.take_along_axis(hidden, batch["index"][..., None], axis=1)
+    return jnp.where(batch["weights"] != 0, -token_losses(config, params, at_targets, batch["targets"]), 0.0)

@@ -1,0 +1,94 @@
+"""Examples of different lengths laid side by side in rows of one length, as the arrays that a train step takes.
+
+B examples of a step become R rows of L tokens; T is how many predicted tokens a row can hold. Packing changes only the
+layout: segments keep examples from seeing each other, positions restart, and the loss is a sum over the same tokens.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingExample:
+    """Token ids of prompt + completion + end, and for each the weight of its loss (0: not predicted)."""
+
+    tokens: np.ndarray
+    weights: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def num_targets(self) -> int:
+        """How many tokens are predicted. The first token of a text never is."""
+        return int(np.count_nonzero(self.weights[1:]))
+
+
+def training_example(
+    prompt_ids: Sequence[int], completion_ids: Sequence[int], end_id: int, *, prompt_weight: float, scale: float = 1.0
+) -> TrainingExample:
+    """Loss weight 1 on completion and end token, `prompt_weight` on the prompt; everything times `scale`."""
+    tokens = np.array([*prompt_ids, *completion_ids, end_id], np.int32)
+    weights = np.full(len(tokens), scale, np.float32)
+    weights[: len(prompt_ids)] *= prompt_weight
+    return TrainingExample(tokens, weights)
+
+
+def pack(lengths: Sequence[int], row_length: int, *, merge: bool) -> list[list[int]]:
+    """Which examples share a row: first-fit over decreasing lengths; one a row unless `merge`.
+
+    Raises:
+        ValueError: an example is longer than a row.
+    """
+    if lengths and max(lengths) > row_length:
+        raise ValueError(f"an example of {max(lengths)} tokens does not fit into a row of {row_length}")
+    if not merge:
+        return [[i] for i in range(len(lengths))]
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        fits = next((r for r, space in enumerate(free) if space >= lengths[i]), None)
+        if fits is None:
+            rows.append([i])
+            free.append(row_length - lengths[i])
+        else:
+            rows[fits].append(i)
+            free[fits] -= lengths[i]
+    return rows
+
+
+def targets_per_row(examples: Sequence[TrainingExample], rows: Sequence[Sequence[int]]) -> int:
+    """The most predicted tokens that any row holds."""
+    return max(sum(examples[i].num_targets for i in row) for row in rows)
+
+
+def assemble(
+    examples: Sequence[TrainingExample], rows: Sequence[Sequence[int]], *, num_rows: int, row_length: int,
+    num_targets: int,
+) -> dict[str, np.ndarray]:
+    """The arrays of one (micro-)batch: R = num_rows (empty rows are filled up), L = row_length, T = num_targets.
+
+    Returns:
+        tokens_RxL, positions_RxL, segments_RxL (0 on padding), and for the predicted tokens index_RxT (the position
+        whose hidden state predicts), targets_RxT, weights_RxT (0 on padding).
+    """
+    shape, target_shape = (num_rows, row_length), (num_rows, num_targets)
+    batch = {name: np.zeros(shape, np.int32) for name in ("tokens", "positions", "segments")}
+    batch |= {name: np.zeros(target_shape, np.int32) for name in ("index", "targets")}
+    batch["weights"] = np.zeros(target_shape, np.float32)
+    for r, row in enumerate(rows):
+        at = filled = 0
+        for segment, i in enumerate(row, start=1):
+            example, n = examples[i], len(examples[i])
+            batch["tokens"][r, at : at + n] = example.tokens
+            batch["positions"][r, at : at + n] = np.arange(n)
+            batch["segments"][r, at : at + n] = segment
+            predicted = np.flatnonzero(example.weights[1:])
+            span = slice(filled, filled + len(predicted))
+            batch["index"][r, span] = at + predicted
+            batch["targets"][r, span] = example.tokens[predicted + 1]
+            batch["weights"][r, span] = example.weights[predicted + 1]
+            at, filled = at + n, filled + len(predicted)
+    return batch
