@@ -4,23 +4,17 @@ import dataclasses
 import datetime
 import functools
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jinja2
 import jinja2.sandbox
-import sentencepiece
-import tokenizers
 
-from ilf_jax import tokenizer_gguf
+from ilf_jax import tokenizer_files
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io
 from ilf_jax.models.config import ModelConfig
-
-# Tokens that end a turn or a document wherever they are special; GGUF files often name only one of them.
-_END_TOKENS = ("<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>", "<|end|>")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,97 +29,6 @@ class AnswerTokens:
     exact: bool
 
 
-class Backend(Protocol):
-    """What does the splitting. Special tokens inside a text are found; none are added."""
-
-    size: int
-
-    def encode(self, text: str) -> list[int]: ...
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
-    def decode(self, ids: Sequence[int]) -> str: ...
-    def token_texts(self) -> list[str]: ...
-    def token_id(self, text: str) -> int | None: ...
-    def to_json(self) -> tokenizers.Tokenizer: ...
-
-
-class _Fast:
-    """A `tokenizers.Tokenizer`."""
-
-    def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
-        self.tokenizer = tokenizer
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        self.size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
-
-    def encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [e.ids for e in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(list(ids), skip_special_tokens=True)
-
-    def token_texts(self) -> list[str]:
-        # Behind another token, because decoders strip the space in front of the first one.
-        anchor = self.encode("a")[-1:]
-        before = len(self.tokenizer.decode(anchor, skip_special_tokens=False))
-        texts = self.tokenizer.decode_batch([[*anchor, i] for i in range(self.size)], skip_special_tokens=False)
-        return [text[before:] for text in texts]
-
-    def token_id(self, text: str) -> int | None:
-        return self.tokenizer.token_to_id(text)
-
-    def to_json(self) -> tokenizers.Tokenizer:
-        return self.tokenizer
-
-
-class _SentencePiece:
-    """A sentencepiece model, which does not look for control tokens in the text itself."""
-
-    def __init__(self, processor: sentencepiece.SentencePieceProcessor, added: Mapping[str, int]) -> None:
-        self.processor = processor
-        pieces = processor.get_piece_size()
-        self.specials = {processor.id_to_piece(i): i for i in range(pieces) if processor.is_control(i)} | dict(added)
-        self.added = {i: text for text, i in added.items() if i >= pieces}
-        self.size = max([pieces - 1, *self.added]) + 1
-        longest_first = sorted(filter(None, self.specials), key=len, reverse=True)
-        self.split = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if longest_first else None
-
-    def encode(self, text: str) -> list[int]:
-        ids: list[int] = []
-        for part in self.split.split(text) if self.split else [text]:
-            ids += [self.specials[part]] if part in self.specials else self.processor.encode(part) if part else []
-        return ids
-
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        skipped = set(self.specials.values())
-        return self.processor.decode([int(i) for i in ids if int(i) not in skipped])
-
-    def token_texts(self) -> list[str]:
-        p, texts = self.processor, [""] * self.size
-        for i in range(p.get_piece_size()):
-            piece = p.id_to_piece(i)
-            texts[i] = bytes([int(piece[3:5], 16)]).decode(errors="replace") if p.is_byte(i) else piece.replace("▁", " ")
-        for i, text in self.added.items():
-            texts[i] = text
-        return texts
-
-    def token_id(self, text: str) -> int | None:
-        if text in self.specials:
-            return self.specials[text]
-        i = self.processor.piece_to_id(text)
-        return i if self.processor.id_to_piece(i) == text else None
-
-    def to_json(self) -> tokenizers.Tokenizer:
-        converted = tokenizer_gguf.sentencepiece_to_json(self.processor)
-        tokenizer_gguf.add_specials(converted, [self.added[i] for i in sorted(self.added)])
-        return converted
-
-
 class Tokenizer:
     """Encodes, decodes, and knows the special tokens and the chat template.
 
@@ -137,16 +40,15 @@ class Tokenizer:
         chat_template: jinja source, or None.
     """
 
-    def __init__(
-        self, backend: Backend, *, bos_id: int | None = None, eos_id: int | None = None, stop_ids: Sequence[int] = (),
-        adds_bos: bool = False, chat_template: str | None = None, where: str = "tokenizer",
-    ) -> None:
-        self._backend, self.where = backend, where
-        self.vocab_size = backend.size
-        self.bos_id, self.eos_id = bos_id, eos_id
-        self.stop_ids = tuple(dict.fromkeys(i for i in (eos_id, *stop_ids) if i is not None))
-        self.adds_bos = adds_bos and bos_id is not None
-        self.chat_template = chat_template
+    def __init__(self, parts: tokenizer_files.Parts) -> None:
+        self._backend, self.where = parts.backend, parts.where
+        self.vocab_size = parts.backend.size
+        self.bos_id, self.eos_id = parts.bos_id, parts.eos_id
+        self.stop_ids: tuple[int, ...] = tuple(
+            dict.fromkeys(i for i in (parts.eos_id, *parts.stop_ids) if i is not None)
+        )
+        self.adds_bos = parts.adds_bos and parts.bos_id is not None
+        self.chat_template = parts.chat_template
 
     @classmethod
     def load(cls, uri: str) -> "Tokenizer":
@@ -155,14 +57,12 @@ class Tokenizer:
         Raises:
             InputError: nothing there, no tokenizer in it, or a kind we do not know.
         """
-        from ilf_jax import tokenizer_files  # it builds Tokenizers: a cycle at import time
-
         if uri.startswith("file:"):
-            return tokenizer_files.from_file(Path(uri.removeprefix("file:")))
+            return cls(tokenizer_files.from_file(Path(uri.removeprefix("file:"))))
         kind, path = checkpoint_io.resolve(uri)
         if kind == "init":
             raise InputError(f"tokenizer {uri!r}: random params have none; name one: file:PATH or another checkpoint")
-        return tokenizer_files.from_gguf(path) if kind == "gguf" else tokenizer_files.from_folder(Path(path))
+        return cls(tokenizer_files.from_gguf(path) if kind == "gguf" else tokenizer_files.from_folder(Path(path)))
 
     def encode(self, text: str, add_bos: bool = False) -> list[int]:
         """Ids of a text. Special tokens written in the text become their ids; only BOS is ever added."""
@@ -241,7 +141,7 @@ class Tokenizer:
             raise InputError(f"{self.where}: the chat template fails: {error}") from error
 
     def _text(self, token_id: int | None) -> str:
-        return "" if token_id is None else (self._backend.to_json().id_to_token(token_id) or "")
+        return "" if token_id is None else self._backend.piece(token_id)
 
     def save(self, folder: str | Path) -> None:
         """Writes tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer loads (and .model)."""
@@ -257,7 +157,7 @@ class Tokenizer:
         if self.chat_template is not None:
             config["chat_template"] = self.chat_template
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False))
-        if isinstance(self._backend, _SentencePiece):
+        if isinstance(self._backend, tokenizer_files.SentencePiece):
             (folder / "tokenizer.model").write_bytes(self._backend.processor.serialized_model_proto())
 
 

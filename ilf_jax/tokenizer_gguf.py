@@ -25,7 +25,7 @@ _PRE_TOKENIZERS: dict[str, tuple[str | None, ...]] = {
     "default": (r"[\p{P}\$\+<=>\^~\|]+", _WORDS, r"\p{N}+", r"[0-9][0-9][0-9]"),
 }
 _NFC = ("qwen2", "deepseek-r1-qwen")  # these were trained on composed characters
-_WHOLE_WORDS_FIRST = ("llama-bpe", "llama3", "llama-v3")  # a word that is a token is never merged from parts
+LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3")  # here a word that is a token is never merged from parts
 
 
 def byte_level_bpe(
@@ -46,7 +46,7 @@ def byte_level_bpe(
     vocab = {token: i for i, token in enumerate(tokens)}
     pairs = [tuple(m.split(" ", 1)) for m in merges]
     try:
-        bpe = models.BPE(vocab, pairs, fuse_unk=False, ignore_merges=pre in _WHOLE_WORDS_FIRST)
+        bpe = models.BPE(vocab, pairs, fuse_unk=False, ignore_merges=pre in LLAMA3_NAMES)
     except Exception as error:  # tokenizers raises plain Exception
         raise InputError(f"{where}: the vocabulary and its merges do not fit together ({error})") from error
     steps: list[Any] = []

@@ -19,7 +19,7 @@ import numpy as np
 from flax import traverse_util
 
 from ilf_jax.errors import InputError
-from ilf_jax.models import family_configs
+from ilf_jax.models import family_configs, family_configs_gguf
 from ilf_jax.models.config import SHAPES, ModelConfig
 from ilf_jax.models.families import GGUF_TABLES, HF_TABLES, Rule, Table
 from ilf_jax.models.transformer import Params, init_params, param_shapes
@@ -149,7 +149,7 @@ def _gguf_source(path: str) -> Source:
 
     shapes = {name: tuple(int(n) for n in reversed(t.shape)) for name, t in tensors.items()}
     freqs = read("rope_freqs.weight") if "rope_freqs.weight" in tensors else None
-    config = family_configs.from_gguf(gguf_metadata(path), shapes, freqs, path)
+    config = family_configs_gguf.from_gguf(gguf_metadata(path), shapes, freqs, path)
     return Source(config, GGUF_TABLES[config.family], shapes, read, path)
 
 

@@ -1,6 +1,7 @@
 """What each checkpoint family looks like on disk: its tensor names, and how a tensor becomes a param.
 
-The tables are read in both directions: loading runs a rule forwards, export (`checkpoint_io.save_hf`) backwards. `family_configs` reads the config side.
+The tables are read in both directions: loading runs a rule forwards, export (`checkpoint_io.save_hf`) backwards.
+`family_configs` and `family_configs_gguf` read the config side.
 """
 
 import dataclasses
@@ -150,7 +151,8 @@ _GGUF_GEMMA_NORMS = {
 }
 
 _LLAMA_LIKE = Table(
-    _hf_decoder(_PRE_NORMS), prefixes=("model.", ""), unprefixed=("lm_head.weight",), ignored=(r"rotary_emb\.inv_freq$",)
+    _hf_decoder(_PRE_NORMS), prefixes=("model.", ""), unprefixed=("lm_head.weight",),
+    ignored=(r"rotary_emb\.inv_freq$",),
 )
 
 HF_TABLES: dict[str, Table] = {
@@ -195,7 +197,7 @@ HF_TABLES: dict[str, Table] = {
     ),
 }
 
-_GGUF_IGNORED = (r"^rope_freqs\.weight$",)  # read by `family_configs.from_gguf`: the factors of Llama 3's rotary scaling
+_GGUF_IGNORED = (r"^rope_freqs\.weight$",)  # Llama 3's rotary scaling: `family_configs_gguf` reads it
 _GGUF_QWEN = Table(_gguf_decoder(TRANSPOSE, TRANSPOSE, COPY, _GGUF_NORMS))
 
 GGUF_TABLES: dict[str, Table] = {

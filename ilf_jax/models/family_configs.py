@@ -1,11 +1,9 @@
-"""A checkpoint's own config (HF config.json, GGUF metadata) <-> ModelConfig. What ours cannot express is refused."""
+"""HF config.json <-> ModelConfig. What ModelConfig cannot express is refused, with the key and its value."""
 
 import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
-
-import numpy as np
 
 from ilf_jax.errors import InputError
 from ilf_jax.models.config import ModelConfig, RopeScaling
@@ -48,7 +46,7 @@ _MUST_BE: dict[str, dict[str, Any]] = {
 }
 
 
-class _Keys:
+class Keys:
     """Reads keys of a config; errors name the file and the key."""
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
@@ -64,7 +62,7 @@ class _Keys:
         return InputError(f"{self.where}: {key} = {value!r} is not supported; allowed: {allowed}")
 
 
-def _rope_scaling(keys: _Keys, key: str, rope: Mapping[str, Any], max_positions: int) -> RopeScaling | None:
+def _rope_scaling(keys: Keys, key: str, rope: Mapping[str, Any], max_positions: int) -> RopeScaling | None:
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind in (None, "default"):
         return None
@@ -77,7 +75,7 @@ def _rope_scaling(keys: _Keys, key: str, rope: Mapping[str, Any], max_positions:
     raise keys.refuse(key, kind, "default, linear, llama3")
 
 
-def _hf_rope(keys: _Keys, family: str) -> dict[str, Any]:
+def _hf_rope(keys: Keys, family: str) -> dict[str, Any]:
     """The rope fields of ModelConfig, from `rope_parameters` (transformers 5) or the classic keys."""
     full, local = keys("rope_parameters", {}), {}
     if "full_attention" in full:
@@ -95,7 +93,7 @@ def _hf_rope(keys: _Keys, family: str) -> dict[str, Any]:
     return fields
 
 
-def _sliding(keys: _Keys, window: int | None, slides: list[bool]) -> dict[str, Any]:
+def layer_windows(keys: Keys, window: int | None, slides: list[bool]) -> dict[str, Any]:
     """sliding_window and sliding_pattern that give `slides`, one flag per layer."""
     if window is None or not any(slides):
         return {}
@@ -107,7 +105,7 @@ def _sliding(keys: _Keys, window: int | None, slides: list[bool]) -> dict[str, A
     return {"sliding_window": window, "sliding_pattern": pattern}
 
 
-def _hf_sliding(keys: _Keys, family: str, layers: int) -> dict[str, Any]:
+def _hf_sliding(keys: Keys, family: str, layers: int) -> dict[str, Any]:
     if family == "gemma3":
         pattern = keys("sliding_window_pattern", keys("_sliding_window_pattern", 6))
         slides = [bool((i + 1) % pattern) for i in range(layers)]
@@ -120,7 +118,7 @@ def _hf_sliding(keys: _Keys, family: str, layers: int) -> dict[str, Any]:
         if unknown := set(types) - {"full_attention", "sliding_attention"}:
             raise keys.refuse("layer_types", sorted(unknown), "full_attention, sliding_attention")
         slides = [t == "sliding_attention" for t in types]
-    return _sliding(keys, keys("sliding_window", None), slides)
+    return layer_windows(keys, keys("sliding_window", None), slides)
 
 
 def from_hf(config: Mapping[str, Any], where: str) -> ModelConfig:
@@ -138,7 +136,7 @@ def from_hf(config: Mapping[str, Any], where: str) -> ModelConfig:
     if "text_config" in config:  # multimodal Gemma 3: we take its decoder
         config = {"tie_word_embeddings": config.get("tie_word_embeddings"), **config["text_config"]}
     given = {k: v for k, v in config.items() if v is not None}
-    keys = _Keys({**_DEFAULTS[family], **given}, where)
+    keys = Keys({**_DEFAULTS[family], **given}, where)
     for key, needed in {**_MUST_BE[family], "quantization_config": None}.items():
         if given.get(key, needed) != needed:
             raise keys.refuse(key, given[key], repr(needed))
@@ -149,15 +147,15 @@ def from_hf(config: Mapping[str, Any], where: str) -> ModelConfig:
         raise InputError(f"{where}: the config cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _activation(keys: _Keys, key: str) -> str:
+def _activation(keys: Keys, key: str) -> str:
     name = keys(key)
     if name not in _ACTIVATIONS:
         raise keys.refuse(key, name, ", ".join(_ACTIVATIONS))
     return _ACTIVATIONS[name]
 
 
-def _hf_rms_family(family: str) -> Callable[[_Keys], dict[str, Any]]:
-    def read(keys: _Keys) -> dict[str, Any]:
+def _hf_rms_family(family: str) -> Callable[[Keys], dict[str, Any]]:
+    def read(keys: Keys) -> dict[str, Any]:
         heads, hidden, layers = keys("num_attention_heads"), keys("hidden_size"), keys("num_hidden_layers")
         bias = bool(keys("attention_bias", False))
         fields = {
@@ -171,7 +169,7 @@ def _hf_rms_family(family: str) -> Callable[[_Keys], dict[str, Any]]:
             **_hf_rope(keys, family), **_hf_sliding(keys, family, layers),
         }
         if family == "gemma3":
-            return fields | _gemma_fields(hidden) | {
+            return fields | gemma_fields(hidden) | {
                 "activation": _activation(keys, "hidden_activation"),
                 "query_scale": keys("query_pre_attn_scalar") ** -0.5,
                 "logit_softcap": float(keys("final_logit_softcapping", 0.0)),
@@ -182,11 +180,11 @@ def _hf_rms_family(family: str) -> Callable[[_Keys], dict[str, Any]]:
     return read
 
 
-def _gemma_fields(hidden: int) -> dict[str, Any]:
+def gemma_fields(hidden: int) -> dict[str, Any]:
     return {"norm_offset": 1.0, "post_norms": True, "embedding_scale": math.sqrt(hidden)}
 
 
-def _learned(vocab: int, hidden: int, inner: int, layers: int, heads: int, positions: int) -> dict[str, Any]:
+def learned_fields(vocab: int, hidden: int, inner: int, layers: int, heads: int, positions: int) -> dict[str, Any]:
     """Fields that GPT-2 and OPT share: layer norm, learned positions, plain attention and MLP."""
     return {
         "vocab_size": vocab, "hidden_size": hidden, "intermediate_size": inner, "num_layers": layers,
@@ -196,19 +194,19 @@ def _learned(vocab: int, hidden: int, inner: int, layers: int, heads: int, posit
     }
 
 
-def _hf_gpt2(keys: _Keys) -> dict[str, Any]:
+def _hf_gpt2(keys: Keys) -> dict[str, Any]:
     hidden = keys("n_embd")
-    shape = _learned(
+    shape = learned_fields(
         keys("vocab_size"), hidden, keys("n_inner", 4 * hidden), keys("n_layer"), keys("n_head"), keys("n_positions")
     )
     return shape | {"activation": _activation(keys, "activation_function"), "norm_eps": keys("layer_norm_epsilon")}
 
 
-def _hf_opt(keys: _Keys) -> dict[str, Any]:
+def _hf_opt(keys: Keys) -> dict[str, Any]:
     hidden, bias = keys("hidden_size"), bool(keys("enable_bias"))
     if keys("word_embed_proj_dim", hidden) != hidden:
         raise keys.refuse("word_embed_proj_dim", keys("word_embed_proj_dim"), f"hidden_size = {hidden}")
-    shape = _learned(
+    shape = learned_fields(
         keys("vocab_size"), hidden, keys("ffn_dim"), keys("num_hidden_layers"), keys("num_attention_heads"),
         keys("max_position_embeddings"),
     )
@@ -310,104 +308,3 @@ def _comparable(c: ModelConfig) -> dict[str, Any]:
     fields["rope_local_theta"] = c.rope_local_theta if any(slides) and c.rope_local_theta != c.rope_theta else None
     fields["query_scale"] = round(c.head_dim**-0.5 if c.query_scale is None else c.query_scale, 9)
     return fields
-
-
-# ---- GGUF ----
-_GGUF_RMS = ("llama", "qwen2", "qwen3", "gemma3")
-
-
-def from_gguf(meta: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], rope_freqs: np.ndarray | None,
-              where: str) -> ModelConfig:
-    """ModelConfig of GGUF metadata.
-
-    Args:
-        meta: key -> value, as in the file.
-        shapes: tensor name -> numpy shape; says what the metadata do not (vocabulary, biases, tied embeddings).
-        rope_freqs: the tensor rope_freqs.weight, head_dim / 2 divisors of the rotary frequencies, or None.
-
-    Raises:
-        InputError: unknown architecture, a missing key, or a setting that ModelConfig cannot express.
-    """
-    family = meta.get("general.architecture")
-    if family not in (*_GGUF_RMS, "gpt2"):
-        hint = " (OPT has no GGUF architecture; use its safetensors)" if family == "opt" else ""
-        allowed = ", ".join((*_GGUF_RMS, "gpt2"))
-        raise InputError(f"{where}: general.architecture = {family!r}{hint}; allowed: {allowed}")
-    keys = _Keys({k.removeprefix(f"{family}."): v for k, v in meta.items()}, where)
-    if "token_embd.weight" not in shapes:
-        raise InputError(f"{where}: the tensor token_embd.weight is missing")
-    vocab, hidden = shapes["token_embd.weight"][0], keys("embedding_length")
-    layers, heads, inner = keys("block_count"), keys("attention.head_count"), keys("feed_forward_length")
-    try:
-        if family == "gpt2":
-            fields = _learned(vocab, hidden, inner, layers, heads, keys("context_length"))
-            fields |= {"norm_eps": keys("attention.layer_norm_epsilon"), "activation": "gelu_tanh"}
-        else:
-            head_dim = keys("attention.key_length", keys("rope.dimension_count", hidden // heads))
-            for key, needed in {
-                "attention.value_length": head_dim, "rope.dimension_count": head_dim, "expert_count": 0,
-            }.items():
-                if keys(key, needed) != needed:
-                    raise keys.refuse(key, keys(key), repr(needed))
-            has_bias = {t: f"blk.0.{t}.bias" in shapes for t in ("attn_q", "attn_output", "ffn_up")}
-            fields = {
-                "vocab_size": vocab, "hidden_size": hidden, "intermediate_size": inner, "num_layers": layers,
-                "num_heads": heads, "num_kv_heads": keys("attention.head_count_kv", heads), "head_dim": head_dim,
-                "max_positions": keys("context_length"), "norm_eps": keys("attention.layer_norm_rms_epsilon"),
-                "qkv_bias": has_bias["attn_q"], "output_bias": has_bias["attn_output"],
-                "mlp_bias": has_bias["ffn_up"], "qk_norm": family in ("qwen3", "gemma3"),
-                **_gguf_rope(keys, head_dim, rope_freqs, 1_000_000.0 if family == "gemma3" else 10_000.0),
-                **(_gguf_gemma(keys, hidden, layers, heads, head_dim) if family == "gemma3" else {}),
-            }
-            if family != "gemma3" and 0 < keys("attention.sliding_window", 0) < fields["max_positions"]:
-                raise keys.refuse("attention.sliding_window", keys("attention.sliding_window"), "none in this family")
-        return ModelConfig(family=family, tied_embeddings="output.weight" not in shapes, **fields)
-    except (ValueError, TypeError) as error:  # for one, a count that differs per layer is a list
-        raise InputError(f"{where}: the metadata cannot be read: {type(error).__name__}: {error}") from error
-
-
-def _gguf_gemma(keys: _Keys, hidden: int, layers: int, heads: int, head_dim: int) -> dict[str, Any]:
-    # The format has no key for the query scale: readers know that the 27B model alone (62 layers) differs.
-    scale = (hidden // heads if layers == 62 else head_dim) ** -0.5
-    pattern = keys("attention.sliding_window_pattern", 6)
-    if isinstance(pattern, list):
-        slides = [bool(p) for p in pattern]
-    else:
-        slides = [bool((i + 1) % pattern) for i in range(layers)]
-    return _gemma_fields(hidden) | _sliding(keys, keys("attention.sliding_window", None), slides) | {
-        "activation": "gelu_tanh", "query_scale": scale, "rope_local_theta": keys("rope.freq_base_swa", 10_000.0),
-        "logit_softcap": float(keys("final_logit_softcapping", 0.0)),
-    }
-
-
-def _gguf_rope(keys: _Keys, head_dim: int, freqs: np.ndarray | None, default_theta: float) -> dict[str, Any]:
-    theta = float(keys("rope.freq_base", default_theta))
-    kind = keys("rope.scaling.type", "none")
-    if kind not in ("none", "linear"):
-        raise keys.refuse("rope.scaling.type", kind, "none, linear")
-    factor = float(keys("rope.scaling.factor", keys("rope.scale_linear", 1.0)))
-    scaling = RopeScaling("linear", factor) if factor not in (0.0, 1.0) else None
-    if freqs is not None and not np.allclose(freqs, 1.0):
-        if scaling is not None:
-            raise keys.refuse("rope.scaling.factor", factor, "1.0 where rope_freqs.weight is given")
-        scaling = _llama3_from_freqs(keys, head_dim, theta, freqs)
-    return {"rope_theta": theta, "rope_scaling": scaling}
-
-
-def _llama3_from_freqs(keys: _Keys, head_dim: int, theta: float, divisors: np.ndarray) -> RopeScaling:
-    """GGUF stores Llama 3's scaling as a divisor per frequency; recovers the parameters that give exactly these.
-
-    Only two ratios of (low, high, original) can be seen in the divisors; low 1 and high 4 are what Llama 3 uses, and
-    one blended frequency then gives `original`: blend = (original / wavelength - 1) / 3.
-    """
-    divisors = divisors.astype(np.float64).reshape(-1)
-    wavelengths = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
-    factor = float(divisors.max())
-    blend = (1 / divisors - 1 / factor) / (1 - 1 / factor)
-    mixed = np.flatnonzero((blend > 0.01) & (blend < 0.99))
-    original = int(np.rint(((1 + 3 * blend) * wavelengths)[mixed[0]])) if mixed.size else 8192
-    scaling = RopeScaling("llama3", factor, 1.0, 4.0, original)
-    blend = np.clip((original / wavelengths - 1) / 3, 0, 1)
-    if divisors.shape != wavelengths.shape or not np.allclose(1 / divisors, (1 - blend) / factor + blend, rtol=1e-4):
-        raise InputError(f"{keys.where}: rope_freqs.weight is not Llama 3's scaling (low 1, high 4), the only one known")
-    return scaling

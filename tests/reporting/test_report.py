@@ -154,7 +154,7 @@ def test_finished_run(finished):
     assert page.tags.count("svg") == 5
     assert "scorer (instruct_rm)" in text and "0.840 ± 0.020" in text
     assert "5:21" in text and "c0ffee" not in text and "0.10.2" in text
-    assert text.count('<li class="chosen">') == 8 and text.count(">After iteration 2<") == 8
+    assert text.count('<li class="chosen">') == 8 and text.count(">After iteration 2") == 8
     assert "init:tiny&lt;&amp;&gt;" in text
     assert "<del>" in text and "2 others" in text
     assert not list(finished.glob(".report*"))
