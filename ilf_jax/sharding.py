@@ -99,6 +99,17 @@ class Placement:
         )
         return jax.tree_util.tree_map_with_path(one, params)
 
+    def with_shardings(self, shapes: Any, layout: str) -> Any:
+        """jax.ShapeDtypeStruct leaves with their shardings, to restore a checkpoint into."""
+        return jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            shapes, self.shardings(shapes, layout),
+        )
+
+    def put_param(self, path: str, array: np.ndarray, layout: str) -> jax.Array:
+        """One param from host memory into its shards."""
+        return jax.device_put(array, self.param_sharding(path, layout))
+
     @property
     def replicated(self) -> NamedSharding:
         """Held whole on every device."""

@@ -65,6 +65,13 @@ class Role:
             raise InputError(f"config.{self.name}.chat='always', but {self.settings.checkpoint} has no chat template")
         return self.settings.chat != "never" and self.tokenizer.chat_template is not None
 
+    @property
+    def end_id(self) -> int:
+        """The token that ends an output, in training as in sampling."""
+        if not self.tokenizer.stop_ids:
+            raise InputError(f"config.{self.name}: the tokenizer of {self.settings.checkpoint} has no end token")
+        return self.tokenizer.stop_ids[0]
+
     def encode(self, example_id: str, prompts: Sequence[Prompt], reserve: int) -> list[Encoded]:
         """Prompts about one document, as tokens that leave room for `reserve` more in the context.
 

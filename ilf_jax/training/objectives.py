@@ -1,5 +1,7 @@
 """What finetuning minimises. Objectives return sums, not means, so that accumulation and sharding are exact."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 
@@ -28,28 +30,34 @@ def token_losses(
     return jnp.concatenate(pieces, axis=1)
 
 
-def next_token_loss(
-    config: ModelConfig, params: transformer.Params, batch: dict[str, jax.Array], *,
-    dtype: jnp.dtype = jnp.float32, remat: bool = False,
-) -> tuple[jax.Array, jax.Array]:
-    """Weighted negative log-likelihood of the predicted tokens: (sum in nats, sum of weights).
-
-    `batch` is what `packing.assemble` makes.
-    """
+def _at_targets(
+    config: ModelConfig, params: transformer.Params, batch: dict[str, jax.Array], dtype: jnp.dtype, remat: bool
+) -> jax.Array:
+    """-log p of each predicted token, R x T; padding holds numbers without meaning."""
     hidden = transformer.forward(
         config, params, batch["tokens"], batch["positions"], batch["segments"], dtype=dtype, remat=remat
     )
     at_targets = jnp.take_along_axis(hidden, batch["index"][..., None], axis=1)
-    losses = token_losses(config, params, at_targets, batch["targets"])
-    return jnp.sum(losses * batch["weights"]), jnp.sum(batch["weights"])
+    return token_losses(config, params, at_targets, batch["targets"])
+
+
+@dataclasses.dataclass(frozen=True)
+class NextTokenLoss:
+    """Weighted negative log-likelihood of the predicted tokens. Equal settings are equal (and compile once)."""
+
+    config: ModelConfig
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+
+    def __call__(self, params: transformer.Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """(Loss sum in nats, sum of weights) of a batch that `packing.assemble` made."""
+        losses = _at_targets(self.config, params, batch, self.dtype, self.remat)
+        return jnp.sum(losses * batch["weights"]), jnp.sum(batch["weights"])
 
 
 def sequence_logprobs(
     config: ModelConfig, params: transformer.Params, batch: dict[str, jax.Array], *, dtype: jnp.dtype = jnp.float32
 ) -> jax.Array:
     """log p of each predicted token, R x T, by the training forward pass; 0 on padding."""
-    hidden = transformer.forward(
-        config, params, batch["tokens"], batch["positions"], batch["segments"], dtype=dtype
-    )
-    at_targets = jnp.take_along_axis(hidden, batch["index"][..., None], axis=1)
-    return jnp.where(batch["weights"] != 0, -token_losses(config, params, at_targets, batch["targets"]), 0.0)
+    losses = _at_targets(config, params, batch, dtype, remat=False)
+    return jnp.where(batch["weights"] != 0, -losses, 0.0)

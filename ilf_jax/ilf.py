@@ -1,0 +1,203 @@
+"""Algorithm 1: K iterations of draft, feedback, refine, score, finetune, evaluate; where a stopped run goes on.
+
+The order of resume is the order of the stages: a stage whose manifest says complete is left alone, one that has begun
+goes on after its last shard (finetuning: after its last checkpoint), and everything behind it runs.
+"""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import ml_collections
+
+from ilf_jax import config as config_lib
+from ilf_jax import progress, records, sharding, summary, tokenizer_training
+from ilf_jax import workdir as workdir_lib
+from ilf_jax.data import loading
+from ilf_jax.errors import InputError
+from ilf_jax.feedback import recorded
+from ilf_jax.records import Example
+from ilf_jax.reporting import report
+from ilf_jax.stages import draft, evaluate, feedback, finetune, models, refine, score, targets
+from ilf_jax.stages.run import Run
+from ilf_jax.tasks import registry
+from ilf_jax.tasks.base import Task
+
+_STAGES = {"draft": draft.run, "feedback": feedback.run, "refine": refine.run, "score": score.run}
+
+
+@dataclasses.dataclass(frozen=True)
+class Documents:
+    """The run's documents: those of each iteration, and the held-out ones."""
+
+    by_iteration: dict[int, tuple[Example, ...]]
+    held_out: tuple[Example, ...]
+
+
+def run(
+    config: config_lib.Config | ml_collections.ConfigDict | Mapping[str, Any], workdir: str | pathlib.Path
+) -> list[dict[str, Any]]:
+    """Runs, or goes on with, a whole ILF run; returns the lines of metrics.jsonl.
+
+    Args:
+        config: see `ilf_jax.config`; start from `base_config()`.
+        workdir: the run's folder; made if need be.
+
+    Raises:
+        InputError: bad input of any kind, in words for the user; nothing that was written is lost.
+    """
+    if not isinstance(config, config_lib.Config):
+        config = config_lib.read(config)
+    task = registry.make_task(config)
+    check_sources(config, task)
+    documents = load_documents(config)
+    folder, lock = workdir_lib.open_workdir(workdir, config_lib.to_dict(config))
+    with lock:
+        _keep_compiled_programs()
+        mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+        _train_tokenizer(config, folder.path, documents)
+        shared = models.Models(mesh, config.seed)
+        metrics = _run_arm(config, folder, task, documents, shared, folder.path / "tokenizer")
+        for target in config.compare:
+            arm = arm_config(config, target)
+            arm_folder, arm_lock = workdir_lib.open_workdir(folder.path / "compare" / target, config_lib.to_dict(arm))
+            with arm_lock:
+                progress.log(f"baseline arm: imitating {target}")
+                _run_arm(arm, arm_folder, task, documents, shared, folder.path / "tokenizer")
+        progress.TensorBoard(folder.path).rewrite(metrics)
+        page = report.build_report(folder.path)
+        summary.print_summary(folder.path, config, task)
+        progress.log(f"report: {page}")
+    return metrics
+
+
+def arm_config(config: config_lib.Config, target: str) -> config_lib.Config:
+    """The same run with another text to imitate. Scoring is left to the cheapest method that picks that text."""
+    method = target if target in ("random", "longest", "first") else config.score.method
+    return dataclasses.replace(
+        config, compare=(), finetune=dataclasses.replace(config.finetune, target=target),
+        score=dataclasses.replace(config.score, method=method),
+    )
+
+
+def check_sources(config: config_lib.Config, task: Task) -> None:
+    """Raises InputError if parts of the configuration do not go together, or a checkpoint is not there."""
+    if config.feedback.source == "oracle" and not task.has_oracle:
+        raise InputError(f"config.feedback.source='oracle', but task {task.name!r} has no oracle; "
+                         "use 'recorded' or 'critic'")
+    if config.feedback.source == "recorded" and config.draft.source == "policy":
+        raise InputError("config.draft.source='policy' with config.feedback.source='recorded': recorded feedback is "
+                         "about the recorded draft; use config.draft.source='recorded', or feedback from elsewhere")
+    needed = targets.needed_stages(config)
+    roles = ["policy", *(["refiner"] if "refine" in needed else [])]
+    if "feedback" in needed and config.feedback.source == "critic":
+        roles.append("critic")
+    if ("score" in needed and config.score.method == "instruct_rm") or config.evaluate.win_rate:
+        roles.append("judge")
+    if "score" in needed and config.score.method == "embedding":
+        roles.append("embedder")
+    models.check(config, roles)
+
+
+def load_documents(config: config_lib.Config) -> Documents:
+    """Reads the data and deals it out. Raises InputError if it is bad, or too little."""
+    data = config.data
+    load = lambda source, split: loading.load_examples(  # noqa: E731
+        source, data.fields.mapping(), on_error=data.on_error, skip_empty=data.skip_empty, folder=data.folder,
+        split=split,
+    )
+    loaded = load(data.source, data.split)
+    if loaded.skipped:
+        progress.log(f"{data.source}: {loaded.skipped} bad rows skipped, the first: {loaded.first_error}")
+    if loaded.left_out:
+        progress.log(f"{data.source}: {loaded.left_out} rows left out, blank in {' or '.join(data.skip_empty)}")
+    rows = loaded.examples
+    held_back = data.eval_size if data.eval_source is None else 0
+    size = data.train_size
+    wanted = (len(rows) - held_back if size is None else size * config.iterations) + held_back
+    if wanted > len(rows) or len(rows) == held_back:
+        raise InputError(
+            f"{data.source} has {len(rows)} usable documents, but {config.iterations} iterations of "
+            f"config.data.train_size={size} and config.data.eval_size={held_back} held-out ones need {max(wanted, 1)}"
+        )
+    train = rows[: wanted - held_back]
+    by_iteration = {
+        k: tuple(train if size is None else train[(k - 1) * size : k * size]) for k in range(1, config.iterations + 1)
+    }
+    held_out = rows[wanted - held_back : wanted]
+    if data.eval_source is not None:
+        held_out = load(data.eval_source, data.eval_split).examples[: data.eval_size]
+    for target in (config.finetune.target, *config.compare):
+        targets.check(arm_config(config, target), train)
+    if draft.uses_recorded(config):
+        for example in train:
+            if not example.draft.strip():
+                raise InputError(f"document {example.id!r} has no recorded draft; map it by config.data.fields.draft, "
+                                 "or set config.draft.source='policy'")
+    if config.feedback.source == "recorded" and "feedback" in targets.needed_stages(config):
+        recorded.check(train)
+    return Documents(by_iteration, tuple(held_out))
+
+
+def _run_arm(
+    config: config_lib.Config, folder: workdir_lib.Workdir, task: Task, documents: Documents, shared: models.Models,
+    tokenizer_folder: pathlib.Path,
+) -> list[dict[str, Any]]:
+    """All iterations of one arm in its own folder."""
+
+    def in_iteration(k: int, trained: int) -> Run:
+        """Iteration k, while the policy has been trained for `trained` iterations."""
+        checkpoint = folder.checkpoint(trained) if trained else None
+        roles = models.Roles(config, shared, tokenizer_folder, checkpoint)
+        return Run(config, folder, task, k, documents.by_iteration.get(k, ()), documents.held_out, roles)
+
+    _evaluate(in_iteration(0, 0))
+    for k in range(1, config.iterations + 1):
+        before = in_iteration(k, k - 1)
+        _write_examples(folder.iteration(k) / "examples.jsonl", before.examples)
+        for stage in targets.needed_stages(config):
+            if not folder.stage(k, stage).complete:
+                _STAGES[stage](before)
+                folder.write_metrics()
+        if not folder.stage(k, "finetune").complete:
+            finetune.run(before, documents.by_iteration)
+            folder.write_metrics()
+        if k > 1:
+            shared.forget(f"orbax:{folder.checkpoint(k - 1).absolute()}")
+        _evaluate(in_iteration(k, k))
+    return folder.write_metrics()
+
+
+def _evaluate(run: Run) -> None:
+    if not run.held_out or run.folder("evaluate").complete:
+        return
+    _write_examples(run.folder("evaluate").path / "examples.jsonl", run.held_out)
+    evaluate.run(run)
+    run.workdir.write_metrics()
+
+
+def _write_examples(path: pathlib.Path, examples: tuple[Example, ...]) -> None:
+    if not path.exists():
+        lines = (json.dumps(records.to_json(e), ensure_ascii=False) + "\n" for e in examples)
+        workdir_lib.write_atomically(path, "".join(lines))
+
+
+def _train_tokenizer(config: config_lib.Config, folder: pathlib.Path, documents: Documents) -> None:
+    wanted = config.policy.tokenizer
+    if wanted is None or not wanted.startswith("train:") or (folder / "tokenizer" / "tokenizer_config.json").exists():
+        return
+    size = wanted.removeprefix("train:")
+    if not size.isdecimal() or int(size) < 257:
+        raise InputError(f"config.policy.tokenizer={wanted!r}: the size must be a whole number of at least 257")
+    texts = (f"{e.document} {e.reference}" for examples in documents.by_iteration.values() for e in examples)
+    tokenizer_training.train_bpe(texts, int(size), folder / "tokenizer")
+
+
+def _keep_compiled_programs() -> None:
+    """Compiled programs outlive the process, where the user has not said otherwise (JAX_COMPILATION_CACHE_DIR)."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "ilf_jax" / "compiled"))

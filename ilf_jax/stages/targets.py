@@ -1,0 +1,52 @@
+"""What the policy is to imitate: the training pairs of an iteration, from the records of its stages."""
+
+from ilf_jax.config import Config
+from ilf_jax.errors import InputError
+from ilf_jax.records import Candidates, Draft, Example, Scored, Target
+from ilf_jax.stages import run as run_lib
+
+# The stages that must have run before pairs of each kind exist.
+_NEEDS = {
+    "refinement": ("draft", "feedback", "refine", "score"),
+    "random": ("draft", "feedback", "refine", "score"),
+    "longest": ("draft", "feedback", "refine", "score"),
+    "first": ("draft", "feedback", "refine", "score"),
+    "initial": ("draft",),
+    "reference": (),
+    "human_refinement": (),
+}
+
+
+def needed_stages(config: Config) -> tuple[str, ...]:
+    """Stages to run before finetuning, in order."""
+    return _NEEDS[config.finetune.target]
+
+
+def check(config: Config, examples: tuple[Example, ...]) -> None:
+    """Raises InputError if the targets are to come from a data field that an example lacks."""
+    field = config.finetune.target
+    if field not in ("reference", "human_refinement"):
+        return
+    for example in examples:
+        if not getattr(example, field).strip():
+            raise InputError(f"config.finetune.target={field!r}, but document {example.id!r} has none; map it by "
+                             f"config.data.fields.{field}, or leave such rows out by config.data.skip_empty=({field!r},)")
+
+
+def of_iteration(run: run_lib.Run, iteration: int, examples: tuple[Example, ...]) -> list[Target]:
+    """The pairs of one iteration, in the order of its examples. An empty text teaches nothing and is left out."""
+    texts = _texts(run, iteration, examples)
+    return [Target(e.id, run.task.policy_prompt(e).text, texts[e.id], run.config.finetune.target)
+            for e in examples if texts[e.id].strip()]
+
+
+def _texts(run: run_lib.Run, iteration: int, examples: tuple[Example, ...]) -> dict[str, str]:
+    target = run.config.finetune.target
+    if target in ("reference", "human_refinement"):
+        return {e.id: getattr(e, target) for e in examples}
+    if target == "initial":
+        return {i: d.text for i, d in run.folder("draft", iteration).read(Draft).items()}
+    candidates = run.folder("refine", iteration).read(Candidates)
+    scored = run.folder("score", iteration).read(Scored)
+    index = {i: s.chosen if target == "refinement" else s.picks[target] for i, s in scored.items()}
+    return {i: c.texts[index[i]] for i, c in candidates.items()}

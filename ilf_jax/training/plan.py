@@ -1,0 +1,80 @@
+"""Which examples each optimizer step sees, and in what arrays: a function of (seed, epoch, step), so that a run that was
+stopped goes on with the very batch that came next."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import grain
+import numpy as np
+
+from ilf_jax.training import packing
+from ilf_jax.training.packing import TrainingExample
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All steps of a training run. Every step has the same shapes, so one program serves them all.
+
+    Attributes:
+        order: the example indices of each step.
+        row_length, rows, targets: L, R (of one micro-batch) and T of the batches.
+    """
+
+    examples: Sequence[TrainingExample]
+    order: tuple[tuple[int, ...], ...]
+    steps_per_epoch: int
+    accumulation: int
+    row_length: int
+    rows: int
+    targets: int
+    merge: bool
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def batch(self, step: int) -> dict[str, np.ndarray]:
+        """Arrays of step `step`, accumulation x rows x ..."""
+        examples = [self.examples[i] for i in self.order[step]]
+        packed = packing.pack([len(e) for e in examples], self.row_length, merge=self.merge)
+        parts = [
+            packing.assemble(
+                examples, packed[a * self.rows : (a + 1) * self.rows], num_rows=self.rows,
+                row_length=self.row_length, num_targets=self.targets,
+            )
+            for a in range(self.accumulation)
+        ]
+        return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+
+    def tokens(self, step: int) -> int:
+        """Real tokens in a step."""
+        return sum(len(self.examples[i]) for i in self.order[step])
+
+
+def make_plan(
+    examples: Sequence[TrainingExample], *, epochs: int, batch_size: int, accumulation: int, shuffle: bool, seed: int,
+    merge: bool, row_length: int, row_multiple: int,
+) -> Plan:
+    """Plans `epochs` passes; each epoch has its own order, and a last, smaller batch where the sizes do not divide.
+
+    Args:
+        merge: pack several examples into a row.
+        row_length: L, at least the longest example.
+        row_multiple: rows of a micro-batch are a multiple of this (the shards of the mesh).
+    """
+    order: list[tuple[int, ...]] = []
+    for epoch in range(epochs):
+        indices = grain.MapDataset.range(len(examples))
+        if shuffle:
+            indices = indices.shuffle(seed=(seed + epoch) % 2**32)
+        epoch_order = [int(indices[i]) for i in range(len(examples))]
+        order += [tuple(epoch_order[i : i + batch_size]) for i in range(0, len(epoch_order), batch_size)]
+    rows = targets = 0
+    for step in order:
+        batch = [examples[i] for i in step]
+        packed = packing.pack([len(e) for e in batch], row_length, merge=merge)
+        rows, targets = max(rows, len(packed)), max(targets, packing.targets_per_row(batch, packed))
+    rows = -(-rows // accumulation)
+    return Plan(
+        examples=examples, order=tuple(order), steps_per_epoch=len(order) // epochs, accumulation=accumulation,
+        row_length=row_length, rows=-(-rows // row_multiple) * row_multiple, targets=targets, merge=merge,
+    )
