@@ -86,13 +86,13 @@ def arm_config(config: config_lib.Config, target: str) -> config_lib.Config:
 
 def check_sources(config: config_lib.Config, task: Task) -> None:
     """Raises InputError if parts of the configuration do not go together, or a checkpoint is not there."""
+    needed = targets.needed_stages(config)
     if config.feedback.source == "oracle" and not task.has_oracle:
         raise InputError(f"config.feedback.source='oracle', but task {task.name!r} has no oracle; "
                          "use 'recorded' or 'critic'")
     if config.feedback.source == "recorded" and config.draft.source == "policy":
         raise InputError("config.draft.source='policy' with config.feedback.source='recorded': recorded feedback is "
                          "about the recorded draft; use config.draft.source='recorded', or feedback from elsewhere")
-    needed = targets.needed_stages(config)
     roles = ["policy", *(["refiner"] if "refine" in needed else [])]
     if "feedback" in needed and config.feedback.source == "critic":
         roles.append("critic")
@@ -133,12 +133,13 @@ def load_documents(config: config_lib.Config) -> Documents:
         held_out = load(data.eval_source, data.eval_split).examples[: data.eval_size]
     for target in (config.finetune.target, *config.compare):
         targets.check(arm_config(config, target), train)
-    if draft.uses_recorded(config):
+    needed = targets.needed_stages(config)
+    if "draft" in needed and draft.uses_recorded(config):
         for example in train:
             if not example.draft.strip():
                 raise InputError(f"document {example.id!r} has no recorded draft; map it by config.data.fields.draft, "
                                  "or set config.draft.source='policy'")
-    if config.feedback.source == "recorded" and "feedback" in targets.needed_stages(config):
+    if config.feedback.source == "recorded" and "feedback" in needed:
         recorded.check(train)
     return Documents(by_iteration, tuple(held_out))
 

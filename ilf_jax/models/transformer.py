@@ -55,10 +55,12 @@ class Linear(nn.Module):
     features: int
     use_bias: bool
     dtype: jnp.dtype
+    init_variance: float = 1.0  # of the outputs, for inputs of variance 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        kernel = self.param("kernel", nn.initializers.normal(0.02), (x.shape[-1], self.features), jnp.float32)
+        init = nn.initializers.variance_scaling(self.init_variance, "fan_in", "normal")
+        kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
         y = jnp.matmul(x, kernel.astype(self.dtype), preferred_element_type=jnp.float32)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
@@ -175,7 +177,8 @@ class Attention(nn.Module):
         parts.append(_partial_softmax(scores, mask[:, None, None, None], v, "bckgls,bcksh->bckglh"))
 
         out = _merge(parts).transpose(0, 1, 4, 2, 3, 5).reshape(B, C, L, K * G * H).astype(self.dtype)
-        return linear(x.shape[-1], c.output_bias, name="o")(out), (k, v)
+        out = linear(x.shape[-1], c.output_bias, init_variance=0.5 / c.num_layers, name="o")(out)
+        return out, (k, v)
 
 
 class MLP(nn.Module):
@@ -191,7 +194,7 @@ class MLP(nn.Module):
         act = _ACTIVATIONS[c.activation]
         up = linear(c.intermediate_size, name="up")(x)
         hidden = act(linear(c.intermediate_size, name="gate")(x)) * up if c.gated_mlp else act(up)
-        return linear(c.hidden_size, name="down")(hidden)
+        return linear(c.hidden_size, init_variance=0.5 / c.num_layers, name="down")(hidden)
 
 
 class Layer(nn.Module):
@@ -224,14 +227,16 @@ class Transformer(nn.Module):
         prefix: Prefix | None, cache: Cache | None,
     ) -> tuple[jax.Array, tuple[KV, ...]]:
         c = self.config
-        table = self.param("embedding", nn.initializers.normal(0.02), (c.vocab_size, c.hidden_size), jnp.float32)
+        # Random params: embeddings of length 1, and residual branches that together add variance 1.
+        rows_init = nn.initializers.normal(c.hidden_size**-0.5)
+        table = self.param("embedding", rows_init, (c.vocab_size, c.hidden_size), jnp.float32)
         x = table[tokens_BxCxL] * c.embedding_scale
         if c.position == "learned":
             rows = c.max_positions + c.position_offset
-            positions = self.param("positions", nn.initializers.normal(0.02), (rows, c.hidden_size), jnp.float32)
+            positions = self.param("positions", rows_init, (rows, c.hidden_size), jnp.float32)
             x = x + positions[positions_BxCxL + c.position_offset]
         if not c.tied_embeddings:
-            self.param("unembedding", nn.initializers.normal(0.02), (c.vocab_size, c.hidden_size), jnp.float32)
+            self.param("unembedding", rows_init, (c.vocab_size, c.hidden_size), jnp.float32)
         x = x.astype(self.dtype)
         kvs = []
         layer_class = nn.remat(Layer, prevent_cse=True) if self.remat else Layer

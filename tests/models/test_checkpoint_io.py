@@ -219,7 +219,8 @@ def test_gguf_types(tmp_path):
     ("arch", "extra", "word"),
     [
         ("opt", {}, "OPT has no GGUF architecture"), ("bloom", {}, "allowed: llama"),
-        ("llama", {"rope.scaling.type": "yarn"}, "yarn"), ("llama", {"rope.dimension_count": 16, "attention.key_length": 32}, "dimension_count"),
+        ("llama", {"rope.scaling.type": "yarn"}, "yarn"),
+        ("llama", {"rope.dimension_count": 16, "attention.key_length": 32}, "dimension_count"),
         ("llama", {"expert_count": 8}, "expert_count"),
     ],
 )

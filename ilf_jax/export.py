@@ -1,0 +1,62 @@
+"""Writes the policy of an iteration as a Hugging Face folder.
+
+python -m ilf_jax.export --workdir=DIR --iteration=K --out=DIR2
+"""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags
+
+from ilf_jax import checkpoint
+from ilf_jax.errors import InputError
+from ilf_jax.models import checkpoint_io, transformer
+from ilf_jax.tokenizer import Tokenizer
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The work folder of a run.")
+_ITERATION = flags.DEFINE_integer("iteration", None, "Which iteration's policy.", lower_bound=1)
+_OUT = flags.DEFINE_string("out", None, "The folder to write; must not exist, or be empty.")
+
+
+def export(workdir: str | pathlib.Path, iteration: int, out: str | pathlib.Path) -> None:
+    """Writes config.json, model.safetensors and the tokenizer files.
+
+    Raises:
+        InputError: the iteration has no finished checkpoint, or the target folder holds something.
+    """
+    source = pathlib.Path(workdir) / f"iteration_{iteration:03d}" / "checkpoint"
+    out = pathlib.Path(out)
+    if not (source / "model.json").exists():
+        raise InputError(f"--workdir {workdir}: iteration {iteration} has no finished checkpoint ({source})")
+    if out.exists() and any(out.iterdir()):
+        raise InputError(f"--out {out}: is not empty; take another folder")
+    config = checkpoint.read_model_config(source)
+    tokenizer = Tokenizer.load(f"hf:{source / 'tokenizer'}")
+    params = checkpoint.load_model(source, transformer.param_shapes(config))
+    ends = list(tokenizer.stop_ids)
+    checkpoint_io.save_hf(
+        config, params, out,
+        token_ids={"bos_token_id": tokenizer.bos_id, "eos_token_id": ends[0] if len(ends) == 1 else ends},
+    )
+    tokenizer.save(out)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit code 2 where the input is at fault."""
+    try:
+        if len(argv) > 1:
+            raise InputError(f"unexpected argument {argv[1]!r}")
+        for name, flag in (("workdir", _WORKDIR), ("iteration", _ITERATION), ("out", _OUT)):
+            if flag.value is None:
+                raise InputError(f"--{name} is needed")
+        export(_WORKDIR.value, _ITERATION.value, _OUT.value)
+    except InputError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    print(_OUT.value)
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -1,0 +1,69 @@
+"""python -m ilf_jax.main --config=configs/NAME.py[:arg=value,...] --workdir=DIR [--config.a.b=VALUE ...] [--dry_run]"""
+
+import difflib
+import sys
+from collections.abc import Sequence
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from ilf_jax import config as config_lib
+from ilf_jax.errors import InputError
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The run's configuration.", lock_config=True)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps its files; an interrupted run goes on from there.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Check everything and show one example with its loss mask; train nothing.")
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """absl's flag parser, with errors that name the nearest key. Raises InputError."""
+    for arg in argv[1:]:
+        name = arg.lstrip("-").partition("=")[0]
+        if arg.startswith("--config.") and name.removeprefix("config.") not in config_lib.key_names():
+            raise config_lib.unknown_key(name)
+    try:
+        return flags.FLAGS(list(argv))
+    except flags.UnrecognizedFlagError as e:
+        near = difflib.get_close_matches(e.flagname, ("config", "workdir", "dry_run"), n=1)
+        raise InputError(f"{e}{f'; did you mean --{near[0]}?' if near else ''}") from e
+    except (flags.Error, OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, SyntaxError) as e:
+        # A config file is a program: whatever goes wrong while it is read is an error in the input.
+        raise InputError(f"--config: {type(e).__name__}: {e}") from e
+
+
+def _parse_or_exit(argv: Sequence[str]) -> list[str]:
+    try:
+        return parse_flags(argv)
+    except InputError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(2)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit code 0 when the run is complete, 2 on bad input."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # orbax tells much; our own lines pass all the same
+    try:
+        if len(argv) > 1:
+            raise InputError(f"unexpected argument {argv[1]!r}; flags begin with --")
+        if _CONFIG.value is None:
+            raise InputError("--config=configs/NAME.py is needed")
+        config = config_lib.read(_CONFIG.value)
+        if _DRY_RUN.value:
+            from ilf_jax import dry_run  # jax is loaded only once the flags are known to be good
+
+            dry_run.show(config)
+            return 0
+        if not _WORKDIR.value:
+            raise InputError("--workdir=DIR is needed: where the run keeps its files")
+        from ilf_jax import ilf
+
+        ilf.run(config, _WORKDIR.value)
+    except InputError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse_or_exit)
