@@ -50,5 +50,5 @@ def get_config(arg="n=5000"):
     c.finetune.learning_rate, c.finetune.prompt_loss_weight = _SETTINGS[n]
     c.finetune.batch_size = 32
     c.finetune.remat = True
-    c.mesh.fsdp = -1
+    c.mesh.data, c.mesh.fsdp = 1, -1
     return c

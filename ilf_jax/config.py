@@ -166,9 +166,9 @@ class Evaluate:
 
 @dataclasses.dataclass(frozen=True)
 class Mesh:
-    data: int = _key(-1, "batch shards; -1: what the others leave", low=-1)
-    fsdp: int = _key(1, "shards of the params and of the batch", low=1)
-    tensor: int = _key(1, "shards of heads, MLP and vocabulary", low=1)
+    data: int = _key(-1, "batch shards; one axis may be -1: what the others leave", low=-1)
+    fsdp: int = _key(1, "shards of the params and of the batch", low=-1)
+    tensor: int = _key(1, "shards of heads, MLP and vocabulary", low=-1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,7 @@ decoding keeps them whole along that axis, so that no step gathers weights.
 """
 
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -37,18 +38,20 @@ _RULES: dict[str, dict[str, str | None]] = {
 
 
 def make_mesh(data: int, fsdp: int, tensor: int) -> Mesh:
-    """A mesh over all devices; data = -1 takes what the others leave.
+    """A mesh over all devices; an axis of -1 (one at most) takes what the others leave.
 
     Raises:
         InputError: the axes do not multiply to the number of devices.
     """
     devices = jax.devices()
-    if data == -1:
-        data = max(1, len(devices) // (fsdp * tensor))
-    if data < 1 or data * fsdp * tensor != len(devices):
-        raise InputError(f"config.mesh: data {data} x fsdp {fsdp} x tensor {tensor} does not make the "
-                         f"{len(devices)} devices that there are")
-    return Mesh(np.array(devices).reshape(data, fsdp, tensor), AXES)
+    sizes = [data, fsdp, tensor]
+    given = math.prod(size for size in sizes if size != -1)
+    if sizes.count(-1) == 1 and given > 0:
+        sizes[sizes.index(-1)] = len(devices) // given
+    if min(sizes) < 1 or math.prod(sizes) != len(devices):
+        raise InputError(f"config.mesh: data={data}, fsdp={fsdp}, tensor={tensor} do not make the {len(devices)} "
+                         "devices that there are; one of them may be -1, to take what the others leave")
+    return Mesh(np.array(devices).reshape(sizes), AXES)
 
 
 def path_name(path: tuple[Any, ...]) -> str:

@@ -129,16 +129,12 @@ def sentencepiece_to_json(processor: sentencepiece.SentencePieceProcessor) -> to
         ordered = [(a, b) for *_, a, b in sorted(merges)]
         unk = pieces[unknown].piece if unknown is not None else None
         model: Any = models.BPE(vocab, ordered, unk_token=unk, fuse_unk=True, byte_fallback=trainer.byte_fallback)
-        steps += [normalizers.Prepend("▁")] if spec.add_dummy_prefix else []
-        tokenizer = tokenizers.Tokenizer(model)
-        steps.append(normalizers.Replace(" ", "▁"))
     else:
         scored = [(p.piece, p.score) for p in pieces]
-        tokenizer = tokenizers.Tokenizer(models.Unigram(scored, unknown, byte_fallback=trainer.byte_fallback))
-        scheme = "always" if spec.add_dummy_prefix else "never"
-        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
-    if steps:
-        tokenizer.normalizer = normalizers.Sequence(steps)
+        model = models.Unigram(scored, unknown, byte_fallback=trainer.byte_fallback)
+    steps += [normalizers.Prepend("▁")] if spec.add_dummy_prefix else []
+    tokenizer = tokenizers.Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
     undo = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
     tokenizer.decoder = decoders.Sequence(undo + ([decoders.Strip(" ", 1, 0)] if spec.add_dummy_prefix else []))
     add_specials(tokenizer, [p.piece for p in pieces if p.type == CONTROL])

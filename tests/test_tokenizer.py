@@ -13,7 +13,10 @@ from ilf_jax.errors import InputError
 from ilf_jax.models.config import SHAPES
 from ilf_jax.tokenizer import AnswerTokens, Tokenizer, check_vocab
 
-CORPUS = ["Yes, the summary is good.", "No, it is not good at all.", "Yesterday nobody said yes or no.", "a b c d 1 2 3"] * 20
+CORPUS = [
+    "Yes, the summary is good.", "No, it is not good at all.", "Yesterday nobody said yes or no.", "a b c d 1 2 3",
+    "Is it good? Answer: Yes", "Is it good? Answer: No",
+] * 20
 TEMPLATE = (
     "{% for m in messages %}\n"
     "    {% if m['role'] == 'system' %}{{ raise_exception('no system messages') }}{% endif %}\n"
@@ -53,7 +56,7 @@ def train_sentencepiece(kind, **settings):
     out = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(CORPUS), model_writer=out, vocab_size=330, model_type=kind, byte_fallback=True,
-        hard_vocab_limit=False, normalization_rule_name="identity", remove_extra_whitespaces=False,
+        hard_vocab_limit=False, minloglevel=2, normalization_rule_name="identity", remove_extra_whitespaces=False,
         control_symbols=["<|im_start|>", "<|im_end|>"], **settings,
     )
     return out.getvalue()
@@ -83,7 +86,7 @@ def tokenizer(request):
 
 def test_facts(byte_tokenizer, sp_tokenizer):
     assert (byte_tokenizer.bos_id, byte_tokenizer.eos_id, byte_tokenizer.stop_ids) == (1, 2, (2, 0))
-    assert not byte_tokenizer.adds_bos and byte_tokenizer.vocab_size == 330
+    assert not byte_tokenizer.adds_bos and 256 < byte_tokenizer.vocab_size <= 330
     assert (sp_tokenizer.bos_id, sp_tokenizer.eos_id, sp_tokenizer.stop_ids) == (1, 2, (2,))
     assert sp_tokenizer.adds_bos and sp_tokenizer.chat_template is None
 
@@ -364,4 +367,4 @@ def test_no_bos(tmp_path):
 def test_check_vocab(byte_tokenizer):
     check_vocab(byte_tokenizer, SHAPES["tiny"], "init:tiny")
     with pytest.raises(InputError, match="init:tiny"):
-        check_vocab(byte_tokenizer, dataclasses.replace(SHAPES["tiny"], vocab_size=329), "init:tiny")
+        check_vocab(byte_tokenizer, dataclasses.replace(SHAPES["tiny"], vocab_size=byte_tokenizer.vocab_size - 1), "init:tiny")

@@ -49,21 +49,39 @@ CASES = {
 }
 GGUF_FAMILIES = {
     "llama": "llama", "llama_tied_head_dim": "llama", "llama3_rope": "llama", "llama_biases": "llama",
-    "qwen2": "qwen2", "qwen3": "qwen3", "gemma3": "gemma3", "gpt2": "gpt2",
+    "qwen2": "qwen2", "qwen3": "qwen3", "qwen3_default_head": "qwen3", "gemma3": "gemma3", "gemma3_defaults": "gemma3",
+    "gpt2": "gpt2",
 }
-LOST_BY_TRANSFORMERS = ()
+GEMMA_GGUF = GEMMA | dict(
+    num_hidden_layers=7, layer_types=["sliding_attention"] * 5 + ["full_attention", "sliding_attention"],
+    final_logit_softcapping=None,
+)
+# The format cannot say query scale and local base, so these have what its readers assume; transformers reads less.
+GGUF_CASES = {
+    "gemma3": lambda: T.Gemma3TextConfig(**GEMMA_GGUF | dict(query_pre_attn_scalar=16), rope_parameters={
+        "full_attention": {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    }),
+    "gemma3_defaults": lambda: T.Gemma3TextConfig(**GEMMA_GGUF | dict(query_pre_attn_scalar=256, head_dim=256)),
+    "qwen3_default_head": lambda: T.Qwen3Config(**SMALL, head_dim=128),
+    "gpt2": lambda: T.GPT2Config(n_positions=1024, n_embd=32, n_layer=2, n_head=4, **LEARNED),
+}
+# What transformers' own GGUF reader leaves out; the original model is the measure there.
+LOST_BY_TRANSFORMERS = {
+    "llama3_rope": "rope_freqs.weight", "llama_biases": "biases", "gemma3": "rotary scaling", "qwen3": "head_dim",
+}
 TOKENS = np.random.default_rng(0).integers(3, 96, (2, LENGTH))
 
 
-def torch_model(case):
+def torch_model(case, config=None):
     """A random model; biases and norms are random too, so that a swapped pair would show."""
     torch.manual_seed(0)
-    model = T.AutoModelForCausalLM.from_config(CASES[case]()).eval()
+    model = T.AutoModelForCausalLM.from_config(config or CASES[case]()).eval()
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.normal_(0, 0.3 if p.ndim == 1 else 0.15)
             if "norm" in name or "ln_" in name:
-                p.add_(0.0 if case == "gemma3" else 1.0)
+                p.add_(0.0 if case.startswith("gemma3") else 1.0)
     return model
 
 
@@ -140,7 +158,7 @@ def write_gguf(case, model, path):
     writer = gguf.GGUFWriter(path, family)
     get = lambda *names: next(getattr(c, n) for n in names if getattr(c, n, None) is not None)  # noqa: E731
     writer.add_block_count(get("num_hidden_layers"))
-    writer.add_context_length(64)
+    writer.add_context_length(c.max_position_embeddings)
     writer.add_embedding_length(get("hidden_size"))
     writer.add_feed_forward_length(48 if family != "gpt2" else 4 * c.n_embd)
     writer.add_head_count(get("num_attention_heads"))
@@ -164,6 +182,7 @@ def write_gguf(case, model, path):
         if family == "gemma3":
             writer.add_sliding_window(c.sliding_window)
     writer.add_vocab_size(c.vocab_size)
+    writer.add_token_list([str(i) for i in range(c.vocab_size)])
     names = gguf.get_tensor_name_map(getattr(gguf.MODEL_ARCH, family.upper()), get("num_hidden_layers"))
     for name, tensor in model.state_dict().items():
         a = tensor.numpy()
@@ -215,16 +234,8 @@ def gguf_by_transformers(path):
 
 
 @pytest.mark.parametrize("case", GGUF_FAMILIES)
-def test_gguf_logits(case, tmp_path, monkeypatch):
-    if case == "gemma3":  # what the format cannot say must be what its readers assume: 5 of 6 slide, base 10 000
-        rope = {"rope_type": "linear", "factor": 8.0, "rope_theta": 1e6}
-        local = {"rope_type": "default", "rope_theta": 1e4}
-        monkeypatch.setitem(CASES, case, lambda: T.Gemma3TextConfig(**GEMMA | dict(
-            num_hidden_layers=7, query_pre_attn_scalar=16, final_logit_softcapping=None,
-            layer_types=["sliding_attention"] * 5 + ["full_attention", "sliding_attention"],
-            rope_parameters={"full_attention": rope, "sliding_attention": local},
-        )))
-    model = torch_model(case)
+def test_gguf_logits(case, tmp_path):
+    model = torch_model(case, GGUF_CASES.get(case, CASES.get(case))())
     path = tmp_path / "model.gguf"
     write_gguf(case, model, path)
     got, config, _ = our_logits(f"gguf:{path}")
