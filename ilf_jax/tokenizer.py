@@ -10,6 +10,8 @@ from typing import Any
 
 import jinja2
 import jinja2.sandbox
+import tokenizers
+from tokenizers import processors
 
 from ilf_jax import tokenizer_files
 from ilf_jax.errors import InputError
@@ -148,6 +150,12 @@ class Tokenizer:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         fast = self._backend.to_json()
+        if self.adds_bos and not tokenizer_files.Fast(fast).template_adds(self.bos_id):
+            bos = self._text(self.bos_id)
+            fast = tokenizers.Tokenizer.from_str(fast.to_str())  # this tokenizer stays as it is
+            fast.post_processor = processors.TemplateProcessing(
+                single=[bos, "$A"], pair=[bos, "$A", bos, "$B"], special_tokens=[(bos, self.bos_id)]
+            )
         fast.save(str(folder / "tokenizer.json"))
         config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": self.adds_bos}
         config["clean_up_tokenization_spaces"] = False

@@ -1,0 +1,33 @@
+# Sourced by the scripts beside it: makes .venv on a bare machine, once, and leaves its python in $PYTHON.
+# ILF_JAX_PYTHON names the interpreter to build it with; any Python of 3.11 or later does.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+_base="${ILF_JAX_PYTHON:-}"
+if [ -z "$_base" ]; then
+  for _candidate in python3 python3.13 python3.12 python3.11; do
+    if command -v "$_candidate" >/dev/null && "$_candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+      _base="$_candidate"
+      break
+    fi
+  done
+fi
+if [ -z "$_base" ]; then
+  echo "error: Python 3.11 or later is needed; set ILF_JAX_PYTHON to one" >&2
+  exit 2
+fi
+PYTHON="$PWD/.venv/bin/python"
+
+# install_requirements FILE...: does nothing if these very files have been installed before.
+install_requirements() {
+  [ -x "$PYTHON" ] || "$_base" -m venv .venv
+  local file stamp
+  for file in "$@"; do
+    stamp=".venv/installed-$(basename "$file")"
+    if ! cmp -s "$file" "$stamp"; then
+      echo "installing $file ..." >&2
+      "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$file"
+      cp "$file" "$stamp"
+    fi
+  done
+}

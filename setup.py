@@ -1,0 +1,49 @@
+"""Packaging of ilf-jax. requirements.txt pins the versions that were tested; here stand the lower bounds."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+setup(
+    name="ilf-jax",
+    version="0.1.0",
+    description="Imitation learning from language feedback in JAX",
+    long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["ilf_jax", "ilf_jax.*"]),
+    package_data={
+        "ilf_jax.assets": ["*.txt", "*/*.json", "*/*.safetensors"],
+        "ilf_jax.reporting": ["*.html"],
+    },
+    install_requires=[
+        "absl-py>=2.1",
+        "etils[epath]>=1.9",
+        "flax>=0.12",
+        "gguf>=0.17",
+        "grain>=0.2.12",
+        "huggingface_hub>=0.30",
+        "importlib_resources>=6",  # tensorflow-datasets imports it without asking for it
+        "jax>=0.10.2",
+        "jinja2>=3.1",
+        "matplotlib>=3.9",
+        "ml-collections>=1.0",
+        "numpy>=2.0",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.12.8",
+        "protobuf>=4.25",
+        "rich>=13.7",
+        "rouge-score>=0.1.2",
+        "safetensors>=0.5",
+        "scipy>=1.14",
+        "sentencepiece>=0.2",
+        "tensorboardX>=2.6",
+        "tensorflow-datasets>=4.9.9",
+        "tokenizers>=0.21",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "ruff>=0.9"],
+        "parity": ["torch==2.13.0", "transformers>=5.23"],
+    },
+)
