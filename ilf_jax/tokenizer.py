@@ -146,7 +146,10 @@ class Tokenizer:
         return "" if token_id is None else self._backend.piece(token_id)
 
     def save(self, folder: str | Path) -> None:
-        """Writes tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer loads (and .model)."""
+        """Writes tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer loads.
+
+        The ids that end a generation go into generation_config.json, a sentencepiece model into tokenizer.model.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         fast = self._backend.to_json()
@@ -165,6 +168,11 @@ class Tokenizer:
         if self.chat_template is not None:
             config["chat_template"] = self.chat_template
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False))
+        if self.stop_ids:  # no key of tokenizer_config.json holds several; other settings of the model's file stay
+            path = folder / "generation_config.json"
+            kept = checkpoint_io.read_json(path) if path.is_file() else {}
+            ends = self.stop_ids[0] if len(self.stop_ids) == 1 else list(self.stop_ids)
+            path.write_text(json.dumps({**kept, "eos_token_id": ends}, indent=2))
         if isinstance(self._backend, tokenizer_files.SentencePiece):
             (folder / "tokenizer.model").write_bytes(self._backend.processor.serialized_model_proto())
 

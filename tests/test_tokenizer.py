@@ -222,6 +222,7 @@ def test_save_byte_level(byte_tokenizer, tmp_path):
     assert theirs.apply_chat_template(hi, tokenize=False, add_generation_prompt=True) == RENDERED
     back = Tokenizer.load(f"hf:{tmp_path}")
     assert (back.bos_id, back.eos_id, back.chat_template) == (1, 2, TEMPLATE)
+    assert back.stop_ids == byte_tokenizer.stop_ids == (2, 0)
 
 
 def same_as_transformers(ours, theirs):

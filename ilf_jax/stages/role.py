@@ -205,7 +205,7 @@ class Role:
                 ends[b, c, : len(suffix)] = suffix
                 ends_lengths[b, c] = len(suffix)
                 rows[b, c] = answers[b][c]
-        arrays = self.placement.batch((tokens, np.maximum(lengths, 1), ends, ends_lengths, rows))
+        arrays = self.placement.batch((tokens, lengths, ends, ends_lengths, rows))  # a prefix may well be empty
         return np.asarray(_answer_logits_step(self.model, self.params, *arrays, dtype=self.dtype))[: len(prefixes)]
 
     def padded(self, rows: int) -> int:

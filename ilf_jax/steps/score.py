@@ -15,7 +15,7 @@ def answer_logits_step(
     """Logits of the answer tokens after prefix + suffix, B x C x R, float32.
 
     The prefix is computed once for all C suffixes; only the last position is unembedded, for the answers' rows only.
-    Rows that only fill up the batch have length 1.
+    A prefix may be empty (length 0), a suffix may not; rows that only fill up the batch have a suffix of length 1.
     """
     _, prefix = transformer.prefill(config, params, prefix_BxP, prefix_lengths_B, dtype=dtype)
     hidden, _ = transformer.extend(config, params, prefix, suffix_BxCxL, dtype=dtype)

@@ -19,11 +19,13 @@ KIND_WORDS = (
 MAX_NAMED = 3
 """Feedback names at most this many words."""
 
-_SHOWN = "Text: {draft}\nFeedback: {feedback}\nBetter text: {refinement}\n"
+# The feedback stands first: while it reads the text, a small model already knows which words to drop.
+_GIVEN = "Feedback: {feedback}\nText: {draft}\nBetter text:"
+_SHOWN = _GIVEN + " {refinement}\n"
 
 PROMPTS = prompts.PromptSet(
     policy="Describe {document}.\nText:",
-    refine="Text: {draft}\nFeedback: {feedback}\nBetter text:",
+    refine=_GIVEN,
     critic="Text: {draft}\nFeedback:",
     judge=(
         (_SHOWN + "Does the better text follow the feedback? Yes or No:", "Yes", "No"),
