@@ -18,7 +18,7 @@ def get_config():
 
     c.data.source = "builtin:word_removal_pretraining"
     c.data.eval_source = "builtin:word_removal_pretraining"
-    c.data.eval_size = 256
+    c.data.eval_size = 200
 
     c.finetune.target = "reference"
     c.finetune.shuffle = False  # easy sentences come first

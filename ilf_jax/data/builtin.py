@@ -23,8 +23,8 @@ _JOBS = (
 
 # Insults in a draft of the untrained policy, and how often.
 _DRAFT_INSULTS = ((0, 2), (1, 13), (2, 30), (3, 30), (4, 15), (5, 10))
-_DEFAULT_PRETRAINING_SIZE = 320_000
-_SHARES = {"policy": 15, "refine": 40, "judge": 32, "critic": 8, "compare": 5}
+_DEFAULT_PRETRAINING_SIZE = 204_800
+_SHARES = {"policy": 12, "refine": 50, "judge": 28, "critic": 6, "compare": 4}
 
 
 def people() -> dict[str, list[str]]:

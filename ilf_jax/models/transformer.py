@@ -106,6 +106,11 @@ def _merge(parts: list[tuple[jax.Array, ...]]) -> jax.Array:
     return weighted / sum(p[1] * s for p, s in zip(parts, scale, strict=True))
 
 
+def _branch_variance(config: ModelConfig) -> float:
+    """Variance of a residual branch's outputs at first: all 2 x layers of them add up to that of an embedding."""
+    return 0.5 / (config.num_layers * config.hidden_size)
+
+
 class Attention(nn.Module):
     """Grouped-query attention over a shared prefix, a cache of own tokens, or the tokens at hand."""
 
@@ -177,7 +182,7 @@ class Attention(nn.Module):
         parts.append(_partial_softmax(scores, mask[:, None, None, None], v, "bckgls,bcksh->bckglh"))
 
         out = _merge(parts).transpose(0, 1, 4, 2, 3, 5).reshape(B, C, L, K * G * H).astype(self.dtype)
-        out = linear(x.shape[-1], c.output_bias, init_variance=0.5 / c.num_layers, name="o")(out)
+        out = linear(x.shape[-1], c.output_bias, init_variance=_branch_variance(c), name="o")(out)
         return out, (k, v)
 
 
@@ -194,7 +199,7 @@ class MLP(nn.Module):
         act = _ACTIVATIONS[c.activation]
         up = linear(c.intermediate_size, name="up")(x)
         hidden = act(linear(c.intermediate_size, name="gate")(x)) * up if c.gated_mlp else act(up)
-        return linear(c.hidden_size, init_variance=0.5 / c.num_layers, name="down")(hidden)
+        return linear(c.hidden_size, init_variance=_branch_variance(c), name="down")(hidden)
 
 
 class Layer(nn.Module):
@@ -227,7 +232,7 @@ class Transformer(nn.Module):
         prefix: Prefix | None, cache: Cache | None,
     ) -> tuple[jax.Array, tuple[KV, ...]]:
         c = self.config
-        # Random params: embeddings of length 1, and residual branches that together add variance 1.
+        # Length 1 a row: tied logits then start near variance 1.
         rows_init = nn.initializers.normal(c.hidden_size**-0.5)
         table = self.param("embedding", rows_init, (c.vocab_size, c.hidden_size), jnp.float32)
         x = table[tokens_BxCxL] * c.embedding_scale
