@@ -6,8 +6,18 @@
     metrics = ilf_jax.run(config, "runs/reviews")
 """
 
-from ilf_jax.config import base_config
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ilf_jax.config import Config, base_config
 from ilf_jax.errors import InputError
-from ilf_jax.ilf import run
 
 __all__ = ["InputError", "base_config", "run"]
+
+
+def run(config: Config | Mapping[str, Any], workdir: str | os.PathLike) -> list[dict[str, Any]]:
+    """Runs, or goes on with, a whole ILF run; returns the lines of metrics.jsonl. See `ilf_jax.ilf.run`."""
+    from ilf_jax import ilf  # jax is loaded only by those who run something: reports need none
+
+    return ilf.run(config, workdir)

@@ -30,7 +30,18 @@ def _section(cls: type, **defaults: Any) -> Any:
     return dataclasses.field(default_factory=lambda: cls(**defaults))
 
 
-TARGETS = ("refinement", "initial", "reference", "human_refinement", "random", "longest", "first")
+TRAINING_STAGES = ("draft", "feedback", "refine", "score")
+STAGES_BEFORE_TARGET: dict[str, tuple[str, ...]] = {
+    "refinement": TRAINING_STAGES,
+    "random": TRAINING_STAGES,
+    "longest": TRAINING_STAGES,
+    "first": TRAINING_STAGES,
+    "initial": ("draft",),
+    "reference": (),
+    "human_refinement": (),
+}
+"""The stages that an iteration runs before finetuning, by what it imitates."""
+TARGETS = tuple(STAGES_BEFORE_TARGET)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +68,7 @@ class Data:
     folder: str | None = _key(None, "where a tfds source finds its files")
     split: str = _key("train", "split to train on (tfds, builtin)")
     train_size: int | None = _key(None, "documents an iteration, the next ones each time; unset: all, every time", low=1)
-    eval_source: str | None = _key(None, "held-out data; unset: the rows of `source` behind the training rows")
+    eval_source: str | None = _key(None, "held-out data; unset: the last rows of `source`")
     eval_split: str = _key("test", "split of eval_source (tfds, builtin)")
     eval_size: int = _key(64, "held-out documents; 0: no evaluation", low=0)
     on_error: str = _key("stop", "what a bad row does", choices=("stop", "skip"))

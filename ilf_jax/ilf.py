@@ -15,13 +15,13 @@ import jax
 import ml_collections
 
 from ilf_jax import config as config_lib
-from ilf_jax import progress, records, sharding, summary, tokenizer_training
+from ilf_jax import progress, records, sharding, tokenizer_training
 from ilf_jax import workdir as workdir_lib
 from ilf_jax.data import loading
 from ilf_jax.errors import InputError
 from ilf_jax.feedback import recorded
 from ilf_jax.records import Example
-from ilf_jax.reporting import report
+from ilf_jax.reporting import report, summary
 from ilf_jax.stages import draft, evaluate, feedback, finetune, models, refine, score, targets
 from ilf_jax.stages.run import Run
 from ilf_jax.tasks import registry
@@ -70,7 +70,7 @@ def run(
                 _run_arm(arm, arm_folder, task, documents, shared, folder.path / "tokenizer")
         progress.TensorBoard(folder.path).rewrite(metrics)
         page = report.build_report(folder.path)
-        summary.print_summary(folder.path, config, task)
+        summary.print_summary(folder.path)
         progress.log(f"report: {page}")
     return metrics
 
@@ -128,7 +128,7 @@ def load_documents(config: config_lib.Config) -> Documents:
     by_iteration = {
         k: tuple(train if size is None else train[(k - 1) * size : k * size]) for k in range(1, config.iterations + 1)
     }
-    held_out = rows[wanted - held_back : wanted]
+    held_out = rows[len(rows) - held_back :]  # the last rows: more iterations leave them as they are
     if data.eval_source is not None:
         held_out = load(data.eval_source, data.eval_split).examples[: data.eval_size]
     for target in (config.finetune.target, *config.compare):
@@ -167,6 +167,7 @@ def _run_arm(
         if not folder.stage(k, "finetune").complete:
             finetune.run(before, documents.by_iteration)
             folder.write_metrics()
+        finetune.tidy(before)
         if k > 1:
             shared.forget(f"orbax:{folder.checkpoint(k - 1).absolute()}")
         _evaluate(in_iteration(k, k))

@@ -26,7 +26,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     except flags.UnrecognizedFlagError as e:
         near = difflib.get_close_matches(e.flagname, ("config", "workdir", "dry_run"), n=1)
         raise InputError(f"{e}{f'; did you mean --{near[0]}?' if near else ''}") from e
-    except (flags.Error, OSError, ValueError, TypeError, KeyError, AttributeError, ImportError, SyntaxError) as e:
+    except Exception as e:
         # A config file is a program: whatever goes wrong while it is read is an error in the input.
         raise InputError(f"--config: {type(e).__name__}: {e}") from e
 

@@ -20,8 +20,8 @@ AXES = ("data", "fsdp", "tensor")
 
 # Param path -> logical axes, first match wins. Norm scales and other vectors not listed are held whole.
 _LOGICAL_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
-    (r"^(embedding|unembedding)$", ("vocab", "embed")),
-    (r"^positions$", (None, "embed")),
+    (r"(^|/)(embedding|unembedding)$", ("vocab", "embed")),
+    (r"(^|/)positions$", (None, "embed")),
     (r"attention/q/kernel$", ("embed", "heads")),
     (r"attention/[kv]/kernel$", ("embed", "kv_heads")),
     (r"attention/o/kernel$", ("heads", "embed")),

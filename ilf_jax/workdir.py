@@ -30,7 +30,7 @@ _VERSIONED = ("ilf-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "
 
 def write_atomically(path: pathlib.Path, text: str) -> None:
     """The file has its old content or the new one, never a part. Raises InputError when the disk is full."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8") as f:
@@ -82,8 +82,9 @@ class StageFolder:
 
     def read_shard(self, cls: type[R], index: int, count: int) -> list[R]:
         """The records of one shard."""
-        lines = self.shard_path(index, count).read_text(encoding="utf-8").splitlines()
-        return [records.from_json(cls, json.loads(line)) for line in lines]
+        # Not splitlines(): texts may hold U+2028 and the like, which JSON does not escape.
+        lines = self.shard_path(index, count).read_text(encoding="utf-8").split("\n")
+        return [records.from_json(cls, json.loads(line)) for line in lines if line]
 
     def read(self, cls: type[R]) -> dict[str, R]:
         """All records of a complete stage by id. Raises InputError if a shard is gone."""

@@ -15,7 +15,7 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 import pytest  # noqa: E402
 
 
-def _tiny_config():
+def make_tiny_config():
     import ilf_jax
 
     c = ilf_jax.base_config()
@@ -32,10 +32,52 @@ def _tiny_config():
     return c
 
 
+def run_main(config, workdir, capsys, *flags_given):
+    """(exit code, what stood on stderr) of `python -m ilf_jax.main`, in this process, with a config made here."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = "import json\nfrom ml_collections import ConfigDict\nfrom ilf_jax.config import base_config\n"
+        path = os.path.join(folder, "config_of_test.py")
+        with open(path, "w") as f:
+            f.write(f"{source}\n\ndef get_config():\n    c = base_config()\n"
+                    f"    c.update(json.loads({config.to_json()!r}))\n    return c\n")
+        return main_with_flags(capsys, f"--config={path}", f"--workdir={workdir}", *flags_given)
+
+
+def main_with_flags(capsys, *given):
+    """(exit code, what stood on stderr) of `python -m ilf_jax.main` with these flags, in this process."""
+    from absl import flags
+
+    from ilf_jax import main
+
+    capsys.readouterr()
+    flags.FLAGS.unparse_flags()
+    for name in ("config", "workdir", "dry_run"):
+        flags.FLAGS[name].unparse()
+    for name in [n for n in flags.FLAGS if n.startswith("config.")]:
+        delattr(flags.FLAGS, name)
+    try:
+        code = main.main(main._parse_or_exit(["main", *given]))
+    except SystemExit as stopped:
+        code = stopped.code
+    finally:
+        flags.FLAGS.unparse_flags()
+    return code, capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def quick_compiles():
+    """XLA without its optimisations: programs that run for milliseconds compile in a third of the time."""
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def tiny_config():
     """One iteration on random params: 6 documents, 4 held out, 2 candidates, several shards a stage, 3 train steps."""
-    return _tiny_config()
+    return make_tiny_config()
 
 
 @pytest.fixture(scope="session")
@@ -43,7 +85,7 @@ def tiny_run(tmp_path_factory):
     """(config, folder, metrics) of a finished run of two iterations; not to be written to."""
     import ilf_jax
 
-    c = _tiny_config()
+    c = make_tiny_config()
     c.iterations = 2
     folder = tmp_path_factory.mktemp("tiny") / "run"
     return c, folder, ilf_jax.run(c, folder)

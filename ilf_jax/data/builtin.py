@@ -105,7 +105,8 @@ def _word_removal_pretraining(split: str, size: int | None) -> list[Example]:
     """What our small model learns from: all parts of the task, easy sentences first (a curriculum)."""
     if split not in ("train", "test"):
         raise InputError(f"builtin:word_removal_pretraining has the splits train, test, not {split!r}")
-    size = size or (_DEFAULT_PRETRAINING_SIZE if split == "train" else 500)
+    if size is None:
+        size = _DEFAULT_PRETRAINING_SIZE if split == "train" else 500
     rng = random.Random(f"word_removal_pretraining/{split}")
     names = people()["pretraining" if split == "train" else "test"]
     insults, task = word_removal.insults(), word_removal.WordRemoval()

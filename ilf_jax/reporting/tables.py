@@ -10,14 +10,14 @@ from ilf_jax.progress import duration
 from ilf_jax.records import Candidates
 from ilf_jax.reporting.workfolder import STAGES, Metric, WorkFolder
 
-HEADLINES = ("insult_rate", "win_rate", "nll_human_refinement", "nll_reference", "rougeL")
+HEADLINES = ("insult_rate", "win_rate", "nll_human_refinement", "nll_reference", "rouge_l")
 ARM_LABELS = {
     "initial": "initial drafts",
     "random": "random refinement",
     "longest": "longest refinement",
     "first": "first refinement",
     "reference": "references",
-    "human": "human refinements",
+    "human_refinement": "human refinements",
 }
 ILF = "ILF"
 BASELINES = ("random", "longest", "first")

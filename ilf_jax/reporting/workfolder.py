@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ilf_jax import records
+from ilf_jax.config import STAGES_BEFORE_TARGET, TRAINING_STAGES
 from ilf_jax.errors import InputError
 
 R = TypeVar("R")
@@ -176,9 +177,11 @@ def _read_metrics(path: Path, missing: list[str]) -> list[Metric]:
     return sorted(found.values(), key=lambda metric: metric.iteration)
 
 
-def _absent(config: dict[str, Any], iterations: list[Iteration], arm: bool) -> list[str]:
-    """Stages that a finished run of this config has and this one has not. An arm needs its own training only."""
+def _absent(config: dict[str, Any], iterations: list[Iteration]) -> list[str]:
+    """Stages that a finished run of this config has and this one has not."""
     by_number = {iteration.number: iteration for iteration in iterations}
+    before_target = STAGES_BEFORE_TARGET.get(config.get("finetune", {}).get("target"), TRAINING_STAGES)
+    evaluates = config.get("data", {}).get("eval_size") != 0
     last = config.get("iterations")
     numbers = range(1, last + 1) if isinstance(last, int) else sorted(set(by_number) - {0})
     gone = []
@@ -186,14 +189,15 @@ def _absent(config: dict[str, Any], iterations: list[Iteration], arm: bool) -> l
         if number not in by_number:
             gone.append(f"iteration {number}")
             continue
-        wanted = ("evaluate",) if number == 0 else ("finetune", "evaluate") if arm else STAGES
+        wanted = () if number == 0 else (*before_target, "finetune")
+        wanted += ("evaluate",) if evaluates else ()
         for name in STAGES:
             stage = by_number[number].stages.get(name)
             if stage is None and name in wanted:
                 gone.append(f"iteration {number}: {name}")
             elif stage is not None and not stage.complete:
                 gone.append(f"iteration {number}: {name} is not finished ({len(stage.records)} records so far)")
-    if 0 not in by_number and not arm:
+    if 0 not in by_number and evaluates:
         gone.insert(0, "iteration 0: evaluate (before training)")
     return gone
 
@@ -218,7 +222,7 @@ def read(path: str | Path, *, arm: bool = False) -> WorkFolder:
             iterations.append(_read_iteration(folder, int(match[1]), missing))
     iterations.sort(key=lambda iteration: iteration.number)
     metrics = _read_metrics(path / "metrics.jsonl", missing)
-    missing = _absent(config, iterations, arm) + missing
+    missing = _absent(config, iterations) + missing
     arms: dict[str, WorkFolder] = {}
     for folder in sorted((path / "compare").iterdir()) if not arm and (path / "compare").is_dir() else []:
         if (folder / "config.json").exists():

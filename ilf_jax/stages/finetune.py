@@ -66,7 +66,12 @@ def run(run: run_lib.Run, examples_of: dict[int, tuple]) -> None:
         run.metric("finetune", "target_tokens", sum(e.num_targets for e in examples)),
     ]
     folder.finish(shards=1, count=len(pairs), seconds=time.monotonic() - start, metrics=metrics)
-    checkpoint.TrainingCheckpoints(folder.path / "state").clear()
+    tidy(run)
+
+
+def tidy(run: run_lib.Run) -> None:
+    """Deletes the states of a training that is complete; a kill may have come before that."""
+    checkpoint.TrainingCheckpoints(run.folder("finetune").path / "state").clear()
 
 
 def training_example(run: run_lib.Run, role: Role, example: Example, pair: Target) -> packing.TrainingExample:

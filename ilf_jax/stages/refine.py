@@ -29,7 +29,8 @@ def run(run: run_lib.Run) -> None:
         for e in run.examples
     }
     # The longest documents go first: they are the ones on which a check is worth most.
-    checked = sorted(run.examples, key=lambda e: (-len(prompts[e.id].ids), e.id))[:_CHECKED_DOCUMENTS]
+    checked = sorted(run.examples, key=lambda e: (-len(prompts[e.id].ids), e.id))
+    checked = checked[: min(_CHECKED_DOCUMENTS, settings.batch_size)]
     gap = begun.get("logprob_gap")
     if gap is None:
         gap = _logprob_gap(run, refiner, [prompts[e.id] for e in checked])

@@ -1,25 +1,13 @@
 """What the policy is to imitate: the training pairs of an iteration, from the records of its stages."""
 
-from ilf_jax.config import Config
+from ilf_jax.config import STAGES_BEFORE_TARGET, Config
 from ilf_jax.errors import InputError
 from ilf_jax.records import Candidates, Draft, Example, Scored, Target
 from ilf_jax.stages import run as run_lib
 
-# The stages that must have run before pairs of each kind exist.
-_NEEDS = {
-    "refinement": ("draft", "feedback", "refine", "score"),
-    "random": ("draft", "feedback", "refine", "score"),
-    "longest": ("draft", "feedback", "refine", "score"),
-    "first": ("draft", "feedback", "refine", "score"),
-    "initial": ("draft",),
-    "reference": (),
-    "human_refinement": (),
-}
-
-
 def needed_stages(config: Config) -> tuple[str, ...]:
     """Stages to run before finetuning, in order."""
-    return _NEEDS[config.finetune.target]
+    return STAGES_BEFORE_TARGET[config.finetune.target]
 
 
 def check(config: Config, examples: tuple[Example, ...]) -> None:

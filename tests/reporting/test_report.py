@@ -48,6 +48,7 @@ def make_run(path, iterations=2, count=12, candidates=6, arm=False, better=1.0):
     rng = random.Random(len(str(path.name)))
     config = {"task": "word_removal", "iterations": iterations, "seed": 0, "score": {"method": "instruct_rm"}}
     config |= {"evaluate": {"headline": "insult_rate"}, "policy": {"checkpoint": "init:tiny<&>"}}
+    config |= {"finetune": {"target": "reference" if arm else "refinement"}}
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text(json.dumps(config))
     metrics = []
@@ -63,7 +64,7 @@ def make_run(path, iterations=2, count=12, candidates=6, arm=False, better=1.0):
         outputs = [records.Output(e.id, sentence(rng, 24 - 4 * k), 30, i != 3, -20.0) for i, e in enumerate(heldout)]
         write_stage(folder / "evaluate", outputs, 61.0)
         write_lines(folder / "evaluate" / "examples.jsonl", heldout)
-        metric(k, "evaluate", "rougeL", 0.2 + 0.05 * k * better)
+        metric(k, "evaluate", "rouge_l", 0.2 + 0.05 * k * better)
         metric(k, "evaluate", "insult_rate", 0.6 - 0.2 * k * better)
         metric(k, "evaluate", "mean_words", 24.0 - 4 * k, 0.5)
         if k == 0:

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -58,7 +57,7 @@ def test_logprobs_are_those_of_the_training_forward_pass():
             weights = np.repeat([0.0, 1.0], [len(prompt), len(tokens)]).astype(np.float32)
             examples.append(packing.TrainingExample(np.array([*prompt, *tokens], np.int32), weights))
     batch = packing.assemble(examples, [[i] for i in range(12)], num_rows=12, row_length=P + L, num_targets=L)
-    again = objectives.sequence_logprobs(CONFIG, random_params(), jax.tree.map(jnp.asarray, batch))
+    again = jax.jit(objectives.sequence_logprobs, static_argnums=0)(CONFIG, random_params(), batch)
     np.testing.assert_allclose(np.asarray(again).reshape(4, 3, L), out.logprobs_BxCxL, atol=1e-4)
     assert np.all(out.logprobs_BxCxL[out.mask_BxCxL] < 0)
 
@@ -150,8 +149,7 @@ def test_an_end_token_at_the_limit_counts_as_stopped():
     assert out.stopped_BxC[1, 0]
 
 
-@pytest.mark.parametrize(("ends", "rows"), [(np.ones(V, bool), [0, 1]), (ENDS, [0, None]), (NO_ENDS, [None, None])])
-def test_decoding_stops_when_every_row_has_ended(monkeypatch, ends, rows):
+def test_decoding_stops_when_every_row_has_ended(monkeypatch):
     calls, extend = [], transformer.extend
 
     def counted(*args, **kwargs):
@@ -159,12 +157,16 @@ def test_decoding_stops_when_every_row_has_ended(monkeypatch, ends, rows):
         return extend(*args, **kwargs)
 
     monkeypatch.setattr(transformer, "extend", counted)
-    limit = 23  # a shape of its own, so that nothing compiled before is used
-    out = generate(rows, batch=2, candidates=(0,), ends=ends, limit=limit)
-    jax.effects_barrier()
-    longest = int(out.mask_BxCxL.sum(axis=-1).max())
-    assert longest < limit
-    assert len(calls) == max(0, longest - 1)  # the first token comes from the prompt's own last hidden state
+    limit, found = 23, []  # a shape of its own, so that nothing compiled before is used
+    for ends, rows in ((np.ones(V, bool), [0, 1]), (ENDS, [0, None]), (NO_ENDS, [None, None]), (NO_ENDS, [0, 1])):
+        calls.clear()
+        out = generate(rows, batch=2, candidates=(0,), ends=ends, limit=limit)
+        jax.effects_barrier()
+        found.append(int(out.mask_BxCxL.sum(axis=-1).max()))
+        assert len(calls) == max(0, found[-1] - 1)  # the first token comes from the prompt's own last hidden state
+    assert found[0] == 1
+    assert 1 < found[1] < limit
+    assert found[2:] == [0, limit]
 
 
 def test_greedy_equals_argmax_over_full_forward_passes():

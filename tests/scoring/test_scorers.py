@@ -1,0 +1,136 @@
+"""Scorers by hand: InstructRM over an ensemble, best of N, baselines, embeddings."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import Mesh
+
+from ilf_jax import config as config_lib
+from ilf_jax import sharding
+from ilf_jax.models import transformer
+from ilf_jax.models.config import small_shape
+from ilf_jax.records import Example
+from ilf_jax.scoring import baselines, embedding, instruct_rm, selection
+from ilf_jax.stages import judge
+from ilf_jax.stages.role import Role
+from ilf_jax.steps import score
+from ilf_jax.tasks import word_removal
+from ilf_jax.tokenizer import Tokenizer
+from ilf_jax.tokenizer_training import train_bpe
+
+forward = jax.jit(transformer.forward, static_argnums=0)
+embed_step = jax.jit(score.embed_step, static_argnums=0)
+
+
+@pytest.fixture(scope="module")
+def role(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    texts = [f"Is Ada {word}? Yes or No: Yes No True False Better text follows the feedback {word}."
+             for word in word_removal.insults()]
+    train_bpe(texts, 400, folder)
+    tokenizer = Tokenizer.load(f"hf:{folder}")
+    model = dataclasses.replace(small_shape(32, 1, 512), num_heads=4, num_kv_heads=2, head_dim=8)
+    params = jax.tree.map(lambda a: 1.5 * a, transformer.init_params(model, jax.random.key(0)))
+    placement = sharding.Placement(Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES), model)
+    return Role(name="judge", settings=config_lib.Model(), model=model, params=params, tokenizer=tokenizer,
+                placement=placement, dtype=jnp.float32)
+
+
+def probability_by_hand(role, text, answers):
+    """softmax over the two answer tokens at the end of the whole prompt, in one full forward pass."""
+    ids = role.tokenizer.encode(text)
+    row = np.zeros((1, 512), np.int32)
+    row[0, : len(ids)] = ids
+    hidden = np.asarray(forward(role.model, role.params, row))[0, len(ids) - 1].astype(np.float64)
+    logits = hidden @ np.asarray(role.params["embedding"], np.float64).T
+    tokens = []
+    for answer in answers:
+        whole = role.tokenizer.encode(f"{text} {answer}")
+        assert whole[: len(ids)] == ids
+        assert len(whole) == len(ids) + 1
+        tokens.append(whole[-1])
+    exp = np.exp(logits[tokens] - logits[tokens].max())
+    return exp[0] / exp.sum()
+
+
+def test_instruct_rm_equals_a_computation_by_hand(role):
+    task, example = word_removal.WordRemoval(), Example("1", "Ada the baker")
+    draft, feedback = "Ada the baker is a fool, a gem and a goose.", "Remove a fool."
+    texts = ["Ada the baker is a gem and a goose.", "Ada the baker is a gem.", draft, "Ada.", draft]
+    questions = [task.judge_questions(example, draft, feedback, text) for text in texts]
+    by_prompt = list(zip(*questions, strict=True))
+    assert len(by_prompt) == 5
+    groups = [judge.make_group(role, "1", same) for same in by_prompt]
+    assert all(group.exact for group in groups)
+    assert min(len(group.prefix) for group in groups) > 10
+    found = np.stack(judge.favourable_probabilities(role, groups, batch_size=2), axis=1)
+    right = np.array([[probability_by_hand(role, q.prompt.text, q.answers) for q in row] for row in questions])
+    assert right.std() > 0.01
+    np.testing.assert_allclose(found, right, atol=1e-5)
+    np.testing.assert_allclose(instruct_rm.ensemble(found), right.mean(axis=1), atol=1e-5)
+    assert found[2].tolist() == pytest.approx(found[4].tolist(), abs=1e-6)  # equal texts, equal scores
+
+
+def test_the_favourable_answer_comes_first(role):
+    task, example = word_removal.WordRemoval(), Example("1", "Ada the baker")
+    (question, *_) = task.judge_questions(example, "Ada is a fool.", "Remove a fool.", "Ada is a person.")
+    turned = dataclasses.replace(question, answers=question.answers[::-1])
+    groups = [judge.make_group(role, "1", [q]) for q in (question, turned)]
+    (p,), (q,) = judge.favourable_probabilities(role, groups, batch_size=2)
+    assert p + q == pytest.approx(1.0, abs=1e-6)
+    assert abs(p - q) > 1e-3
+
+
+@pytest.mark.filterwarnings("error")
+def test_favourable_probability_at_extremes():
+    logits = np.array([[0, 0], [1, 0], [0, 1], [1e4, -1e4], [-1e4, 1e4], [1e4, 1e4]], np.float32)
+    right = [0.5, 1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1)), 1, 0, 0.5]
+    np.testing.assert_allclose(instruct_rm.favourable_probability(logits), right, atol=1e-12)
+
+
+def test_best_of_n():
+    scores = np.array([[1.0, 3.0, 2.0], [1.0, 3.0, 2.0], [5.0, 5.0, 1.0], [-np.inf, -5.0, -np.inf], [1.0, 2.0, 3.0]])
+    mask = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1], [1, 1, 0], [0, 0, 0]], bool)
+    assert selection.best_of_n(scores, mask).tolist() == [1, 2, 0, 1, 2]
+    rng = np.random.default_rng(0)
+    for _ in range(100):
+        s, m = rng.normal(size=6), rng.random(6) < 0.5
+        allowed = [i for i in range(6) if m[i]] or list(range(6))
+        assert selection.best_of_n(s[None], m[None])[0] == max(allowed, key=lambda i: s[i])
+
+
+def test_baselines():
+    texts = ["bb", "a longer one", "", "ccc"]
+    assert baselines.longest_scores(texts).tolist() == [2, 12, 0, 3]
+    assert np.argmax(baselines.first_scores(texts)) == 0
+    assert np.all(np.diff(baselines.first_scores(texts)) < 0)
+    a, b, c = (baselines.random_scores(texts, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    assert a.tolist() == b.tolist() != c.tolist()
+    picks = [int(np.argmax(baselines.random_scores(texts, np.random.default_rng(seed)))) for seed in range(400)]
+    assert np.bincount(picks, minlength=4).min() > 60  # each about 100
+
+
+def test_cosine_by_hand():
+    feedback = np.array([3.0, 4.0])
+    candidates = np.array([[6.0, 8.0], [-3.0, -4.0], [4.0, -3.0], [1.0, 0.0], [0.0, 0.0]])
+    np.testing.assert_allclose(embedding.cosine(feedback, candidates), [1, -1, 0, 0.6, 0], atol=1e-12)
+
+
+def test_embeddings_ignore_padding_and_neighbours(role):
+    texts = ["Ada is a fool.", "No", "Better text follows the feedback a goose and some more words after it", ""]
+    found = role.embed(texts, batch_size=3)
+    for text, vector in zip(texts, found, strict=True):
+        ids = role.tokenizer.encode(text) or [0]
+        row = np.full((1, 512), 9, np.int32)  # no zeros behind the text either
+        row[0, : len(ids)] = ids
+        mean = np.asarray(forward(role.model, role.params, row))[0, : len(ids)].mean(axis=0)
+        np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    tokens = np.random.default_rng(0).integers(0, 400, (2, 24)).astype(np.int32)
+    tokens[1, :7] = tokens[0, :7]
+    vectors = embed_step(role.model, role.params, tokens, np.array([7, 7], np.int32))
+    np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
+    assert found.shape == (4, 32)

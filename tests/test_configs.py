@@ -1,0 +1,161 @@
+"""Every file in configs/ is read as it stands, and runs, made small."""
+
+import importlib.util
+import json
+import pathlib
+
+import pytest
+
+import ilf_jax
+from ilf_jax import config as config_lib
+from ilf_jax.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+FOLDER = pathlib.Path(__file__).parents[1] / "configs"
+NAMES = sorted(str(p.relative_to(FOLDER)) for p in FOLDER.glob("*.py"))
+
+
+def load(name, *args):
+    spec = importlib.util.spec_from_file_location(f"configs_{name[:-3]}", FOLDER / name)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(*args)
+
+
+def shorten(c, tiny_run):
+    """The tiny model, and as little as runs."""
+    c.policy.checkpoint, c.policy.tokenizer = "init:tiny", f"hf:{tiny_run[1] / 'tokenizer'}"
+    for part in (c.refiner, c.judge):
+        part.checkpoint, part.tokenizer = "policy", None
+    c.policy.max_prompt_length = c.refiner.max_prompt_length = c.judge.max_prompt_length = 440
+    c.finetune.max_length = 512
+    c.precision, c.refine.max_logprob_gap = "float32", 0.05
+    for section in (c.draft, c.refine, c.evaluate):
+        section.max_new_tokens, section.batch_size = 8, 2
+    c.refine.num_candidates = 2
+    c.score.batch_size = 3
+    c.finetune.batch_size, c.finetune.remat = 2, False
+    c.mesh.data, c.mesh.fsdp = -1, 1
+    return c
+
+
+def test_there_are_configs():
+    assert {"quickstart.py", "template.py", "summarize_smollm2.py", "tldr_5k.py"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_is_read(name):
+    c = load(name)
+    config = config_lib.read(c)
+    names = set(config_lib.key_names())
+
+    def keys(tree, prefix=""):
+        for key, value in tree.items():
+            yield prefix + key
+            if isinstance(value, dict):
+                yield from keys(value, f"{prefix}{key}.")
+
+    assert set(keys(c.to_dict())) == names
+    assert config_lib.read(config_lib.to_dict(config)) == config
+    assert config != config_lib.read(ilf_jax.base_config())
+    assert f"--config=configs/{name}" in (FOLDER / name).read_text() or "bash launch/" in (FOLDER / name).read_text()
+
+
+@pytest.mark.parametrize(("n", "rate", "prompt_weight"), [(100, 5e-6, 0.0), (1000, 2e-6, 0.0), (5000, 2e-5, 0.1)])
+def test_tldr_sizes(n, rate, prompt_weight):
+    config = config_lib.read(load("tldr_5k.py", f"n={n}"))
+    assert config.data.train_size == n
+    assert (config.finetune.learning_rate, config.finetune.prompt_loss_weight) == (rate, prompt_weight)
+
+
+@pytest.mark.parametrize("arg", ["n=7", "n=", "size=100", "100", "n=1e3"])
+def test_tldr_refuses_other_arguments(arg, tmp_path, capsys):
+    from conftest import main_with_flags
+
+    with pytest.raises(ValueError, match="allowed are n=100, n=1000, n=5000"):
+        load("tldr_5k.py", arg)
+    code, error = main_with_flags(capsys, f"--config={FOLDER / 'tldr_5k.py'}:{arg}", f"--workdir={tmp_path / 'run'}")
+    assert code == 2 and "allowed are n=100, n=1000, n=5000" in error
+    assert not (tmp_path / "run").exists()
+
+
+def completed(folder, stages):
+    found = {p.parent.name for p in (folder / "iteration_001").glob("*/manifest.json")
+             if json.loads(p.read_text())["complete"]}
+    assert found == {*stages, "finetune", "evaluate"}
+    assert (folder / "report.html").exists() and (folder / "iteration_001/checkpoint/model.json").exists()
+
+
+ALL = ("draft", "feedback", "refine", "score")
+
+
+def test_quickstart(tiny_run, tmp_path):
+    c = shorten(load("quickstart.py"), tiny_run)
+    c.iterations, c.data.train_size, c.data.eval_size, c.compare = 1, 6, 4, ("initial",)
+    ilf_jax.run(c, tmp_path / "run")
+    completed(tmp_path / "run", ALL)
+
+
+def test_pretraining(tmp_path):
+    c = load("pretrain_word_removal.py")
+    c.policy.checkpoint, c.policy.tokenizer = "init:tiny", "train:512"
+    c.data.source = c.data.eval_source = "builtin:word_removal_pretraining:16"
+    c.data.eval_size, c.finetune.batch_size, c.evaluate.max_new_tokens, c.evaluate.batch_size = 4, 4, 8, 2
+    metrics = ilf_jax.run(c, tmp_path / "run")
+    completed(tmp_path / "run", ())
+    losses = [m["value"] for m in metrics if m["metric"] == "nll_reference"]
+    assert len(losses) == 2 and losses[1] < losses[0]
+
+
+def test_template(tiny_run, tmp_path):
+    c = shorten(load("template.py"), tiny_run)
+    lines = [{"question": f"How old is number {i}?", "answer": f"It is {i}.", "comment": f"Say years, {i}.",
+              "better_answer": f"It is {i} years old."} for i in range(10)]
+    (tmp_path / "reviews.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    c.data.source, c.data.eval_size = f"jsonl:{tmp_path / 'reviews.jsonl'}", 4
+    metrics = ilf_jax.run(c, tmp_path / "run")
+    completed(tmp_path / "run", ALL)
+    assert "nll_human_refinement" in {m["metric"] for m in metrics}
+    draft = json.loads((tmp_path / "run/iteration_001/draft/00000-of-00001.jsonl").read_text().splitlines()[2])
+    assert draft["text"] == "It is 2."
+
+
+def test_summarize(tiny_run, tmp_path):
+    c = shorten(load("summarize_smollm2.py"), tiny_run)
+    lines = [{"article": f"Long article {i}. " * 30, "candidate": f"Short {i}.", "abstract": f"Right {i}.",
+              "feedback": {"explanation": f"Wrong number {i}.", "summary": f"Better {i}."} if i != 3 else None}
+             for i in range(11)]
+    (tmp_path / "reviews.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    c.data.source = f"jsonl:{tmp_path / 'reviews.jsonl'}"
+    c.data.train_size, c.data.eval_size = 6, 4
+    metrics = ilf_jax.run(c, tmp_path / "run")
+    completed(tmp_path / "run", ALL)
+    assert {"nll_human_refinement", "nll_reference", "rouge_l"} <= {m["metric"] for m in metrics}
+    assert "row-000004" not in (tmp_path / "run/iteration_001/examples.jsonl").read_text()  # the row without feedback
+
+
+def test_tldr(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "prepared"))
+    c = shorten(load("tldr_5k.py", "n=100"), tiny_run)
+    data = tmp_path / "data"
+    data.mkdir()
+    for split, count in (("train", 6), ("test", 4)):
+        lines = [{"id": f"{split}{i}", "title": f"Title {i}", "post": f"Post number {i}.", "feedback": f"Say {i}.",
+                  "generated_summary_for_feedback": f"Draft {i}", "ideal_human_summary": f"Ideal {i}",
+                  "tldr_human_reference_summary": f"Human {i}", "has_additional_feedback": False} for i in range(count)]
+        (data / f"{split}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    c.data.folder, c.data.train_size, c.data.eval_size = str(data), 6, 4
+    metrics = ilf_jax.run(c, tmp_path / "run")
+    completed(tmp_path / "run", ALL)
+    assert {"win_rate", "nll_human_refinement", "nll_reference"} <= {
+        m["metric"] for m in metrics if m["iteration"] == 1}
+
+
+def test_tldr_without_data_stops_before_anything(tmp_path, monkeypatch):
+    c = load("tldr_5k.py")
+    c.policy.checkpoint = c.refiner.checkpoint = c.judge.checkpoint = "init:tiny"
+    c.data.folder = str(tmp_path / "none")
+    with pytest.raises(InputError, match="none"):
+        ilf_jax.run(c, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

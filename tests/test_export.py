@@ -1,0 +1,112 @@
+"""A finished run's policy as a Hugging Face folder: transformers must make the same of it."""
+
+import json
+
+import numpy as np
+import pytest
+from absl import flags
+
+from ilf_jax import export
+from ilf_jax.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+TEXTS = ("Describe Ada the baker.\nText:", " Ada is a fool, a gem and a goose.", "Ünï 🙂", "A  b\n\n c")
+
+
+@pytest.fixture(scope="module")
+def exported(tiny_run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("exported") / "deep" / "model"
+    export.export(tiny_run[1], 2, out)
+    return out
+
+
+def test_logits_and_tokens_are_those_of_transformers(tiny_run, exported):
+    transformers = pytest.importorskip("transformers")
+    torch = pytest.importorskip("torch")
+
+    from ilf_jax import checkpoint
+    from ilf_jax.models import transformer
+    from ilf_jax.tokenizer import Tokenizer
+
+    source = tiny_run[1] / "iteration_002/checkpoint"
+    config = checkpoint.read_model_config(source)
+    params = checkpoint.load_model(source, transformer.param_shapes(config))
+    ours = Tokenizer.load(f"hf:{source / 'tokenizer'}")
+    theirs = transformers.AutoTokenizer.from_pretrained(exported)
+    model = transformers.AutoModelForCausalLM.from_pretrained(exported, dtype=torch.float32).eval()
+    assert theirs.eos_token_id == ours.eos_id == model.config.eos_token_id
+    for text in TEXTS:
+        ids = ours.encode(text)
+        assert theirs.encode(text) == ids and theirs.decode(ids) == text
+        hidden = transformer.forward(config, params, np.array([ids], np.int32))
+        logits = np.asarray(transformer.unembed(config, params, hidden))[0]
+        with torch.no_grad():
+            right = model(torch.tensor([ids])).logits[0].numpy()
+        np.testing.assert_allclose(logits, right, atol=1e-4)
+    assert np.abs(right).max() > 0.01
+
+
+def test_what_was_exported_is_a_checkpoint(tiny_run, exported, tiny_config, tmp_path):
+    """The next run may start from it, and differs from one that starts from the params before training."""
+    import ilf_jax
+
+    tiny_config.policy.checkpoint, tiny_config.policy.tokenizer = f"hf:{exported}", None
+    tiny_config.finetune.target = "initial"
+    ilf_jax.run(tiny_config, tmp_path / "run")
+    same, before = (
+        [(folder / name).read_text() for name in (f"iteration_{k:03d}/evaluate/00000-of-00002.jsonl",)]
+        for folder, k in ((tiny_run[1], 2), (tiny_run[1], 0)))
+    ours = [(tmp_path / "run/iteration_000/evaluate/00000-of-00002.jsonl").read_text()]
+    assert ours == same and ours != before
+
+
+@pytest.mark.parametrize(("iteration", "file", "message"), [
+    (3, None, "iteration 3 has no finished checkpoint"),
+    (1, "notes.txt", "is not empty"),
+])
+def test_errors(tiny_run, tmp_path, capsys, iteration, file, message):
+    out = tmp_path / "out"
+    if file:
+        out.mkdir()
+        (out / file).write_text("mine")
+    before = {p: p.read_text() for p in out.rglob("*")}
+    flags.FLAGS.unparse_flags()
+    argv = flags.FLAGS(["export", f"--workdir={tiny_run[1]}", f"--iteration={iteration}", f"--out={out}"])
+    assert export.main(argv) == 2
+    flags.FLAGS.unparse_flags()
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error
+    assert {p: p.read_text() for p in out.rglob("*")} == before and out.exists() == bool(file)
+
+
+def test_an_unfinished_iteration(tiny_run, tmp_path):
+    """Params without the rest of the checkpoint, and a finetune stage whose manifest is not complete."""
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(tiny_run[1], run)
+    (run / "iteration_002/checkpoint/model.json").unlink()
+    with pytest.raises(InputError, match="iteration 2 has no finished checkpoint"):
+        export.export(run, 2, tmp_path / "out")
+    manifest = run / "iteration_001/finetune/manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "complete": False}))
+    with pytest.raises(InputError, match="iteration 1 has no finished checkpoint"):
+        export.export(run, 1, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_out_is_a_file(tiny_run, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(InputError, match="--out"):
+        export.export(tiny_run[1], 1, tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_missing_flag(capsys, tmp_path):
+    flags.FLAGS.unparse_flags()
+    for name in ("workdir", "iteration", "out"):
+        flags.FLAGS[name].unparse()
+    assert export.main(flags.FLAGS(["export", f"--workdir={tmp_path}"])) == 2
+    flags.FLAGS.unparse_flags()
+    assert "--iteration is needed" in capsys.readouterr().err

@@ -1,0 +1,306 @@
+"""The loop as a whole, on random params: what it writes, in what order, and what each setting changes."""
+
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+import ilf_jax
+from ilf_jax import ilf, records
+from ilf_jax.data import builtin
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+RECORDS = {"draft": records.Draft, "feedback": records.Feedback, "refine": records.Candidates,
+           "score": records.Scored, "finetune": records.Target, "evaluate": records.Output}
+
+
+def rows(folder):
+    return [json.loads(line) for path in sorted(folder.glob("[0-9]*.jsonl"))
+            for line in path.read_text().split("\n") if line]
+
+
+def by_id(folder, key):
+    return {row["id"]: row[key] for row in rows(folder)}
+
+
+def value(metrics, iteration, stage, name):
+    (row,) = [m for m in metrics if (m["iteration"], m["stage"], m["metric"]) == (iteration, stage, name)]
+    return row["value"]
+
+
+@pytest.fixture
+def trained(tiny_config, tiny_run):
+    """tiny_config with the tokenizer that tiny_run has trained, so that runs differ by nothing else."""
+    tiny_config.policy.tokenizer = f"hf:{tiny_run[1] / 'tokenizer'}"
+    return tiny_config
+
+
+def jsonl(path, count=14, **more):
+    """A file of recorded examples. The texts hold what JSON does not escape and str.splitlines() splits at."""
+    lines = [{"id": f"d{i}", "document": f"Ada the number {i}", "draft": f"Ada is a fool {i}.",
+              "feedback": f"Remove\u2028a fool {i}\u0085 and more.", "reference": f"Ada is a gem {i}.",
+              "human_refinement": f"Ada is a star {i}.", **{k: v(i) for k, v in more.items()}} for i in range(count)]
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    return f"jsonl:{path}"
+
+
+def test_files_and_manifests(tiny_run):
+    config, folder, _ = tiny_run
+    assert {p.name for p in folder.iterdir()} == {
+        "config.json", "iteration_000", "iteration_001", "iteration_002", "metrics.jsonl", "tensorboard",
+        "report.html", "tokenizer", ".lock"}
+    assert {p.name for p in (folder / "iteration_000").iterdir()} == {"evaluate"}
+    assert json.loads((folder / "config.json").read_text())["refine"]["num_candidates"] == 2
+    hashes = set()
+    for k in (1, 2):
+        assert {p.name for p in (folder / f"iteration_{k:03d}").iterdir()} == {*RECORDS, "checkpoint", "examples.jsonl"}
+        for stage, cls in RECORDS.items():
+            here = folder / f"iteration_{k:03d}" / stage
+            manifest = json.loads((here / "manifest.json").read_text())
+            names = sorted(p.name for p in here.glob("[0-9]*.jsonl"))
+            assert names == [f"{i:05d}-of-{len(names):05d}.jsonl" for i in range(len(names))]
+            found = rows(here)
+            assert manifest["complete"] is True
+            assert (manifest["shards"], manifest["count"]) == (len(names), len(found))
+            assert {"python", "jax", "orbax-checkpoint"} <= manifest["versions"].keys()
+            hashes.add(manifest["config_hash"])
+            assert all(set(row) == {f.name for f in dataclasses.fields(cls)} for row in found)
+        first = (k - 1) * 6
+        expected = [e.id for e in builtin.generate("word_removal", "train")[first : first + 6]]
+        examples = [json.loads(line)["id"] for line in
+                    (folder / f"iteration_{k:03d}/examples.jsonl").read_text().splitlines()]
+        assert examples == expected
+        for stage in ("draft", "feedback", "refine", "score"):
+            assert sorted(row["id"] for row in rows(folder / f"iteration_{k:03d}" / stage)) == sorted(expected)
+        assert {"params", "model.json", "tokenizer"} == {
+            p.name for p in (folder / f"iteration_{k:03d}/checkpoint").iterdir()}
+    assert len(hashes) == 1
+    assert len(list((folder / "iteration_001/draft").glob("*.jsonl"))) == 3
+    assert not [p for p in folder.rglob("*") if "tmp" in p.name]
+
+
+def test_metrics(tiny_run):
+    _, folder, metrics = tiny_run
+    assert metrics == [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert all(set(m) == {"iteration", "stage", "metric", "value", "stderr", "n"} for m in metrics)
+    names = [(m["iteration"], m["stage"], m["metric"]) for m in metrics]
+    assert len(set(names)) == len(names)
+    assert [k for k, stage, name in names if (stage, name) == ("evaluate", "insult_rate")] == [0, 1, 2]
+    for m in metrics:
+        assert np.isfinite(m["value"]) and (m["stderr"] is None or np.isfinite(m["stderr"])), m
+    assert value(metrics, 1, "refine", "logprob_gap") < 1e-4
+    assert value(metrics, 1, "finetune", "steps") == 3 and value(metrics, 2, "finetune", "steps") == 6  # cumulative
+
+
+def test_order_of_stages(trained, tmp_path, monkeypatch):
+    seen = []
+
+    def watch(stage, original):
+        def run(run, *args):
+            seen.append((run.iteration, stage))
+            return original(run, *args)
+        return run
+
+    for stage, original in ilf._STAGES.items():
+        monkeypatch.setitem(ilf._STAGES, stage, watch(stage, original))
+    monkeypatch.setattr(ilf.finetune, "run", watch("finetune", ilf.finetune.run))
+    monkeypatch.setattr(ilf.evaluate, "run", watch("evaluate", ilf.evaluate.run))
+    trained.iterations = 2
+    ilf_jax.run(trained, tmp_path / "run")
+    assert seen == [(0, "evaluate"), *((k, stage) for k in (1, 2) for stage in RECORDS)]
+
+
+def test_picked_texts_are_trained_on(tiny_run):
+    _, folder, _ = tiny_run
+    for k in (1, 2):
+        here = folder / f"iteration_{k:03d}"
+        texts, chosen = by_id(here / "refine", "texts"), by_id(here / "score", "chosen")
+        scores = by_id(here / "score", "scores")
+        assert all(chosen[i] == int(np.argmax(scores[i])) for i in chosen)  # none is usable here, so all are allowed
+        targets = by_id(here / "finetune", "completion")
+        new = {i: texts[i][chosen[i]] for i in texts if texts[i][chosen[i]].strip()}
+        assert {i: targets[i] for i in targets if i in texts} == new
+    first = by_id(folder / "iteration_001/finetune", "completion")
+    assert first.items() <= targets.items()
+
+
+def test_candidates_do_not_depend_on_the_batch(trained, tiny_run, tmp_path):
+    """Nor do drafts and outputs; a batch of one works too."""
+    for size in (1, 4):
+        for section in (trained.draft, trained.refine, trained.evaluate):
+            section.batch_size = size
+        ilf_jax.run(trained, tmp_path / f"run-{size}")
+        for stage, key in (("draft", "text"), ("refine", "texts"), ("score", "chosen")):
+            ours = by_id(tmp_path / f"run-{size}/iteration_001" / stage, key)
+            assert ours == by_id(tiny_run[1] / "iteration_001" / stage, key)
+        assert (by_id(tmp_path / f"run-{size}/iteration_000/evaluate", "text")
+                == by_id(tiny_run[1] / "iteration_000/evaluate", "text"))
+
+
+def test_another_seed_gives_other_samples(trained, tiny_run, tmp_path):
+    trained.seed = 1
+    ilf_jax.run(trained, tmp_path / "run")
+    ours = by_id(tmp_path / "run/iteration_001/draft", "text")
+    theirs = by_id(tiny_run[1] / "iteration_001/draft", "text")
+    assert ours.keys() == theirs.keys() and ours != theirs
+
+
+def test_new_data_and_previous_params(trained, tiny_run, tmp_path):
+    trained.iterations = 2
+    trained.finetune.data, trained.finetune.init = "new", "previous"
+    metrics = ilf_jax.run(trained, tmp_path / "run")
+    assert value(metrics, 2, "finetune", "steps") == 3
+    second = {row["id"] for row in rows(tmp_path / "run/iteration_002/finetune")}
+    assert second <= {row["id"] for row in rows(tmp_path / "run/iteration_002/draft")}
+    first_steps = [json.loads((folder / "iteration_002/finetune/steps.jsonl").read_text().splitlines()[0])["loss"]
+                   for folder in (tmp_path / "run", tiny_run[1])]
+    assert first_steps[0] != first_steps[1]
+    # Iteration 1 has no previous one: the same as from the base.
+    assert ((tmp_path / "run/iteration_001/finetune/steps.jsonl").read_bytes()
+            == (tiny_run[1] / "iteration_001/finetune/steps.jsonl").read_bytes())
+
+
+def test_previous_params_are_those_of_the_iteration_before(trained, tmp_path):
+    """A learning rate too small to move anything: where training starts, it ends."""
+    from test_resume import params
+
+    trained.iterations = 2
+    trained.finetune.init, trained.finetune.schedule, trained.finetune.warmup_fraction = "previous", "constant", 0.0
+    ilf_jax.run(trained, tmp_path / "run")
+    one, two = (params(tmp_path / f"run/iteration_00{k}/checkpoint") for k in (1, 2))
+    assert any(not np.array_equal(one[name], two[name]) for name in one)
+    trained.iterations, trained.finetune.learning_rate, trained.finetune.init = 1, 1e-30, "base"
+    ilf_jax.run(trained, tmp_path / "still")
+    still = params(tmp_path / "still/iteration_001/checkpoint")
+    moved = max(float(np.abs(one[name] - still[name]).max()) for name in one)
+    assert 1e-4 < moved < 1e-2  # three steps of 1e-3
+
+
+def test_arms_stand_in_compare(trained, tmp_path):
+    trained.compare = ("initial", "random", "longest")
+    metrics = ilf_jax.run(trained, tmp_path / "run")
+    arms = tmp_path / "run/compare"
+    assert {p.name for p in arms.iterdir()} == {"initial", "random", "longest"}
+    assert {p.name for p in (arms / "initial/iteration_001").iterdir()} == {
+        "draft", "finetune", "evaluate", "checkpoint", "examples.jsonl"}
+    assert (by_id(arms / "initial/iteration_001/finetune", "completion")
+            == {i: t for i, t in by_id(tmp_path / "run/iteration_001/draft", "text").items() if t})
+    for target in ("random", "longest"):
+        texts = by_id(arms / target / "iteration_001/refine", "texts")
+        assert texts == by_id(tmp_path / "run/iteration_001/refine", "texts")
+        picks = {i: p[target] for i, p in by_id(arms / target / "iteration_001/score", "picks").items()}
+        assert (by_id(arms / target / "iteration_001/finetune", "completion")
+                == {i: texts[i][picks[i]] for i in texts if texts[i][picks[i]]})
+        assert json.loads((arms / target / "config.json").read_text())["finetune"]["target"] == target
+        assert (arms / target / "metrics.jsonl").exists()
+    # The run's own metrics are its own.
+    assert len({(m["iteration"], m["stage"], m["metric"]) for m in metrics}) == len(metrics)
+    assert (by_id(arms / "random/iteration_000/evaluate", "text")
+            == by_id(tmp_path / "run/iteration_000/evaluate", "text"))
+
+
+def test_recorded_drafts_and_feedback(trained, tmp_path):
+    """Texts with line separators that JSON leaves as they are come through whole."""
+    trained.data.source, trained.data.eval_source = jsonl(tmp_path / "data.jsonl"), None
+    trained.feedback.source = "recorded"
+    metrics = ilf_jax.run(trained, tmp_path / "run")
+    drafts = rows(tmp_path / "run/iteration_001/draft")
+    assert [(d["id"], d["text"], d["source"]) for d in drafts] == [
+        (f"d{i}", f"Ada is a fool {i}.", "recorded") for i in range(6)]
+    feedback = by_id(tmp_path / "run/iteration_001/feedback", "text")
+    assert feedback["d3"] == "Remove\u2028a fool 3\u0085 and more."
+    for name in ("nll_reference", "nll_human_refinement", "rouge_l"):
+        assert np.isfinite(value(metrics, 1, "evaluate", name))
+    # Held-out documents are the last of the file.
+    assert sorted(by_id(tmp_path / "run/iteration_001/evaluate", "text")) == ["d10", "d11", "d12", "d13"]
+
+
+def test_recorded_drafts_with_a_critic(trained, tmp_path):
+    trained.data.source, trained.data.eval_source = jsonl(tmp_path / "data.jsonl"), None
+    trained.feedback.source, trained.draft.source = "critic", "recorded"
+    trained.feedback.temperature, trained.score.method = 1.0, "embedding"
+    ilf_jax.run(trained, tmp_path / "run")
+    assert {row["source"] for row in rows(tmp_path / "run/iteration_001/draft")} == {"recorded"}
+    feedback = rows(tmp_path / "run/iteration_001/feedback")
+    assert {row["source"] for row in feedback} == {"critic"} and len({row["text"] for row in feedback}) > 1
+    assert len(list((tmp_path / "run/iteration_001/feedback").glob("*.jsonl"))) == 3
+    scores = np.array(list(by_id(tmp_path / "run/iteration_001/score", "scores").values()))
+    assert scores.shape == (6, 2) and np.all(np.abs(scores) <= 1 + 1e-6) and len(np.unique(scores)) > 2
+
+
+@pytest.mark.parametrize("target", ["reference", "human_refinement"])
+def test_targets_from_the_data(trained, tmp_path, target):
+    trained.data.source, trained.data.eval_source = jsonl(tmp_path / "data.jsonl"), None
+    trained.finetune.target = target
+    ilf_jax.run(trained, tmp_path / "run")
+    assert {p.name for p in (tmp_path / "run/iteration_001").iterdir()} == {
+        "finetune", "evaluate", "checkpoint", "examples.jsonl"}
+    words = {"reference": "gem", "human_refinement": "star"}[target]
+    assert by_id(tmp_path / "run/iteration_001/finetune", "completion") == {
+        f"d{i}": f"Ada is a {words} {i}." for i in range(6)}
+
+
+def test_early_stopping(trained, tmp_path):
+    """A learning rate that harms: the params kept are those before training."""
+    from test_resume import params
+
+    trained.finetune.dev_fraction, trained.finetune.epochs, trained.finetune.patience = 0.34, 6, 2
+    trained.finetune.learning_rate, trained.finetune.schedule = 3.0, "constant"
+    metrics = ilf_jax.run(trained, tmp_path / "run")
+    assert value(metrics, 1, "finetune", "steps") < 6 * 2  # 4 documents, 2 a step, not all of the 6 epochs
+    assert len((tmp_path / "run/iteration_001/finetune/steps.jsonl").read_text().splitlines()) == value(
+        metrics, 1, "finetune", "steps")
+    trained.finetune.learning_rate, trained.finetune.epochs = 1e-3, 1
+    metrics = ilf_jax.run(trained, tmp_path / "good")
+    assert value(metrics, 1, "finetune", "steps") == 2
+    assert params(tmp_path / "good/iteration_001/checkpoint")
+
+
+def test_win_rate(trained, tmp_path):
+    trained.evaluate.win_rate = True
+    metrics = ilf_jax.run(trained, tmp_path / "run")
+    rates = {m["metric"]: m for m in metrics if m["iteration"] == 1 and "win_rate" in m["metric"]}
+    assert 0 <= rates["win_rate"]["value"] <= 1 and rates["win_rate"]["n"] == 4
+    assert len(rates) == 2 and all(np.isfinite(m["value"]) for m in rates.values())
+    assert not [m for m in metrics if m["iteration"] == 0 and "win_rate" in m["metric"]]
+
+
+def test_chat_model(trained, tiny_run, tmp_path):
+    """A tokenizer with a chat template: prompts are wrapped in it, completions follow without a space."""
+    shutil.copytree(tiny_run[1] / "tokenizer", tmp_path / "tokenizer")
+    path = tmp_path / "tokenizer/tokenizer_config.json"
+    template = "{% for m in messages %}[{{ m.content }}]{% endfor %}{% if add_generation_prompt %}>>{% endif %}"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": template}))
+    trained.policy.tokenizer = f"hf:{tmp_path / 'tokenizer'}"
+    ilf_jax.run(trained, tmp_path / "chat")
+    assert by_id(tmp_path / "chat/iteration_001/draft", "text") != by_id(tiny_run[1] / "iteration_001/draft", "text")
+    trained.policy.chat = trained.refiner.chat = trained.judge.chat = "never"
+    ilf_jax.run(trained, tmp_path / "plain")
+    for stage, key in (("draft", "text"), ("refine", "texts"), ("score", "scores")):
+        assert (by_id(tmp_path / "plain/iteration_001" / stage, key)
+                == by_id(tiny_run[1] / "iteration_001" / stage, key))
+
+
+def test_no_evaluation(trained, tmp_path):
+    trained.data.eval_size = 0
+    metrics = ilf_jax.run(trained, tmp_path / "run")
+    assert not (tmp_path / "run/iteration_000").exists() and (tmp_path / "run/iteration_001/checkpoint").exists()
+    assert not [m for m in metrics if m["stage"] == "evaluate"]
+
+
+def test_one_document_one_candidate(trained, tmp_path):
+    trained.data.train_size = trained.data.eval_size = trained.refine.num_candidates = 1
+    trained.evaluate.win_rate, trained.finetune.dev_fraction = True, 0.5
+    metrics = ilf_jax.run(trained, tmp_path / "run")
+    for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines():
+        assert "NaN" not in line, line
+    assert value(metrics, 1, "finetune", "steps") == 1
+
+
+def test_a_plain_mapping_is_a_config(tiny_run, trained, tmp_path):
+    metrics = ilf_jax.run(json.loads(trained.to_json()), str(tmp_path / "run"))
+    assert metrics[-1]["iteration"] == 1 and metrics[-1]["stage"] == "evaluate"
+    assert by_id(tmp_path / "run/iteration_001/draft", "text") == by_id(tiny_run[1] / "iteration_001/draft", "text")

@@ -1,0 +1,205 @@
+"""Eight devices = one: training, generation and scoring on meshes of every kind; errors name what is allowed."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import Mesh, PartitionSpec
+
+from ilf_jax import sharding
+from ilf_jax.errors import InputError
+from ilf_jax.models import transformer
+from ilf_jax.models.config import small_shape
+
+# Two shards do not divide 3 kv heads; they do divide 24 query heads.
+CONFIG = dataclasses.replace(
+    small_shape(48, 1, 64), num_heads=24, num_kv_heads=3, head_dim=4, intermediate_size=64, qkv_bias=True, mlp_bias=True,
+    gated_mlp=False, tied_embeddings=False,
+)
+MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2)]
+
+SCRIPT = '''
+import json
+import jax, numpy as np, optax
+from ilf_jax import sharding
+from ilf_jax.errors import InputError
+from ilf_jax.models import transformer
+from ilf_jax.sampling import decode
+from ilf_jax.sampling.logits import make_sampling
+from ilf_jax.steps import finetune, refine, score
+from ilf_jax.training import objectives, packing
+from tests_sharding import CONFIG, MESHES
+
+assert len(jax.devices()) == 8
+rng = np.random.default_rng(0)
+init = transformer.init_params(CONFIG, jax.random.key(0))
+init = jax.tree.map(lambda a: np.asarray(a) + 0.1 * rng.normal(size=a.shape).astype(np.float32), init)
+V = CONFIG.vocab_size
+examples = [packing.training_example(rng.integers(0, V, 3), rng.integers(0, V, rng.integers(1, 8)), 3, prompt_weight=0.1)
+            for _ in range(30)]
+rows = packing.pack([len(e) for e in examples], 24, merge=True)
+parts = [packing.assemble(examples, rows[a * 8 : a * 8 + 8], num_rows=8, row_length=24, num_targets=24) for a in (0, 1)]
+assert 8 < len(rows) <= 16
+train_batch = {k: np.stack([p[k] for p in parts]) for k in parts[0]}
+prompts, lengths = rng.integers(0, V, (8, 16)).astype(np.int32), np.array([16, 3, 1, 0, 7, 9, 12, 5], np.int32)
+keys = decode.candidate_keys(0, 1, "refine", list("abcdefgh"), range(2))
+ends = np.arange(V) % 7 == 0
+suffixes, suffix_lengths = rng.integers(0, V, (8, 2, 6)).astype(np.int32), rng.integers(1, 7, (8, 2)).astype(np.int32)
+answers = rng.integers(0, V, (8, 2, 2)).astype(np.int32)
+objective = objectives.NextTokenLoss(CONFIG)
+sgd = optax.sgd(0.5)  # the params after a step are the gradients, scaled and shifted
+generate = jax.jit(refine.refine_step, static_argnames=("config", "max_new_tokens"))
+answer_logits = jax.jit(score.answer_logits_step, static_argnums=0)
+
+
+@jax.jit
+def train(params, batch):
+    return finetune.train_step(objective, sgd, finetune.init_state(params, sgd), batch)
+
+
+def everything(train_params, decode_params, put):
+    state, metrics = train(train_params, put(train_batch, 1))
+    tokens = put((prompts, lengths, keys), 0)
+    refined, sampled = (
+        generate(CONFIG, decode_params, *tokens, sampling, ends, max_new_tokens=5)
+        for sampling in (make_sampling(0.0, 0, 1.0), make_sampling(1.0, 0, 0.9))
+    )
+    logits = answer_logits(CONFIG, decode_params, *put((prompts, lengths, suffixes, suffix_lengths, answers), 0))
+    spread = state.params["layers_0"]["mlp"]["up"]["kernel"]
+    return jax.device_get({
+        "metrics": metrics, "params": state.params, "greedy": refined, "sampled": sampled, "answer_logits": logits,
+    }), str(spread.sharding.spec if hasattr(spread.sharding, "spec") else None)
+
+
+right, _ = everything(init, init, lambda arrays, axis: arrays)
+report = {"moved": float(np.abs(right["params"]["embedding"] - init["embedding"]).max()),
+          "drawn": int(right["sampled"].mask_BxCxL.sum()), "meshes": {}, "errors": {}}
+for sizes in MESHES:
+    placement = sharding.Placement(sharding.make_mesh(*sizes), CONFIG)
+    found, spec = everything(placement.params(init, "train"), placement.params(init, "decode"), placement.batch)
+    worst = {}
+    for name in right:
+        pairs = zip(jax.tree.leaves(found[name]), jax.tree.leaves(right[name]), strict=True)
+        worst[name] = max(float(np.max(np.abs(np.asarray(a, np.float64) - b) / np.maximum(1, np.abs(b)))) for a, b in pairs)
+    report["meshes"][str(sizes)] = {"worst": worst, "spec": spec}
+for sizes in ((3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 1, 1), (-1, 16, 1), (2, 2, -1), (-1, 4, 1), (2, -1, 2)):
+    try:
+        report["errors"][str(sizes)] = list(sharding.make_mesh(*sizes).devices.shape)
+    except InputError as error:
+        report["errors"][str(sizes)] = str(error)
+print(json.dumps(report))
+'''
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("devices")
+    (folder / "tests_sharding.py").write_text(
+        f"from ilf_jax.models.config import ModelConfig\nCONFIG = {CONFIG!r}\nMESHES = {MESHES!r}\n"
+    )
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+           "PYTHONPATH": os.pathsep.join([str(folder), os.getcwd()])}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("sizes", MESHES)
+@pytest.mark.parametrize("what", ["metrics", "params", "greedy", "sampled", "answer_logits"])
+def test_eight_devices_equal_one(report, sizes, what):
+    assert report["moved"] > 1e-3
+    assert report["drawn"] > 20
+    assert report["meshes"][str(sizes)]["worst"][what] < 1e-5
+
+
+def test_params_stay_where_they_were_put(report):
+    specs = {sizes: found["spec"] for sizes, found in report["meshes"].items()}
+    assert "fsdp" in specs["(1, 8, 1)"]
+    assert "fsdp" in specs["(2, 2, 2)"]
+    assert "tensor" in specs["(2, 2, 2)"]
+
+
+def test_mesh_sizes(report):
+    found = report["errors"]
+    assert found["(2, 2, -1)"] == [2, 2, 2]
+    assert found["(-1, 4, 1)"] == [2, 4, 1]
+    assert found["(2, -1, 2)"] == [2, 2, 2]
+    for sizes in ("(3, 1, 1)", "(-1, 3, 1)", "(-1, -1, 1)", "(0, 1, 1)", "(-1, 16, 1)"):
+        assert "8 devices" in found[sizes], sizes
+        assert "config.mesh" in found[sizes]
+        assert "-1" in found[sizes]
+    assert "data=-1, fsdp=3" in found["(-1, 3, 1)"]  # what the user wrote
+
+
+class FakeMesh:
+    """A mesh's shape without its devices."""
+
+    def __init__(self, data, fsdp, tensor):
+        self.shape = {"data": data, "fsdp": fsdp, "tensor": tensor}
+
+
+@pytest.mark.parametrize(
+    ("changes", "tensor", "words"),
+    [
+        ({}, 16, ["query heads (24)", "1, 2, 4, 8"]),
+        ({"num_heads": 6, "num_kv_heads": 3}, 4, ["query heads (6)", "1, 2"]),
+        ({"intermediate_size": 63}, 2, ["MLP width (63)", "1"]),
+        ({"vocab_size": 65}, 2, ["vocabulary (65)", "1"]),
+    ],
+)
+def test_a_tensor_axis_that_does_not_divide_is_refused(changes, tensor, words):
+    with pytest.raises(InputError) as error:
+        sharding.Placement(FakeMesh(1, 1, tensor), dataclasses.replace(CONFIG, **changes))
+    assert f"config.mesh.tensor={tensor}" in str(error.value)
+    for word in words:
+        assert word in str(error.value)
+    assert str(error.value).endswith(f"these do: {words[-1]}")
+
+
+def one_device(config=CONFIG):
+    return sharding.Placement(Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES), config)
+
+
+def test_every_matrix_is_sharded_in_training_and_whole_along_fsdp_in_decoding():
+    placement = one_device()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(transformer.param_shapes(CONFIG)):
+        name = sharding.path_name(path)
+        train, decode = (placement.param_sharding(name, layout).spec for layout in ("train", "decode"))
+        if leaf.ndim == 2:
+            assert "fsdp" in train, name
+            assert "tensor" in train, name
+            assert "tensor" in decode, name
+        assert "fsdp" not in decode, name
+        assert len(train) <= leaf.ndim
+
+
+def test_optimizer_state_lies_like_the_params():
+    """Adam's moments are as large as the params; the embeddings' must not be held whole on every device."""
+    import optax
+
+    placement = one_device()
+    params = transformer.param_shapes(CONFIG)
+    state = jax.eval_shape(optax.adamw(1e-3).init, params)
+    found = {sharding.path_name(path): s.spec
+             for path, s in jax.tree_util.tree_leaves_with_path(placement.shardings(state, "train"))}
+    for name in ("embedding", "unembedding", "layers_0/attention/q/kernel"):
+        (spec,) = [spec for path, spec in found.items() if path.endswith(f"mu/{name}")]
+        assert spec == placement.param_sharding(name, "train").spec, name
+
+
+def test_few_kv_heads_are_held_whole(monkeypatch):
+    monkeypatch.setattr(sharding, "NamedSharding", lambda mesh, spec: spec)
+    few = sharding.Placement(FakeMesh(1, 2, 2), CONFIG)
+    assert few.param_sharding("layers_0/attention/k/kernel", "train") == PartitionSpec("fsdp", None)
+    assert few.param_sharding("layers_0/attention/v/bias", "decode") == PartitionSpec(None)
+    assert few.param_sharding("layers_0/attention/q/kernel", "train") == PartitionSpec("fsdp", "tensor")
+    enough = sharding.Placement(FakeMesh(1, 2, 3), dataclasses.replace(CONFIG, intermediate_size=66, vocab_size=66))
+    assert enough.param_sharding("layers_0/attention/k/kernel", "train") == PartitionSpec("fsdp", "tensor")
+    assert sharding.Placement(FakeMesh(1, 5, 1), CONFIG).param_sharding("embedding", "train") == PartitionSpec(
+        "tensor", None
+    )

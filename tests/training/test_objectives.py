@@ -1,0 +1,223 @@
+"""Losses, gradients, schedules and the train step against independent references."""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ilf_jax.models import transformer
+from ilf_jax.models.config import small_shape
+from ilf_jax.steps import finetune
+from ilf_jax.training import objectives, optimizer, packing
+
+V, END = 64, 3
+CONFIG = dataclasses.replace(small_shape(32, 1, V), num_heads=4, num_kv_heads=2, head_dim=8)
+ADAM = optimizer.OptimizerConfig(
+    learning_rate=1e-2, schedule="constant", num_steps=20, warmup_steps=0, weight_decay=0.1, clip_norm=1.0
+)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def train_step(objective, config, state, batch):
+    return finetune.train_step(objective, optimizer.make_optimizer(config), state, batch)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return transformer.init_params(CONFIG, jax.random.key(0))
+
+
+def make_batch(accumulation, count=8, seed=0):
+    """The same examples as `accumulation` micro-batches; their numbers of target tokens differ."""
+    rng = np.random.default_rng(seed)
+    examples = [
+        packing.training_example(
+            rng.integers(0, V, 4), rng.integers(0, V, rng.integers(1, 10)), END, prompt_weight=0.2
+        )
+        for _ in range(count)
+    ]
+    size = count // accumulation
+    parts = [
+        packing.assemble(examples, [[i] for i in range(a * size, (a + 1) * size)], num_rows=size, row_length=16,
+                         num_targets=14)
+        for a in range(accumulation)
+    ]
+    return {name: np.stack([part[name] for part in parts]) for name in parts[0]}
+
+
+def plain_loss(params, batch, config=CONFIG):
+    """Loss sum and weight sum by log_softmax over all logits at once; one example a row."""
+    batch = {name: array.reshape(-1, *array.shape[2:]) for name, array in batch.items()}
+    hidden = transformer.forward(config, params, batch["tokens"])
+    logp = jax.nn.log_softmax(transformer.unembed(config, params, hidden))
+    rows = jnp.arange(len(batch["tokens"]))[:, None]
+    picked = logp[rows, batch["index"], batch["targets"]]
+    return -jnp.sum(picked * batch["weights"]), jnp.sum(batch["weights"])
+
+
+def assert_trees_close(a, b, tolerance):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        assert np.linalg.norm(np.asarray(x) - np.asarray(y)) <= tolerance * max(np.linalg.norm(y), 1e-3)
+
+
+@pytest.mark.parametrize("chunk_positions", [1, 3, 5, 14, 100])
+@pytest.mark.parametrize("changes", [{}, {"tied_embeddings": False, "logit_softcap": 3.0, "logit_scale": 0.7}])
+def test_chunked_loss_equals_the_plain_loss(monkeypatch, chunk_positions, changes):
+    """Value and gradients, for chunks that do and do not divide the 14 positions."""
+    monkeypatch.setattr(objectives, "_CHUNK_BYTES", chunk_positions * V * 4)
+    config = dataclasses.replace(CONFIG, **changes)
+    rng = np.random.default_rng(0)
+    hidden = jnp.asarray(rng.normal(size=(3, 14, 32)), jnp.float32)
+    targets, weights = rng.integers(0, V, (3, 14)), jnp.asarray(rng.random((3, 14)), jnp.float32)
+    tables = {name: jnp.asarray(rng.normal(size=(V, 32)) / 4, jnp.float32) for name in ("embedding", "unembedding")}
+
+    def chunked(tables, hidden):
+        return jnp.sum(objectives.token_losses(config, tables, hidden, targets) * weights)
+
+    def plain(tables, hidden):
+        logits = hidden @ tables["embedding" if config.tied_embeddings else "unembedding"].T * config.logit_scale
+        if config.logit_softcap:
+            logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
+        return -jnp.sum(jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0] * weights)
+
+    losses = objectives.token_losses(config, tables, hidden, targets)
+    assert losses.shape == (3, 14)
+    found, found_grads = jax.value_and_grad(chunked, argnums=(0, 1))(tables, hidden)
+    right, right_grads = jax.value_and_grad(plain, argnums=(0, 1))(tables, hidden)
+    assert float(found) == pytest.approx(float(right), rel=1e-6)
+    assert_trees_close(found_grads, right_grads, 1e-5)
+    jaxpr = str(jax.make_jaxpr(chunked)(tables, hidden))
+    assert (f"f32[3,14,{V}]" in jaxpr) == (chunk_positions >= 14)  # logits exist a chunk at a time
+
+
+@pytest.mark.parametrize("remat", [False, True])
+def test_objective_equals_the_plain_loss(params, remat):
+    batch = make_batch(1)
+    objective = objectives.NextTokenLoss(CONFIG, remat=remat)
+    one = {name: array[0] for name, array in batch.items()}
+    (loss, weight), grads = jax.jit(jax.value_and_grad(objective, has_aux=True))(params, one)
+    (right, right_weight), right_grads = jax.jit(jax.value_and_grad(plain_loss, has_aux=True))(params, batch)
+    assert float(loss) == pytest.approx(float(right), rel=1e-6)
+    assert float(weight) == pytest.approx(float(right_weight), rel=1e-6)
+    assert_trees_close(grads, right_grads, 1e-5)
+
+
+def test_remat_recomputes_activations(params):
+    one = {name: array[0] for name, array in make_batch(1).items()}
+    counts = []
+    for remat in (False, True):
+        gradient = jax.grad(objectives.NextTokenLoss(CONFIG, remat=remat), has_aux=True)
+        counts.append(str(jax.make_jaxpr(gradient)(params, one)).count("= logistic"))
+    assert counts[1] == 2 * counts[0] > 0
+
+
+def test_equal_objectives_are_equal():
+    """They are static arguments of jit: a new object must not compile a new program."""
+    a, b = (objectives.NextTokenLoss(dataclasses.replace(CONFIG)) for _ in range(2))
+    assert a == b
+    assert hash(a) == hash(b)
+    assert a != objectives.NextTokenLoss(CONFIG, remat=True)
+
+
+def test_accumulated_equals_full_batch(params):
+    """By gradient descent, clipped: Adam would blow up rounding wherever a gradient is nothing else."""
+    objective, sgd = objectives.NextTokenLoss(CONFIG), optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.5))
+    step = jax.jit(functools.partial(finetune.train_step, objective, sgd))
+    results = {}
+    for accumulation in (1, 2, 4):
+        state = finetune.init_state(params, sgd)
+        for seed in range(2):
+            state, metrics = step(state, make_batch(accumulation, seed=seed))
+        assert int(state.step) == 2
+        results[accumulation] = state.params, metrics
+    assert np.abs(results[1][0]["embedding"] - params["embedding"]).max() > 1e-2
+    for accumulation in (2, 4):
+        for name in ("loss", "grad_norm", "weight"):
+            assert float(results[accumulation][1][name]) == pytest.approx(float(results[1][1][name]), rel=1e-5)
+        for x, y in zip(*(jax.tree.leaves(results[a][0]) for a in (accumulation, 1)), strict=True):
+            np.testing.assert_allclose(x, y, atol=1e-6)
+
+
+@pytest.mark.parametrize("config", [ADAM, dataclasses.replace(ADAM, clip_norm=0.0, weight_decay=0.0, b2=0.95,
+                                                              schedule="linear", warmup_steps=3)])
+def test_train_step_equals_a_by_hand_optax_update(params, config):
+    batch = make_batch(2)
+    objective = objectives.NextTokenLoss(CONFIG)
+    state = finetune.init_state(params, optimizer.make_optimizer(config))
+    state, metrics = train_step(objective, config, state, batch)
+
+    (loss, weight), grads = jax.jit(jax.value_and_grad(plain_loss, has_aux=True))(params, batch)
+    grads = jax.tree.map(lambda g: np.asarray(g, np.float64) / float(weight), grads)
+    norm = np.sqrt(sum(np.sum(g**2) for g in jax.tree.leaves(grads)))
+    assert float(metrics["loss"]) == pytest.approx(float(loss / weight), rel=1e-5)
+    assert float(metrics["grad_norm"]) == pytest.approx(norm, rel=1e-4)
+    assert float(metrics["weight"]) == pytest.approx(float(weight), rel=1e-6)
+    if config.clip_norm:
+        assert norm > config.clip_norm  # so that clipping is seen
+        grads = jax.tree.map(lambda g: g * config.clip_norm / norm, grads)
+    rate = 1e-2 if config.warmup_steps == 0 else 1e-2 / 4
+    # AdamW's first step (Loshchilov & Hutter 2019): m_hat = g, v_hat = g^2.
+    right = jax.tree.map(
+        lambda p, g: p - rate * (g / (np.abs(g) + 1e-8) + config.weight_decay * p), params, grads
+    )
+    for p, q, g in zip(*map(jax.tree.leaves, (state.params, right, grads)), strict=True):
+        solid = np.abs(g) > 1e-5  # where rounding does not decide the sign
+        np.testing.assert_allclose(np.asarray(p)[solid], np.asarray(q)[solid], atol=2e-5)
+        assert solid.any()
+    chain = [optax.adamw(optimizer.learning_rate_schedule(config), b1=0.9, b2=config.b2,
+                         weight_decay=config.weight_decay)]
+    by_optax = optax.chain(*([optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []), *chain)
+    sums = jax.jit(finetune.accumulated_gradients, static_argnums=0)(objective, params, batch)
+    mean = jax.tree.map(lambda g: g / sums[1], sums[2])
+    updates, _ = by_optax.update(mean, by_optax.init(params), params)
+    for x, y in zip(jax.tree.leaves(state.params), jax.tree.leaves(optax.apply_updates(params, updates)), strict=True):
+        np.testing.assert_allclose(x, y, atol=1e-4)
+        assert np.mean(np.abs(x - y)) < 1e-6
+
+
+def test_a_batch_without_targets_changes_nothing_but_the_decay(params):
+    config = dataclasses.replace(ADAM, weight_decay=0.0)
+    batch = make_batch(1)
+    batch["weights"] = np.zeros_like(batch["weights"])
+    state = finetune.init_state(params, optimizer.make_optimizer(config))
+    state, metrics = train_step(objectives.NextTokenLoss(CONFIG), config, state, batch)
+    assert float(metrics["loss"]) == 0
+    for x, y in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def rates(**changes):
+    config = dataclasses.replace(ADAM, learning_rate=1.0, num_steps=10, **changes)
+    schedule = optimizer.learning_rate_schedule(config)
+    return [float(schedule(step)) for step in range(10)]
+
+
+def test_schedules_by_hand():
+    assert rates(schedule="constant") == [1.0] * 10
+    np.testing.assert_allclose(rates(schedule="linear"), 1 - np.arange(10) / 10, atol=1e-6)
+    np.testing.assert_allclose(rates(schedule="cosine"), (1 + np.cos(np.pi * np.arange(10) / 10)) / 2, atol=1e-6)
+    rise = [0.25, 0.5, 0.75, 1.0]
+    np.testing.assert_allclose(rates(schedule="constant", warmup_steps=3), [*rise, *[1.0] * 6], atol=1e-6)
+    np.testing.assert_allclose(
+        rates(schedule="linear", warmup_steps=3), [*rise, *(1 - np.arange(1, 7) / 7)], atol=1e-6
+    )
+    assert min(rates(schedule="linear", warmup_steps=10)) > 0
+    assert min(rates(schedule="cosine", warmup_steps=9)) > 0
+
+
+def test_training_learns_a_fixed_problem(params):
+    """Golden metric: 20 steps take the loss on 8 texts from about log(64) = 4.2 to below 0.5."""
+    objective = objectives.NextTokenLoss(CONFIG)
+    config = dataclasses.replace(ADAM, weight_decay=0.0)
+    state, batch = finetune.init_state(params, optimizer.make_optimizer(config)), make_batch(1, seed=5)
+    losses = []
+    for _ in range(20):
+        state, metrics = train_step(objective, config, state, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[0] > 3.0
+    assert np.isfinite(losses).all()
+    assert losses[-1] < 0.5
