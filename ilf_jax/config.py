@@ -67,7 +67,7 @@ class Data:
     fields: Fields = _section(Fields)
     folder: str | None = _key(None, "where a tfds source finds its files")
     split: str = _key("train", "split to train on (tfds, builtin)")
-    train_size: int | None = _key(None, "documents an iteration, the next ones each time; unset: all, every time", low=1)
+    train_size: int | None = _key(None, "documents an iteration, the next ones each time; unset: all", low=1)
     eval_source: str | None = _key(None, "held-out data; unset: the last rows of `source`")
     eval_split: str = _key("test", "split of eval_source (tfds, builtin)")
     eval_size: int = _key(64, "held-out documents; 0: no evaluation", low=0)

@@ -1,4 +1,4 @@
-"""What a run would do: its sizes, one prompt of each kind, and one training example with its loss mask. Trains nothing."""
+"""What a run would do: its sizes, its stages, and one training example with its loss mask. Trains nothing."""
 
 import pathlib
 import sys

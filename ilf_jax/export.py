@@ -29,8 +29,8 @@ def export(workdir: str | pathlib.Path, iteration: int, out: str | pathlib.Path)
     out = pathlib.Path(out)
     if not (source / "model.json").exists():
         raise InputError(f"--workdir {workdir}: iteration {iteration} has no finished checkpoint ({source})")
-    if out.exists() and any(out.iterdir()):
-        raise InputError(f"--out {out}: is not empty; take another folder")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {out}: is {'not empty' if out.is_dir() else 'a file'}; take another folder")
     config = checkpoint.read_model_config(source)
     tokenizer = Tokenizer.load(f"hf:{source / 'tokenizer'}")
     params = checkpoint.load_model(source, transformer.param_shapes(config))

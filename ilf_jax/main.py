@@ -12,7 +12,7 @@ from ilf_jax.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's configuration.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps its files; an interrupted run goes on from there.")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Check everything and show one example with its loss mask; train nothing.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Check everything, show one example with its loss mask, train nothing.")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

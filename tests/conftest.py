@@ -32,6 +32,18 @@ def make_tiny_config():
     return c
 
 
+def import_program(name):
+    """ilf_jax.main, export or report. Each has a flag `workdir`, and only one may define it in a process."""
+    import importlib
+    import sys
+
+    from absl import flags
+
+    if f"ilf_jax.{name}" not in sys.modules and "workdir" in flags.FLAGS:
+        delattr(flags.FLAGS, "workdir")
+    return importlib.import_module(f"ilf_jax.{name}")
+
+
 def run_main(config, workdir, capsys, *flags_given):
     """(exit code, what stood on stderr) of `python -m ilf_jax.main`, in this process, with a config made here."""
     with tempfile.TemporaryDirectory() as folder:
@@ -47,8 +59,7 @@ def main_with_flags(capsys, *given):
     """(exit code, what stood on stderr) of `python -m ilf_jax.main` with these flags, in this process."""
     from absl import flags
 
-    from ilf_jax import main
-
+    main = import_program("main")
     capsys.readouterr()
     flags.FLAGS.unparse_flags()
     for name in ("config", "workdir", "dry_run"):

@@ -66,7 +66,9 @@ def _spoiled(rng: random.Random, words: list[str], right: list[str], insults: tu
     return right[1:] or words
 
 
-def _lesson(task: word_removal.WordRemoval, rng: random.Random, names: list[str], insults: tuple[str, ...], most: int) -> tuple[str, str]:
+def _lesson(
+    task: word_removal.WordRemoval, rng: random.Random, names: list[str], insults: tuple[str, ...], most: int
+) -> tuple[str, str]:
     """One (prompt, completion) pair; drafts to refine hold at most `most` insults."""
     part = rng.choices(list(_SHARES), weights=list(_SHARES.values()))[0]
     example = Example(id="", document=rng.choice(names))

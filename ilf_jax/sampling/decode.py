@@ -31,7 +31,9 @@ class Generated:
     stopped_BxC: jax.Array
 
 
-def candidate_keys(seed: int, iteration: int, purpose: str, ids: Sequence[str], candidates: Sequence[int]) -> np.ndarray:
+def candidate_keys(
+    seed: int, iteration: int, purpose: str, ids: Sequence[str], candidates: Sequence[int]
+) -> np.ndarray:
     """Raw PRNG keys, B x C x 2 (uint32), one for each (seed, iteration, purpose, example id, candidate).
 
     What a document is given depends on nothing else: not on its batch, its neighbours or its host. Drawn by BLAKE2

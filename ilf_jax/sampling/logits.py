@@ -1,4 +1,4 @@
-"""Choosing a token from logits: temperature, top-k, top-p, one uniform number a row. Nothing here sorts the vocabulary."""
+"""Choosing a token from logits: temperature, top-k, top-p, one uniform number a row. Nothing here sorts."""
 
 import jax
 import jax.numpy as jnp

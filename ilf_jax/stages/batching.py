@@ -7,7 +7,7 @@ _SHORTEST = 16
 
 
 def bucket(length: int) -> int:
-    """The row length for `length` tokens: four sizes an octave (16, 20, 24, 28, 32, 40, ...), so few programs compile."""
+    """The row length for `length` tokens: four sizes an octave (16, 20, 24, 28, 32, ...), so few programs compile."""
     size = _SHORTEST
     while size < length:
         octave = 1 << (size.bit_length() - 1)

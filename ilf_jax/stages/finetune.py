@@ -213,8 +213,8 @@ class _StepLog:
         """Writes a step's metrics and returns its loss. Raises InputError if that is no number."""
         row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
         if not np.isfinite(row["loss"]) or not np.isfinite(row["grad_norm"]):
-            raise InputError(f"finetuning: loss {row['loss']}, gradient norm {row['grad_norm']} at step {step}; stopped, "
-                             "the last checkpoint is kept. A lower config.finetune.learning_rate or a "
+            raise InputError(f"finetuning stopped: loss {row['loss']}, gradient {row['grad_norm']} at step {step}. "
+                             "The last checkpoint is kept. A lower config.finetune.learning_rate or a "
                              "config.finetune.clip_norm above 0 may help")
         with self._path.open("a", encoding="utf-8") as f:
             f.write(json.dumps(row) + "\n")

@@ -13,7 +13,6 @@ from ilf_jax import sharding
 from ilf_jax.errors import InputError
 from ilf_jax.models import transformer
 from ilf_jax.models.config import ModelConfig
-from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import Sampling
 from ilf_jax.stages import batching
 from ilf_jax.steps import refine, score
@@ -91,7 +90,8 @@ class Role:
             if longest <= limit:
                 return encoded
             too_long = (f"{self.name} prompt of document {example_id!r} has {longest} tokens, and "
-                        f"{limit} are allowed (context {self.model.max_positions}, config.{self.name}.max_prompt_length)")
+                        f"{limit} are allowed (context of {self.model.max_positions}, "
+                        f"config.{self.name}.max_prompt_length)")
             if self.settings.too_long == "error":
                 raise InputError(f"{too_long}; config.{self.name}.too_long='truncate_document' shortens the document")
             document = max((p.document for p in prompts), key=len)

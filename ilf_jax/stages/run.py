@@ -15,7 +15,6 @@ from ilf_jax.stages.role import Role
 from ilf_jax.tasks.base import Task
 from ilf_jax.workdir import StageFolder, Workdir
 
-
 R = TypeVar("R")
 
 

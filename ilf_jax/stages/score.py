@@ -1,5 +1,8 @@
 """Score and select: R(x1 | x0, f, c) for every candidate, and the best of N. The baselines always stand beside it."""
 
+import dataclasses
+from collections.abc import Callable
+
 import numpy as np
 
 from ilf_jax import progress
@@ -14,78 +17,81 @@ from ilf_jax.stages import run as run_lib
 _SHARD_DOCUMENTS = 8
 
 
+@dataclasses.dataclass(frozen=True)
+class _Inputs:
+    """The records of the stages before, by example id."""
+
+    drafts: dict[str, Draft]
+    feedback: dict[str, Feedback]
+    candidates: dict[str, Candidates]
+
+
+# Scores of each example's C candidates, and, for an ensemble, the C x P scores of its prompts.
+_Scores = tuple[np.ndarray, list[list[float]]]
+_Scorer = Callable[[list[Example]], list[_Scores]]
+
+
 def run(run: run_lib.Run) -> None:
     """Writes a Scored for each example of the iteration."""
     folder = run.folder("score")
     folder.begin()
-    drafts, feedback = run.folder("draft").read(Draft), run.folder("feedback").read(Feedback)
-    candidates = run.folder("refine").read(Candidates)
+    inputs = _Inputs(
+        run.folder("draft").read(Draft), run.folder("feedback").read(Feedback), run.folder("refine").read(Candidates)
+    )
     method = run.config.score.method
-    if method == "instruct_rm":
-        score = _InstructRM(run, drafts, feedback, candidates)
-    elif method == "embedding":
-        score = _Embedding(run, feedback, candidates)
-    else:
-        score = _Baseline(run, method, candidates)
+    scorer = {"instruct_rm": _instruct_rm, "embedding": _embedding}.get(method, _baseline)(run, inputs)
 
     def work(batch: list[Example]) -> list[Scored]:
-        return [_select(run, e, candidates[e.id], scores, parts)
-                for e, (scores, parts) in zip(batch, score(batch), strict=True)]
+        return [_select(run, e, inputs.candidates[e.id], *scores)
+                for e, scores in zip(batch, scorer(batch), strict=True)]
 
     lengths = [len(e.document) for e in run.examples]
     done = run_lib.process_shards(run, "score", run.examples, lengths, _SHARD_DOCUMENTS, Scored, work)
-    metrics = run.summarise("score", _numbers(run, done.records, candidates, drafts, feedback))
+    metrics = run.summarise("score", _numbers(run, done.records, inputs))
     folder.finish(shards=done.shards, count=len(done.records), seconds=done.seconds, metrics=metrics)
 
 
-class _InstructRM:
-    def __init__(self, run: run_lib.Run, drafts: dict, feedback: dict, candidates: dict) -> None:
-        self._run, self._drafts, self._feedback, self._candidates = run, drafts, feedback, candidates
-        self._judge = run.roles.get("judge")
-        self._warned = False
+def _instruct_rm(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
+    """The ensemble: for each (document, prompt) one prefix, which all candidates share."""
+    judge = run.roles.get("judge")
+    told: list[str] = []
 
-    def __call__(self, batch: list[Example]) -> list[tuple[np.ndarray, list[list[float]]]]:
-        groups, counts = [], []
-        for example in batch:
-            draft, feedback = self._drafts[example.id].text, self._feedback[example.id].text
-            questions = [self._run.task.judge_questions(example, draft, feedback, text)
-                         for text in self._candidates[example.id].texts]
+    def score(batch: list[Example]) -> list[_Scores]:
+        groups: list[judge_lib.Group] = []
+        counts = []
+        for e in batch:
+            questions = [run.task.judge_questions(e, inputs.drafts[e.id].text, inputs.feedback[e.id].text, text)
+                         for text in inputs.candidates[e.id].texts]
             by_prompt = list(zip(*questions, strict=True))
-            groups += [judge_lib.make_group(self._judge, example.id, same) for same in by_prompt]
+            groups += [judge_lib.make_group(judge, e.id, same) for same in by_prompt]
             counts.append(len(by_prompt))
-        if not self._warned and not all(group.exact for group in groups):
-            progress.log("judge: an answer is more than one token here; it is scored by its first distinguishing one")
-            self._warned = True
-        found = iter(judge_lib.favourable_probabilities(self._judge, groups, self._run.config.score.batch_size))
-        results = []
-        for count in counts:
-            per_prompt_CxP = np.stack([next(found) for _ in range(count)], axis=1)
-            results.append((instruct_rm.ensemble(per_prompt_CxP), per_prompt_CxP.tolist()))
-        return results
+        if not told and not all(group.exact for group in groups):
+            told.append("an answer is more than one token here; it is scored by its first distinguishing one")
+            progress.log(f"judge: {told[0]}")
+        found = iter(judge_lib.favourable_probabilities(judge, groups, run.config.score.batch_size))
+        per_prompt = [np.stack([next(found) for _ in range(count)], axis=1) for count in counts]
+        return [(instruct_rm.ensemble(scores_CxP), scores_CxP.tolist()) for scores_CxP in per_prompt]
+
+    return score
 
 
-class _Embedding:
-    def __init__(self, run: run_lib.Run, feedback: dict, candidates: dict) -> None:
-        self._run, self._feedback, self._candidates = run, feedback, candidates
-        self._embedder = run.roles.get("embedder")
+def _embedding(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
+    """Similarity of each candidate to the feedback."""
+    embedder = run.roles.get("embedder")
 
-    def __call__(self, batch: list[Example]) -> list[tuple[np.ndarray, list[list[float]]]]:
-        texts = [[self._feedback[e.id].text, *self._candidates[e.id].texts] for e in batch]
-        flat = self._embedder.embed([t for group in texts for t in group], self._run.config.score.batch_size)
-        results, at = [], 0
-        for group in texts:
-            vectors = flat[at : at + len(group)]
-            at += len(group)
-            results.append((embedding.cosine(vectors[0], vectors[1:]), []))
-        return results
+    def score(batch: list[Example]) -> list[_Scores]:
+        texts = [[inputs.feedback[e.id].text, *inputs.candidates[e.id].texts] for e in batch]
+        vectors = iter(embedder.embed([text for group in texts for text in group], run.config.score.batch_size))
+        stacked = [np.stack([next(vectors) for _ in group]) for group in texts]
+        return [(embedding.cosine(rows[0], rows[1:]), []) for rows in stacked]
+
+    return score
 
 
-class _Baseline:
-    def __init__(self, run: run_lib.Run, method: str, candidates: dict) -> None:
-        self._run, self._method, self._candidates = run, method, candidates
-
-    def __call__(self, batch: list[Example]) -> list[tuple[np.ndarray, list[list[float]]]]:
-        return [(baseline_scores(self._run, e, self._candidates[e.id])[self._method], []) for e in batch]
+def _baseline(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
+    """random, longest or first, as configured."""
+    method = run.config.score.method
+    return lambda batch: [(baseline_scores(run, e, inputs.candidates[e.id])[method], []) for e in batch]
 
 
 def baseline_scores(run: run_lib.Run, example: Example, candidates: Candidates) -> dict[str, np.ndarray]:
@@ -107,17 +113,15 @@ def _select(
     return Scored(example.id, [float(s) for s in scores], pick(scores), picks, parts)
 
 
-def _numbers(
-    run: run_lib.Run, scored: dict[str, Scored], candidates: dict[str, Candidates], drafts: dict[str, Draft],
-    feedback: dict[str, Feedback],
-) -> list[statistics.Metric]:
+def _numbers(run: run_lib.Run, scored: dict[str, Scored], inputs: _Inputs) -> list[statistics.Metric]:
     rows = [scored[e.id] for e in run.examples]
     numbers = [statistics.mean("score_chosen", [row.scores[row.chosen] for row in rows]),
                statistics.mean("score_mean", [float(np.mean(row.scores)) for row in rows])]
     if run.task.has_oracle:
-        right = {e.id: run.task.oracle_refinement(e, drafts[e.id].text, feedback[e.id].text) for e in run.examples}
-        hits = lambda pick: [candidates[row.id].texts[pick(row)] == right[row.id] for row in rows]  # noqa: E731
-        numbers.append(statistics.proportion("exact_match_chosen", hits(lambda row: row.chosen)))
-        for name in ("random", "longest", "first"):
-            numbers.append(statistics.proportion(f"exact_match_{name}", hits(lambda row, name=name: row.picks[name])))
+        right = {e.id: run.task.oracle_refinement(e, inputs.drafts[e.id].text, inputs.feedback[e.id].text)
+                 for e in run.examples}
+        hit = lambda row, index: inputs.candidates[row.id].texts[index] == right[row.id]  # noqa: E731
+        numbers.append(statistics.proportion("exact_match_chosen", [hit(row, row.chosen) for row in rows]))
+        numbers += [statistics.proportion(f"exact_match_{name}", [hit(row, row.picks[name]) for row in rows])
+                    for name in ("random", "longest", "first")]
     return numbers

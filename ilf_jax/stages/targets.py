@@ -5,6 +5,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.records import Candidates, Draft, Example, Scored, Target
 from ilf_jax.stages import run as run_lib
 
+
 def needed_stages(config: Config) -> tuple[str, ...]:
     """Stages to run before finetuning, in order."""
     return STAGES_BEFORE_TARGET[config.finetune.target]
@@ -18,7 +19,8 @@ def check(config: Config, examples: tuple[Example, ...]) -> None:
     for example in examples:
         if not getattr(example, field).strip():
             raise InputError(f"config.finetune.target={field!r}, but document {example.id!r} has none; map it by "
-                             f"config.data.fields.{field}, or leave such rows out by config.data.skip_empty=({field!r},)")
+                             f"config.data.fields.{field}, or leave such rows out by "
+                             f"config.data.skip_empty=({field!r},)")
 
 
 def of_iteration(run: run_lib.Run, iteration: int, examples: tuple[Example, ...]) -> list[Target]:

@@ -8,6 +8,11 @@ from collections.abc import Mapping
 from ilf_jax.errors import InputError
 
 GAPS = ("title", "document", "draft", "feedback", "refinement", "first", "second")
+_NAMED_GAPS = ", ".join("{" + gap + "}" for gap in GAPS)
+
+# A gap is in single braces; doubled ones stand for themselves.
+_GAP = re.compile(r"(?<!\{)\{(\w+)\}(?!\})")
+_DOCUMENT = re.compile(r"(?<!\{)\{document\}(?!\})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +66,7 @@ def check_template(where: str, template: str, required: tuple[str, ...]) -> None
     except ValueError as e:
         raise InputError(f"{where}: not a template: {e} (write {{{{ and }}}} for literal braces)") from e
     for gap in sorted(gaps - set(GAPS)):
-        raise InputError(f"{where}: unknown gap {{{gap}}}; allowed are {', '.join('{%s}' % g for g in GAPS)}")
+        raise InputError(f"{where}: unknown gap {{{gap}}}; allowed are {_NAMED_GAPS}")
     for gap in required:
         if gap not in gaps:
             raise InputError(f"{where}: the template lacks {{{gap}}}")
@@ -70,13 +75,13 @@ def check_template(where: str, template: str, required: tuple[str, ...]) -> None
 def fill(template: str, values: Mapping[str, str]) -> Prompt:
     """Fills the gaps; the first {document} becomes the part that may be shortened."""
     kept = [line for line in template.split("\n") if not _has_empty_gap(line, values)]
-    before, found, after = "\n".join(kept).partition("{document}")
     whole = {name: values.get(name, "") for name in GAPS}
-    if not found:
-        return Prompt(before.format(**whole), "", "")
-    return Prompt(before.format(**whole), whole["document"], after.format(**whole))
+    parts = _DOCUMENT.split("\n".join(kept), maxsplit=1)
+    if len(parts) == 1:
+        return Prompt(parts[0].format(**whole), "", "")
+    return Prompt(parts[0].format(**whole), whole["document"], parts[1].format(**whole))
 
 
 def _has_empty_gap(line: str, values: Mapping[str, str]) -> bool:
-    gaps = re.findall(r"(?<!\{)\{(\w+)\}(?!\})", line)
+    gaps = _GAP.findall(line)
     return any(not values.get(gap, "") for gap in gaps)

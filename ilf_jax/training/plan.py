@@ -1,5 +1,7 @@
-"""Which examples each optimizer step sees, and in what arrays: a function of (seed, epoch, step), so that a run that was
-stopped goes on with the very batch that came next."""
+"""Which examples each optimizer step sees, and in what arrays.
+
+All of it is a function of (seed, epoch, step), so that a stopped run goes on with the very batch that came next.
+"""
 
 import dataclasses
 from collections.abc import Sequence

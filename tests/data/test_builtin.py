@@ -82,7 +82,7 @@ def test_a_size_of_zero_gives_nothing():
 def test_the_same_every_time_in_every_process(lessons):
     assert builtin.generate(f"word_removal_pretraining:{SIZE}", "test") == lessons["test"]
     program = ("import hashlib; from ilf_jax.data import builtin; print(hashlib.sha256(repr(["
-               f"builtin.generate('word_removal_pretraining:300', 'train'), builtin.people()]).encode()).hexdigest())")
+               "builtin.generate('word_removal_pretraining:300', 'train'), builtin.people()]).encode()).hexdigest())")
     digests = {subprocess.run([sys.executable, "-c", program], env={"PYTHONHASHSEED": seed, "PYTHONPATH": "."},
                               capture_output=True, text=True, check=True).stdout for seed in ("1", "2")}
     assert len(digests) == 1

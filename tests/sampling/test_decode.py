@@ -32,7 +32,8 @@ forward = jax.jit(transformer.forward, static_argnums=0)
 def random_params(config=CONFIG):
     leaves, tree = jax.tree.flatten(transformer.init_params(config, jax.random.key(0)))
     keys = jax.random.split(jax.random.key(1), len(leaves))
-    return jax.tree.unflatten(tree, [a + 0.2 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)])
+    noisy = [a + 0.2 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, noisy)
 
 
 def generate(rows, *, seed=0, candidates=(0, 1, 2), batch=4, sampling=NUCLEUS, ends=ENDS, limit=L):

@@ -43,7 +43,9 @@ def test_sentence_by_hand():
     assert wr.listing(["a", "b", "c"], "or") == "a, b or c"
 
 
-@pytest.mark.parametrize("text", ["", "Ada", "Ada is a fool", "is a fool.", "Ada was a fool.", "Ada is.", "Ada is nice."])
+@pytest.mark.parametrize(
+    "text", ["", "Ada", "Ada is a fool", "is a fool.", "Ada was a fool.", "Ada is.", "Ada is nice."]
+)
 def test_other_texts_do_not_parse(task, text):
     assert wr.parse(text) is None
     assert not task.is_usable(ADA, text)

