@@ -56,7 +56,7 @@ def run(
     check_sources(config, task)
     documents = load_documents(config)
     folder, lock = workdir_lib.open_workdir(workdir, config_lib.to_dict(config))
-    with lock:
+    with lock, workdir_lib.full_disk_in_words(folder.path):
         _keep_compiled_programs()
         mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
         _train_tokenizer(config, folder.path, documents)
@@ -86,6 +86,17 @@ def arm_config(config: config_lib.Config, target: str) -> config_lib.Config:
 
 def check_sources(config: config_lib.Config, task: Task) -> None:
     """Raises InputError if parts of the configuration do not go together, or a checkpoint is not there."""
+    _tokenizer_size(config)
+    for arm in _arms(config):
+        _check_arm(arm, task)
+
+
+def _arms(config: config_lib.Config) -> list[config_lib.Config]:
+    """The run itself and its baseline arms."""
+    return [config, *(arm_config(config, target) for target in config.compare)]
+
+
+def _check_arm(config: config_lib.Config, task: Task) -> None:
     needed = targets.needed_stages(config)
     if config.feedback.source == "oracle" and not task.has_oracle:
         raise InputError(f"config.feedback.source='oracle', but task {task.name!r} has no oracle; "
@@ -131,9 +142,9 @@ def load_documents(config: config_lib.Config) -> Documents:
     held_out = rows[len(rows) - held_back :]  # the last rows: more iterations leave them as they are
     if data.eval_source is not None:
         held_out = load(data.eval_source, data.eval_split).examples[: data.eval_size]
-    for target in (config.finetune.target, *config.compare):
-        targets.check(arm_config(config, target), train)
-    needed = targets.needed_stages(config)
+    for arm in _arms(config):
+        targets.check(arm, train)
+    needed = {stage for arm in _arms(config) for stage in targets.needed_stages(arm)}
     if "draft" in needed and draft.uses_recorded(config):
         for example in train:
             if not example.draft.strip():
@@ -175,28 +186,42 @@ def _run_arm(
 
 
 def _evaluate(run: Run) -> None:
-    if not run.held_out or run.folder("evaluate").complete:
+    if not run.held_out:
         return
     _write_examples(run.folder("evaluate").path / "examples.jsonl", run.held_out)
+    if run.folder("evaluate").complete:
+        return
     evaluate.run(run)
     run.workdir.write_metrics()
 
 
 def _write_examples(path: pathlib.Path, examples: tuple[Example, ...]) -> None:
+    """Raises InputError if a run that goes on finds other documents than it was begun with."""
+    text = "".join(json.dumps(records.to_json(e), ensure_ascii=False) + "\n" for e in examples)
     if not path.exists():
-        lines = (json.dumps(records.to_json(e), ensure_ascii=False) + "\n" for e in examples)
-        workdir_lib.write_atomically(path, "".join(lines))
+        workdir_lib.write_atomically(path, text)
+    elif path.read_text(encoding="utf-8") != text:
+        raise InputError(f"{path}: holds other documents than config.data gives now; the data have changed since the "
+                         "run was begun: restore them, or take another --workdir")
 
 
 def _train_tokenizer(config: config_lib.Config, folder: pathlib.Path, documents: Documents) -> None:
     wanted = config.policy.tokenizer
     if wanted is None or not wanted.startswith("train:") or (folder / "tokenizer" / "tokenizer_config.json").exists():
         return
-    size = wanted.removeprefix("train:")
-    if not size.isdecimal() or int(size) < 257:
-        raise InputError(f"config.policy.tokenizer={wanted!r}: the size must be a whole number of at least 257")
     texts = (f"{e.document} {e.reference}" for examples in documents.by_iteration.values() for e in examples)
-    tokenizer_training.train_bpe(texts, int(size), folder / "tokenizer")
+    tokenizer_training.train_bpe(texts, _tokenizer_size(config), folder / "tokenizer")
+
+
+def _tokenizer_size(config: config_lib.Config) -> int | None:
+    """V of config.policy.tokenizer='train:V'; None where none is to be trained."""
+    kind, _, size = (config.policy.tokenizer or "").partition(":")
+    if kind != "train":
+        return None
+    if not size.isdecimal() or int(size) < 257:
+        raise InputError(f"config.policy.tokenizer={config.policy.tokenizer!r}: the size must be a whole number of at "
+                         "least 257")
+    return int(size)
 
 
 def _keep_compiled_programs() -> None:

@@ -22,13 +22,25 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         if arg.startswith("--config.") and name.removeprefix("config.") not in config_lib.key_names():
             raise config_lib.unknown_key(name)
     try:
-        return flags.FLAGS(list(argv))
+        rest = flags.FLAGS(list(argv))
+        if _CONFIG.value is not None:
+            dict(_CONFIG.value)  # ml_collections tells of a file that it cannot open only when it is asked for a key
+        return rest
     except flags.UnrecognizedFlagError as e:
         near = difflib.get_close_matches(e.flagname, ("config", "workdir", "dry_run"), n=1)
         raise InputError(f"{e}{f'; did you mean --{near[0]}?' if near else ''}") from e
     except Exception as e:
         # A config file is a program: whatever goes wrong while it is read is an error in the input.
-        raise InputError(f"--config: {type(e).__name__}: {e}") from e
+        raise InputError(f"--config: {type(e).__name__}: {_without_traceback(str(e))}") from e
+
+
+def _without_traceback(message: str) -> str:
+    """ml_collections puts whole tracebacks into messages; kept are the last place outside libraries and the error."""
+    if "Traceback (most recent call last)" not in message:
+        return message
+    lines = [line.strip() for line in message.strip().splitlines()]
+    places = [line for line in lines if line.startswith('File "') and "site-packages" not in line]
+    return ": ".join([*places[-1:], lines[-1]])
 
 
 def _parse_or_exit(argv: Sequence[str]) -> list[str]:

@@ -9,7 +9,9 @@
 A file appears under its name only once it is whole (written aside, synced, renamed). What exists is therefore true.
 """
 
+import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import importlib.metadata
@@ -17,7 +19,7 @@ import json
 import os
 import pathlib
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ilf_jax import records
@@ -42,6 +44,32 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
         temporary.unlink(missing_ok=True)
         raise InputError(f"{path}: cannot be written: {e.strerror}; what was written before is whole, "
                          "and the same command goes on from there") from e
+
+
+@contextlib.contextmanager
+def full_disk_in_words(folder: pathlib.Path) -> Iterator[None]:
+    """Turns a full disk into an InputError, whichever library met it, and whatever type of error it made of that."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as e:
+        number = e.errno if isinstance(e, OSError) else None
+        if number not in (errno.ENOSPC, errno.EDQUOT) and "No space left on device" not in str(e):
+            raise
+        where = getattr(e, "filename", None) or folder
+        raise InputError(f"{where}: cannot be written: No space left on device; what was written before is whole, and "
+                         "the same command goes on from there") from e
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise InputError(f"{path}: is no JSON ({e}); restore it, or take another --workdir") from e
+    if not isinstance(value, dict):
+        raise InputError(f"{path}: was not written by ilf_jax; take another --workdir")
+    return value
 
 
 def versions() -> dict[str, str]:
@@ -98,7 +126,7 @@ class StageFolder:
     def manifest(self) -> dict[str, Any]:
         """What the manifest says; {'complete': False} where there is none."""
         path = self.path / "manifest.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"complete": False}
+        return _read_json(path) if path.exists() else {"complete": False}
 
     @property
     def complete(self) -> bool:
@@ -145,7 +173,7 @@ class Workdir:
         order = {name: i for i, name in enumerate(("draft", "feedback", "refine", "score", "finetune", "evaluate"))}
         for folder in sorted(self.path.glob("iteration_[0-9]*")):
             for manifest in sorted(folder.glob("*/manifest.json"), key=lambda p: order.get(p.parent.name, 99)):
-                rows += json.loads(manifest.read_text(encoding="utf-8")).get("metrics", [])
+                rows += _read_json(manifest).get("metrics", [])
         return rows
 
     def write_metrics(self) -> list[dict[str, Any]]:
@@ -179,7 +207,7 @@ def open_workdir(path: str | pathlib.Path, config: dict[str, Any]) -> tuple[Work
     config = json.loads(json.dumps(config))
     saved = path / "config.json"
     if saved.exists():
-        before = json.loads(saved.read_text(encoding="utf-8"))
+        before = _read_json(saved)
         different = _differences(before, config)
         if different:
             lines = "\n".join(f"  config.{key}: {old!r} -> {new!r}" for key, old, new in different)

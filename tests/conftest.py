@@ -3,6 +3,7 @@
 import atexit
 import os
 import shutil
+import sys
 import tempfile
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -12,7 +13,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
-import pytest  # noqa: E402
+import pytest
 
 
 def make_tiny_config():
@@ -35,7 +36,6 @@ def make_tiny_config():
 def import_program(name):
     """ilf_jax.main, export or report. Each has a flag `workdir`, and only one may define it in a process."""
     import importlib
-    import sys
 
     from absl import flags
 
@@ -66,11 +66,13 @@ def main_with_flags(capsys, *given):
         flags.FLAGS[name].unparse()
     for name in [n for n in flags.FLAGS if n.startswith("config.")]:
         delattr(flags.FLAGS, name)
+    sys_argv, sys.argv = sys.argv, ["main", *given]  # where ml_collections looks for overrides
     try:
         code = main.main(main._parse_or_exit(["main", *given]))
     except SystemExit as stopped:
         code = stopped.code
     finally:
+        sys.argv = sys_argv
         flags.FLAGS.unparse_flags()
     return code, capsys.readouterr().err
 

@@ -104,7 +104,7 @@ def test_missing_flags_and_files(tmp_path, capsys):
     refused(main_with_flags(capsys, f"--config={tmp_path / 'no.py'}", f"--workdir={tmp_path / 'run'}"), "no.py")
     refused(main_with_flags(capsys, f"--config={tmp_path}", f"--workdir={tmp_path / 'run'}"), str(tmp_path))
     (tmp_path / "bytes.py").write_bytes(b"\xff\xfe\x00")
-    refused(main_with_flags(capsys, f"--config={tmp_path / 'bytes.py'}", f"--workdir={tmp_path / 'run'}"), "bytes.py")
+    refused(main_with_flags(capsys, f"--config={tmp_path / 'bytes.py'}", f"--workdir={tmp_path / 'run'}"), "--config: ")
     assert not (tmp_path / "run").exists()
 
 
@@ -153,12 +153,12 @@ def test_bad_rows(trained, run, tmp_path, bad, parts):
     assert not (tmp_path / "run").exists()
 
 
-def test_bad_rows_may_be_skipped(trained, run, tmp_path):
+def test_bad_rows_may_be_skipped(trained, run, tmp_path, caplog):
     trained.data.on_error, trained.finetune.target = "skip", "initial"
     rows = [*(row(i) for i in range(4)), "{oops", row(1), *(row(i) for i in range(4, 8))]
     code, error = run(with_data(trained, data(tmp_path, rows)))
     assert code == 0, error
-    assert "2 bad rows skipped" in error and "data.jsonl:5" in error
+    assert "2 bad rows skipped" in caplog.text and "data.jsonl:5" in caplog.text
     ids = [json.loads(line)["id"] for line in (tmp_path / "run/iteration_001/examples.jsonl").read_text().splitlines()]
     assert ids == [f"d{i}" for i in range(6)]
 
@@ -302,9 +302,7 @@ def test_a_tokenizer_too_small_to_train(trained, run, tmp_path):
     for size in ("abc", "100"):
         trained.policy.tokenizer = f"train:{size}"
         refused(run(trained), f"train:{size}", "257")
-    trained.policy.tokenizer = "train:512"
-    trained.finetune.target = "initial"
-    assert run(trained)[0] == 0, "the folder was not spoilt by runs that never began"
+        assert not (tmp_path / "run").exists()
 
 
 # Training
@@ -317,14 +315,14 @@ def snapshot(folder):
 def test_loss_that_is_no_number(trained, run, tmp_path):
     trained.finetune.learning_rate, trained.finetune.schedule = 1e30, "constant"
     trained.finetune.warmup_fraction, trained.finetune.clip_norm = 0.0, 0.0
-    refused(run(trained), "finetuning: loss", "config.finetune.learning_rate")
+    refused(run(trained), "finetuning stopped: loss", "config.finetune.learning_rate")
     folder = tmp_path / "run/iteration_001/finetune"
     kept = checkpoint.TrainingCheckpoints(folder / "state").latest()
     assert kept is not None and kept >= 1
     assert not json.loads((folder / "manifest.json").read_text())["complete"]
     assert not (tmp_path / "run/iteration_001/checkpoint").exists()
     before = {p: c for p, c in snapshot(tmp_path / "run").items() if p.endswith("jsonl")}
-    refused(run(trained), "finetuning: loss")
+    refused(run(trained), "finetuning stopped: loss")
     assert {p: c for p, c in snapshot(tmp_path / "run").items() if p.endswith("jsonl")} == before
     assert checkpoint.TrainingCheckpoints(folder / "state").latest() == kept
 
@@ -424,7 +422,6 @@ def test_full_disk_without_one(trained, capsys, tmp_path, monkeypatch, call, nth
     for path in (tmp_path / "run").rglob("*.jsonl"):
         assert all(json.loads(line) for line in path.read_text().splitlines()), path
     assert not [p for p in (tmp_path / "run").rglob("*") if "tmp" in p.name]
-    trained.finetune.target = trained.finetune.target
     assert run_main(trained, tmp_path / "run", capsys)[0] == 0
 
 
@@ -438,7 +435,7 @@ def test_a_line_of_steps_that_cannot_be_written(trained, capsys, tmp_path, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(pathlib.Path, "open", full)
-        refused(run_main(trained, tmp_path / "run", capsys), "steps.jsonl", "No space left")
+        refused(run_main(trained, tmp_path / "run", capsys), "cannot be written", "No space left")
     assert run_main(trained, tmp_path / "run", capsys)[0] == 0
 
 
@@ -456,6 +453,6 @@ def test_atomic_writes_leave_the_old_file(tmp_path, monkeypatch):
 
 def test_the_library_raises_what_the_program_prints(trained, tmp_path):
     trained.data.source = "jsonl:/no/such/file.jsonl"
-    with pytest.raises(InputError, match="no file /no/such/file.jsonl"):
+    with pytest.raises(InputError, match=r"no file /no/such/file\.jsonl"):
         ilf_jax.run(trained, tmp_path / "run")
     assert not (tmp_path / "run").exists()

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from absl import flags
-
 from conftest import import_program
 
 from ilf_jax.errors import InputError

@@ -48,7 +48,7 @@ def jsonl(path, count=14, **more):
 
 
 def test_files_and_manifests(tiny_run):
-    config, folder, _ = tiny_run
+    _, folder, _ = tiny_run
     assert {p.name for p in folder.iterdir()} == {
         "config.json", "iteration_000", "iteration_001", "iteration_002", "metrics.jsonl", "tensorboard",
         "report.html", "tokenizer", ".lock"}

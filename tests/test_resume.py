@@ -6,8 +6,10 @@ before or after the n-th took effect, halfway through it where it is an append.
 """
 
 import builtins
+import contextlib
 import fcntl
 import functools
+import itertools
 import json
 import os
 import pathlib
@@ -137,17 +139,15 @@ def _run(job):
         progress.TensorBoard.rewrite = lambda *args: enter("end", 0)
         if job["done_already"]:
             past = True  # the kill came when the stage was complete: nothing of it may run again
-    try:
+    with contextlib.suppress(_StopHereError):
         ilf.run(job["config"], job["workdir"])
-    except _StopHereError:
-        pass
     writes.active = False
     pathlib.Path(job["log"]).write_text(json.dumps({"count": writes.count, "names": writes.names}))
 
 
 def _serve():
     """Reads lists of chains of jobs, one a line; runs two chains at once, each job in a child; answers exit codes."""
-    import ilf_jax.ilf  # noqa: F401
+    import ilf_jax.ilf
     import ilf_jax.reporting.plots  # noqa: F401
 
     for line in sys.stdin:
@@ -309,7 +309,7 @@ def test_killed_in_a_stage(stage, server, config, reference, tmp_path):
     # One point at random in each tenth of them all.
     rng = random.Random(f"{SEED} {stage}")
     edges = [points * i // KILLS for i in range(KILLS + 1)]
-    kills = sorted({rng.randrange(a, b) for a, b in zip(edges, edges[1:], strict=False)})
+    kills = sorted({rng.randrange(a, b) for a, b in itertools.pairwise(edges)})
     at = [f"{'behind' if k % 2 else 'before'} {writes['names'][k // 2]} {k // 2}" for k in kills]
     print(f"{stage}: {points} points, seed {SEED}, killed at {len(kills)}: {', '.join(at)}")
 

@@ -22,6 +22,8 @@ from ilf_jax.steps import finetune as steps
 from ilf_jax.training import objectives, optimizer, packing, plan
 from ilf_jax.workdir import write_atomically
 
+_REMEDY = "A lower config.finetune.learning_rate or a config.finetune.clip_norm above 0 may help"
+
 
 @functools.partial(jax.jit, static_argnames=("objective", "optimizer_config"), donate_argnames="state")
 def _train_step(
@@ -81,14 +83,24 @@ def training_example(run: run_lib.Run, role: Role, example: Example, pair: Targe
         InputError: prompt and completion do not fit into config.finetune.max_length even so.
     """
     settings = run.config.finetune
-    room = len(role.tokenizer.encode(pair.completion)) + 2
     limit = min(settings.max_length, role.model.max_positions)
-    reserve = role.model.max_positions - limit + room
-    (prompt,) = role.encode(pair.id, [run.task.policy_prompt(example)], reserve)
-    return packing.training_example(
-        prompt.ids, role.continuation(prompt, pair.completion), role.end_id,
-        prompt_weight=settings.prompt_loss_weight,
-    )
+    room = len(role.tokenizer.encode(pair.completion)) + 2
+    while room < limit:
+        try:
+            (prompt,) = role.encode(pair.id, [run.task.policy_prompt(example)], role.model.max_positions - limit + room)
+        except InputError as e:
+            raise InputError(f"{e}; {room} of config.finetune.max_length={settings.max_length} tokens are kept for "
+                             "the text to imitate") from e
+        made = packing.training_example(
+            prompt.ids, role.continuation(prompt, pair.completion), role.end_id,
+            prompt_weight=settings.prompt_loss_weight,
+        )
+        if len(made) <= limit:
+            return made
+        room += len(made) - limit  # the completion took more tokens behind its prompt than by itself
+    raise InputError(f"the text to imitate for document {pair.id!r} has about {room} tokens, and "
+                     f"config.finetune.max_length={settings.max_length} (context of {role.model.max_positions}) leaves "
+                     "no room for its prompt")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,6 +161,8 @@ def _train(run: run_lib.Run, role: Role, examples: Sequence[packing.TrainingExam
         if pending is not None:
             bar.advance(1, loss=log.add(*pending))
     params = stopping.best if stopping else state.params
+    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(params)):
+        raise InputError(f"finetuning stopped: some params are no numbers after step {step}. {_REMEDY}")
     return _Trained(params, log.mean_of_last(steps_plan.steps_per_epoch), step)
 
 
@@ -168,7 +182,7 @@ def _mean_loss(role: Role, objective: steps.Objective, params: Any, dev_plan: pl
         batch = {name: array[0] for name, array in dev_plan.batch(step).items()}
         sums = _dev_loss(objective, params, role.placement.batch(batch))
         loss, weight = loss + float(sums[0]), weight + float(sums[1])
-    return loss / weight
+    return float(np.float32(loss / weight))  # as a training checkpoint keeps it, so that a resumed run compares alike
 
 
 class _EarlyStopping:
@@ -214,8 +228,7 @@ class _StepLog:
         row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
         if not np.isfinite(row["loss"]) or not np.isfinite(row["grad_norm"]):
             raise InputError(f"finetuning stopped: loss {row['loss']}, gradient {row['grad_norm']} at step {step}. "
-                             "The last checkpoint is kept. A lower config.finetune.learning_rate or a "
-                             "config.finetune.clip_norm above 0 may help")
+                             f"The last checkpoint is kept. {_REMEDY}")
         with self._path.open("a", encoding="utf-8") as f:
             f.write(json.dumps(row) + "\n")
         self._losses.append(row["loss"])

@@ -107,7 +107,8 @@ class Roles:
         tokenizer = self._models.tokenizer(tokenizer_uri(own, self._tokenizer_folder))
         check_vocab(tokenizer, loaded.model, uri)
         return Role(
-            name=name, settings=settings, model=loaded.model, params=loaded.params, tokenizer=tokenizer,
+            name="policy" if name == "base" else name,  # for messages, which name config keys
+            settings=settings, model=loaded.model, params=loaded.params, tokenizer=tokenizer,
             placement=loaded.placement, dtype=_DTYPES[self._config.precision],
         )
 
