@@ -5,7 +5,8 @@
 
 Task: word_removal. The policy is a model of a million parameters that ships with the package; nearly all its drafts
 hold an insult. Feedback names up to three of them, the refiner writes five refinements, the InstructRM ensemble picks
-one, and the policy learns from the picks. Hardware: any two CPU cores.
+one, and the policy learns from the picks. Expected: insult_rate 1.00 before, 0.40 after one iteration, 0.00 after two;
+imitating its own drafts leaves it above 0.95. Hardware: any two CPU cores, about two minutes.
 """
 
 from ilf_jax.config import base_config
@@ -30,11 +31,12 @@ def get_config():
     c.draft.max_new_tokens = c.refine.max_new_tokens = c.evaluate.max_new_tokens = 32
     c.refine.batch_size = 32
     c.refine.num_candidates = 5
+    # Warm sampling makes refinements differ, so that picking matters; where one answer is right, equal ones are no fault.
+    c.refine.temperature, c.refine.top_p, c.refine.redraw = 1.3, 1.0, False
     c.score.batch_size = 32
 
     c.finetune.init = "previous"
     c.finetune.data = "new"
-    c.finetune.epochs = 2
-    c.finetune.learning_rate = 1e-3
+    c.finetune.learning_rate = 2e-4
     c.finetune.batch_size = 16
     return c

@@ -9,7 +9,6 @@ import builtins
 import contextlib
 import fcntl
 import functools
-import itertools
 import json
 import os
 import pathlib
@@ -306,10 +305,16 @@ def test_killed_in_a_stage(stage, server, config, reference, tmp_path):
     writes = json.loads(pathlib.Path(count_job["log"]).read_text())
     points = 2 * writes["count"]
     assert points >= KILLS, writes
-    # One point at random in each tenth of them all.
+    # Every kind of write is met at least once; the others are spread over all points, one in each tenth.
     rng = random.Random(f"{SEED} {stage}")
-    edges = [points * i // KILLS for i in range(KILLS + 1)]
-    kills = sorted({rng.randrange(a, b) for a, b in itertools.pairwise(edges)})
+    kinds = {name: [2 * n + half for n, found in enumerate(writes["names"]) if found == name for half in (0, 1)]
+             for name in sorted(set(writes["names"]))}
+    spread = [rng.randrange(points * i // KILLS, points * (i + 1) // KILLS) for i in range(KILLS)]
+    rng.shuffle(spread)
+    picked = [rng.choice([k for k in found if k % 2] if name in ("append", "write_text") else found)
+              for name, found in kinds.items()]
+    kills = sorted(list(dict.fromkeys([*picked, *spread]))[:KILLS])
+    assert len(kills) == KILLS
     at = [f"{'behind' if k % 2 else 'before'} {writes['names'][k // 2]} {k // 2}" for k in kills]
     print(f"{stage}: {points} points, seed {SEED}, killed at {len(kills)}: {', '.join(at)}")
 
