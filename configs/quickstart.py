@@ -31,7 +31,7 @@ def get_config():
     c.draft.max_new_tokens = c.refine.max_new_tokens = c.evaluate.max_new_tokens = 32
     c.refine.batch_size = 32
     c.refine.num_candidates = 5
-    # Warm sampling makes refinements differ, so that picking matters; where one answer is right, equal ones are no fault.
+    # Warm sampling makes refinements differ, so that picking matters. One answer is right: equal ones are no fault.
     c.refine.temperature, c.refine.top_p, c.refine.redraw = 1.3, 1.0, False
     c.score.batch_size = 32
 

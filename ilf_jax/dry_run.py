@@ -9,6 +9,7 @@ from jax.tree_util import tree_leaves
 
 from ilf_jax import config as config_lib
 from ilf_jax import ilf, progress, tokenizer_training
+from ilf_jax.data import documents
 from ilf_jax.models import transformer
 from ilf_jax.records import Example
 from ilf_jax.stages import models, targets
@@ -28,7 +29,8 @@ def show(config: config_lib.Config) -> None:
     """
     task = registry.make_task(config)
     ilf.check_sources(config, task)
-    documents = ilf.load_documents(config)
+    found = documents.load_documents(config)
+    ilf.check_documents(config, found)
     rows = []
     for name in ("policy", "refiner", "judge"):
         uri = getattr(config, name).checkpoint
@@ -39,9 +41,9 @@ def show(config: config_lib.Config) -> None:
         count = sum(leaf.size for leaf in shapes)
         rows.append([name, uri, f"{count:,}", f"{4 * count / 2**20:,.0f} MiB"])
     progress.print_table("models", ["part", "checkpoint", "parameters", "float32"], rows)
-    train = documents.by_iteration[1]
+    train = found.by_iteration[1]
     progress.print_table("documents", ["iterations", "each", "held out"],
-                         [[config.iterations, len(train), len(documents.held_out)]])
+                         [[config.iterations, len(train), len(found.held_out)]])
     progress.print_table("stages", ["an iteration runs"],
                          [[" -> ".join([*targets.needed_stages(config), "finetune", "evaluate"])]])
     _show_masked_example(config, task, train[0], _tokenizer(config, train))

@@ -17,7 +17,7 @@ import ml_collections
 from ilf_jax import config as config_lib
 from ilf_jax import progress, records, sharding, tokenizer_training
 from ilf_jax import workdir as workdir_lib
-from ilf_jax.data import loading
+from ilf_jax.data import documents
 from ilf_jax.errors import InputError
 from ilf_jax.feedback import recorded
 from ilf_jax.records import Example
@@ -28,14 +28,6 @@ from ilf_jax.tasks import registry
 from ilf_jax.tasks.base import Task
 
 _STAGES = {"draft": draft.run, "feedback": feedback.run, "refine": refine.run, "score": score.run}
-
-
-@dataclasses.dataclass(frozen=True)
-class Documents:
-    """The run's documents: those of each iteration, and the held-out ones."""
-
-    by_iteration: dict[int, tuple[Example, ...]]
-    held_out: tuple[Example, ...]
 
 
 def run(
@@ -54,20 +46,21 @@ def run(
         config = config_lib.read(config)
     task = registry.make_task(config)
     check_sources(config, task)
-    documents = load_documents(config)
+    found = documents.load_documents(config)
+    check_documents(config, found)
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     folder, lock = workdir_lib.open_workdir(workdir, config_lib.to_dict(config))
     with lock, workdir_lib.full_disk_in_words(folder.path):
         _keep_compiled_programs()
-        mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-        _train_tokenizer(config, folder.path, documents)
+        _train_tokenizer(config, folder.path, found)
         shared = models.Models(mesh, config.seed)
-        metrics = _run_arm(config, folder, task, documents, shared, folder.path / "tokenizer")
+        metrics = _run_arm(config, folder, task, found, shared, folder.path / "tokenizer")
         for target in config.compare:
             arm = arm_config(config, target)
             arm_folder, arm_lock = workdir_lib.open_workdir(folder.path / "compare" / target, config_lib.to_dict(arm))
             with arm_lock:
                 progress.log(f"baseline arm: imitating {target}")
-                _run_arm(arm, arm_folder, task, documents, shared, folder.path / "tokenizer")
+                _run_arm(arm, arm_folder, task, found, shared, folder.path / "tokenizer")
         progress.TensorBoard(folder.path).rewrite(metrics)
         page = report.build_report(folder.path)
         summary.print_summary(folder.path)
@@ -114,34 +107,9 @@ def _check_arm(config: config_lib.Config, task: Task) -> None:
     models.check(config, roles)
 
 
-def load_documents(config: config_lib.Config) -> Documents:
-    """Reads the data and deals it out. Raises InputError if it is bad, or too little."""
-    data = config.data
-    load = lambda source, split: loading.load_examples(  # noqa: E731
-        source, data.fields.mapping(), on_error=data.on_error, skip_empty=data.skip_empty, folder=data.folder,
-        split=split,
-    )
-    loaded = load(data.source, data.split)
-    if loaded.skipped:
-        progress.log(f"{data.source}: {loaded.skipped} bad rows skipped, the first: {loaded.first_error}")
-    if loaded.left_out:
-        progress.log(f"{data.source}: {loaded.left_out} rows left out, blank in {' or '.join(data.skip_empty)}")
-    rows = loaded.examples
-    held_back = data.eval_size if data.eval_source is None else 0
-    size = data.train_size
-    wanted = (len(rows) - held_back if size is None else size * config.iterations) + held_back
-    if wanted > len(rows) or len(rows) == held_back:
-        raise InputError(
-            f"{data.source} has {len(rows)} usable documents, but {config.iterations} iterations of "
-            f"config.data.train_size={size} and config.data.eval_size={held_back} held-out ones need {max(wanted, 1)}"
-        )
-    train = rows[: wanted - held_back]
-    by_iteration = {
-        k: tuple(train if size is None else train[(k - 1) * size : k * size]) for k in range(1, config.iterations + 1)
-    }
-    held_out = rows[len(rows) - held_back :]  # the last rows: more iterations leave them as they are
-    if data.eval_source is not None:
-        held_out = load(data.eval_source, data.eval_split).examples[: data.eval_size]
+def check_documents(config: config_lib.Config, found: documents.Documents) -> None:
+    """Raises InputError for the first document that lacks what the run, or an arm of it, needs."""
+    train = [e for examples in found.by_iteration.values() for e in examples]
     for arm in _arms(config):
         targets.check(arm, train)
     needed = {stage for arm in _arms(config) for stage in targets.needed_stages(arm)}
@@ -152,12 +120,11 @@ def load_documents(config: config_lib.Config) -> Documents:
                                  "or set config.draft.source='policy'")
     if config.feedback.source == "recorded" and "feedback" in needed:
         recorded.check(train)
-    return Documents(by_iteration, tuple(held_out))
 
 
 def _run_arm(
-    config: config_lib.Config, folder: workdir_lib.Workdir, task: Task, documents: Documents, shared: models.Models,
-    tokenizer_folder: pathlib.Path,
+    config: config_lib.Config, folder: workdir_lib.Workdir, task: Task, found: documents.Documents,
+    shared: models.Models, tokenizer_folder: pathlib.Path,
 ) -> list[dict[str, Any]]:
     """All iterations of one arm in its own folder."""
 
@@ -165,7 +132,7 @@ def _run_arm(
         """Iteration k, while the policy has been trained for `trained` iterations."""
         checkpoint = folder.checkpoint(trained) if trained else None
         roles = models.Roles(config, shared, tokenizer_folder, checkpoint)
-        return Run(config, folder, task, k, documents.by_iteration.get(k, ()), documents.held_out, roles)
+        return Run(config, folder, task, k, found.by_iteration.get(k, ()), found.held_out, roles)
 
     _evaluate(in_iteration(0, 0))
     for k in range(1, config.iterations + 1):
@@ -176,7 +143,7 @@ def _run_arm(
                 _STAGES[stage](before)
                 folder.write_metrics()
         if not folder.stage(k, "finetune").complete:
-            finetune.run(before, documents.by_iteration)
+            finetune.run(before, found.by_iteration)
             folder.write_metrics()
         finetune.tidy(before)
         if k > 1:
@@ -205,11 +172,11 @@ def _write_examples(path: pathlib.Path, examples: tuple[Example, ...]) -> None:
                          "run was begun: restore them, or take another --workdir")
 
 
-def _train_tokenizer(config: config_lib.Config, folder: pathlib.Path, documents: Documents) -> None:
+def _train_tokenizer(config: config_lib.Config, folder: pathlib.Path, found: documents.Documents) -> None:
     wanted = config.policy.tokenizer
     if wanted is None or not wanted.startswith("train:") or (folder / "tokenizer" / "tokenizer_config.json").exists():
         return
-    texts = (f"{e.document} {e.reference}" for examples in documents.by_iteration.values() for e in examples)
+    texts = (f"{e.document} {e.reference}" for examples in found.by_iteration.values() for e in examples)
     tokenizer_training.train_bpe(texts, _tokenizer_size(config), folder / "tokenizer")
 
 

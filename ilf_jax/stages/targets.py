@@ -1,5 +1,7 @@
 """What the policy is to imitate: the training pairs of an iteration, from the records of its stages."""
 
+from collections.abc import Sequence
+
 from ilf_jax.config import STAGES_BEFORE_TARGET, Config
 from ilf_jax.errors import InputError
 from ilf_jax.records import Candidates, Draft, Example, Scored, Target
@@ -11,7 +13,7 @@ def needed_stages(config: Config) -> tuple[str, ...]:
     return STAGES_BEFORE_TARGET[config.finetune.target]
 
 
-def check(config: Config, examples: tuple[Example, ...]) -> None:
+def check(config: Config, examples: Sequence[Example]) -> None:
     """Raises InputError if the targets are to come from a data field that an example lacks."""
     field = config.finetune.target
     if field not in ("reference", "human_refinement"):
