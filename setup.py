@@ -43,7 +43,7 @@ setup(
         "tokenizers>=0.21",
     ],
     extras_require={
-        "test": ["pytest>=8", "ruff>=0.9"],
+        "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
         "parity": ["torch==2.13.0", "transformers>=5.23"],
     },
 )

@@ -40,5 +40,6 @@ def get_config():
 
     c.finetune.learning_rate = 2e-5
     c.finetune.batch_size = 4
+    c.finetune.accumulation = 4  # one row at a time: activations of four would take 15 GB
     c.finetune.max_length = 768
     return c
