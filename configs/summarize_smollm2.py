@@ -5,7 +5,8 @@
         --config.data.source=jsonl:reviews.jsonl
 
 The file has one JSON object a line. By default its fields are those of DeFacto (article, candidate, feedback.*); name
-yours by --config.data.fields.document=..., draft, feedback, and, to measure progress, human_refinement and reference.
+yours by --config.data.fields.document=..., draft, feedback, and, to measure progress, human_refinement (and reference,
+for ROUGE). Without human refinements: --config.data.fields.human_refinement= --config.data.skip_empty="('feedback',)".
 Sized for two CPU cores: 32 documents, 4 refinements each, 16 held-out documents; 25 minutes at most.
 """
 
@@ -22,7 +23,6 @@ def get_config():
     c.data.fields.draft = "candidate"
     c.data.fields.feedback = "feedback.explanation"
     c.data.fields.human_refinement = "feedback.summary"
-    c.data.fields.reference = "abstract"
     c.data.skip_empty = ("feedback", "human_refinement")
     c.data.train_size = 32
     c.data.eval_size = 16

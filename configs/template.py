@@ -4,7 +4,7 @@
         --config.data.source=jsonl:FILE --config.policy.checkpoint=hf:DIR
 
 Each line of FILE holds question, answer (what your model wrote), comment (what a reviewer said of it), and, for
-measuring, better_answer (what the reviewer would have written).
+measuring, better_answer (what the reviewer would have written; --config.data.fields.human_refinement= does without).
 """
 
 from ilf_jax.config import base_config

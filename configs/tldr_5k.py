@@ -3,10 +3,11 @@
     python -m ilf_jax.main --config=configs/tldr_5k.py --workdir=DIR [--config.policy.checkpoint=hf:DIR]
     python -m ilf_jax.main --config=configs/tldr_5k.py:n=100 --workdir=DIR        # or n=1000
 
-Hardware: a TPU slice or GPUs that hold an 8B Llama with Adam's state (about 130 GB in all at float32). The data come
-from the Hugging Face hub, or from a folder with the dataset's files: --config.data.folder=DIR. Expected (PAPER, win
-rate against human summaries): ILF above finetuning on human summaries, above no finetuning, at every n. Learning rates
-stand for the paper's multipliers 0.05 / 0.02 / 0.2 and are scaled alike.
+Hardware: eight or more devices in one process that together hold an 8B Llama in float32 (32 GB) twice over, Adam's
+state and gradients: 160 GB without activations; not run at this size yet. Weights are split eight ways over `tensor`;
+what remains of the devices is `fsdp`. The data come from the Hugging Face hub, or from a folder with the dataset's
+files: --config.data.folder=DIR. Measured are ROUGE and likelihood against human summaries, and the win rate against
+the policy's own outputs before training. Learning rates stand for the paper's multipliers 0.05 / 0.02 / 0.2.
 """
 
 from ilf_jax.config import base_config
@@ -50,5 +51,5 @@ def get_config(arg="n=5000"):
     c.finetune.learning_rate, c.finetune.prompt_loss_weight = _SETTINGS[n]
     c.finetune.batch_size = 32
     c.finetune.remat = True
-    c.mesh.data, c.mesh.fsdp = 1, -1
+    c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, -1, 8
     return c

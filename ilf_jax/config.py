@@ -46,7 +46,10 @@ TARGETS = tuple(STAGES_BEFORE_TARGET)
 
 @dataclasses.dataclass(frozen=True)
 class Fields:
-    """Where each field of an Example stands in the data: a key, or a dotted path."""
+    """Where each field of an Example stands in the data: a key, or a dotted path; '' where it is not to be read.
+
+    A field that is set must be in every row. One that is not is read under its own name where a row has that.
+    """
 
     id: str | None = _key(None, "unique id; the row's number if unset")
     document: str | None = _key(None, "the text to work on")
@@ -57,8 +60,8 @@ class Fields:
     human_refinement: str | None = _key(None, "a person's refinement of the draft")
 
     def mapping(self) -> dict[str, str]:
-        """The fields that are set."""
-        return {name: path for name, path in dataclasses.asdict(self).items() if path}
+        """The fields that are set; '' says that a field is not to be read."""
+        return {name: path for name, path in dataclasses.asdict(self).items() if path is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Data:
 @dataclasses.dataclass(frozen=True)
 class Model:
     checkpoint: str = _key("policy", "URI (hf: gguf: pypi: orbax: builtin: init:), or 'policy': the current policy")
-    tokenizer: str | None = _key(None, "URI; unset: the checkpoint's own. train:V trains a BPE of V tokens on the data")
+    tokenizer: str | None = _key(None, "URI; unset: the checkpoint's own. train:V trains a BPE on the data")
     chat: str = _key("auto", "wrap prompts in the chat template; auto: if there is one",
                      choices=("auto", "always", "never"))
     too_long: str = _key("truncate_document", "what a prompt beyond the context does",
@@ -100,7 +103,7 @@ class Template:
 
 @dataclasses.dataclass(frozen=True)
 class Draft:
-    source: str = _key("auto", "recorded drafts or the policy's; auto: recorded if the data has them in iteration 1",
+    source: str = _key("auto", "recorded drafts or the policy's; auto: recorded where the feedback is",
                        choices=("auto", "policy", "recorded"))
     temperature: float = _key(1.0, "0: greedy", low=0)
     top_k: int = _key(0, "0: off", low=0)
@@ -172,7 +175,7 @@ class Evaluate:
     rouge: bool = _key(True, "against references, where there are any")
     nll: bool = _key(True, "of held-out references and human refinements, where there are any")
     win_rate: bool = _key(False, "against the initial policy's outputs, judged in both orders")
-    headline: str = _key("", "metric shown first in table and report; unset: chosen by the task")
+    headline: str = _key("", "metric shown first in table and report; unset: the first measured of a list")
 
 
 @dataclasses.dataclass(frozen=True)

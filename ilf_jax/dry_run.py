@@ -4,18 +4,20 @@ import pathlib
 import sys
 import tempfile
 
+import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from jax.tree_util import tree_leaves
 
 from ilf_jax import config as config_lib
-from ilf_jax import ilf, progress, tokenizer_training
+from ilf_jax import ilf, progress, sharding, tokenizer_training
 from ilf_jax.data import documents
 from ilf_jax.models import transformer
 from ilf_jax.records import Example
-from ilf_jax.stages import models, targets
+from ilf_jax.stages import finetune, models, targets
+from ilf_jax.stages.role import Role
 from ilf_jax.tasks import registry
-from ilf_jax.tasks.base import Task
-from ilf_jax.tokenizer import Tokenizer
+from ilf_jax.tokenizer import Tokenizer, check_vocab
 from ilf_jax.training import packing
 
 _TRAINED, _PROMPT, _END = "\033[42;30m", "\033[2m", "\033[0m"
@@ -31,14 +33,15 @@ def show(config: config_lib.Config) -> None:
     ilf.check_sources(config, task)
     found = documents.load_documents(config)
     ilf.check_documents(config, found)
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     rows = []
-    for name in ("policy", "refiner", "judge"):
+    for name in ilf.needed_roles(config):
         uri = getattr(config, name).checkpoint
         if uri == "policy":
             rows.append([name, "the current policy", "", ""])
             continue
-        shapes = tree_leaves(transformer.param_shapes(models.read_model_config(uri)))
-        count = sum(leaf.size for leaf in shapes)
+        leaves = tree_leaves(transformer.param_shapes(models.read_model_config(uri)))
+        count = sum(leaf.size for leaf in leaves)
         rows.append([name, uri, f"{count:,}", f"{4 * count / 2**20:,.0f} MiB"])
     progress.print_table("models", ["part", "checkpoint", "parameters", "float32"], rows)
     train = found.by_iteration[1]
@@ -46,7 +49,18 @@ def show(config: config_lib.Config) -> None:
                          [[config.iterations, len(train), len(found.held_out)]])
     progress.print_table("stages", ["an iteration runs"],
                          [[" -> ".join([*targets.needed_stages(config), "finetune", "evaluate"])]])
-    _show_masked_example(config, task, train[0], _tokenizer(config, train))
+    policy = _policy_without_params(config, mesh, train)
+    target = config.finetune.target if hasattr(train[0], config.finetune.target) else "human_refinement"
+    completion = getattr(train[0], target) or "(the text that the run will pick)"
+    _show_mask(policy, finetune.training_example(config.finetune, task, policy, train[0], completion))
+
+
+def _policy_without_params(config: config_lib.Config, mesh: Mesh, train: tuple[Example, ...]) -> Role:
+    """Enough of the policy to put prompts to it."""
+    model = models.read_model_config(config.policy.checkpoint)
+    tokenizer = _tokenizer(config, train)
+    check_vocab(tokenizer, model, config.policy.checkpoint)
+    return Role("policy", config.policy, model, {}, tokenizer, sharding.Placement(mesh, model), jnp.float32)
 
 
 def _tokenizer(config: config_lib.Config, train: tuple[Example, ...]) -> Tokenizer:
@@ -58,20 +72,9 @@ def _tokenizer(config: config_lib.Config, train: tuple[Example, ...]) -> Tokeniz
         return Tokenizer.load(models.tokenizer_uri(config.policy, pathlib.Path(folder)))
 
 
-def _show_masked_example(config: config_lib.Config, task: Task, example: Example, tokenizer: Tokenizer) -> None:
+def _show_mask(policy: Role, pair: packing.TrainingExample) -> None:
     """One training pair token by token: green what is learned, dim what is only read; the end token is learned too."""
-    prompt = task.policy_prompt(example).text
-    if config.policy.chat != "never" and tokenizer.chat_template is not None:
-        prompt = tokenizer.render_chat([{"role": "user", "content": prompt}])
-        join = ""
-    else:
-        join = " "
-    completion = (example.human_refinement or example.reference or example.draft
-                  or "(the text that the run will pick)")
-    prompt_ids = tokenizer.encode(prompt)
-    completion_ids = tokenizer.encode_continuation(prompt_ids, prompt, join + completion)
-    pair = packing.training_example(prompt_ids, completion_ids, tokenizer.stop_ids[0],
-                                    prompt_weight=config.finetune.prompt_loss_weight)
+    tokenizer = policy.tokenizer
     pieces = tokenizer.token_texts()
     color = sys.stdout.isatty()
     shown = []

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from ilf_jax import checkpoint
+from ilf_jax import checkpoint, sharding
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io, transformer
 from ilf_jax.tokenizer import Tokenizer
@@ -33,7 +33,9 @@ def export(workdir: str | pathlib.Path, iteration: int, out: str | pathlib.Path)
         raise InputError(f"--out {out}: is {'not empty' if out.is_dir() else 'a file'}; take another folder")
     config = checkpoint.read_model_config(source)
     tokenizer = Tokenizer.load(f"hf:{source / 'tokenizer'}")
-    params = checkpoint.load_model(source, transformer.param_shapes(config))
+    # Whatever devices the run had, here each param is held whole.
+    placement = sharding.Placement(sharding.make_mesh(-1, 1, 1), config)
+    params = checkpoint.load_model(source, placement.with_shardings(transformer.param_shapes(config), "decode"))
     ends = list(tokenizer.stop_ids)
     checkpoint_io.save_hf(
         config, params, out,

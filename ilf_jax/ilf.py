@@ -52,6 +52,9 @@ def run(
     folder, lock = workdir_lib.open_workdir(workdir, config_lib.to_dict(config))
     with lock, workdir_lib.full_disk_in_words(folder.path):
         _keep_compiled_programs()
+        if config.precision == "float32" and jax.default_backend() != "cpu":
+            # Accelerators would otherwise round the inputs of float32 matmuls (TF32, bfloat16).
+            jax.config.update("jax_default_matmul_precision", "highest")
         _train_tokenizer(config, folder.path, found)
         shared = models.Models(mesh, config.seed)
         metrics = _run_arm(config, folder, task, found, shared, folder.path / "tokenizer")
@@ -91,12 +94,21 @@ def _arms(config: config_lib.Config) -> list[config_lib.Config]:
 
 def _check_arm(config: config_lib.Config, task: Task) -> None:
     needed = targets.needed_stages(config)
-    if config.feedback.source == "oracle" and not task.has_oracle:
+    if "feedback" in needed and config.feedback.source == "oracle" and not task.has_oracle:
         raise InputError(f"config.feedback.source='oracle', but task {task.name!r} has no oracle; "
                          "use 'recorded' or 'critic'")
-    if config.feedback.source == "recorded" and config.draft.source == "policy":
+    if "feedback" in needed and config.feedback.source == "recorded" and config.draft.source == "policy":
         raise InputError("config.draft.source='policy' with config.feedback.source='recorded': recorded feedback is "
                          "about the recorded draft; use config.draft.source='recorded', or feedback from elsewhere")
+    for name in ("refiner", "judge", "critic", "embedder"):
+        if (getattr(config, name).tokenizer or "").startswith("train:"):
+            raise InputError(f"config.{name}.tokenizer: only the policy's tokenizer can be trained")
+    models.check(config, needed_roles(config))
+
+
+def needed_roles(config: config_lib.Config) -> list[str]:
+    """The parts that models play in a run."""
+    needed = targets.needed_stages(config)
     roles = ["policy", *(["refiner"] if "refine" in needed else [])]
     if "feedback" in needed and config.feedback.source == "critic":
         roles.append("critic")
@@ -104,7 +116,7 @@ def _check_arm(config: config_lib.Config, task: Task) -> None:
         roles.append("judge")
     if "score" in needed and config.score.method == "embedding":
         roles.append("embedder")
-    models.check(config, roles)
+    return roles
 
 
 def check_documents(config: config_lib.Config, found: documents.Documents) -> None:

@@ -165,7 +165,7 @@ def test_bad_rows_may_be_skipped(trained, run, tmp_path, caplog):
 
 def test_too_little_data(trained, run, tmp_path):
     refused(run(with_data(trained, data(tmp_path, []))), "the data set is empty")
-    refused(run(with_data(trained, data(tmp_path, [row(i) for i in range(7)]))), "7 usable documents", "need 8")
+    refused(run(with_data(trained, data(tmp_path, [row(i) for i in range(7)]))), "7 usable documents", "8 are needed")
     refused(run(with_data(trained, f"jsonl:{tmp_path / 'dta.jsonl'}")), "no file", "did you mean", "data.jsonl")
     refused(run(with_data(trained, "data.jsonl")), "config.data.source", "jsonl:FILE")
     assert not (tmp_path / "run").exists()

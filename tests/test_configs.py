@@ -36,7 +36,7 @@ def shorten(c, tiny_run):
     c.refine.num_candidates = 2
     c.score.batch_size = 3
     c.finetune.batch_size, c.finetune.remat = 2, False
-    c.mesh.data, c.mesh.fsdp = -1, 1
+    c.mesh.data, c.mesh.fsdp, c.mesh.tensor = -1, 1, 1
     return c
 
 
@@ -129,6 +129,7 @@ def test_summarize(tiny_run, tmp_path):
     (tmp_path / "reviews.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     c.data.source = f"jsonl:{tmp_path / 'reviews.jsonl'}"
     c.data.train_size, c.data.eval_size = 6, 4
+    c.data.fields.reference = "abstract"
     metrics = ilf_jax.run(c, tmp_path / "run")
     completed(tmp_path / "run", ALL)
     assert {"nll_human_refinement", "nll_reference", "rouge_l"} <= {m["metric"] for m in metrics}

@@ -37,7 +37,8 @@ class _Writes:
     Point 2 n is before the n-th write, 2 n + 1 behind it.
     """
 
-    def __init__(self, stage, iteration, kill_at=None):
+    def __init__(self, workdir, stage, iteration, kill_at=None):
+        self._workdir = os.path.realpath(workdir)
         self._wanted, self._kill_at, self._lock = (stage, iteration), kill_at, threading.Lock()
         self.count, self.active, self.names = 0, False, []
 
@@ -55,10 +56,8 @@ class _Writes:
             self._point(0)
             if torn is not None and self._kill_at == 2 * self.count + 1:
                 torn()
-            try:
-                result = call()
-            finally:
-                self.names.append(name)
+            result = call()  # one that raises (a folder that is there already) changes nothing, and does not count
+            self.names.append(name)
             self._point(1)
             self.count += 1
         return result
@@ -71,15 +70,26 @@ class _Writes:
 
         def open_(path, mode="r", *args, **kwargs):
             file = opened(path, mode, *args, **kwargs)
-            return _Append(file, self) if mode.startswith("a") and self.active else file
+            return _Append(file, self) if mode.startswith("a") and self.active and self._inside(path) else file
 
         def write_text(path, text, *args, **kwargs):
+            if not self._inside(path):
+                return written(path, text, *args, **kwargs)
             return self.around("write_text", lambda: written(path, text, *args, **kwargs),
                                lambda: written(path, text[: len(text) // 2], *args, **kwargs))
 
         pathlib.Path.open, pathlib.Path.write_text = open_, write_text
 
+    def _inside(self, target, dir_fd=None):
+        """Whether a path or an open file is the run's; what jax writes into its compilation cache does not count."""
+        path = os.readlink(f"/proc/self/fd/{target}") if isinstance(target, int) else os.fspath(target)
+        if dir_fd is not None:
+            path = os.path.join(os.readlink(f"/proc/self/fd/{dir_fd}"), path)
+        return os.path.abspath(path).startswith(self._workdir)
+
     def _os_call(self, name, original, *args, **kwargs):
+        if not self.active or not self._inside(args[0], kwargs.get("dir_fd") or kwargs.get("src_dir_fd")):
+            return original(*args, **kwargs)
         return self.around(name, lambda: original(*args, **kwargs))
 
 
@@ -113,7 +123,7 @@ def _run(job):
     """A run in this (forked) process: killed at a write, or stopped where the stage behind `stop_after` begins."""
     from ilf_jax import ilf, progress
 
-    writes = _Writes(job["stage"], job["iteration"], job.get("kill_at"))
+    writes = _Writes(job["workdir"], job["stage"], job["iteration"], job.get("kill_at"))
     writes.install()
     past = False
 

@@ -33,16 +33,22 @@ def load_documents(config: Config) -> Documents:
     held_back = data.eval_size if data.eval_source is None else 0
     size = data.train_size
     wanted = (len(rows) - held_back if size is None else size * config.iterations) + held_back
-    if wanted > len(rows) or len(rows) == held_back:
-        raise InputError(
-            f"{data.source} has {len(rows)} usable documents, but {config.iterations} iterations of "
-            f"config.data.train_size={size} and config.data.eval_size={held_back} held-out ones need {max(wanted, 1)}"
-        )
+    if wanted > len(rows) or held_back >= len(rows):
+        training = "at least one document to train on" if size is None else (
+            f"{config.iterations} iterations of config.data.train_size={size}")
+        raise InputError(f"{data.source} has {len(rows)} usable documents, which is too few for {training} and "
+                         f"config.data.eval_size={held_back} held-out ones: {max(wanted, held_back + 1)} are needed")
     train = rows[: wanted - held_back]
     by_iteration = {
         k: tuple(train if size is None else train[(k - 1) * size : k * size]) for k in range(1, config.iterations + 1)
     }
     held_out = rows[len(rows) - held_back :]  # the last rows: more iterations leave them as they are
     if data.eval_source is not None:
-        held_out = load(data.eval_source, data.eval_split).examples[: data.eval_size]
+        other = load(data.eval_source, data.eval_split)
+        if other.skipped:
+            progress.log(f"{data.eval_source}: {other.skipped} bad rows skipped, the first: {other.first_error}")
+        if len(other.examples) < data.eval_size:
+            progress.log(f"{data.eval_source}: {len(other.examples)} documents, fewer than config.data.eval_size="
+                         f"{data.eval_size}; all are held out")
+        held_out = other.examples[: data.eval_size]
     return Documents(by_iteration, tuple(held_out))

@@ -33,7 +33,8 @@ FIELDS = {
     "title": "title",
     "draft": "generated_summary_for_feedback",
     "feedback": "feedback",
-    "reference": "ideal_human_summary",
+    "reference": "tldr_human_reference_summary",
+    "human_refinement": "ideal_human_summary",
 }
 
 

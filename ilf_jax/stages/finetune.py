@@ -13,12 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from ilf_jax import checkpoint, progress
+from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
-from ilf_jax.records import Example, Target
+from ilf_jax.records import Example
 from ilf_jax.stages import batching, targets
 from ilf_jax.stages import run as run_lib
 from ilf_jax.stages.role import Role
 from ilf_jax.steps import finetune as steps
+from ilf_jax.tasks.base import Task
 from ilf_jax.training import objectives, optimizer, packing, plan
 from ilf_jax.workdir import write_atomically
 
@@ -57,7 +59,7 @@ def run(run: run_lib.Run, examples_of: dict[int, tuple]) -> None:
     role = run.roles.get("policy" if settings.init == "previous" else "base")
     role = dataclasses.replace(role, params=role.placement.params(role.params, "train"))
     by_id = {e.id: e for k in learnt_from for e in examples_of[k]}
-    examples = [training_example(run, role, by_id[pair.id], pair) for pair in pairs]
+    examples = [training_example(settings, run.task, role, by_id[pair.id], pair.completion) for pair in pairs]
     trained = _train(run, role, examples)
     target_folder = run.workdir.checkpoint(run.iteration)
     role.tokenizer.save(target_folder / "tokenizer")
@@ -76,29 +78,30 @@ def tidy(run: run_lib.Run) -> None:
     checkpoint.TrainingCheckpoints(run.folder("finetune").path / "state").clear()
 
 
-def training_example(run: run_lib.Run, role: Role, example: Example, pair: Target) -> packing.TrainingExample:
+def training_example(
+    settings: config_lib.Finetune, task: Task, role: Role, example: Example, completion: str
+) -> packing.TrainingExample:
     """Token ids and loss weights of one pair; a document that leaves no room is shortened, the completion never.
 
     Raises:
         InputError: prompt and completion do not fit into config.finetune.max_length even so.
     """
-    settings = run.config.finetune
     limit = min(settings.max_length, role.model.max_positions)
-    room = len(role.tokenizer.encode(pair.completion)) + 2
+    room = len(role.tokenizer.encode(completion)) + 2
     while room < limit:
         try:
-            (prompt,) = role.encode(pair.id, [run.task.policy_prompt(example)], role.model.max_positions - limit + room)
+            (prompt,) = role.encode(example.id, [task.policy_prompt(example)], role.model.max_positions - limit + room)
         except InputError as e:
             raise InputError(f"{e}; {room} of config.finetune.max_length={settings.max_length} tokens are kept for "
                              "the text to imitate") from e
         made = packing.training_example(
-            prompt.ids, role.continuation(prompt, pair.completion), role.end_id,
+            prompt.ids, role.continuation(prompt, completion), role.end_id,
             prompt_weight=settings.prompt_loss_weight,
         )
         if len(made) <= limit:
             return made
         room += len(made) - limit  # the completion took more tokens behind its prompt than by itself
-    raise InputError(f"the text to imitate for document {pair.id!r} has about {room} tokens, and "
+    raise InputError(f"the text to imitate for document {example.id!r} has about {room} tokens, and "
                      f"config.finetune.max_length={settings.max_length} (context of {role.model.max_positions}) leaves "
                      "no room for its prompt")
 
@@ -129,12 +132,15 @@ def _train(run: run_lib.Run, role: Role, examples: Sequence[packing.TrainingExam
     objective = objectives.NextTokenLoss(role.model, role.dtype, settings.remat)
     # A copy: the step donates its state, and others go on using the params that training starts from.
     state = steps.init_state(jax.tree.map(jnp.copy, role.params), optimizer.make_optimizer(opt))
+    # Every leaf on the whole mesh, counters too: a restored state is placed like this one.
+    state = role.placement.params(state, "train")
     stopping = _EarlyStopping(settings.patience, state.params) if dev else None
     saved = checkpoint.TrainingCheckpoints(folder.path / "state")
     log = _StepLog(folder.path / "steps.jsonl")
     begun = saved.latest()
     if begun is not None:
-        whole = saved.restore(begun, {"state": state, **(stopping.to_save() if stopping else {})})
+        like = {"state": state, **(stopping.to_save() if stopping else {})}
+        whole = saved.restore(begun, role.placement.params(like, "train"))
         state = whole.pop("state")
         if stopping:
             stopping.restore(whole)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -69,6 +70,11 @@ class Role:
         """The token that ends an output, in training as in sampling."""
         if not self.tokenizer.stop_ids:
             raise InputError(f"config.{self.name}: the tokenizer of {self.settings.checkpoint} has no end token")
+        if self.uses_chat:
+            # Models with several end tokens close a chat turn with another one than a text.
+            turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+            ids = self.tokenizer.encode(self.tokenizer.render_chat(turn, add_generation_prompt=False))
+            return next((i for i in reversed(ids) if i in self.tokenizer.stop_ids), self.tokenizer.stop_ids[0])
         return self.tokenizer.stop_ids[0]
 
     def encode(self, example_id: str, prompts: Sequence[Prompt], reserve: int) -> list[Encoded]:
@@ -84,7 +90,7 @@ class Role:
         if self.settings.max_prompt_length is not None:
             limit = min(limit, self.settings.max_prompt_length)
         prompts = list(prompts)
-        while True:
+        for attempt in itertools.count(1):
             encoded = [self._encode_one(example_id, prompt) for prompt in prompts]
             longest = max(len(e.ids) for e in encoded)
             if longest <= limit:
@@ -96,10 +102,11 @@ class Role:
                 raise InputError(f"{too_long}; config.{self.name}.too_long='truncate_document' shortens the document")
             document = max((p.document for p in prompts), key=len)
             ids = self.tokenizer.encode(document)
-            keep = len(ids) - (longest - limit) - 1
+            # One token less each time: a cut may leave part of a character, which takes more tokens than it had.
+            keep = len(ids) - (longest - limit) - attempt
             if keep <= 0:
                 raise InputError(f"{too_long}, and too few of them are the document's")
-            shorter = self.tokenizer.decode(ids[:keep])
+            shorter = self.tokenizer.decode(ids[:keep]).rstrip("\ufffd")
             prompts = [dataclasses.replace(p, document=shorter if p.document else "") for p in prompts]
 
     def _encode_one(self, example_id: str, prompt: Prompt) -> Encoded:

@@ -14,14 +14,12 @@ class Task:
         prompts: the templates.
         stop: a generation is cut at the first of these strings.
         has_oracle: whether oracle_feedback and oracle_refinement are defined.
-        bad_metric: name of the metric of `measure` that the loop is to bring down; empty if there is none.
     """
 
     name: str
     prompts: prompts.PromptSet
     stop: tuple[str, ...] = ("\n",)
     has_oracle: bool = False
-    bad_metric: str = ""
 
     def policy_prompt(self, example: Example) -> prompts.Prompt:
         """What the policy sees."""

@@ -85,7 +85,6 @@ class WordRemoval(base.Task):
     name = "word_removal"
     prompts = PROMPTS
     has_oracle = True
-    bad_metric = "insult_rate"
 
     def __init__(self) -> None:
         self._insults = frozenset(insults())

@@ -35,7 +35,7 @@ def test_rows_in_file_order(tmp_path):
     result = load_examples("tfds:slf5k", slf5k.FIELDS, folder=str(tmp_path), split="train")
     assert [e.id for e in result.examples] == [f"t{n}" for n in range(40)]
     third = result.examples[3]
-    assert (third.document, third.title, third.draft, third.feedback, third.reference) == (
+    assert (third.document, third.title, third.draft, third.feedback, third.human_refinement) == (
         "Post 3 – ü", "Title 3", "Draft 3", "Say 3", "Ideal 3")
     tests = load_examples("tfds:slf5k", slf5k.FIELDS, folder=str(tmp_path), split="test")
     assert [e.id for e in tests.examples] == ["t100", "t101"]

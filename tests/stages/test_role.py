@@ -1,0 +1,55 @@
+import jax.numpy as jnp
+import pytest
+
+from ilf_jax import config as config_lib
+from ilf_jax import sharding
+from ilf_jax.errors import InputError
+from ilf_jax.models import checkpoint_io
+from ilf_jax.stages.role import Role
+from ilf_jax.tasks.prompts import Prompt
+from ilf_jax.tokenizer import Tokenizer
+
+URI = "builtin:word_removal_1m"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return Tokenizer.load(URI)
+
+
+def make(tokenizer, **settings):
+    model = checkpoint_io.read_config(URI)
+    placement = sharding.Placement(sharding.make_mesh(-1, 1, 1), model)
+    settings = config_lib.Model(checkpoint=URI, **settings)
+    return Role("policy", settings, model, {}, tokenizer, placement, jnp.float32)
+
+
+@pytest.mark.parametrize("character", ["a", "😀", "漢", "ᚠ"])
+def test_shortening_ends_whatever_the_cut_leaves_of_a_character(tokenizer, character):
+    role = make(tokenizer, max_prompt_length=40)
+    (encoded,) = role.encode("1", [Prompt("Read this: ", character * 300, "\nText:")], reserve=8)
+    assert len(encoded.ids) <= 40
+    assert encoded.text.startswith("Read this: ") and encoded.text.endswith("\nText:")
+    assert set(encoded.text.removeprefix("Read this: ").removesuffix("\nText:")) == {character}
+
+
+def test_prompts_about_one_document_are_shortened_alike(tokenizer):
+    role = make(tokenizer, max_prompt_length=60)
+    document = "one two three four five six seven eight nine ten " * 10
+    encoded = role.encode("1", [Prompt("", document, f"\n{end}") for end in ("A:", "a much longer end:")], reserve=8)
+    first, second = (e.text.rpartition("\n")[0] for e in encoded)
+    assert first == second and document.startswith(first)
+
+
+def test_what_cannot_be_shortened_is_refused(tokenizer):
+    with pytest.raises(InputError, match=r"policy prompt of document '7' has \d+ tokens, and 20 are allowed"):
+        make(tokenizer, max_prompt_length=20).encode("7", [Prompt("long " * 50, "", "")], reserve=8)
+
+
+def test_the_end_of_a_chat_turn_is_what_the_template_writes(tokenizer):
+    with_chat = Tokenizer.load(URI)
+    with_chat.chat_template = "{% for m in messages %}{{ m['content'] }}is{% endfor %}"
+    other = with_chat.encode("is")[0]
+    with_chat.stop_ids = (tokenizer.stop_ids[0], other)
+    assert make(with_chat, chat="auto").end_id == other
+    assert make(with_chat, chat="never").end_id == tokenizer.stop_ids[0]

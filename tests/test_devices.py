@@ -1,0 +1,66 @@
+"""A run on several devices: stopped while finetuning it goes on; its checkpoint is read where there is one device."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+_RUN = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from conftest import make_tiny_config
+from ilf_jax import checkpoint, ilf
+c = make_tiny_config()
+c.mesh.data, c.mesh.fsdp = 2, 2
+for section in (c.draft, c.feedback, c.refine, c.evaluate):
+    section.batch_size = 4
+c.score.batch_size = c.finetune.batch_size = 4
+c.finetune.epochs = 2
+if sys.argv[3] == "stop":
+    saved = checkpoint.TrainingCheckpoints.save
+    def save_and_stop(self, step, state):
+        saved(self, step, state)
+        if step == 2:
+            raise SystemExit(7)
+    checkpoint.TrainingCheckpoints.save = save_and_stop
+ilf.run(c, sys.argv[2])
+"""
+
+
+def _start(workdir, mode):
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    here = pathlib.Path(__file__).parent
+    return subprocess.run([sys.executable, "-c", _RUN, str(here), str(workdir), mode], cwd=here.parent, env=env,
+                          capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("devices")
+    whole = _start(folder / "whole", "go")
+    assert whole.returncode == 0, whole.stderr
+    stopped = _start(folder / "stopped", "stop")
+    assert stopped.returncode == 7, stopped.stderr
+    resumed = _start(folder / "stopped", "go")
+    assert resumed.returncode == 0, resumed.stderr
+    return folder
+
+
+def test_resumed_on_four_devices_equals_one_that_was_not_stopped(runs):
+    steps = "iteration_001/finetune/steps.jsonl"
+    assert (runs / "stopped" / steps).read_bytes() == (runs / "whole" / steps).read_bytes()
+    outputs = sorted(p.relative_to(runs / "whole") for p in (runs / "whole").rglob("*-of-*.jsonl"))
+    assert outputs
+    for path in outputs:
+        assert (runs / "stopped" / path).read_bytes() == (runs / "whole" / path).read_bytes(), path
+
+
+def test_checkpoint_of_four_devices_is_exported_on_one(runs, tmp_path):
+    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        [sys.executable, "-m", "ilf_jax.export", f"--workdir={runs / 'whole'}", "--iteration=1",
+         f"--out={tmp_path / 'hf'}"], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "hf" / "model.safetensors").exists()
