@@ -141,7 +141,9 @@ class Score:
 
 @dataclasses.dataclass(frozen=True)
 class Finetune:
-    objective: str = _key("nll", "loss", choices=("nll",))
+    objective: str = _key("nll", "imitate the best of N, or all N, weighted by softmax(beta R)",
+                          choices=("nll", "weighted"))
+    beta: float = _key(1.0, "of the weighted objective", low=0)
     target: str = _key("refinement", "what to imitate", choices=TARGETS)
     init: str = _key("base", "start from the base checkpoint or the previous iteration's",
                      choices=("base", "previous"))

@@ -74,8 +74,9 @@ def run(
 def arm_config(config: config_lib.Config, target: str) -> config_lib.Config:
     """The same run with another text to imitate. Scoring is left to the cheapest method that picks that text."""
     method = target if target in ("random", "longest", "first") else config.score.method
+    objective = config.finetune.objective if target == "refinement" else "nll"
     return dataclasses.replace(
-        config, compare=(), finetune=dataclasses.replace(config.finetune, target=target),
+        config, compare=(), finetune=dataclasses.replace(config.finetune, target=target, objective=objective),
         score=dataclasses.replace(config.score, method=method),
     )
 
@@ -100,6 +101,9 @@ def _check_arm(config: config_lib.Config, task: Task) -> None:
     if "feedback" in needed and config.feedback.source == "recorded" and config.draft.source == "policy":
         raise InputError("config.draft.source='policy' with config.feedback.source='recorded': recorded feedback is "
                          "about the recorded draft; use config.draft.source='recorded', or feedback from elsewhere")
+    if config.finetune.objective == "weighted" and config.finetune.target != "refinement":
+        raise InputError(f"config.finetune.objective='weighted' weighs all refinements; "
+                         f"it does not go with config.finetune.target={config.finetune.target!r}")
     for name in ("refiner", "judge", "critic", "embedder"):
         if (getattr(config, name).tokenizer or "").startswith("train:"):
             raise InputError(f"config.{name}.tokenizer: only the policy's tokenizer can be trained")

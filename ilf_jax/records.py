@@ -101,6 +101,7 @@ class Target:
     prompt: str
     completion: str
     source: str  # which finetune.target it came from
+    weight: float = 1.0  # of its loss
 
 
 @dataclasses.dataclass(frozen=True)

@@ -304,3 +304,22 @@ def test_a_plain_mapping_is_a_config(tiny_run, trained, tmp_path):
     metrics = ilf_jax.run(json.loads(trained.to_json()), str(tmp_path / "run"))
     assert metrics[-1]["iteration"] == 1 and metrics[-1]["stage"] == "evaluate"
     assert by_id(tmp_path / "run/iteration_001/draft", "text") == by_id(tiny_run[1] / "iteration_001/draft", "text")
+
+
+def test_weighted_objective_learns_from_all_candidates(trained, tmp_path):
+    trained.finetune.objective, trained.finetune.beta = "weighted", 3.0
+    trained.iterations = 1
+    ilf_jax.run(trained, tmp_path / "run")
+    by_document = {}
+    for row in rows(tmp_path / "run/iteration_001/finetune"):
+        by_document.setdefault(row["id"], []).append(row["weight"])
+    assert by_document
+    # A document whose candidates are in part empty texts keeps the weights of the rest.
+    assert all(0 < sum(weights) <= 1 + 1e-9 for weights in by_document.values())
+    assert any(len(weights) == 2 and weights[0] != weights[1] for weights in by_document.values())
+
+
+def test_weighted_objective_needs_refinements(trained, tmp_path):
+    trained.finetune.objective, trained.finetune.target = "weighted", "initial"
+    with pytest.raises(ilf_jax.InputError, match=r"objective='weighted' .*target='initial'"):
+        ilf_jax.run(trained, tmp_path / "run")

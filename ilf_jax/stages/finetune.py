@@ -59,7 +59,8 @@ def run(run: run_lib.Run, examples_of: dict[int, tuple]) -> None:
     role = run.roles.get("policy" if settings.init == "previous" else "base")
     role = dataclasses.replace(role, params=role.placement.params(role.params, "train"))
     by_id = {e.id: e for k in learnt_from for e in examples_of[k]}
-    examples = [training_example(settings, run.task, role, by_id[pair.id], pair.completion) for pair in pairs]
+    examples = [training_example(settings, run.task, role, by_id[pair.id], pair.completion, pair.weight)
+                for pair in pairs]
     trained = _train(run, role, examples)
     target_folder = run.workdir.checkpoint(run.iteration)
     role.tokenizer.save(target_folder / "tokenizer")
@@ -79,7 +80,8 @@ def tidy(run: run_lib.Run) -> None:
 
 
 def training_example(
-    settings: config_lib.Finetune, task: Task, role: Role, example: Example, completion: str
+    settings: config_lib.Finetune, task: Task, role: Role, example: Example, completion: str,
+    weight: float = 1.0,
 ) -> packing.TrainingExample:
     """Token ids and loss weights of one pair; a document that leaves no room is shortened, the completion never.
 
@@ -96,7 +98,7 @@ def training_example(
                              "the text to imitate") from e
         made = packing.training_example(
             prompt.ids, role.continuation(prompt, completion), role.end_id,
-            prompt_weight=settings.prompt_loss_weight,
+            prompt_weight=settings.prompt_loss_weight, scale=weight,
         )
         if len(made) <= limit:
             return made

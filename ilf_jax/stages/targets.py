@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from ilf_jax.config import STAGES_BEFORE_TARGET, Config
 from ilf_jax.errors import InputError
 from ilf_jax.records import Candidates, Draft, Example, Scored, Target
+from ilf_jax.scoring import selection
 from ilf_jax.stages import run as run_lib
 
 
@@ -27,9 +30,26 @@ def check(config: Config, examples: Sequence[Example]) -> None:
 
 def of_iteration(run: run_lib.Run, iteration: int, examples: tuple[Example, ...]) -> list[Target]:
     """The pairs of one iteration, in the order of its examples. An empty text teaches nothing and is left out."""
+    if run.config.finetune.objective == "weighted":
+        return _weighted(run, iteration, examples)
     texts = _texts(run, iteration, examples)
     return [Target(e.id, run.task.policy_prompt(e).text, texts[e.id], run.config.finetune.target)
             for e in examples if texts[e.id].strip()]
+
+
+def _weighted(run: run_lib.Run, iteration: int, examples: tuple[Example, ...]) -> list[Target]:
+    """All candidates of each example; their weights sum to 1."""
+    candidates = run.folder("refine", iteration).read(Candidates)
+    scored = run.folder("score", iteration).read(Scored)
+    pairs = []
+    for e in examples:
+        texts = candidates[e.id].texts
+        usable = np.array([[run.task.is_usable(e, text) for text in texts]])
+        weights = selection.posterior_weights(np.array([scored[e.id].scores]), usable, run.config.finetune.beta)[0]
+        prompt = run.task.policy_prompt(e).text
+        pairs += [Target(e.id, prompt, text, "refinement", float(weight))
+                  for text, weight in zip(texts, weights, strict=True) if text.strip() and weight > 0]
+    return pairs
 
 
 def _texts(run: run_lib.Run, iteration: int, examples: tuple[Example, ...]) -> dict[str, str]:

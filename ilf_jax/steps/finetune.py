@@ -35,12 +35,11 @@ def accumulated_gradients(objective: Objective, params: Params, batch: Batch) ->
         return loss, weight, grads
 
     first = jax.tree.map(lambda a: a[0], batch)
-    total = micro(params, first)
     if jax.tree.leaves(batch)[0].shape[0] == 1:
-        return total
-    rest = jax.tree.map(lambda a: a[1:], batch)
+        return micro(params, first)
+    nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(micro, params, first))
     add = lambda total, one: (jax.tree.map(jnp.add, total, micro(params, one)), None)  # noqa: E731
-    return jax.lax.scan(add, total, rest)[0]
+    return jax.lax.scan(add, nothing, batch)[0]
 
 
 def train_step(

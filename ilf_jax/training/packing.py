@@ -27,12 +27,12 @@ class TrainingExample:
 
 
 def training_example(
-    prompt_ids: Sequence[int], completion_ids: Sequence[int], end_id: int, *, prompt_weight: float
+    prompt_ids: Sequence[int], completion_ids: Sequence[int], end_id: int, *, prompt_weight: float, scale: float = 1.0
 ) -> TrainingExample:
-    """Loss weight 1 on completion and end token, `prompt_weight` on the prompt."""
+    """Loss weight 1 on completion and end token, `prompt_weight` on the prompt; everything times `scale`."""
     tokens = np.array([*prompt_ids, *completion_ids, end_id], np.int32)
-    weights = np.ones(len(tokens), np.float32)
-    weights[: len(prompt_ids)] = prompt_weight
+    weights = np.full(len(tokens), scale, np.float32)
+    weights[: len(prompt_ids)] *= prompt_weight
     return TrainingExample(tokens, weights)
 
 

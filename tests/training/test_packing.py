@@ -91,12 +91,12 @@ def test_assemble_by_hand():
 
 
 def test_assemble_by_hand_with_prompt_loss():
-    examples = [packing.training_example([10, 11], [12], END, prompt_weight=0.25)]
+    examples = [packing.training_example([10, 11], [12], END, prompt_weight=0.25, scale=2.0)]
     batch = packing.assemble(examples, [[0]], num_rows=1, row_length=5, num_targets=4)
     # The first token of a text is never predicted.
     assert batch["index"].tolist() == [[0, 1, 2, 0]]
     assert batch["targets"].tolist() == [[11, 12, 3, 0]]
-    assert batch["weights"].tolist() == [[0.25, 1.0, 1.0, 0.0]]
+    assert batch["weights"].tolist() == [[0.5, 2.0, 2.0, 0.0]]
 
 
 @pytest.mark.parametrize("prompt_weight", [0.0, 0.5])
