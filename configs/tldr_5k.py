@@ -50,6 +50,6 @@ def get_config(arg="n=5000"):
 
     c.finetune.learning_rate, c.finetune.prompt_loss_weight = _SETTINGS[n]
     c.finetune.batch_size = 32
-    c.finetune.remat = True
+    c.finetune.remat = "full"
     c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, -1, 8
     return c

@@ -109,7 +109,8 @@ class Draft:
     top_k: int = _key(0, "0: off", low=0)
     top_p: float = _key(0.95, "1: off", above=0, high=1)
     max_new_tokens: int = _key(48, "tokens", low=1)
-    batch_size: int = _key(32, "documents a batch (and a shard)", low=1)
+    batch_size: int = _key(32, "documents a batch", low=1)
+    batches_per_shard: int = _key(1, "above 1: a place whose outputs have ended gets the shard's next document", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +128,8 @@ class Refine:
     top_k: int = _key(0, "0: off", low=0)
     top_p: float = _key(0.95, "1: off", above=0, high=1)
     max_new_tokens: int = _key(48, "tokens", low=1)
-    batch_size: int = _key(8, "documents a batch (and a shard)", low=1)
+    batch_size: int = _key(8, "documents a batch", low=1)
+    batches_per_shard: int = _key(1, "above 1: a place whose outputs have ended gets the shard's next document", low=1)
     redraw: bool = _key(True, "draw once more where candidates are equal or unusable")
     max_logprob_gap: float = _key(0.05, "nats; stop if sampler and trainer disagree by more on a token", above=0)
 
@@ -136,7 +138,9 @@ class Refine:
 class Score:
     method: str = _key("instruct_rm", "what picks the refinement",
                        choices=("instruct_rm", "embedding", "random", "longest", "first"))
-    batch_size: int = _key(8, "(document, prompt) pairs a batch", low=1)
+    prompts: str = _key("paper", "the ensemble: five whole prompts, or five questions behind one head, sooner computed",
+                        choices=("paper", "tree"))
+    batch_size: int = _key(8, "prefixes a batch: (document, prompt) pairs, documents where prompts begin alike", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,7 +165,13 @@ class Finetune:
     packing: bool = _key(True, "several examples a row, kept apart by segment ids")
     prompt_loss_weight: float = _key(0.0, "loss weight of prompt tokens", low=0, high=1)
     shuffle: bool = _key(True, "a new order each epoch")
-    remat: bool = _key(False, "recompute activations backwards, to save memory")
+    remat: str = _key("none", "recompute activations backwards, to save memory: all, or all but matmuls with params",
+                      choices=("none", "full", "dots"))
+    lora_rank: int = _key(0, "train low-rank updates of this rank (LoRA), not the params themselves; 0: off", low=0)
+    lora_alpha: float = _key(16.0, "low-rank updates are scaled by alpha / rank", above=0)
+    lora_targets: str = _key(r"(attention|mlp)/\w+/kernel$", "regular expression: which kernels get updates")
+    lora_base_precision: str = _key("float32", "of the frozen base; bfloat16 saves memory if precision is bfloat16",
+                                    choices=("float32", "bfloat16"))
     checkpoint_every: int = _key(100, "steps between training checkpoints", low=1)
     dev_fraction: float = _key(0.0, "share of the pairs held back for early stopping", low=0, high=0.5)
     patience: int = _key(1, "epochs without a better dev loss before stopping", low=1)
@@ -173,7 +183,8 @@ class Evaluate:
     top_k: int = _key(0, "0: off", low=0)
     top_p: float = _key(0.95, "1: off", above=0, high=1)
     max_new_tokens: int = _key(48, "tokens", low=1)
-    batch_size: int = _key(32, "documents a batch (and a shard)", low=1)
+    batch_size: int = _key(32, "documents a batch", low=1)
+    batches_per_shard: int = _key(1, "above 1: a place whose outputs have ended gets the shard's next document", low=1)
     rouge: bool = _key(True, "against references, where there are any")
     nll: bool = _key(True, "of held-out references and human refinements, where there are any")
     win_rate: bool = _key(False, "against the initial policy's outputs, judged in both orders")

@@ -108,6 +108,7 @@ def _check_arm(config: config_lib.Config, task: Task) -> None:
         if (getattr(config, name).tokenizer or "").startswith("train:"):
             raise InputError(f"config.{name}.tokenizer: only the policy's tokenizer can be trained")
     models.check(config, needed_roles(config))
+    finetune.check(config)
 
 
 def needed_roles(config: config_lib.Config) -> list[str]:

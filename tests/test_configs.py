@@ -35,7 +35,7 @@ def shorten(c, tiny_run):
         section.max_new_tokens, section.batch_size = 8, 2
     c.refine.num_candidates = 2
     c.score.batch_size = 3
-    c.finetune.batch_size, c.finetune.remat = 2, False
+    c.finetune.batch_size, c.finetune.remat = 2, "none"
     c.mesh.data, c.mesh.fsdp, c.mesh.tensor = -1, 1, 1
     return c
 

@@ -272,9 +272,9 @@ def records(folder):
 
 
 def manifests(folder):
-    """All manifests of a run, less the seconds."""
+    """All manifests of a run, less what they cost."""
     found = {str(p.relative_to(folder)): json.loads(p.read_text()) for p in folder.rglob("manifest.json")}
-    return {name: {k: v for k, v in content.items() if k != "seconds"} for name, content in found.items()}
+    return {name: {k: v for k, v in content.items() if k != "cost"} for name, content in found.items()}
 
 
 def params(folder):

@@ -49,17 +49,19 @@ train_batch = {k: np.stack([p[k] for p in parts]) for k in parts[0]}
 prompts, lengths = rng.integers(0, V, (8, 16)).astype(np.int32), np.array([16, 3, 1, 0, 7, 9, 12, 5], np.int32)
 keys = decode.candidate_keys(0, 1, "refine", list("abcdefgh"), range(2))
 ends = np.arange(V) % 7 == 0
-suffixes, suffix_lengths = rng.integers(0, V, (8, 2, 6)).astype(np.int32), rng.integers(1, 7, (8, 2)).astype(np.int32)
-answers = rng.integers(0, V, (8, 2, 2)).astype(np.int32)
+suffixes, answers = rng.integers(0, V, (8, 2, 6)).astype(np.int32), rng.integers(0, V, (8, 2, 2, 2)).astype(np.int32)
+offsets = np.broadcast_to(np.array([0, 1, 2, 3, 2, 3], np.int32), (8, 2, 6))
+leaves = np.broadcast_to(np.array([0, 0, 1, 1, 2, 2], np.int32), (8, 2, 6))
+last = np.broadcast_to(np.array([3, 5], np.int32), (8, 2, 2))
 objective = objectives.NextTokenLoss(CONFIG)
-sgd = optax.sgd(0.5)  # the params after a step are the gradients, scaled and shifted
+sgd = optax.identity()  # times -0.5: the params after a step are the gradients, scaled and shifted
 generate = jax.jit(refine.refine_step, static_argnames=("config", "max_new_tokens"))
 answer_logits = jax.jit(score.answer_logits_step, static_argnums=0)
 
 
 @jax.jit
 def train(params, batch):
-    return finetune.train_step(objective, sgd, finetune.init_state(params, sgd), batch)
+    return finetune.train_step(objective, sgd, finetune.init_state(params, sgd), {}, batch, 0.5)
 
 
 def everything(train_params, decode_params, put):
@@ -69,7 +71,7 @@ def everything(train_params, decode_params, put):
         generate(CONFIG, decode_params, *tokens, sampling, ends, max_new_tokens=5)
         for sampling in (make_sampling(0.0, 0, 1.0), make_sampling(1.0, 0, 0.9))
     )
-    logits = answer_logits(CONFIG, decode_params, *put((prompts, lengths, suffixes, suffix_lengths, answers), 0))
+    logits = answer_logits(CONFIG, decode_params, *put((prompts, lengths, suffixes, offsets, leaves, last, answers), 0))
     spread = state.params["layers_0"]["mlp"]["up"]["kernel"]
     return jax.device_get({
         "metrics": metrics, "params": state.params, "greedy": refined, "sampled": sampled, "answer_logits": logits,

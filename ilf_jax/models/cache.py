@@ -25,18 +25,40 @@ class Prefix:
 class Cache:
     """Each candidate's own keys and values; tuples run over layers.
 
+    The S slots are a ring that all rows write at one place, so that a step is one update in place even where documents
+    were put in at different times; no row ever has more than S tokens.
+
     Attributes:
-        keys, values: B x C x K x S x head_dim each; slot s holds position lengths_B + s.
-        index: scalar, the next free slot (candidates advance together).
+        keys, values: B x K x C x S x head_dim each.
+        index: scalar, the slot that the next token is written to.
+        ages_B: how many tokens of its own each document's candidates have (they advance together).
     """
 
     keys: tuple[jax.Array, ...]
     values: tuple[jax.Array, ...]
     index: jax.Array
+    ages_B: jax.Array
+
+
+@struct.dataclass
+class Sight:
+    """What the tokens at hand may attend to.
+
+    Attributes:
+        segments_BxL: without a prefix: tokens see those before them in their own segment; None: a row is one.
+        prefix: what all candidates of a document stand behind; None: rows by themselves.
+        cache: the candidates' own tokens so far; None: they have none but those at hand.
+        distance_BxCxLxS: how far back each own key stands (0: the token itself); below 0: not seen. With a prefix only.
+    """
+
+    segments_BxL: jax.Array | None = None
+    prefix: Prefix | None = None
+    cache: Cache | None = None
+    distance_BxCxLxS: jax.Array | None = None
 
 
 def empty_cache(config: ModelConfig, batch: int, candidates: int, slots: int, dtype: jnp.dtype) -> Cache:
     """A cache of `slots` free slots for batch x candidates rows."""
-    shape = (batch, candidates, config.num_kv_heads, slots, config.head_dim)
+    shape = (batch, config.num_kv_heads, candidates, slots, config.head_dim)
     zeros = lambda: tuple(jnp.zeros(shape, dtype) for _ in range(config.num_layers))  # noqa: E731
-    return Cache(keys=zeros(), values=zeros(), index=jnp.zeros((), jnp.int32))
+    return Cache(zeros(), zeros(), jnp.zeros((), jnp.int32), jnp.zeros(batch, jnp.int32))

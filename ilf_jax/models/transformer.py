@@ -11,7 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ilf_jax.models.cache import Cache, Prefix
+from ilf_jax.models import attention
+from ilf_jax.models.cache import Cache, Prefix, Sight
 from ilf_jax.models.config import ModelConfig, RopeScaling
 
 Params = dict
@@ -50,7 +51,11 @@ def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
 
 class Linear(nn.Module):
-    """y = x kernel + bias, kernel in x out; params float32, computed in `dtype` with float32 accumulation."""
+    """y = x kernel + bias, kernel in x out; params float32, computed in `dtype` with float32 accumulation.
+
+    Where `training.lora.add` put `lora_a` (in x r), `lora_b` (r x out) and `lora_scale` beside the kernel W,
+    scale (x A) B is added (Hu et al. 2021, eq. 3); W + scale A B never exists.
+    """
 
     features: int
     use_bias: bool
@@ -62,6 +67,10 @@ class Linear(nn.Module):
         init = nn.initializers.variance_scaling(self.init_variance, "fan_in", "normal")
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
         y = jnp.matmul(x, kernel.astype(self.dtype), preferred_element_type=jnp.float32)
+        if self.has_variable("params", "lora_a"):
+            a, b, scale = (self.get_variable("params", f"lora_{name}") for name in ("a", "b", "scale"))
+            low = jnp.matmul(x, a.astype(self.dtype), preferred_element_type=jnp.float32) * scale
+            y = y + jnp.matmul(low.astype(self.dtype), b.astype(self.dtype), preferred_element_type=jnp.float32)
         if self.use_bias:
             y = y + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
         return y.astype(self.dtype)
@@ -88,41 +97,20 @@ class Norm(nn.Module):
         return y.astype(self.dtype)
 
 
-def _partial_softmax(scores: jax.Array, mask: jax.Array, values: jax.Array, out: str) -> tuple[jax.Array, ...]:
-    """One part of a softmax: (sum of exp * values, sum of exp, max), all float32; merged by `_merge`."""
-    scores = jnp.where(mask, scores, -1e30)
-    peak = jnp.max(scores, axis=-1, keepdims=True)
-    exp = jnp.where(mask, jnp.exp(scores - peak), 0.0)
-    total = jnp.sum(exp, axis=-1, keepdims=True)
-    weighted = jnp.einsum(out, exp.astype(values.dtype), values, preferred_element_type=jnp.float32)
-    return weighted, total, peak
-
-
-def _merge(parts: list[tuple[jax.Array, ...]]) -> jax.Array:
-    """Joins softmax parts by their log-sum-exp."""
-    peak = functools.reduce(jnp.maximum, [p[2] for p in parts])
-    scale = [jnp.exp(p[2] - peak) for p in parts]
-    weighted = sum(p[0] * s for p, s in zip(parts, scale, strict=True))
-    return weighted / sum(p[1] * s for p, s in zip(parts, scale, strict=True))
-
-
 def _branch_variance(config: ModelConfig) -> float:
     """Variance of a residual branch's outputs at first: all 2 x layers of them add up to that of an embedding."""
     return 0.5 / (config.num_layers * config.hidden_size)
 
 
 class Attention(nn.Module):
-    """Grouped-query attention over a shared prefix, a cache of own tokens, or the tokens at hand."""
+    """Grouped-query attention among the tokens at hand, or, behind a shared prefix, to that and own tokens too."""
 
     config: ModelConfig
     layer: int
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(
-        self, x: jax.Array, positions_BxCxL: jax.Array, segments_BxL: jax.Array | None,
-        prefix: KV | None, prefix_lengths_B: jax.Array | None, cache: KV | None, index: jax.Array | None,
-    ) -> tuple[jax.Array, KV]:
+    def __call__(self, x: jax.Array, positions_BxCxL: jax.Array, sight: Sight) -> tuple[jax.Array, KV]:
         c = self.config
         B, C, L, _ = x.shape
         K, G, H = c.num_kv_heads, c.num_heads // c.num_kv_heads, c.head_dim
@@ -143,47 +131,22 @@ class Attention(nn.Module):
             q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
         q = q * jnp.asarray(c.query_scale if c.query_scale is not None else H**-0.5, self.dtype)
         q = q.reshape(B, C, L, K, G, H)
-        k, v = k.transpose(0, 1, 3, 2, 4), v.transpose(0, 1, 3, 2, 4)  # B C K L H: a head's keys lie together
+        k, v = k.transpose(0, 3, 1, 2, 4), v.transpose(0, 3, 1, 2, 4)  # B K C L H: a head's keys lie together
 
-        parts = []
-        if prefix is not None:
-            keys, values = prefix  # B K P H: one matmul for all candidates and their tokens
-            P = keys.shape[2]
-            q_prefix = q.transpose(0, 3, 4, 1, 2, 5).reshape(B, K, G * C * L, H)
-            scores = jnp.einsum("bkqh,bkph->bkqp", q_prefix, keys, preferred_element_type=jnp.float32)
-            scores = scores.reshape(B, K, G, C, L, P)
-            slots = jnp.arange(P)
-            mask = slots < prefix_lengths_B[:, None, None, None]
-            if window is not None:
-                mask = mask & (positions_BxCxL[..., None] - slots < window)
-            mask = jnp.broadcast_to(mask, (B, C, L, P))[:, None, None].reshape(B, 1, 1, C, L, P)
-            weighted, total, peak = _partial_softmax(
-                scores.reshape(B, K, G * C * L, P),
-                jnp.broadcast_to(mask, (B, 1, G, C, L, P)).reshape(B, 1, G * C * L, P), values, "bkqp,bkph->bkqh",
-            )
-            unfold = lambda a: a.reshape(B, K, G, C, L, -1).transpose(0, 3, 1, 2, 4, 5)  # noqa: E731
-            parts.append(tuple(unfold(a) for a in (weighted, total, peak)))
-
-        if cache is not None:
-            at = (0, 0, 0, index, 0)
-            k = jax.lax.dynamic_update_slice(cache[0], k.astype(cache[0].dtype), at)
-            v = jax.lax.dynamic_update_slice(cache[1], v.astype(cache[1].dtype), at)
-            slot_q, slot_k = index + jnp.arange(L), jnp.arange(k.shape[3])
+        if sight.prefix is None:
+            k, v = k[:, :, 0], v[:, :, 0]
+            out = attention.causal(q[:, 0], k, v, sight.segments_BxL, window)
         else:
-            slot_q = slot_k = jnp.arange(L)
-        distance = slot_q[:, None] - slot_k[None, :]
-        mask = distance >= 0
-        if window is not None:
-            mask = mask & (distance < window)
-        mask = mask[None]
-        if segments_BxL is not None:
-            mask = mask & (segments_BxL[:, :, None] == segments_BxL[:, None, :])
-        scores = jnp.einsum("bclkgh,bcksh->bckgls", q, k, preferred_element_type=jnp.float32)
-        parts.append(_partial_softmax(scores, mask[:, None, None, None], v, "bckgls,bcksh->bckglh"))
-
-        out = _merge(parts).transpose(0, 1, 4, 2, 3, 5).reshape(B, C, L, K * G * H).astype(self.dtype)
-        out = linear(x.shape[-1], c.output_bias, init_variance=_branch_variance(c), name="o")(out)
-        return out, (k, v)
+            if sight.cache is not None:
+                at = (0, 0, 0, sight.cache.index, 0)
+                k = jax.lax.dynamic_update_slice(sight.cache.keys[self.layer], k, at)
+                v = jax.lax.dynamic_update_slice(sight.cache.values[self.layer], v, at)
+            prefix = sight.prefix.keys[self.layer], sight.prefix.values[self.layer]
+            out = attention.behind_prefix(
+                q, prefix, sight.prefix.lengths_B, (k, v), positions_BxCxL, sight.distance_BxCxLxS, window
+            )
+        out = out.reshape(B, C, L, K * G * H)
+        return linear(x.shape[-1], c.output_bias, init_variance=_branch_variance(c), name="o")(out), (k, v)
 
 
 class MLP(nn.Module):
@@ -210,13 +173,17 @@ class Layer(nn.Module):
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, x: jax.Array, *attention_args: jax.Array | None) -> tuple[jax.Array, KV]:
+    def __call__(self, x: jax.Array, positions_BxCxL: jax.Array, sight: Sight) -> tuple[jax.Array, KV]:
         c, norm = self.config, functools.partial(Norm, self.config, self.dtype)
-        attention = Attention(c, self.layer, self.dtype, name="attention")
-        y, kv = attention(norm(name="attention_norm")(x), *attention_args)
+        attend = Attention(c, self.layer, self.dtype, name="attention")
+        y, kv = attend(norm(name="attention_norm")(x), positions_BxCxL, sight)
         x = x + (norm(name="attention_post_norm")(y) if c.post_norms else y)
         y = MLP(c, self.dtype, name="mlp")(norm(name="mlp_norm")(x))
         return x + (norm(name="mlp_post_norm")(y) if c.post_norms else y), kv
+
+
+# What a layer keeps for the backward pass: its input, and with "dots" the outputs of its Linears, but no scores.
+_REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
 
 
 class Transformer(nn.Module):
@@ -224,12 +191,11 @@ class Transformer(nn.Module):
 
     config: ModelConfig
     dtype: jnp.dtype = jnp.float32
-    remat: bool = False
+    remat: str = "none"  # or a key of _REMAT_POLICIES
 
     @nn.compact
     def __call__(
-        self, tokens_BxCxL: jax.Array, positions_BxCxL: jax.Array, segments_BxL: jax.Array | None,
-        prefix: Prefix | None, cache: Cache | None,
+        self, tokens_BxCxL: jax.Array, positions_BxCxL: jax.Array, sight: Sight
     ) -> tuple[jax.Array, tuple[KV, ...]]:
         c = self.config
         # Length 1 a row: tied logits then start near variance 1.
@@ -244,15 +210,11 @@ class Transformer(nn.Module):
             self.param("unembedding", rows_init, (c.vocab_size, c.hidden_size), jnp.float32)
         x = x.astype(self.dtype)
         kvs = []
-        layer_class = nn.remat(Layer, prevent_cse=True) if self.remat else Layer
+        layer_class = Layer
+        if self.remat != "none":
+            layer_class = nn.remat(Layer, prevent_cse=True, policy=_REMAT_POLICIES[self.remat])
         for i in range(c.num_layers):
-            x, kv = layer_class(c, i, self.dtype, name=f"layers_{i}")(
-                x, positions_BxCxL, segments_BxL,
-                None if prefix is None else (prefix.keys[i], prefix.values[i]),
-                None if prefix is None else prefix.lengths_B,
-                None if cache is None else (cache.keys[i], cache.values[i]),
-                None if cache is None else cache.index,
-            )
+            x, kv = layer_class(c, i, self.dtype, name=f"layers_{i}")(x, positions_BxCxL, sight)
             kvs.append(kv)
         return Norm(c, self.dtype, name="final_norm")(x), tuple(kvs)
 
@@ -260,7 +222,7 @@ class Transformer(nn.Module):
 def init_params(config: ModelConfig, key: jax.Array) -> Params:
     """Random float32 params. Under `jax.eval_shape` this gives the shapes without any memory."""
     tokens = jnp.zeros((1, 1, 1), jnp.int32)
-    return Transformer(config).init(key, tokens, tokens, None, None, None)["params"]
+    return Transformer(config).init(key, tokens, tokens, Sight())["params"]
 
 
 def param_shapes(config: ModelConfig) -> Params:
@@ -270,7 +232,7 @@ def param_shapes(config: ModelConfig) -> Params:
 
 def forward(
     config: ModelConfig, params: Params, tokens_BxL: jax.Array, positions_BxL: jax.Array | None = None,
-    segments_BxL: jax.Array | None = None, *, dtype: jnp.dtype = jnp.float32, remat: bool = False,
+    segments_BxL: jax.Array | None = None, *, dtype: jnp.dtype = jnp.float32, remat: str = "none",
 ) -> jax.Array:
     """Hidden states, B x L x D, of independent rows.
 
@@ -281,9 +243,7 @@ def forward(
     if positions_BxL is None:
         positions_BxL = jnp.broadcast_to(jnp.arange(tokens_BxL.shape[1]), tokens_BxL.shape)
     model = Transformer(config, dtype, remat)
-    hidden, _ = model.apply(
-        {"params": params}, tokens_BxL[:, None], positions_BxL[:, None], segments_BxL, None, None
-    )
+    hidden, _ = model.apply({"params": params}, tokens_BxL[:, None], positions_BxL[:, None], Sight(segments_BxL))
     return hidden[:, 0]
 
 
@@ -293,30 +253,57 @@ def prefill(
 ) -> tuple[jax.Array, Prefix]:
     """Hidden state of each row's last real token, B x D, and the prefix that its candidates share."""
     positions = jnp.broadcast_to(jnp.arange(tokens_BxP.shape[1]), tokens_BxP.shape)
-    hidden, kvs = Transformer(config, dtype).apply(
-        {"params": params}, tokens_BxP[:, None], positions[:, None], None, None, None
-    )
+    hidden, kvs = Transformer(config, dtype).apply({"params": params}, tokens_BxP[:, None], positions[:, None], Sight())
     last_BxD = jnp.take_along_axis(hidden[:, 0], (lengths_B - 1)[:, None, None], axis=1)[:, 0]
-    keys, values = tuple(k[:, 0] for k, _ in kvs), tuple(v[:, 0] for _, v in kvs)
+    keys, values = zip(*kvs, strict=True)
     return last_BxD, Prefix(keys, values, lengths_B)
 
 
 def extend(
-    config: ModelConfig, params: Params, prefix: Prefix, suffix_BxCxL: jax.Array, cache: Cache | None = None, *,
+    config: ModelConfig, params: Params, prefix: Prefix, suffix_BxCxL: jax.Array,
+    offsets_BxCxL: jax.Array | None = None, leaves_BxCxL: jax.Array | None = None, *,
     dtype: jnp.dtype = jnp.float32,
-) -> tuple[jax.Array, Cache | None]:
+) -> jax.Array:
     """Hidden states of C continuations of one prefix, B x C x L x D.
 
-    Without a cache the suffixes stand directly behind the prefix. With one they stand behind what the cache holds,
-    and the cache that comes back holds them too (decoding: L = 1).
+    A continuation may be a tree: a stem and leaves that see the stem and themselves, but not each other.
+
+    Args:
+        offsets_BxCxL: position of each token behind the prefix; 0..L-1 when None.
+        leaves_BxCxL: 0 on the stem, the number of its leaf on others; all stem when None.
     """
-    start = prefix.lengths_B[:, None, None] + (0 if cache is None else cache.index)
-    positions = jnp.broadcast_to(start + jnp.arange(suffix_BxCxL.shape[2]), suffix_BxCxL.shape)
-    hidden, kvs = Transformer(config, dtype).apply({"params": params}, suffix_BxCxL, positions, None, prefix, cache)
-    if cache is None:
-        return hidden, None
-    keys, values = tuple(k for k, _ in kvs), tuple(v for _, v in kvs)
-    return hidden, Cache(keys, values, cache.index + suffix_BxCxL.shape[2])
+    B, C, L = suffix_BxCxL.shape
+    if offsets_BxCxL is None:
+        offsets_BxCxL = jnp.broadcast_to(jnp.arange(L), (B, C, L))
+    distance = offsets_BxCxL[..., :, None] - offsets_BxCxL[..., None, :]
+    if leaves_BxCxL is not None:
+        key_leaf = leaves_BxCxL[..., None, :]
+        distance = jnp.where((key_leaf == 0) | (key_leaf == leaves_BxCxL[..., :, None]), distance, -1)
+    positions = prefix.lengths_B[:, None, None] + offsets_BxCxL
+    hidden, _ = Transformer(config, dtype).apply(
+        {"params": params}, suffix_BxCxL, positions, Sight(prefix=prefix, distance_BxCxLxS=distance)
+    )
+    return hidden
+
+
+def decode_step(
+    config: ModelConfig, params: Params, prefix: Prefix, cache: Cache, tokens_BxC: jax.Array, *,
+    dtype: jnp.dtype = jnp.float32,
+) -> tuple[jax.Array, Cache]:
+    """Hidden states of one more token of each candidate, B x C x D, and the cache that holds it.
+
+    Where a row has had as many tokens as the cache has slots, its oldest one is written over.
+    """
+    B, C = tokens_BxC.shape
+    slots = cache.keys[0].shape[3]
+    back = (cache.index - jnp.arange(slots)) % slots  # how many steps ago a slot was written
+    distance = jnp.where(back <= cache.ages_B[:, None], back, -1)
+    distance = jnp.broadcast_to(distance[:, None, None], (B, C, 1, slots))
+    positions = jnp.broadcast_to((prefix.lengths_B + cache.ages_B)[:, None, None], (B, C, 1))
+    sight = Sight(prefix=prefix, cache=cache, distance_BxCxLxS=distance)
+    hidden, kvs = Transformer(config, dtype).apply({"params": params}, tokens_BxC[:, :, None], positions, sight)
+    keys, values = zip(*kvs, strict=True)
+    return hidden[:, :, 0], Cache(keys, values, (cache.index + 1) % slots, cache.ages_B + 1)
 
 
 def unembed(config: ModelConfig, params: Params, hidden: jax.Array, rows: jax.Array | None = None) -> jax.Array:

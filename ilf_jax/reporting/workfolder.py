@@ -52,7 +52,7 @@ class Stage:
 
     @property
     def seconds(self) -> float | None:
-        return self.manifest.get("seconds")
+        return self.manifest.get("cost", {}).get("seconds")
 
 
 @dataclasses.dataclass(frozen=True)

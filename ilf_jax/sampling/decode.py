@@ -31,6 +31,29 @@ class Generated:
     stopped_BxC: jax.Array
 
 
+@struct.dataclass
+class Slots:
+    """B documents under way. A slot whose document is finished can be given another one.
+
+    Attributes:
+        keys_BxCx2: raw PRNG keys, see `candidate_keys`.
+        token_BxC: the latest token of each candidate.
+        done_BxC: which candidates have ended.
+    """
+
+    prefix: Prefix
+    cache: Cache
+    keys_BxCx2: jax.Array
+    token_BxC: jax.Array
+    done_BxC: jax.Array
+    out: Generated
+
+    @property
+    def finished(self) -> jax.Array:
+        """Documents all of whose candidates have ended."""
+        return jnp.all(self.done_BxC, axis=1)
+
+
 def candidate_keys(
     seed: int, iteration: int, purpose: str, ids: Sequence[str], candidates: Sequence[int]
 ) -> np.ndarray:
@@ -47,61 +70,85 @@ def candidate_keys(
     return keys
 
 
-@struct.dataclass
-class _State:
-    step: jax.Array
-    token_BxC: jax.Array
-    done_BxC: jax.Array
-    cache: Cache
-    out: Generated
-
-
-def decode(
-    config: ModelConfig, params: transformer.Params, first_BxD: jax.Array, prefix: Prefix, keys_BxCx2: jax.Array,
-    sampling: logits_lib.Sampling, ends_V: jax.Array, alive_B: jax.Array, *, max_new_tokens: int,
+def start(
+    config: ModelConfig, params: transformer.Params, tokens_BxP: jax.Array, lengths_B: jax.Array,
+    keys_BxCx2: jax.Array, sampling: logits_lib.Sampling, ends_V: jax.Array, *, max_new_tokens: int,
     dtype: jnp.dtype = jnp.float32,
-) -> Generated:
-    """Samples up to `max_new_tokens` tokens for each candidate; stops when every row has ended.
+) -> Slots:
+    """Prefills B prompts (right-padded; length 0: an empty slot) and draws the first token of each candidate.
 
     Args:
-        first_BxD: hidden state of the prompts' last tokens.
         ends_V: True at tokens after which a row ends (end of text, and tokens that hold a stop string).
-        alive_B: False for rows that only fill up the batch.
     """
     B, C, _ = keys_BxCx2.shape
-    keys = jax.random.wrap_key_data(keys_BxCx2.reshape(B * C, 2), impl="threefry2x32")
-
-    def choose(hidden_BxCxD: jax.Array, state: _State) -> _State:
-        logits = transformer.unembed(config, params, hidden_BxCxD.reshape(B * C, -1))
-        now = jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, state.step)
-        tokens = logits_lib.sample(logits, now, sampling)
-        logprobs = logits_lib.token_logprobs(logits, tokens).reshape(B, C)
-        tokens = tokens.reshape(B, C)
-        counts = ~state.done_BxC
-        ends = ends_V[tokens] & counts
-        out = Generated(
-            tokens_BxCxL=state.out.tokens_BxCxL.at[:, :, state.step].set(jnp.where(counts, tokens, 0)),
-            logprobs_BxCxL=state.out.logprobs_BxCxL.at[:, :, state.step].set(jnp.where(counts, logprobs, 0.0)),
-            mask_BxCxL=state.out.mask_BxCxL.at[:, :, state.step].set(counts),
-            stopped_BxC=state.out.stopped_BxC | ends,
-        )
-        return _State(state.step + 1, tokens, state.done_BxC | ends, state.cache, out)
-
-    def advance(state: _State) -> _State:
-        hidden, cache = transformer.extend(
-            config, params, prefix, state.token_BxC[:, :, None], state.cache, dtype=dtype
-        )
-        return choose(hidden[:, :, 0], state.replace(cache=cache))
-
+    last_BxD, prefix = transformer.prefill(config, params, tokens_BxP, jnp.maximum(lengths_B, 1), dtype=dtype)
     shape = (B, C, max_new_tokens)
-    start = _State(
-        step=jnp.zeros((), jnp.int32),
-        token_BxC=jnp.zeros((B, C), jnp.int32),
-        done_BxC=jnp.broadcast_to(~alive_B[:, None], (B, C)),
-        cache=empty_cache(config, B, C, max_new_tokens, dtype),
+    slots = Slots(
+        prefix=prefix, cache=empty_cache(config, B, C, max_new_tokens, dtype), keys_BxCx2=keys_BxCx2,
+        token_BxC=jnp.zeros((B, C), jnp.int32), done_BxC=jnp.broadcast_to(lengths_B[:, None] == 0, (B, C)),
         out=Generated(jnp.zeros(shape, jnp.int32), jnp.zeros(shape), jnp.zeros(shape, bool), jnp.zeros((B, C), bool)),
     )
-    first = jnp.broadcast_to(first_BxD[:, None], (B, C, first_BxD.shape[-1]))
-    state = choose(first, start)
-    unfinished = lambda s: (s.step < max_new_tokens) & ~jnp.all(s.done_BxC)  # noqa: E731
-    return jax.lax.while_loop(unfinished, advance, state).out
+    first_BxCxD = jnp.broadcast_to(last_BxD[:, None], (B, C, last_BxD.shape[-1]))
+    return _choose(config, params, first_BxCxD, slots, sampling, ends_V)
+
+
+def run(
+    config: ModelConfig, params: transformer.Params, slots: Slots, sampling: logits_lib.Sampling, ends_V: jax.Array,
+    until: jax.Array, *, dtype: jnp.dtype = jnp.float32,
+) -> Slots:
+    """Goes on token by token until at least `until` of the B documents are finished."""
+
+    def unfinished(slots: Slots) -> jax.Array:
+        return jnp.sum(slots.finished) < until
+
+    def advance(slots: Slots) -> Slots:
+        hidden_BxCxD, cache = transformer.decode_step(
+            config, params, slots.prefix, slots.cache, slots.token_BxC, dtype=dtype
+        )
+        return _choose(config, params, hidden_BxCxD, slots.replace(cache=cache), sampling, ends_V)
+
+    return jax.lax.while_loop(unfinished, advance, slots)
+
+
+def put(slots: Slots, new: Slots, at_R: jax.Array) -> Slots:
+    """R documents just started take the places `at_R`, whose documents are finished; a place of -1 takes none.
+
+    The new documents' own keys are all still to come, so what the ring holds in their rows need not be cleared.
+    """
+    at = jnp.where(at_R < 0, slots.token_BxC.shape[0], at_R)  # out of range: dropped
+    place = lambda old, row: old.at[at].set(row, mode="drop")  # noqa: E731
+    everywhere = lambda old, rows: jax.tree.map(place, old, rows)  # noqa: E731
+    return Slots(
+        prefix=everywhere(slots.prefix, new.prefix),
+        cache=slots.cache.replace(ages_B=place(slots.cache.ages_B, new.cache.ages_B)),
+        keys_BxCx2=place(slots.keys_BxCx2, new.keys_BxCx2), token_BxC=place(slots.token_BxC, new.token_BxC),
+        done_BxC=place(slots.done_BxC, new.done_BxC), out=everywhere(slots.out, new.out),
+    )
+
+
+def _choose(
+    config: ModelConfig, params: transformer.Params, hidden_BxCxD: jax.Array, slots: Slots,
+    sampling: logits_lib.Sampling, ends_V: jax.Array,
+) -> Slots:
+    """Draws each candidate's next token from the hidden state of its last one."""
+    B, C, D = hidden_BxCxD.shape
+    limit = slots.out.tokens_BxCxL.shape[2]
+    count_B = slots.cache.ages_B  # tokens a candidate has fed to the model: the number of the one chosen now
+    logits = transformer.unembed(config, params, hidden_BxCxD.reshape(B * C, D))
+    keys = jax.random.wrap_key_data(slots.keys_BxCx2.reshape(B * C, 2), impl="threefry2x32")
+    now = jax.vmap(jax.random.fold_in)(keys, jnp.repeat(count_B, C))
+    tokens = logits_lib.sample(logits, now, sampling)
+    logprobs = logits_lib.token_logprobs(logits, tokens).reshape(B, C)
+    tokens = tokens.reshape(B, C)
+
+    live = ~slots.done_BxC
+    here = live[..., None] & (jnp.arange(limit) == count_B[:, None, None])
+    ends = ends_V[tokens] & live
+    out = Generated(
+        tokens_BxCxL=jnp.where(here, tokens[..., None], slots.out.tokens_BxCxL),
+        logprobs_BxCxL=jnp.where(here, logprobs[..., None], slots.out.logprobs_BxCxL),
+        mask_BxCxL=slots.out.mask_BxCxL | here,
+        stopped_BxC=slots.out.stopped_BxC | ends,
+    )
+    full = count_B[:, None] + 1 >= limit
+    return slots.replace(token_BxC=tokens, done_BxC=slots.done_BxC | ends | full, out=out)

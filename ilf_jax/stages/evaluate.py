@@ -1,6 +1,6 @@
 """Evaluate: what the policy writes for held-out examples, and numbers about it. Iteration 0 is before training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.stages import batching, judge
 from ilf_jax.stages import run as run_lib
+from ilf_jax.stages.generation import Generator
 from ilf_jax.stages.role import Role
 
 _LIKELIHOOD_BATCH = 8
@@ -21,22 +22,22 @@ def run(run: run_lib.Run) -> None:
     folder.begin()
     policy = run.roles.get("policy")
     sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
+    generator = Generator(policy, sampling, settings.max_new_tokens, settings.batch_size, run.task.stop)
     prompts = {e.id: policy.encode(e.id, [run.task.policy_prompt(e)], settings.max_new_tokens)[0]
                for e in run.held_out}
 
-    def work(batch: list[Example]) -> list[Output]:
+    def start(batch: list[Example]) -> Callable[[], list[Output]]:
         # The same keys in every iteration: runs differ by their policy, not by luck.
         keys = decode.candidate_keys(run.config.seed, 0, "evaluate", [e.id for e in batch], [0])
-        samples = policy.generate(
-            [prompts[e.id] for e in batch], keys, sampling, max_new_tokens=settings.max_new_tokens,
-            batch_size=settings.batch_size, stop=run.task.stop,
-        )
-        return [Output(e.id, run.task.postprocess(s.text), len(s.tokens), s.stopped, float(s.logprobs.sum()))
-                for e, (s,) in zip(batch, samples, strict=True)]
+        samples = generator.start([prompts[e.id] for e in batch], keys)
+        return lambda: [
+            Output(e.id, run.task.postprocess(s.text), len(s.tokens), s.stopped, float(s.logprobs.sum()))
+            for e, (s,) in zip(batch, samples(), strict=True)
+        ]
 
     done = run_lib.process_shards(
-        run, "evaluate", run.held_out, [len(prompts[e.id].ids) for e in run.held_out], settings.batch_size, Output,
-        work,
+        run, "evaluate", run.held_out, [len(prompts[e.id].ids) for e in run.held_out],
+        settings.batch_size * settings.batches_per_shard, Output, start,
     )
     outputs = done.records
     texts = {i: o.text for i, o in outputs.items()}
@@ -53,7 +54,7 @@ def run(run: run_lib.Run) -> None:
         before = {i: o.text for i, o in run.folder("evaluate", 0).read(Output).items()}
         numbers += _win_rates(run, texts, before)
     folder.finish(
-        shards=done.shards, count=len(outputs), seconds=done.seconds, metrics=run.summarise("evaluate", numbers)
+        shards=done.shards, count=len(outputs), cost=done.cost, metrics=run.summarise("evaluate", numbers)
     )
 
 
@@ -85,7 +86,7 @@ def _likelihoods(run: run_lib.Run, policy: Role) -> list[statistics.Metric]:
         found: list[np.ndarray] = [np.empty(0)] * len(rows)
         lengths = [len(prompt) + len(text) for prompt, text in rows]
         for batch in batching.batches_by_length(lengths, _LIKELIHOOD_BATCH):
-            for i, logprobs in zip(batch, policy.logprobs([rows[i] for i in batch]), strict=True):
+            for i, logprobs in zip(batch, policy.logprobs([rows[i] for i in batch], _LIKELIHOOD_BATCH), strict=True):
                 found[i] = logprobs
         numbers.append(likelihood.negative_log_likelihood(f"nll_{field}", found))
     return numbers
@@ -104,7 +105,7 @@ def _win_rates(run: run_lib.Run, ours: dict[str, str], others: dict[str, str]) -
 def _preferences(run: run_lib.Run, model: Role, first: dict[str, str], second: dict[str, str]) -> Sequence[float]:
     """The judge's probability that the text shown first is better; 0.5 where both are equal, without asking."""
     differ = [e for e in run.held_out if first[e.id] != second[e.id]]
-    groups = [judge.make_group(model, e.id, [run.task.compare_question(e, first[e.id], second[e.id])]) for e in differ]
-    found = judge.favourable_probabilities(model, groups, run.config.score.batch_size) if groups else []
-    by_id = {e.id: float(p[0]) for e, p in zip(differ, found, strict=True)}
+    asked = [judge.ask(model, e.id, [[run.task.compare_question(e, first[e.id], second[e.id])]]) for e in differ]
+    found = judge.favourable_probabilities(model, asked, run.config.score.batch_size)
+    by_id = {e.id: p.item() for e, p in zip(differ, found, strict=True)}
     return [by_id.get(e.id, 0.5) for e in run.held_out]

@@ -2,42 +2,50 @@
 
 import dataclasses
 import functools
-import json
-import pathlib
-import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ilf_jax import checkpoint, progress
+from ilf_jax import checkpoint, performance, progress
 from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
+from ilf_jax.models import transformer
 from ilf_jax.records import Example
-from ilf_jax.stages import batching, targets
+from ilf_jax.stages import batching, models, step_log, targets
 from ilf_jax.stages import run as run_lib
 from ilf_jax.stages.role import Role
 from ilf_jax.steps import finetune as steps
 from ilf_jax.tasks.base import Task
-from ilf_jax.training import objectives, optimizer, packing, plan
-from ilf_jax.workdir import write_atomically
-
-_REMEDY = "A lower config.finetune.learning_rate or a config.finetune.clip_norm above 0 may help"
+from ilf_jax.training import early_stopping, lora, objectives, optimizer, packing, plan
 
 
 @functools.partial(jax.jit, static_argnames=("objective", "optimizer_config"), donate_argnames="state")
 def _train_step(
     objective: steps.Objective, optimizer_config: optimizer.OptimizerConfig, state: steps.TrainState,
-    batch: steps.Batch,
+    frozen: transformer.Params, batch: steps.Batch, learning_rate: np.float32,
 ) -> tuple[steps.TrainState, dict[str, jax.Array]]:
-    return steps.train_step(objective, optimizer.make_optimizer(optimizer_config), state, batch)
+    made = optimizer.make_optimizer(optimizer_config)
+    return steps.train_step(objective, made, state, frozen, batch, learning_rate)
 
 
 @functools.partial(jax.jit, static_argnames="objective")
-def _dev_loss(objective: steps.Objective, params: Any, batch: steps.Batch) -> tuple[jax.Array, jax.Array]:
-    return objective(params, batch)
+def _dev_loss(
+    objective: steps.Objective, params: transformer.Params, frozen: transformer.Params, batch: steps.Batch
+) -> tuple[jax.Array, jax.Array]:
+    return objective(lora.join(frozen, params), batch)
+
+
+def check(config: config_lib.Config) -> None:
+    """Raises InputError if config.finetune asks for what the policy has not. Reads the checkpoint's header only."""
+    settings = config.finetune
+    if settings.lora_rank:
+        lora.target_paths(transformer.param_shapes(models.read_model_config(config.policy.checkpoint)),
+                          settings.lora_targets)
+    elif settings.lora_base_precision != "float32":
+        raise InputError(f"config.finetune.lora_base_precision={settings.lora_base_precision!r} needs a "
+                         "config.finetune.lora_rank above 0: without LoRA the base itself is trained, in float32")
 
 
 def run(run: run_lib.Run, examples_of: dict[int, tuple]) -> None:
@@ -48,7 +56,7 @@ def run(run: run_lib.Run, examples_of: dict[int, tuple]) -> None:
     """
     folder, settings = run.folder("finetune"), run.config.finetune
     folder.begin()
-    start = time.monotonic()
+    meter = performance.Meter()
     first = 1 if settings.data == "cumulative" else run.iteration
     learnt_from = range(first, run.iteration + 1)
     pairs = [pair for k in learnt_from for pair in targets.of_iteration(run, k, examples_of[k])]
@@ -56,21 +64,22 @@ def run(run: run_lib.Run, examples_of: dict[int, tuple]) -> None:
         raise InputError(f"iteration {run.iteration}: every text to imitate is empty, there is nothing to learn from")
     if not folder.has_shard(0, 1):
         folder.write_shard(0, 1, pairs)
-    role = run.roles.get("policy" if settings.init == "previous" else "base")
-    role = dataclasses.replace(role, params=role.placement.params(role.params, "train"))
+    part = "policy" if settings.init == "previous" else "base"
+    role = run.roles.get(part)
     by_id = {e.id: e for k in learnt_from for e in examples_of[k]}
     examples = [training_example(settings, run.task, role, by_id[pair.id], pair.completion, pair.weight)
                 for pair in pairs]
-    trained = _train(run, role, examples)
-    target_folder = run.workdir.checkpoint(run.iteration)
+    del role  # training may let go of the params that it holds
+    trained = _train(run, part, examples)
+    role, target_folder = run.roles.get(part), run.workdir.checkpoint(run.iteration)
     role.tokenizer.save(target_folder / "tokenizer")
-    checkpoint.save_model(target_folder, trained.params, role.model)
+    checkpoint.save_model(target_folder, role.placement.params(trained.params, "train"), role.model)
     metrics = [
         run.metric("finetune", "loss", trained.loss), run.metric("finetune", "steps", trained.steps),
         run.metric("finetune", "examples", len(pairs)),
         run.metric("finetune", "target_tokens", sum(e.num_targets for e in examples)),
     ]
-    folder.finish(shards=1, count=len(pairs), seconds=time.monotonic() - start, metrics=metrics)
+    folder.finish(shards=1, count=len(pairs), cost=meter.cost(), metrics=metrics)
     tidy(run)
 
 
@@ -110,13 +119,36 @@ def training_example(
 
 @dataclasses.dataclass(frozen=True)
 class _Trained:
-    params: Any
+    params: transformer.Params  # of an ordinary model
     loss: float  # nats a weighted token, mean of the last epoch's steps
     steps: int
 
 
-def _train(run: run_lib.Run, role: Role, examples: Sequence[packing.TrainingExample]) -> _Trained:
-    settings, folder = run.config.finetune, run.folder("finetune")
+def _with_adapters(run: run_lib.Run, role: Role) -> transformer.Params:
+    """The params, and LoRA's beside them where it is wanted: the same ones whenever they are asked for."""
+    settings = run.config.finetune
+    key = jax.random.fold_in(jax.random.key(run.config.seed), run.iteration)
+    return lora.add(role.params, settings.lora_rank, settings.lora_alpha, settings.lora_targets, key)
+
+
+def _trainable_and_frozen(run: run_lib.Run, role: Role) -> tuple[transformer.Params, transformer.Params]:
+    """The params that training changes, and those that it does not, both in the train layout."""
+    params, frozen = lora.split(_with_adapters(run, role))
+    frozen = lora.in_precision(frozen, jnp.dtype(run.config.finetune.lora_base_precision))
+    trained, kept = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, frozen))
+    progress.log(f"{trained:,} of {trained + kept:,} parameters are trained")
+    # A copy: the step donates its state, and others go on using the params that training starts from.
+    params = jax.tree.map(jnp.copy, role.placement.params(params, "train"))
+    return params, role.placement.params(frozen, "train")
+
+
+def _train(run: run_lib.Run, part: str, examples: Sequence[packing.TrainingExample]) -> _Trained:
+    settings, folder, role = run.config.finetune, run.folder("finetune"), run.roles.get(part)
+    params, frozen = _trainable_and_frozen(run, role)
+    if settings.lora_base_precision != "float32":
+        # The float32 base beside it would make this more memory, not less.
+        role = dataclasses.replace(role, params={})
+        run.roles.release(part)
     train, dev = _split(examples, settings.dev_fraction, run.config.seed)
     shape = {"merge": settings.packing, "row_length": batching.bucket(max(map(len, examples))),
              "row_multiple": role.placement.batch_shards}
@@ -126,51 +158,52 @@ def _train(run: run_lib.Run, role: Role, examples: Sequence[packing.TrainingExam
     )
     dev_plan = plan.make_plan(dev, epochs=1, batch_size=settings.batch_size, accumulation=1, shuffle=False, seed=0,
                               **shape) if dev else None
-    opt = optimizer.OptimizerConfig(
-        learning_rate=settings.learning_rate, schedule=settings.schedule, num_steps=len(steps_plan),
-        warmup_steps=round(settings.warmup_fraction * len(steps_plan)), weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm, b2=settings.b2,
-    )
+    schedule = optimizer.Schedule(settings.schedule, settings.learning_rate, num_steps=len(steps_plan),
+                                  warmup_steps=round(settings.warmup_fraction * len(steps_plan)))
+    opt = optimizer.OptimizerConfig(settings.weight_decay, settings.clip_norm, b2=settings.b2)
     objective = objectives.NextTokenLoss(role.model, role.dtype, settings.remat)
-    # A copy: the step donates its state, and others go on using the params that training starts from.
-    state = steps.init_state(jax.tree.map(jnp.copy, role.params), optimizer.make_optimizer(opt))
     # Every leaf on the whole mesh, counters too: a restored state is placed like this one.
-    state = role.placement.params(state, "train")
-    stopping = _EarlyStopping(settings.patience, state.params) if dev else None
+    state = role.placement.params(steps.init_state(params, optimizer.make_optimizer(opt)), "train")
+    del params  # the state holds them, until the step, or a restored state, takes their place
+    stopping = early_stopping.EarlyStopping(settings.patience, state.params) if dev else None
     saved = checkpoint.TrainingCheckpoints(folder.path / "state")
-    log = _StepLog(folder.path / "steps.jsonl")
+    log = step_log.StepLog(folder.path / "steps.jsonl")
     begun = saved.latest()
     if begun is not None:
-        like = {"state": state, **(stopping.to_save() if stopping else {})}
-        whole = saved.restore(begun, role.placement.params(like, "train"))
+        saved_now = {"state": state, **(stopping.to_save() if stopping else {})}
+        like = role.placement.with_shardings(saved_now, "train")
+        del state, saved_now  # a run that goes on needs no more memory than one that begins
+        whole = saved.restore(begun, like)
         state = whole.pop("state")
         if stopping:
             stopping.restore(whole)
     step = begun or 0
     log.rewind(step)
-    schedule = optimizer.learning_rate_schedule(opt)
     pending: tuple[int, dict[str, jax.Array]] | None = None
 
     with progress.Progress(f"finetune {run.iteration}", len(steps_plan), "steps", done=step) as bar:
         while step < len(steps_plan) and not (stopping and stopping.stopped):
             batch = role.placement.batch(steps_plan.batch(step), axis=1)
-            state, metrics = _train_step(objective, opt, state, batch)
+            rate = np.float32(schedule(step))
+            state, metrics = _train_step(objective, opt, state, frozen, batch, rate)
             # Metrics are read one step late, so that the device always has the next step at hand.
             if pending is not None:
                 bar.advance(1, loss=log.add(*pending))
-            pending = (step, {**metrics, "learning_rate": schedule(step), "tokens": steps_plan.tokens(step)})
+            pending = (step, {**metrics, "learning_rate": rate, "tokens": steps_plan.tokens(step)})
             step += 1
             if stopping and step % steps_plan.steps_per_epoch == 0:
-                stopping.look(_mean_loss(role, objective, state.params, dev_plan), state.params)
+                stopping.look(_mean_loss(role, objective, state.params, frozen, dev_plan), state.params)
             if step % settings.checkpoint_every == 0 and step < len(steps_plan):
                 bar.advance(1, loss=log.add(*pending))
                 pending = None
                 saved.save(step, {"state": state, **(stopping.to_save() if stopping else {})})
         if pending is not None:
             bar.advance(1, loss=log.add(*pending))
-    params = stopping.best if stopping else state.params
-    if not all(bool(jnp.all(jnp.isfinite(leaf))) for leaf in jax.tree.leaves(params)):
-        raise InputError(f"finetuning stopped: some params are no numbers after step {step}. {_REMEDY}")
+    best = stopping.best if stopping else state.params
+    del frozen, state  # merging loads the base again if it was held in lower precision: that is not what is learned
+    params = lora.merge(lora.join(_with_adapters(run, run.roles.get(part)), best))
+    if not all(performance.fetch([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)])):
+        raise InputError(f"finetuning stopped: some params are no numbers after step {step}. {step_log.REMEDY}")
     return _Trained(params, log.mean_of_last(steps_plan.steps_per_epoch), step)
 
 
@@ -184,63 +217,12 @@ def _split(
             [e for i, e in enumerate(examples) if i in held_back])
 
 
-def _mean_loss(role: Role, objective: steps.Objective, params: Any, dev_plan: plan.Plan) -> float:
+def _mean_loss(
+    role: Role, objective: steps.Objective, params: transformer.Params, frozen: transformer.Params, dev_plan: plan.Plan
+) -> float:
     loss = weight = 0.0
     for step in range(len(dev_plan)):
         batch = {name: array[0] for name, array in dev_plan.batch(step).items()}
-        sums = _dev_loss(objective, params, role.placement.batch(batch))
+        sums = performance.fetch(_dev_loss(objective, params, frozen, role.placement.batch(batch)))
         loss, weight = loss + float(sums[0]), weight + float(sums[1])
     return float(np.float32(loss / weight))  # as a training checkpoint keeps it, so that a resumed run compares alike
-
-
-class _EarlyStopping:
-    """Remembers the params with the lowest dev loss, and stops after `patience` epochs without a better one."""
-
-    def __init__(self, patience: int, params: Any) -> None:
-        self._patience, self.best = patience, jax.tree.map(jnp.copy, params)
-        self._best_loss, self._worse = float("inf"), 0
-
-    @property
-    def stopped(self) -> bool:
-        return self._worse >= self._patience
-
-    def look(self, loss: float, params: Any) -> None:
-        if loss < self._best_loss:
-            self.best, self._best_loss, self._worse = jax.tree.map(jnp.copy, params), loss, 0
-        else:
-            self._worse += 1
-        progress.log(f"dev loss {loss:.4f} nats a token, best {self._best_loss:.4f}")
-
-    def to_save(self) -> dict[str, Any]:
-        return {"best": self.best, "best_loss": jnp.float32(self._best_loss), "worse": jnp.int32(self._worse)}
-
-    def restore(self, saved: dict[str, Any]) -> None:
-        self.best = saved["best"]
-        self._best_loss, self._worse = float(saved["best_loss"]), int(saved["worse"])
-
-
-class _StepLog:
-    """Loss and the like of every step, a line each; a resumed run overwrites what came after its checkpoint."""
-
-    def __init__(self, path: pathlib.Path) -> None:
-        self._path = path
-        self._losses: list[float] = []
-
-    def rewind(self, step: int) -> None:
-        lines = self._path.read_text(encoding="utf-8").splitlines()[:step] if self._path.exists() else []
-        self._losses = [json.loads(line)["loss"] for line in lines]
-        write_atomically(self._path, "".join(line + "\n" for line in lines))
-
-    def add(self, step: int, metrics: dict[str, Any]) -> float:
-        """Writes a step's metrics and returns its loss. Raises InputError if that is no number."""
-        row = {"step": step, **{name: float(value) for name, value in metrics.items()}}
-        if not np.isfinite(row["loss"]) or not np.isfinite(row["grad_norm"]):
-            raise InputError(f"finetuning stopped: loss {row['loss']}, gradient {row['grad_norm']} at step {step}. "
-                             f"The last checkpoint is kept. {_REMEDY}")
-        with self._path.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(row) + "\n")
-        self._losses.append(row["loss"])
-        return row["loss"]
-
-    def mean_of_last(self, count: int) -> float:
-        return float(np.mean(self._losses[-count:]))

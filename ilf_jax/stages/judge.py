@@ -1,13 +1,15 @@
 """Asking a model two-valued questions about texts: the prefix that questions share is computed once."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import jax
 import numpy as np
 
+from ilf_jax import performance
 from ilf_jax.scoring import instruct_rm
 from ilf_jax.stages import batching
-from ilf_jax.stages.role import Role
+from ilf_jax.stages.role import Branch, Role
 from ilf_jax.tasks.prompts import Question
 
 # Tokens kept free behind a question, for the part of an answer that both answers share.
@@ -16,36 +18,95 @@ _ANSWER_ROOM = 4
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """C questions about one document that differ only late: one shared prefix, C suffixes, the answers' token ids."""
+    """Q questions about each of a document's C texts: the prefix that all share, and a branch for each text."""
 
     prefix: list[int]
-    suffixes: list[list[int]]
-    answers: list[tuple[int, int]]
+    branches: list[Branch]
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens to compute."""
+        return len(self.prefix) + sum(len(branch.tokens) for branch in self.branches)
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """Everything asked about one document: C x Q questions in one group, or C x 1 in each of Q groups.
+
+    Attributes:
+        exact: whether each answer is one token; if not, the first token that tells two answers apart is scored.
+    """
+
+    groups: list[Group]
     exact: bool
 
 
-def make_group(role: Role, example_id: str, questions: Sequence[Question]) -> Group:
-    """Tokenises the questions and finds what they share."""
-    encoded = role.encode(example_id, [q.prompt for q in questions], reserve=_ANSWER_ROOM)
+def ask(role: Role, example_id: str, questions_CxQ: Sequence[Sequence[Question]]) -> Asked:
+    """Tokenises Q questions about each of C texts, and finds what they share.
+
+    Prompts of one question share what stands before the text that it is about. If the questions begin alike, one tree
+    holds them all: the prefix is what all prompts begin with, a stem what those about one text have in common behind
+    that, and the questions are its leaves. Whichever way computes fewer tokens is taken.
+    """
+    count = len(questions_CxQ[0])
+    flat = [question for about_one in questions_CxQ for question in about_one]
+    encoded = role.encode(example_id, [q.prompt for q in flat], reserve=_ANSWER_ROOM)
     rows, answers, exact = [], [], True
-    for prompt, question in zip(encoded, questions, strict=True):
+    for prompt, question in zip(encoded, flat, strict=True):
         first, second = (role.completion_text(prompt, answer) for answer in question.answers)
         tokens = role.tokenizer.answer_tokens(prompt.text, prompt.ids, (first, second))
         rows.append([*prompt.ids, *tokens.common])
         answers.append(tokens.ids)
         exact = exact and tokens.exact
+    apart = [_group(rows[q::count], answers[q::count], 1) for q in range(count)]
+    together = [_group(rows, answers, count)]
+    return Asked(min(apart, together, key=lambda groups: sum(g.num_tokens for g in groups)), exact)
+
+
+def _group(rows: list[list[int]], answers: list[tuple[int, int]], count: int) -> Group:
+    """C x `count` prompts, those about one text one after another."""
     shared = batching.common_prefix(rows)
-    return Group(rows[0][:shared], [row[shared:] for row in rows], answers, exact)
+    behind = [row[shared:] for row in rows]
+    return Group(rows[0][:shared], [_branch(behind[i : i + count], answers[i : i + count])
+                                    for i in range(0, len(rows), count)])
 
 
-def favourable_probabilities(role: Role, groups: Sequence[Group], batch_size: int) -> list[np.ndarray]:
-    """p(favourable) / (p(favourable) + p(other)) of each question, one array of C numbers a group."""
-    found: list[np.ndarray] = [np.empty(0)] * len(groups)
-    for batch in batching.batches_by_length([len(g.prefix) for g in groups], batch_size):
-        picked = [groups[i] for i in batch]
-        logits = role.answer_logits(
-            [g.prefix for g in picked], [g.suffixes for g in picked], [g.answers for g in picked], batch_size
-        )
-        for i, row in zip(batch, instruct_rm.favourable_probability(logits), strict=True):
-            found[i] = row
-    return found
+def _branch(rows: list[list[int]], answers: list[tuple[int, int]]) -> Branch:
+    if len(rows) == 1:
+        n = len(rows[0])
+        return Branch(rows[0], list(range(n)), [0] * n, [n - 1], answers)
+    stem = batching.common_prefix(rows)
+    tokens, offsets, leaves, ends = rows[0][:stem], list(range(stem)), [0] * stem, []
+    for leaf, row in enumerate(rows, start=1):
+        tokens = tokens + row[stem:]
+        offsets += range(stem, len(row))
+        leaves += [leaf] * (len(row) - stem)
+        ends.append(len(tokens) - 1)
+    return Branch(tokens, offsets, leaves, ends, answers)
+
+
+def favourable_probabilities(role: Role, asked: Sequence[Asked], batch_size: int) -> list[np.ndarray]:
+    """p(favourable) / (p(favourable) + p(other)) of each question, one C x Q array a document."""
+    return start_asking(role, asked, batch_size)()
+
+
+def start_asking(role: Role, asked: Sequence[Asked], batch_size: int) -> Callable[[], list[np.ndarray]]:
+    """As `favourable_probabilities`, but returns while the device is at work; what it returns waits."""
+    groups = [group for one in asked for group in one.groups]
+    batches: list[tuple[list[int], jax.Array]] = []
+    for count in sorted({len(group.branches[0].ends) for group in groups}):  # those of a batch ask as many questions
+        alike = [i for i, group in enumerate(groups) if len(group.branches[0].ends) == count]
+        for batch in batching.batches_by_length([len(groups[i].prefix) for i in alike], batch_size):
+            picked = [alike[j] for j in batch]
+            batches.append((picked, role.answer_logits([groups[i].prefix for i in picked],
+                                                       [groups[i].branches for i in picked], batch_size)))
+
+    def probabilities() -> list[np.ndarray]:
+        found: dict[int, np.ndarray] = {}
+        for picked, logits in batches:
+            rows = instruct_rm.favourable_probability(performance.fetch(logits))
+            found |= zip(picked, rows, strict=False)  # rows beyond those picked only fill up the batch
+        scores = (found[i] for i in range(len(groups)))
+        return [np.concatenate([next(scores) for _ in one.groups], axis=1) for one in asked]
+
+    return probabilities

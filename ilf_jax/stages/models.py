@@ -70,7 +70,7 @@ class Models:
         return self._loaded[uri]
 
     def forget(self, uri: str) -> None:
-        """Lets go of a checkpoint that will not be asked for again."""
+        """Lets go of a checkpoint; asked for again, it is loaded again."""
         self._loaded.pop(uri, None)
 
 
@@ -99,9 +99,7 @@ class Roles:
         Raises:
             InputError: the checkpoint cannot be loaded, or its tokenizer does not belong to it.
         """
-        settings = self._config.policy if name in ("policy", "base") else getattr(self._config, name)
-        plays_policy = name == "policy" or settings.checkpoint == "policy"
-        uri = self._policy_uri if plays_policy else settings.checkpoint
+        settings, uri = self._settings(name), self._uri(name)
         loaded = self._models.load(uri)
         own = self._config.policy if settings.checkpoint == "policy" else settings
         tokenizer = self._models.tokenizer(tokenizer_uri(own, self._tokenizer_folder))
@@ -111,6 +109,17 @@ class Roles:
             settings=settings, model=loaded.model, params=loaded.params, tokenizer=tokenizer,
             placement=loaded.placement, dtype=_DTYPES[self._config.precision],
         )
+
+    def release(self, name: str) -> None:
+        """Lets go of the params that `get(name)` gave, until they are asked for again."""
+        self._models.forget(self._uri(name))
+
+    def _settings(self, name: str) -> config_lib.Model:
+        return self._config.policy if name in ("policy", "base") else getattr(self._config, name)
+
+    def _uri(self, name: str) -> str:
+        plays_policy = name == "policy" or self._settings(name).checkpoint == "policy"
+        return self._policy_uri if plays_policy else self._settings(name).checkpoint
 
 
 def check(config: config_lib.Config, roles: list[str]) -> None:

@@ -1,6 +1,6 @@
 """Refine: N candidates x1 ~ pi_psi(. | c, x0, f), drawn again once where they are equal or unusable."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -10,7 +10,8 @@ from ilf_jax.records import Candidates, Draft, Example, Feedback
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.stages import run as run_lib
-from ilf_jax.stages.role import Encoded, Role, Sample
+from ilf_jax.stages.generation import Generator, Sample
+from ilf_jax.stages.role import Encoded
 
 # The check that sampler and trainer agree looks at this many documents.
 _CHECKED_DOCUMENTS = 2
@@ -22,6 +23,8 @@ def run(run: run_lib.Run) -> None:
     begun = folder.manifest()
     drafts, feedback = run.folder("draft").read(Draft), run.folder("feedback").read(Feedback)
     refiner = run.roles.get("refiner")
+    generator = Generator(refiner, make_sampling(settings.temperature, settings.top_k, settings.top_p),
+                          settings.max_new_tokens, settings.batch_size, run.task.stop)
     prompts = {
         e.id: refiner.encode(
             e.id, [run.task.refine_prompt(e, drafts[e.id].text, feedback[e.id].text)], settings.max_new_tokens
@@ -33,36 +36,37 @@ def run(run: run_lib.Run) -> None:
     checked = checked[: min(_CHECKED_DOCUMENTS, settings.batch_size)]
     gap = begun.get("logprob_gap")
     if gap is None:
-        gap = _logprob_gap(run, refiner, [prompts[e.id] for e in checked])
+        gap = _logprob_gap(run, generator, [prompts[e.id] for e in checked])
         folder.begin(logprob_gap=gap)
 
-    def draw(batch: Sequence[Example], candidates: Sequence[int]) -> list[list[Sample]]:
+    def draw(batch: Sequence[Example], candidates: Sequence[int]) -> Callable[[], list[list[Sample]]]:
         keys = decode.candidate_keys(run.config.seed, run.iteration, "refine", [e.id for e in batch], candidates)
-        return refiner.generate(
-            [prompts[e.id] for e in batch], keys,
-            make_sampling(settings.temperature, settings.top_k, settings.top_p),
-            max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size, stop=run.task.stop,
-        )
+        return generator.start([prompts[e.id] for e in batch], keys)
 
-    def work(batch: list[Example]) -> list[Candidates]:
-        N = settings.num_candidates
-        drawn = dict(zip((e.id for e in batch), draw(batch, range(N)), strict=True))
-        again = [e for e in batch if _degenerate(run, e, drawn[e.id])]
-        if not (settings.redraw and settings.temperature > 0 and N > 1):
-            again = []
-        more = dict(zip((e.id for e in again), draw(again, range(N, 2 * N)), strict=True)) if again else {}
-        return [_candidates(run, e, drawn[e.id], more.get(e.id, []), N) for e in batch]
+    N = settings.num_candidates
+    may_redraw = settings.redraw and settings.temperature > 0 and N > 1
+
+    def start(batch: list[Example]) -> Callable[[], list[Candidates]]:
+        samples = draw(batch, range(N))
+
+        def finish() -> list[Candidates]:
+            drawn = dict(zip((e.id for e in batch), samples(), strict=True))
+            again = [e for e in batch if may_redraw and _degenerate(run, e, drawn[e.id])]
+            more = dict(zip((e.id for e in again), draw(again, range(N, 2 * N))(), strict=True)) if again else {}
+            return [_candidates(run, e, drawn[e.id], more.get(e.id, []), N) for e in batch]
+
+        return finish
 
     done = run_lib.process_shards(
-        run, "refine", run.examples, [len(prompts[e.id].ids) for e in run.examples], settings.batch_size, Candidates,
-        work,
+        run, "refine", run.examples, [len(prompts[e.id].ids) for e in run.examples],
+        settings.batch_size * settings.batches_per_shard, Candidates, start,
     )
     metrics = run.summarise("refine", _numbers(run, done.records, drafts, feedback))
     metrics.append(run.metric("refine", "logprob_gap", gap))
-    folder.finish(shards=done.shards, count=len(done.records), seconds=done.seconds, metrics=metrics, logprob_gap=gap)
+    folder.finish(shards=done.shards, count=len(done.records), cost=done.cost, metrics=metrics, logprob_gap=gap)
 
 
-def _logprob_gap(run: run_lib.Run, refiner: Role, prompts: list[Encoded]) -> float:
+def _logprob_gap(run: run_lib.Run, generator: Generator, prompts: list[Encoded]) -> float:
     """Largest difference, in nats, between a sampled token's log-probability then and in the training forward pass.
 
     Raises:
@@ -72,12 +76,9 @@ def _logprob_gap(run: run_lib.Run, refiner: Role, prompts: list[Encoded]) -> flo
     settings = run.config.refine
     ids = [p.id for p in prompts]
     keys = decode.candidate_keys(run.config.seed, run.iteration, "refine", ids, range(settings.num_candidates))
-    samples = refiner.generate(
-        prompts, keys, make_sampling(settings.temperature, settings.top_k, settings.top_p),
-        max_new_tokens=settings.max_new_tokens, batch_size=settings.batch_size, stop=run.task.stop,
-    )
-    samples = [group[:2] for group in samples]
-    again = refiner.sampled_logprobs(prompts, samples)
+    samples = [group[:2] for group in generator.start(prompts, keys)()]
+    pairs = [(p.ids, s.tokens.tolist()) for p, group in zip(prompts, samples, strict=True) for s in group]
+    again = generator.role.logprobs(pairs, len(pairs))
     flat = [sample for group in samples for sample in group]
     gap = max(float(np.max(np.abs(a - s.logprobs))) for a, s in zip(again, flat, strict=True))
     if not gap <= settings.max_logprob_gap:

@@ -10,18 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from ilf_jax import config as config_lib
-from ilf_jax import sharding
+from ilf_jax import performance, sharding
 from ilf_jax.errors import InputError
 from ilf_jax.models import transformer
 from ilf_jax.models.config import ModelConfig
-from ilf_jax.sampling.logits import Sampling
 from ilf_jax.stages import batching
-from ilf_jax.steps import refine, score
+from ilf_jax.steps import score
 from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tokenizer import Tokenizer
 from ilf_jax.training import objectives, packing
 
-_refine_step = jax.jit(refine.refine_step, static_argnames=("config", "max_new_tokens", "dtype"))
 _answer_logits_step = jax.jit(score.answer_logits_step, static_argnames=("config", "dtype"))
 _embed_step = jax.jit(score.embed_step, static_argnames=("config", "dtype"))
 _sequence_logprobs = jax.jit(objectives.sequence_logprobs, static_argnames=("config", "dtype"))
@@ -37,13 +35,21 @@ class Encoded:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sample:
-    """One generation: token ids (the end token included), their log-probabilities in nats, and how it ended."""
+class Branch:
+    """What stands behind a prefix that it shares with others: a stem, then Q questions side by side.
 
-    text: str
-    tokens: np.ndarray
-    logprobs: np.ndarray
-    stopped: bool
+    Attributes:
+        offsets: position of each token behind the prefix; each question begins where the stem ends.
+        leaves: 0 on the stem, 1..Q on the questions.
+        ends: index of each question's last token.
+        answers: token ids of (favourable, other) for each question.
+    """
+
+    tokens: list[int]
+    offsets: list[int]
+    leaves: list[int]
+    ends: list[int]
+    answers: list[tuple[int, int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +63,13 @@ class Role:
     tokenizer: Tokenizer
     placement: sharding.Placement
     dtype: jnp.dtype
+
+    @functools.cached_property
+    def decode_params(self) -> transformer.Params:
+        """Params as generation and scoring read them: matrices in `dtype`, so that no step has to convert them."""
+        if self.dtype == jnp.float32:
+            return self.params
+        return jax.tree.map(lambda a: a.astype(self.dtype) if a.ndim > 1 else a, self.params)
 
     @property
     def uses_chat(self) -> bool:
@@ -124,54 +137,11 @@ class Role:
         """Token ids of an output behind its prompt, without the end token."""
         return self.tokenizer.encode_continuation(prompt.ids, prompt.text, self.completion_text(prompt, text))
 
-    @functools.cached_property
-    def _token_texts(self) -> list[str]:
-        return self.tokenizer.token_texts()
+    def logprobs(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int) -> list[np.ndarray]:
+        """log p of each token of a continuation behind its prompt, in nats, by the training forward pass.
 
-    def _ends(self, stop: Sequence[str]) -> np.ndarray:
-        """Tokens that end a row: end tokens, and tokens that hold a whole stop string."""
-        ends = np.zeros(self.model.vocab_size, bool)
-        ends[list(self.tokenizer.stop_ids)] = True
-        for token, text in enumerate(self._token_texts):
-            if any(string in text for string in stop):
-                ends[token] = True
-        return ends
-
-    def generate(
-        self, prompts: Sequence[Encoded], keys_BxCx2: np.ndarray, sampling: Sampling, *, max_new_tokens: int,
-        batch_size: int, stop: Sequence[str],
-    ) -> list[list[Sample]]:
-        """C samples for each prompt; there are at most `batch_size` prompts, the rest of the batch is filled up."""
-        B = self.padded(batch_size)
-        tokens, lengths = self.pad([p.ids for p in prompts], B)
-        keys = np.concatenate([keys_BxCx2, np.zeros((B - len(prompts), *keys_BxCx2.shape[1:]), np.uint32)])
-        tokens, lengths, keys = self.placement.batch((tokens, lengths, keys))
-        out = _refine_step(
-            self.model, self.params, tokens, lengths, keys, sampling, self._ends(stop),
-            max_new_tokens=max_new_tokens, dtype=self.dtype,
-        )
-        tokens, logprobs, mask, stopped = jax.device_get(
-            (out.tokens_BxCxL, out.logprobs_BxCxL, out.mask_BxCxL, out.stopped_BxC)
-        )
-        return [
-            [self._sample(tokens[b, c][mask[b, c]], logprobs[b, c][mask[b, c]], bool(stopped[b, c]), stop)
-             for c in range(keys_BxCx2.shape[1])]
-            for b in range(len(prompts))
-        ]
-
-    def _sample(self, tokens: np.ndarray, logprobs: np.ndarray, stopped: bool, stop: Sequence[str]) -> Sample:
-        ended = stopped and int(tokens[-1]) in self.tokenizer.stop_ids
-        text = self.tokenizer.decode(tokens[:-1].tolist() if ended else tokens.tolist())
-        cuts = [at for string in stop if (at := text.find(string)) >= 0]
-        return Sample(text[: min(cuts)] if cuts else text, tokens, logprobs, stopped or bool(cuts))
-
-    def sampled_logprobs(self, prompts: Sequence[Encoded], samples: Sequence[Sequence[Sample]]) -> list[np.ndarray]:
-        """The samples' token log-probabilities again, by the training forward pass; one array a sample, in order."""
-        pairs = [(p.ids, s.tokens.tolist()) for p, group in zip(prompts, samples, strict=True) for s in group]
-        return self.logprobs(pairs)
-
-    def logprobs(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[np.ndarray]:
-        """log p of each token of a continuation behind its prompt, in nats, by the training forward pass."""
+        There are at most `batch_size` pairs; the rest of the batch is filled up.
+        """
         examples = []
         for prompt_ids, continuation in pairs:
             weights = np.zeros(len(prompt_ids) + len(continuation), np.float32)
@@ -179,11 +149,12 @@ class Role:
             examples.append(packing.TrainingExample(np.array([*prompt_ids, *continuation], np.int32), weights))
         length = batching.bucket(max(map(len, examples)))
         batch = packing.assemble(
-            examples, [[i] for i in range(len(examples))], num_rows=self.padded(len(examples)), row_length=length,
+            examples, [[i] for i in range(len(examples))], num_rows=self.padded(batch_size), row_length=length,
             num_targets=batching.bucket(max(e.num_targets for e in examples)),
         )
-        logprobs = np.asarray(_sequence_logprobs(self.model, self.params, self.placement.batch(batch),
-                                                 dtype=self.dtype))
+        logprobs = performance.fetch(
+            _sequence_logprobs(self.model, self.params, self.placement.batch(batch), dtype=self.dtype)
+        )
         return [logprobs[i, : e.num_targets] for i, e in enumerate(examples)]
 
     def embed(self, texts: Sequence[str], batch_size: int) -> np.ndarray:
@@ -193,36 +164,42 @@ class Role:
         for group in batching.batches_by_length([len(i) for i in ids], batch_size):
             tokens, lengths = self.pad([ids[i] for i in group], self.padded(batch_size))
             tokens, lengths = self.placement.batch((tokens, np.maximum(lengths, 1)))
-            out = np.asarray(_embed_step(self.model, self.params, tokens, lengths, dtype=self.dtype))
+            out = performance.fetch(_embed_step(self.model, self.decode_params, tokens, lengths, dtype=self.dtype))
             vectors[group] = out[: len(group)]
         return vectors
 
     def answer_logits(
-        self, prefixes: Sequence[Sequence[int]], suffixes: Sequence[Sequence[Sequence[int]]],
-        answers: Sequence[Sequence[tuple[int, int]]], batch_size: int,
-    ) -> np.ndarray:
-        """Logits of both answers after each prefix and each of its C suffixes, len(prefixes) x C x 2."""
-        B, C = self.padded(batch_size), len(suffixes[0])
+        self, prefixes: Sequence[Sequence[int]], branches: Sequence[Sequence[Branch]], batch_size: int
+    ) -> jax.Array:
+        """Logits of both answers to the Q questions of each prefix's C branches, B x C x Q x 2.
+
+        B is `batch_size`, or a little more on a mesh; rows beyond the prefixes given mean nothing. The device may still
+        be at work.
+        """
+        B, C, Q = self.padded(batch_size), len(branches[0]), len(branches[0][0].ends)
         tokens, lengths = self.pad(prefixes, B)
-        longest = batching.bucket(max(len(s) for group in suffixes for s in group))
-        ends, ends_lengths = np.zeros((B, C, longest), np.int32), np.ones((B, C), np.int32)
-        rows = np.zeros((B, C, 2), np.int32)
-        for b, group in enumerate(suffixes):
-            for c, suffix in enumerate(group):
-                ends[b, c, : len(suffix)] = suffix
-                ends_lengths[b, c] = len(suffix)
-                rows[b, c] = answers[b][c]
-        arrays = self.placement.batch((tokens, lengths, ends, ends_lengths, rows))  # a prefix may well be empty
-        return np.asarray(_answer_logits_step(self.model, self.params, *arrays, dtype=self.dtype))[: len(prefixes)]
+        longest = batching.bucket(max(len(branch.tokens) for group in branches for branch in group))
+        suffix, offsets, leaves = (np.zeros((B, C, longest), np.int32) for _ in range(3))
+        leaves[:] = -1  # padding, seen by nothing
+        ends, answers = np.zeros((B, C, Q), np.int32), np.zeros((B, C, Q, 2), np.int32)
+        for b, group in enumerate(branches):
+            for c, branch in enumerate(group):
+                n = len(branch.tokens)
+                suffix[b, c, :n], offsets[b, c, :n], leaves[b, c, :n] = branch.tokens, branch.offsets, branch.leaves
+                ends[b, c], answers[b, c] = branch.ends, branch.answers
+        arrays = self.placement.batch((tokens, lengths, suffix, offsets, leaves, ends, answers))
+        return _answer_logits_step(self.model, self.decode_params, *arrays, dtype=self.dtype)
 
     def padded(self, rows: int) -> int:
         """Rows a batch has on this mesh: each shard gets as many."""
         shards = self.placement.batch_shards
         return -(-rows // shards) * shards
 
-    def pad(self, rows: Sequence[Sequence[int]], batch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Token rows right-padded to a bucket, and their lengths; rows beyond `rows` have length 0."""
-        tokens = np.zeros((batch, batching.bucket(max(map(len, rows)))), np.int32)
+    def pad(
+        self, rows: Sequence[Sequence[int]], batch: int, length: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Token rows right-padded to `length` or a bucket, and their lengths; rows beyond `rows` have length 0."""
+        tokens = np.zeros((batch, length or batching.bucket(max(map(len, rows)))), np.int32)
         lengths = np.zeros(batch, np.int32)
         for i, row in enumerate(rows):
             tokens[i, : len(row)] = row

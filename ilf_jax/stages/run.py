@@ -1,11 +1,10 @@
 """What every stage of an iteration is given, and how a stage works through documents shard by shard."""
 
 import dataclasses
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from ilf_jax import progress
+from ilf_jax import performance, progress
 from ilf_jax.config import Config
 from ilf_jax.evaluation import statistics
 from ilf_jax.evaluation.statistics import Metric
@@ -23,6 +22,9 @@ class Roles(Protocol):
 
     def get(self, name: str) -> Role:
         """The model that plays `name` ("policy", "refiner", "judge", "critic", "embedder") now."""
+
+    def release(self, name: str) -> None:
+        """Lets go of the params that `get(name)` gave, until they are asked for again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,29 +65,47 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Done(Generic[R]):
-    """What `process_shards` leaves: the records by example id, how many shards they fill, seconds spent now."""
+    """What `process_shards` leaves: the records by example id, how many shards they fill, what that cost now."""
 
     records: dict[str, R]
     shards: int
-    seconds: float
+    cost: dict[str, float]
 
 
 def process_shards(
-    run: Run, stage: str, examples: Sequence[Example], lengths: Sequence[int], batch_size: int, cls: type[R],
-    work: Callable[[list[Example]], list[R]],
+    run: Run, stage: str, examples: Sequence[Example], lengths: Sequence[int], shard_size: int, cls: type[R],
+    start: Callable[[list[Example]], Callable[[], list[R]]],
 ) -> Done[R]:
-    """Does `work` on documents of like length together, a batch a shard; shards that are there are left alone.
+    """Works on documents of like length together, a shard at a time; shards that are there are left alone.
 
-    Which documents share a batch follows from their lengths alone, so a resumed run computes just what the first one
+    Which documents share a shard follows from their lengths alone, so a resumed run computes just what the first one
     would have.
+
+    Args:
+        start: sets the device to work on a shard's documents and returns at once; what it returns waits for the result
+            and makes the records. The device has the next shard at hand while those of one are made and written.
     """
-    folder, start = run.folder(stage), time.monotonic()
-    batches = batching.batches_by_length(lengths, batch_size)
-    todo = [i for i in range(len(batches)) if not folder.has_shard(i, len(batches))]
-    done = len(examples) - sum(len(batches[i]) for i in todo)
+    folder, meter = run.folder(stage), performance.Meter()
+    shards = batching.batches_by_length(lengths, shard_size)
+    todo = [i for i in range(len(shards)) if not folder.has_shard(i, len(shards))]
+    done = len(examples) - sum(len(shards[i]) for i in todo)
     with progress.Progress(f"{stage} {run.iteration}", len(examples), "documents", done=done) as bar:
+
+        def write(i: int, finish: Callable[[], list[R]]) -> None:
+            folder.write_shard(i, len(shards), finish())
+            bar.advance(len(shards[i]))
+
+        under_way: tuple[int, Callable[[], list[R]]] | None = None
         for i in todo:
-            folder.write_shard(i, len(batches), work([examples[j] for j in batches[i]]))
-            bar.advance(len(batches[i]))
-    records = {row.id: row for i in range(len(batches)) for row in folder.read_shard(cls, i, len(batches))}
-    return Done(records, len(batches), time.monotonic() - start)
+            started = i, start([examples[j] for j in shards[i]])
+            if under_way is not None:
+                write(*under_way)
+            under_way = started
+        if under_way is not None:
+            write(*under_way)
+    records = {row.id: row for i in range(len(shards)) for row in folder.read_shard(cls, i, len(shards))}
+    cost = meter.cost()
+    if cost["compilations"]:
+        progress.log(f"{stage} {run.iteration}: {cost['compilations']} programs compiled in "
+                     f"{progress.duration(cost['compile_seconds'])}")
+    return Done(records, len(shards), cost)

@@ -12,6 +12,7 @@ from ilf_jax.sampling import decode
 from ilf_jax.scoring import baselines, embedding, instruct_rm, selection
 from ilf_jax.stages import judge as judge_lib
 from ilf_jax.stages import run as run_lib
+from ilf_jax.tasks.prompts import Question
 
 # Documents whose scores make one shard.
 _SHARD_DOCUMENTS = 8
@@ -28,7 +29,7 @@ class _Inputs:
 
 # Scores of each example's C candidates, and, for an ensemble, the C x P scores of its prompts.
 _Scores = tuple[np.ndarray, list[list[float]]]
-_Scorer = Callable[[list[Example]], list[_Scores]]
+_Scorer = Callable[[list[Example]], Callable[[], list[_Scores]]]  # the device may still be at work
 
 
 def run(run: run_lib.Run) -> None:
@@ -41,49 +42,49 @@ def run(run: run_lib.Run) -> None:
     method = run.config.score.method
     scorer = {"instruct_rm": _instruct_rm, "embedding": _embedding}.get(method, _baseline)(run, inputs)
 
-    def work(batch: list[Example]) -> list[Scored]:
-        return [_select(run, e, inputs.candidates[e.id], *scores)
-                for e, scores in zip(batch, scorer(batch), strict=True)]
+    def start(batch: list[Example]) -> Callable[[], list[Scored]]:
+        found = scorer(batch)
+        return lambda: [_select(run, e, inputs.candidates[e.id], *scores)
+                        for e, scores in zip(batch, found(), strict=True)]
 
     lengths = [len(e.document) for e in run.examples]
-    done = run_lib.process_shards(run, "score", run.examples, lengths, _SHARD_DOCUMENTS, Scored, work)
+    done = run_lib.process_shards(run, "score", run.examples, lengths, _SHARD_DOCUMENTS, Scored, start)
     metrics = run.summarise("score", _numbers(run, done.records, inputs))
-    folder.finish(shards=done.shards, count=len(done.records), seconds=done.seconds, metrics=metrics)
+    folder.finish(shards=done.shards, count=len(done.records), cost=done.cost, metrics=metrics)
 
 
 def _instruct_rm(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
-    """The ensemble: for each (document, prompt) one prefix, which all candidates share."""
+    """The ensemble: what prompts about one document have in common is computed once."""
     judge = run.roles.get("judge")
     told: list[str] = []
 
-    def score(batch: list[Example]) -> list[_Scores]:
-        groups: list[judge_lib.Group] = []
-        counts = []
-        for e in batch:
-            questions = [run.task.judge_questions(e, inputs.drafts[e.id].text, inputs.feedback[e.id].text, text)
-                         for text in inputs.candidates[e.id].texts]
-            by_prompt = list(zip(*questions, strict=True))
-            groups += [judge_lib.make_group(judge, e.id, same) for same in by_prompt]
-            counts.append(len(by_prompt))
-        if not told and not all(group.exact for group in groups):
+    def score(batch: list[Example]) -> Callable[[], list[_Scores]]:
+        asked = [judge_lib.ask(judge, e.id, _questions(run, e, inputs)) for e in batch]
+        if not told and not all(one.exact for one in asked):
             told.append("an answer is more than one token here; it is scored by its first distinguishing one")
             progress.log(f"judge: {told[0]}")
-        found = iter(judge_lib.favourable_probabilities(judge, groups, run.config.score.batch_size))
-        per_prompt = [np.stack([next(found) for _ in range(count)], axis=1) for count in counts]
-        return [(instruct_rm.ensemble(scores_CxP), scores_CxP.tolist()) for scores_CxP in per_prompt]
+        found = judge_lib.start_asking(judge, asked, run.config.score.batch_size)
+        return lambda: [(instruct_rm.ensemble(scores_CxP), scores_CxP.tolist()) for scores_CxP in found()]
 
     return score
+
+
+def _questions(run: run_lib.Run, example: Example, inputs: _Inputs) -> list[list[Question]]:
+    """The ensemble's questions about each of an example's candidates."""
+    draft, feedback = inputs.drafts[example.id].text, inputs.feedback[example.id].text
+    return [run.task.judge_questions(example, draft, feedback, text, run.config.score.prompts)
+            for text in inputs.candidates[example.id].texts]
 
 
 def _embedding(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
     """Similarity of each candidate to the feedback."""
     embedder = run.roles.get("embedder")
 
-    def score(batch: list[Example]) -> list[_Scores]:
+    def score(batch: list[Example]) -> Callable[[], list[_Scores]]:
         texts = [[inputs.feedback[e.id].text, *inputs.candidates[e.id].texts] for e in batch]
         vectors = iter(embedder.embed([text for group in texts for text in group], run.config.score.batch_size))
         stacked = [np.stack([next(vectors) for _ in group]) for group in texts]
-        return [(embedding.cosine(rows[0], rows[1:]), []) for rows in stacked]
+        return lambda: [(embedding.cosine(rows[0], rows[1:]), []) for rows in stacked]
 
     return score
 
@@ -91,7 +92,9 @@ def _embedding(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
 def _baseline(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
     """random, longest or first, as configured."""
     method = run.config.score.method
-    return lambda batch: [(baseline_scores(run, e, inputs.candidates[e.id])[method], []) for e in batch]
+    return lambda batch: lambda: [
+        (baseline_scores(run, e, inputs.candidates[e.id])[method], []) for e in batch
+    ]
 
 
 def baseline_scores(run: run_lib.Run, example: Example, candidates: Candidates) -> dict[str, np.ndarray]:

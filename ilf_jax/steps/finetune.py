@@ -1,4 +1,4 @@
-"""The train step: a pure function of (state, batch)."""
+"""The train step: a pure function of (state, frozen params, batch, learning rate)."""
 
 from collections.abc import Callable
 
@@ -8,6 +8,7 @@ import optax
 from flax import struct
 
 from ilf_jax.models.transformer import Params
+from ilf_jax.training import lora
 
 Batch = dict[str, jax.Array]
 Objective = Callable[[Params, Batch], tuple[jax.Array, jax.Array]]
@@ -15,7 +16,7 @@ Objective = Callable[[Params, Batch], tuple[jax.Array, jax.Array]]
 
 @struct.dataclass
 class TrainState:
-    """All that training needs to go on."""
+    """All that training needs to go on, the frozen params apart; `params` are those that are trained."""
 
     step: jax.Array
     params: Params
@@ -27,11 +28,17 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
     return TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
 
 
-def accumulated_gradients(objective: Objective, params: Params, batch: Batch) -> tuple[jax.Array, jax.Array, Params]:
-    """(loss sum, weight sum, gradient of the loss sum) over A micro-batches; arrays of `batch` are A x ..."""
+def accumulated_gradients(
+    objective: Objective, params: Params, frozen: Params, batch: Batch
+) -> tuple[jax.Array, jax.Array, Params]:
+    """(Loss sum, weight sum, gradient of the loss sum) over A micro-batches; arrays of `batch` are A x ...
+
+    The gradient is that by `params`; `frozen` are the model's other params, {} where it has none.
+    """
 
     def micro(params: Params, micro_batch: Batch) -> tuple[jax.Array, jax.Array, Params]:
-        (loss, weight), grads = jax.value_and_grad(objective, has_aux=True)(params, micro_batch)
+        whole = lambda trained: objective(lora.join(frozen, trained), micro_batch)  # noqa: E731
+        (loss, weight), grads = jax.value_and_grad(whole, has_aux=True)(params)
         return loss, weight, grads
 
     first = jax.tree.map(lambda a: a[0], batch)
@@ -43,17 +50,23 @@ def accumulated_gradients(objective: Objective, params: Params, batch: Batch) ->
 
 
 def train_step(
-    objective: Objective, optimizer: optax.GradientTransformation, state: TrainState, batch: Batch
+    objective: Objective, optimizer: optax.GradientTransformation, state: TrainState, frozen: Params, batch: Batch,
+    learning_rate: jax.Array,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update by the mean gradient over all predicted tokens of all micro-batches.
+
+    Args:
+        optimizer: its updates are taken times -learning_rate.
+        frozen: params that the model needs and that stay as they are; {} where all are trained.
+        learning_rate: a scalar, an argument so that another one compiles nothing anew.
 
     Returns:
         The next state, and loss (nats a weighted token), grad_norm, weight (sum of loss weights).
     """
-    loss_sum, weight_sum, grads = accumulated_gradients(objective, state.params, batch)
+    loss_sum, weight_sum, grads = accumulated_gradients(objective, state.params, frozen, batch)
     weight_sum = jnp.maximum(weight_sum, 1e-8)
     grads = jax.tree.map(lambda g: g / weight_sum, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    metrics = {"loss": loss_sum / weight_sum, "grad_norm": optax.global_norm(grads), "weight": weight_sum}
+    params = optax.apply_updates(state.params, jax.tree.map(lambda u: -learning_rate * u, updates))
+    metrics = {"loss": loss_sum / weight_sum, "grad_norm": optax.tree.norm(grads), "weight": weight_sum}
     return TrainState(state.step + 1, params, opt_state), metrics

@@ -9,18 +9,23 @@ from ilf_jax.models.config import ModelConfig
 
 def answer_logits_step(
     config: ModelConfig, params: transformer.Params, prefix_BxP: jax.Array, prefix_lengths_B: jax.Array,
-    suffix_BxCxL: jax.Array, suffix_lengths_BxC: jax.Array, answers_BxCxR: jax.Array, *,
-    dtype: jnp.dtype = jnp.float32,
+    suffix_BxCxL: jax.Array, offsets_BxCxL: jax.Array, leaves_BxCxL: jax.Array, ends_BxCxQ: jax.Array,
+    answers_BxCxQxR: jax.Array, *, dtype: jnp.dtype = jnp.float32,
 ) -> jax.Array:
-    """Logits of the answer tokens after prefix + suffix, B x C x R, float32.
+    """Logits of the answer tokens after each of Q questions about C texts, B x C x Q x R, float32.
 
-    The prefix is computed once for all C suffixes; only the last position is unembedded, for the answers' rows only.
-    A prefix may be empty (length 0), a suffix may not; rows that only fill up the batch have a suffix of length 1.
+    The prefix is computed once for all C suffixes, the stem of a suffix once for all Q questions; only the questions'
+    last positions are unembedded, for the answers' rows only.
+
+    Args:
+        prefix_lengths_B: may be 0.
+        offsets_BxCxL, leaves_BxCxL: the suffix as a tree, see `transformer.extend`.
+        ends_BxCxQ: where in the suffix each question's last token stands.
     """
     _, prefix = transformer.prefill(config, params, prefix_BxP, prefix_lengths_B, dtype=dtype)
-    hidden, _ = transformer.extend(config, params, prefix, suffix_BxCxL, dtype=dtype)
-    last = jnp.take_along_axis(hidden, (suffix_lengths_BxC - 1)[..., None, None], axis=2)[:, :, 0]
-    return transformer.unembed(config, params, last, answers_BxCxR)
+    hidden = transformer.extend(config, params, prefix, suffix_BxCxL, offsets_BxCxL, leaves_BxCxL, dtype=dtype)
+    last_BxCxQxD = jnp.take_along_axis(hidden, ends_BxCxQ[..., None], axis=2)
+    return transformer.unembed(config, params, last_BxCxQxD, answers_BxCxQxR)
 
 
 def embed_step(

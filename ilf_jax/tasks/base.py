@@ -34,11 +34,12 @@ class Task:
         return prompts.fill(self.prompts.critic, _values(example, draft=draft))
 
     def judge_questions(
-        self, example: Example, draft: str, feedback: str, refinement: str
+        self, example: Example, draft: str, feedback: str, refinement: str, layout: str = "paper"
     ) -> list[prompts.Question]:
-        """The InstructRM ensemble: does the refinement take in the feedback?"""
+        """The InstructRM ensemble: does the refinement take in the feedback? `layout` as config.score.prompts."""
         values = _values(example, draft=draft, feedback=feedback, refinement=refinement)
-        return [prompts.Question(prompts.fill(t, values), (yes, no)) for t, yes, no in self.prompts.judge]
+        ensemble = self.prompts.judge_tree if layout == "tree" else self.prompts.judge
+        return [prompts.Question(prompts.fill(t, values), (yes, no)) for t, yes, no in ensemble]
 
     def compare_question(self, example: Example, first: str, second: str) -> prompts.Question:
         """Which of two outputs is better? "A" stands for the first."""

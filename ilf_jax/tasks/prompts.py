@@ -49,6 +49,8 @@ class PromptSet:
         critic: asks for feedback on {draft}.
         judge: the InstructRM ensemble: (template, favourable answer, other answer); {refinement} stands late, so that
             all candidates of a document share what is before it.
+        judge_tree: the same questions behind one head, word for word alike, so that the whole ensemble shares the
+            document, draft and feedback, and the questions about one candidate share that too.
         compare: asks which of {first} and {second} is better, answered "A" or "B".
     """
 
@@ -56,6 +58,7 @@ class PromptSet:
     refine: str
     critic: str
     judge: tuple[tuple[str, str, str], ...]
+    judge_tree: tuple[tuple[str, str, str], ...]
     compare: str
 
 

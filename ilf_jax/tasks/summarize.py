@@ -101,6 +101,30 @@ _JUDGE = (
     ),
 )
 
+# Alike up to and with the second summary; the questions are short, for each is computed for each candidate.
+_TREE_HEAD = """\
+A summary of a text was given feedback, and then written anew.
+
+Title: {title}
+
+Text: {document}
+
+First summary: {draft}
+
+Feedback on the first summary: {feedback}
+
+Second summary: {refinement}
+
+"""
+
+_TREE = (
+    (_TREE_HEAD + "Does the second summary follow the feedback? Yes or No?\nAnswer:", "Yes", "No"),
+    (_TREE_HEAD + "Is the fault now put right? Yes or No?\nAnswer:", "Yes", "No"),
+    (_TREE_HEAD + "Would the reader be content? Yes or No?\nAnswer:", "Yes", "No"),
+    (_TREE_HEAD + "The feedback was taken into account. True or False?\nAnswer:", "True", "False"),
+    (_TREE_HEAD + "What was asked for is there. True or False?\nAnswer:", "True", "False"),
+)
+
 
 class Summarize(Task):
     """Summarise `document` (with an optional `title`); source of the shape of the prompts: arXiv 2303.16755."""
@@ -115,6 +139,7 @@ class Summarize(Task):
             (_JUDGE_HEAD.format(opening=opening, question=question), yes, no)
             for opening, question, (yes, no) in _JUDGE
         ),
+        judge_tree=_TREE,
         compare=_COMPARE,
     )
 

@@ -102,11 +102,13 @@ class TemplateTask(Task):
         if isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
             raise InputError(f"config.template.stop: {stop!r} given; must be a tuple of strings, none of them empty")
         self.stop = tuple(stop)
+        ensemble = _checked_judge(judge) or _JUDGE
         self.prompts = prompts.PromptSet(
             policy=_checked("config.template.policy", policy, ("document",)),
             refine=_checked("config.template.refine", refine or _REFINE, ("draft", "feedback")),
             critic=_checked("config.template.critic", critic or _CRITIC, ("draft",)),
-            judge=_checked_judge(judge) or _JUDGE,
+            judge=ensemble,
+            judge_tree=ensemble,  # what the prompts share is found in their tokens, whoever wrote them
             compare=_checked("config.template.compare", compare or _COMPARE, ("first", "second")),
         )
 

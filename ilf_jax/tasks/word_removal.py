@@ -23,17 +23,20 @@ MAX_NAMED = 3
 _GIVEN = "Feedback: {feedback}\nText: {draft}\nBetter text:"
 _SHOWN = _GIVEN + " {refinement}\n"
 
+_JUDGE = (
+    (_SHOWN + "Does the better text follow the feedback? Yes or No:", "Yes", "No"),
+    (_SHOWN + "Were just the named words left out? Yes or No:", "Yes", "No"),
+    (_SHOWN + "Would the reviewer be content? Yes or No:", "Yes", "No"),
+    (_SHOWN + "The better text does as it was told. True or False:", "True", "False"),
+    (_SHOWN + "The feedback was heeded and the rest kept. True or False:", "True", "False"),
+)
+
 PROMPTS = prompts.PromptSet(
     policy="Describe {document}.\nText:",
     refine=_GIVEN,
     critic="Text: {draft}\nFeedback:",
-    judge=(
-        (_SHOWN + "Does the better text follow the feedback? Yes or No:", "Yes", "No"),
-        (_SHOWN + "Were just the named words left out? Yes or No:", "Yes", "No"),
-        (_SHOWN + "Would the reviewer be content? Yes or No:", "Yes", "No"),
-        (_SHOWN + "The better text does as it was told. True or False:", "True", "False"),
-        (_SHOWN + "The feedback was heeded and the rest kept. True or False:", "True", "False"),
-    ),
+    judge=_JUDGE,
+    judge_tree=_JUDGE,  # they begin alike as it is
     compare="First: {first}\nSecond: {second}\nWhich is nicer? A for first, B for second:",
 )
 

@@ -31,7 +31,7 @@ def token_losses(
 
 
 def _at_targets(
-    config: ModelConfig, params: transformer.Params, batch: dict[str, jax.Array], dtype: jnp.dtype, remat: bool
+    config: ModelConfig, params: transformer.Params, batch: dict[str, jax.Array], dtype: jnp.dtype, remat: str
 ) -> jax.Array:
     """-log p of each predicted token, R x T; padding holds numbers without meaning."""
     hidden = transformer.forward(
@@ -47,7 +47,7 @@ class NextTokenLoss:
 
     config: ModelConfig
     dtype: jnp.dtype = jnp.float32
-    remat: bool = False
+    remat: str = "none"  # see transformer.Transformer
 
     def __call__(self, params: transformer.Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """(Loss sum in nats, sum of weights) of a batch that `packing.assemble` made."""
@@ -59,5 +59,5 @@ def sequence_logprobs(
     config: ModelConfig, params: transformer.Params, batch: dict[str, jax.Array], *, dtype: jnp.dtype = jnp.float32
 ) -> jax.Array:
     """log p of each predicted token, R x T, by the training forward pass; 0 on padding."""
-    losses = _at_targets(config, params, batch, dtype, remat=False)
+    losses = _at_targets(config, params, batch, dtype, remat="none")
     return jnp.where(batch["weights"] != 0, -losses, 0.0)

@@ -1,44 +1,46 @@
-"""AdamW with a warm-up and a schedule, by optax."""
+"""AdamW by optax, and the learning rate that each of its steps is taken with."""
 
 import dataclasses
+import math
 
 import optax
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """Hyperparameters; `num_steps` is how long the schedule runs."""
+    """What is compiled into the train step; the learning rate is not."""
 
-    learning_rate: float
-    schedule: str  # "constant", "linear" or "cosine"
-    num_steps: int
-    warmup_steps: int
     weight_decay: float
     clip_norm: float  # 0: no clipping
     b1: float = 0.9
     b2: float = 0.999
 
 
-def learning_rate_schedule(config: OptimizerConfig) -> optax.Schedule:
-    """Linear warm-up to the peak, then constant, or down to 0 linearly or as a cosine."""
-    peak, rest = config.learning_rate, max(1, config.num_steps - config.warmup_steps)
-    after = {
-        "constant": optax.constant_schedule(peak),
-        "linear": optax.linear_schedule(peak, 0.0, rest),
-        "cosine": optax.cosine_decay_schedule(peak, rest),
-    }[config.schedule]
-    if config.warmup_steps == 0:
-        return after
-    # Starts above zero: a first step that changes nothing is a step lost.
-    rise = optax.linear_schedule(peak / (config.warmup_steps + 1), peak, config.warmup_steps)
-    return optax.join_schedules([rise, after], [config.warmup_steps])
-
-
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW."""
-    adamw = optax.adamw(
-        learning_rate_schedule(config), b1=config.b1, b2=config.b2, weight_decay=config.weight_decay
+    """Clip by global norm, then AdamW (Loshchilov & Hutter 2019) short of its last factor, -learning rate."""
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
+    return optax.chain(
+        *clip, optax.scale_by_adam(b1=config.b1, b2=config.b2), optax.add_decayed_weights(config.weight_decay)
     )
-    if config.clip_norm == 0:
-        return adamw
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adamw)
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up to the peak, then constant, or down to 0 linearly or as a cosine. Found on the host.
+
+    The arithmetic of optax's linear_schedule and cosine_decay_schedule, without a program on the device.
+    """
+
+    kind: str  # "constant", "linear" or "cosine"
+    peak: float
+    num_steps: int
+    warmup_steps: int
+
+    def __call__(self, step: int) -> float:
+        """Learning rate of step 0, 1, ..."""
+        if step < self.warmup_steps:
+            # Starts above zero: a first step that changes nothing is a step lost.
+            return self.peak * (step + 1) / (self.warmup_steps + 1)
+        done = min(1.0, (step - self.warmup_steps) / max(1, self.num_steps - self.warmup_steps))
+        left = {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}
+        return self.peak * left[self.kind]

@@ -41,6 +41,7 @@ B, C, L, P = 3, 2, 6, 12
 forward = jax.jit(transformer.forward, static_argnums=0)
 prefill = jax.jit(transformer.prefill, static_argnums=0)
 extend = jax.jit(transformer.extend, static_argnums=0)
+decode_step = jax.jit(transformer.decode_step, static_argnums=0)
 
 
 @functools.cache
@@ -75,8 +76,7 @@ def test_prefill_and_extend_equal_the_full_forward_pass(name):
     assert np.abs(behind[:, 0] - behind[:, 1]).max() > 0.1  # the candidates do differ
     last_BxD, prefix = prefill(config, params, prompts, LENGTHS)
     np.testing.assert_allclose(last_BxD, last, atol=1e-5)
-    hidden, cache = extend(config, params, prefix, suffixes)
-    assert cache is None
+    hidden = extend(config, params, prefix, suffixes)
     np.testing.assert_allclose(hidden, behind, atol=1e-5)
 
 
@@ -86,20 +86,44 @@ def test_token_by_token_equals_the_full_forward_pass(name):
     prefix = prefill(config, params, prompts, LENGTHS)[1]
     cache = empty_cache(config, B, C, L + 3, jnp.float32)
     for i in range(L):
-        hidden, cache = extend(config, params, prefix, suffixes[:, :, i : i + 1], cache)
-        np.testing.assert_allclose(hidden[:, :, 0], behind[:, :, i], atol=1e-5)
+        hidden, cache = decode_step(config, params, prefix, cache, suffixes[:, :, i])
+        np.testing.assert_allclose(hidden, behind[:, :, i], atol=1e-5)
     assert int(cache.index) == L
+    assert cache.ages_B.tolist() == [L] * B
 
 
-def test_pieces_of_several_tokens_equal_the_full_forward_pass():
-    config, params, prompts, suffixes, _, behind = problem("sliding_mixed")
+@pytest.mark.parametrize("name", MODELS)
+def test_a_document_put_in_later_equals_the_full_forward_pass(name):
+    """Its tokens go around the end of the ring, and lie among those of rows that began before."""
+    config, params, prompts, suffixes, _, behind = problem(name)
     prefix = prefill(config, params, prompts, LENGTHS)[1]
-    cache, found, at = empty_cache(config, B, C, L, jnp.float32), [], 0
-    for size in (3, 3):
-        hidden, cache = extend(config, params, prefix, suffixes[:, :, at : at + size], cache)
-        found.append(hidden)
-        at += size
-    np.testing.assert_allclose(np.concatenate(found, axis=2), behind, atol=1e-5)
+    cache, late = empty_cache(config, B, C, L, jnp.float32), 4
+    for i in range(late + L):
+        if i == late:
+            cache = cache.replace(ages_B=cache.ages_B.at[1].set(0))
+        at = [i % L, (i - late) % L, i % L]
+        tokens = np.stack([suffixes[b, :, at[b]] for b in range(B)])
+        hidden, cache = decode_step(config, params, prefix, cache, tokens)
+        if i >= late:
+            np.testing.assert_allclose(hidden[1], behind[1, :, i - late], atol=1e-5)
+        elif i < L:
+            np.testing.assert_allclose(hidden[0], behind[0, :, i], atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_tree_equals_its_paths_by_themselves(name):
+    """A stem of two tokens with leaves of three and one: each leaf as if nothing but the stem stood before it."""
+    config, params, prompts, suffixes, _, _ = problem(name)
+    prefix = prefill(config, params, prompts, LENGTHS)[1]
+    shape = (B, C, L)
+    offsets = np.broadcast_to(np.array([0, 1, 2, 3, 4, 2], np.int32), shape)
+    leaves = np.broadcast_to(np.array([0, 0, 1, 1, 1, 2], np.int32), shape)
+    found = np.asarray(extend(config, params, prefix, suffixes, offsets, leaves))
+    first = np.asarray(extend(config, params, prefix, suffixes[:, :, :5]))
+    second = np.asarray(extend(config, params, prefix, suffixes[:, :, [0, 1, 5]]))
+    np.testing.assert_allclose(found[:, :, :5], first, atol=1e-5)
+    np.testing.assert_allclose(found[:, :, 5], second[:, :, 2], atol=1e-5)
+    assert np.abs(first[:, :, 2] - found[:, :, 5]).max() > 0.1
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -141,14 +165,14 @@ def test_padding_beyond_the_context_does_no_harm(name):
     np.testing.assert_allclose(last, right[:, P - 1], atol=1e-5)
     suffix = np.zeros((1, 1, 16), np.int32)
     suffix[0, 0, :2] = tokens[0, P:]
-    hidden, _ = extend(config, params, prefix, suffix)
+    hidden = extend(config, params, prefix, suffix)
     np.testing.assert_allclose(hidden[0, 0, :2], right[0, P:], atol=1e-5)
 
 
 def test_an_empty_prefix_is_no_prefix():
     config, params, _, suffixes, _, _ = problem("gqa")
     _, prefix = prefill(config, params, np.zeros((B, P), np.int32), np.zeros(B, np.int32))
-    hidden, _ = extend(config, params, prefix, suffixes)
+    hidden = extend(config, params, prefix, suffixes)
     right = forward(config, params, suffixes.reshape(B * C, L)).reshape(B, C, L, -1)
     np.testing.assert_allclose(hidden, right, atol=1e-5)
 
@@ -195,17 +219,18 @@ def asked_separately(role, text, answers):
 )
 def test_shared_prefix_equals_separate_prompts(role, before, texts):
     prompts = [f"{before}{text}? answer:" for text in texts]
-    group = judge.make_group(role, "id", [Question(Prompt(p, "", ""), ("Y", "N")) for p in prompts])
+    asked = judge.ask(role, "id", [[Question(Prompt(p, "", ""), ("Y", "N"))] for p in prompts])
+    (group,) = asked.groups
     whole = [role.tokenizer.encode(p + " ") for p in prompts]
-    assert [group.prefix + suffix for suffix in group.suffixes] == whole
-    assert all(group.suffixes)
+    assert [group.prefix + branch.tokens for branch in group.branches] == whole
+    assert all(branch.tokens for branch in group.branches)
     # A longer prefix would not be shared.
     assert len({tuple(row[: len(group.prefix) + 1]) for row in whole}) > 1
-    assert group.exact is False  # the answer is a space and a letter; the space went to the prompt
-    other = judge.make_group(
-        role, "id2", [Question(Prompt("some other, longer beginning than that ", "", t), ("Y", "N")) for t in texts]
+    assert asked.exact is False  # the answer is a space and a letter; the space went to the prompt
+    other = judge.ask(
+        role, "id2", [[Question(Prompt("some other, longer beginning than that ", "", t), ("Y", "N"))] for t in texts]
     )
-    found = judge.favourable_probabilities(role, [group, other], batch_size=3)
+    found = [scores[:, 0] for scores in judge.favourable_probabilities(role, [asked, other], batch_size=3)]
     right = [asked_separately(role, p, ("Y", "N")) for p in prompts]
     assert max(right) - min(right) > 1e-3
     np.testing.assert_allclose(found[0], right, atol=1e-5)

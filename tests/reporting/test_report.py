@@ -38,7 +38,7 @@ def write_stage(folder, rows, seconds=3.0, complete=True, shards=2):
         "count": len(rows),
         "config_hash": "c0ffee",
         "versions": {"jax": "0.10.2", "ilf_jax": "0.1"},
-        "seconds": seconds,
+        "cost": {"seconds": seconds},
         "shards": shards,
     }
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -151,13 +151,13 @@ def test_an_end_token_at_the_limit_counts_as_stopped():
 
 
 def test_decoding_stops_when_every_row_has_ended(monkeypatch):
-    calls, extend = [], transformer.extend
+    calls, decode_step = [], transformer.decode_step
 
     def counted(*args, **kwargs):
         jax.debug.callback(lambda: calls.append(1))
-        return extend(*args, **kwargs)
+        return decode_step(*args, **kwargs)
 
-    monkeypatch.setattr(transformer, "extend", counted)
+    monkeypatch.setattr(transformer, "decode_step", counted)
     limit, found = 23, []  # a shape of its own, so that nothing compiled before is used
     for ends, rows in ((np.ones(V, bool), [0, 1]), (ENDS, [0, None]), (NO_ENDS, [None, None]), (NO_ENDS, [0, 1])):
         calls.clear()

@@ -8,8 +8,19 @@ import scipy.stats
 
 from ilf_jax.sampling import logits as logits_lib
 
-filtered_probs = jax.jit(logits_lib.filtered_probs)
 inverse_cdf = jax.jit(logits_lib.inverse_cdf)
+draw = jax.jit(logits_lib.draw)
+
+
+@jax.jit
+def filtered_probs(logits, sampling):
+    """The distribution that tokens are drawn from: every token of the vocabulary asked whether it is kept."""
+    weights = logits_lib.token_weights(logits, sampling)
+    columns = jax.lax.map(lambda w: logits_lib.in_nucleus(weights, w, sampling.top_p), weights.T)
+    kept = jax.numpy.where(columns.T, weights, 0.0)
+    return kept / kept.sum(axis=-1, keepdims=True)
+
+
 sample = jax.jit(logits_lib.sample)
 SETTINGS = [
     (1.0, 0, 1.0), (0.7, 0, 1.0), (2.0, 1, 1.0), (1.0, 5, 1.0), (1.0, 300, 1.0), (1.0, 999, 1.0), (1.0, 0, 0.5),
@@ -106,7 +117,10 @@ def test_tokens_of_probability_zero_are_never_drawn():
     np.testing.assert_array_equal(inverse_cdf(probs, np.ones(400, np.float32)), last)
 
 
-@pytest.mark.parametrize("settings", [(1.0, 0, 1.0), (0.6, 0, 1.0), (1.0, 6, 1.0), (1.4, 0, 0.8), (0.8, 12, 0.9)])
+@pytest.mark.parametrize(
+    "settings",
+    [(1.0, 0, 1.0), (0.6, 0, 1.0), (1.0, 6, 1.0), (1.4, 0, 0.8), (0.8, 12, 0.9), (2.0, 0, 0.15), (1.0, 30, 0.4)],
+)
 def test_samples_follow_the_filtered_distribution(settings):
     n, logits = 20_000, (1.5 * np.random.default_rng(4).normal(size=40)).astype(np.float32)
     keys = jax.random.split(jax.random.key(5), n)

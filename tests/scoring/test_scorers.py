@@ -61,12 +61,12 @@ def test_instruct_rm_equals_a_computation_by_hand(role):
     draft, feedback = "Ada the baker is a fool, a gem and a goose.", "Remove a fool."
     texts = ["Ada the baker is a gem and a goose.", "Ada the baker is a gem.", draft, "Ada.", draft]
     questions = [task.judge_questions(example, draft, feedback, text) for text in texts]
-    by_prompt = list(zip(*questions, strict=True))
-    assert len(by_prompt) == 5
-    groups = [judge.make_group(role, "1", same) for same in by_prompt]
-    assert all(group.exact for group in groups)
-    assert min(len(group.prefix) for group in groups) > 10
-    found = np.stack(judge.favourable_probabilities(role, groups, batch_size=2), axis=1)
+    asked = judge.ask(role, "1", questions)
+    assert asked.exact
+    (group,) = asked.groups  # the five prompts begin alike: one tree
+    assert len(group.prefix) > 10
+    (found,) = judge.favourable_probabilities(role, [asked], batch_size=2)
+    assert found.shape == (5, 5)
     right = np.array([[probability_by_hand(role, q.prompt.text, q.answers) for q in row] for row in questions])
     assert right.std() > 0.01
     np.testing.assert_allclose(found, right, atol=1e-5)
@@ -78,8 +78,8 @@ def test_the_favourable_answer_comes_first(role):
     task, example = word_removal.WordRemoval(), Example("1", "Ada the baker")
     (question, *_) = task.judge_questions(example, "Ada is a fool.", "Remove a fool.", "Ada is a person.")
     turned = dataclasses.replace(question, answers=question.answers[::-1])
-    groups = [judge.make_group(role, "1", [q]) for q in (question, turned)]
-    (p,), (q,) = judge.favourable_probabilities(role, groups, batch_size=2)
+    asked = [judge.ask(role, "1", [[q]]) for q in (question, turned)]
+    p, q = (scores.item() for scores in judge.favourable_probabilities(role, asked, batch_size=2))
     assert p + q == pytest.approx(1.0, abs=1e-6)
     assert abs(p - q) > 1e-3
 

@@ -1,0 +1,67 @@
+"""Fused attention for accelerators: the same as `attention.causal`, by kernels that others maintain."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
+from jax.sharding import Mesh, PartitionSpec
+
+_SPLASH_BLOCK = 128
+
+
+def flash(
+    q_BxLxKxGxH: jax.Array, k_BxKxLxH: jax.Array, v_BxKxLxH: jax.Array, segments_BxL: jax.Array | None,
+    window: int | None, *, implementation: str = "cudnn",
+) -> jax.Array:
+    """cuDNN's flash attention through jax.nn; needs an NVIDIA GPU and 16-bit inputs."""
+    B, L, K, G, H = q_BxLxKxGxH.shape
+    mask = None
+    if segments_BxL is not None:
+        mask = (segments_BxL[:, :, None] == segments_BxL[:, None, :])[:, None]
+    out = jax.nn.dot_product_attention(
+        q_BxLxKxGxH.reshape(B, L, K * G, H), k_BxKxLxH.transpose(0, 2, 1, 3), v_BxKxLxH.transpose(0, 2, 1, 3),
+        mask=mask, scale=1.0, is_causal=True, local_window_size=None if window is None else (window - 1, 0),
+        implementation=implementation,
+    )
+    return out.reshape(B, L, K, G, H)
+
+
+def splash_fits(length: int, kv_heads: int, mesh: Mesh) -> bool:
+    """Whether the splash kernel takes rows of this length and this many heads on this mesh."""
+    return length % _SPLASH_BLOCK == 0 and kv_heads % mesh.shape["tensor"] == 0
+
+
+def splash(
+    q_BxLxKxGxH: jax.Array, k_BxKxLxH: jax.Array, v_BxKxLxH: jax.Array, segments_BxL: jax.Array | None,
+    window: int | None, mesh: Mesh,
+) -> jax.Array:
+    """TPU's splash attention, laid over the mesh by hand: rows over data and fsdp, heads over tensor.
+
+    Off a TPU the kernel is interpreted: slow, and the same numbers.
+    """
+    B, L, K, G, H = q_BxLxKxGxH.shape
+    if segments_BxL is None:
+        segments_BxL = jnp.zeros((B, L), jnp.int32)
+    causal = splash_attention_mask.CausalMask((L, L))
+    if window is not None:
+        causal = causal & splash_attention_mask.LocalMask((L, L), (window - 1, 0), 0)
+    rows, heads = ("data", "fsdp"), "tensor"
+
+    @functools.partial(
+        jax.shard_map, mesh=mesh, check_vma=False, out_specs=PartitionSpec(rows, heads),
+        in_specs=(PartitionSpec(rows, heads), PartitionSpec(rows, heads), PartitionSpec(rows, heads),
+                  PartitionSpec(rows)),
+    )
+    def attend(q_BxNxLxH: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
+        kernel = splash_attention_kernel.make_splash_mha(
+            splash_attention_mask.MultiHeadMask([causal] * q_BxNxLxH.shape[1]), head_shards=1, q_seq_shards=1,
+            interpret=jax.default_backend() != "tpu",
+        )
+        return jax.vmap(lambda q, k, v, s: kernel(q, k, v, splash_attention_kernel.SegmentIds(s, s)))(
+            q_BxNxLxH, k, v, segments
+        )
+
+    q = q_BxLxKxGxH.transpose(0, 2, 3, 1, 4).reshape(B, K * G, L, H)
+    out = attend(q, k_BxKxLxH, v_BxKxLxH, segments_BxL)
+    return out.reshape(B, K, G, L, H).transpose(0, 3, 1, 2, 4)

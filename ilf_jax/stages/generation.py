@@ -1,0 +1,141 @@
+"""Prompts in, samples out: batches on the device, and places refilled where there are more prompts than those."""
+
+import collections
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from ilf_jax import performance
+from ilf_jax.sampling import decode
+from ilf_jax.sampling.logits import Sampling
+from ilf_jax.stages import batching
+from ilf_jax.stages.role import Encoded, Role
+from ilf_jax.steps import refine
+
+_refine_step = jax.jit(refine.refine_step, static_argnames=("config", "max_new_tokens", "dtype"))
+_start_step = jax.jit(refine.start_step, static_argnames=("config", "max_new_tokens", "dtype"))
+_refill_step = jax.jit(refine.refill_step, static_argnames=("config", "dtype"), donate_argnames="slots")
+
+# A free place waits until this part of a batch's places is free, so that prompts are prefilled together.
+_REFILLED_PART = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One generation: token ids (the end token included), their log-probabilities in nats, and how it ended."""
+
+    text: str
+    tokens: np.ndarray
+    logprobs: np.ndarray
+    stopped: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Generator:
+    """Samples from one role with one way of sampling.
+
+    Attributes:
+        batch_size: documents that are worked on together.
+        stop: an output is cut at the first of these strings.
+        forced_length: nothing ends an output before max_new_tokens (for measurements).
+    """
+
+    role: Role
+    sampling: Sampling
+    max_new_tokens: int
+    batch_size: int
+    stop: Sequence[str]
+    forced_length: bool = False
+
+    @functools.cached_property
+    def ends(self) -> np.ndarray:
+        """Tokens that end a row, V: end tokens, and tokens that hold a whole stop string."""
+        ends = np.zeros(self.role.model.vocab_size, bool)
+        if not self.forced_length:
+            ends[list(self.role.tokenizer.stop_ids)] = True
+            for token, text in enumerate(self.role.tokenizer.token_texts()):
+                if any(string in text for string in self.stop):
+                    ends[token] = True
+        return ends
+
+    def start(self, prompts: Sequence[Encoded], keys_BxCx2: np.ndarray) -> Callable[[], list[list[Sample]]]:
+        """Sets the device to work on C samples for each prompt and returns; what it returns waits for the samples.
+
+        Of more than `batch_size` prompts, the next one takes the place of the first that is finished; what a prompt
+        gets does not depend on that.
+        """
+        work = self._batch if len(prompts) <= self.batch_size else self._refilling
+        generated = work([p.ids for p in prompts], keys_BxCx2)
+
+        def samples() -> list[list[Sample]]:
+            out = performance.fetch(generated)
+            return [
+                [self._sample(out.tokens_BxCxL[b, c][mask], out.logprobs_BxCxL[b, c][mask], bool(out.stopped_BxC[b, c]))
+                 for c, mask in enumerate(masks_CxL)]
+                for b, masks_CxL in enumerate(out.mask_BxCxL[: len(prompts)])
+            ]
+
+        return samples
+
+    def _sample(self, tokens: np.ndarray, logprobs: np.ndarray, stopped: bool) -> Sample:
+        tokenizer = self.role.tokenizer
+        ended = stopped and int(tokens[-1]) in tokenizer.stop_ids
+        text = tokenizer.decode(tokens[:-1].tolist() if ended else tokens.tolist())
+        cuts = [at for string in self.stop if (at := text.find(string)) >= 0]
+        return Sample(text[: min(cuts)] if cuts else text, tokens, logprobs, stopped or bool(cuts))
+
+    def _batch(self, ids: Sequence[Sequence[int]], keys_BxCx2: np.ndarray) -> decode.Generated:
+        """One batch, filled up where there are fewer prompts. The device may still be at work."""
+        arrays = self._arrays(ids, keys_BxCx2, self.role.padded(self.batch_size))
+        return _refine_step(self.role.model, self.role.decode_params, *arrays, self.sampling, self.ends,
+                            max_new_tokens=self.max_new_tokens, dtype=self.role.dtype)
+
+    def _refilling(self, ids: Sequence[Sequence[int]], keys_BxCx2: np.ndarray) -> decode.Generated:
+        """More prompts than places, longest first; freed places are given out some at a time."""
+        role = self.role
+        order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
+        places, at_once = role.padded(self.batch_size), role.padded(max(1, self.batch_size // _REFILLED_PART))
+        length = batching.bucket(len(ids[order[0]]))
+        held: list[int | None] = [*order[:places], *[None] * (places - len(order))]
+        waiting = collections.deque(order[places:])
+        found: dict[int, decode.Generated] = {}
+
+        def arrays(which: Sequence[int], batch: int) -> tuple[jax.Array, ...]:
+            return self._arrays([ids[i] for i in which], keys_BxCx2[list(which)], batch, length)
+
+        def until() -> np.int32:
+            """How many places must be free before the host looks again; where they are, no step is made."""
+            return np.int32(min(at_once, len(waiting)) if waiting else places)
+
+        slots = _start_step(
+            role.model, role.decode_params, *arrays(order[:places], places), self.sampling, self.ends, until(),
+            max_new_tokens=self.max_new_tokens, dtype=role.dtype,
+        )
+        while True:
+            finished, out = performance.fetch((slots.finished, slots.out))
+            for place, i in enumerate(held):
+                if i is not None and finished[place]:
+                    found[i] = jax.tree.map(lambda rows, place=place: rows[place], out)
+                    held[place] = None
+            if len(found) == len(ids):
+                return jax.tree.map(lambda *rows: np.stack(rows), *(found[i] for i in range(len(ids))))
+            free = [place for place, i in enumerate(held) if i is None][: min(at_once, len(waiting))]
+            new = [waiting.popleft() for _ in free]
+            for place, i in zip(free, new, strict=True):
+                held[place] = i
+            at = np.array([*free, *[-1] * (at_once - len(free))], np.int32)
+            slots = _refill_step(
+                role.model, role.decode_params, slots, *arrays(new, at_once), role.placement.batch(at), self.sampling,
+                self.ends, until(), dtype=role.dtype,
+            )
+
+    def _arrays(
+        self, ids: Sequence[Sequence[int]], keys: np.ndarray, batch: int, length: int | None = None
+    ) -> tuple[jax.Array, ...]:
+        """Tokens, lengths and keys of a batch; rows that only fill it up have length 0."""
+        tokens, lengths = self.role.pad(ids, batch, length)
+        keys = np.concatenate([keys, np.zeros((batch - len(ids), *keys.shape[1:]), np.uint32)])
+        return self.role.placement.batch((tokens, lengths, keys))

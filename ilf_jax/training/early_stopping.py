@@ -1,0 +1,39 @@
+"""Stops a training whose loss on held-back pairs no longer falls."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ilf_jax import progress
+from ilf_jax.models.transformer import Params
+
+
+class EarlyStopping:
+    """Remembers the params with the lowest dev loss, and stops after `patience` epochs without a better one."""
+
+    def __init__(self, patience: int, params: Params) -> None:
+        self._patience, self.best = patience, jax.tree.map(jnp.copy, params)
+        self._best_loss, self._worse = float("inf"), 0
+
+    @property
+    def stopped(self) -> bool:
+        """Whether patience is at its end."""
+        return self._worse >= self._patience
+
+    def look(self, loss: float, params: Params) -> None:
+        """Takes in the dev loss (nats a token) after an epoch, and the params that have it."""
+        if loss < self._best_loss:
+            self.best, self._best_loss, self._worse = jax.tree.map(jnp.copy, params), loss, 0
+        else:
+            self._worse += 1
+        progress.log(f"dev loss {loss:.4f} nats a token, best {self._best_loss:.4f}")
+
+    def to_save(self) -> dict[str, Any]:
+        """What a training checkpoint keeps of it."""
+        return {"best": self.best, "best_loss": jnp.float32(self._best_loss), "worse": jnp.int32(self._worse)}
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """Goes on from what `to_save` gave."""
+        self.best = saved["best"]
+        self._best_loss, self._worse = float(saved["best_loss"]), int(saved["worse"])

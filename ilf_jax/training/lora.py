@@ -1,0 +1,96 @@
+"""Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685, eq. 3): a kernel W becomes W + alpha / rank * A B.
+
+Only A and B are trained, so gradients, Adam's moments and training checkpoints are as small as they are. They stand in
+the params beside their kernel, where `transformer.Linear` finds them; after training they are merged into it, and what
+comes later sees an ordinary model. D -> F: a kernel's inputs and outputs; r: the rank.
+"""
+
+import re
+import zlib
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from ilf_jax.errors import InputError
+from ilf_jax.models.transformer import Params
+
+_A, _B, _SCALE = "lora_a", "lora_b", "lora_scale"
+_KERNEL = "/kernel"
+
+
+def target_paths(params: Params, targets: str) -> list[str]:
+    """Paths like 'layers_0/attention/q/kernel' of the kernels that the regular expression `targets` is found in.
+
+    Args:
+        params: arrays or jax.ShapeDtypeStruct; only the names count.
+
+    Raises:
+        InputError: there are none, or it is no regular expression.
+    """
+    kernels = [path for path in traverse_util.flatten_dict(params, sep="/") if path.endswith(_KERNEL)]
+    try:
+        found = [path for path in kernels if re.search(targets, path)]
+    except re.error as e:
+        raise InputError(f"config.finetune.lora_targets={targets!r}: is no regular expression: {e}") from e
+    if not found:
+        raise InputError(f"config.finetune.lora_targets={targets!r}: matches none of the {len(kernels)} kernels; the "
+                         f"first are {', '.join(sorted(kernels)[:7])}")
+    return found
+
+
+def add(params: Params, rank: int, alpha: float, targets: str, key: jax.Array) -> Params:
+    """Params with `lora_a` (D x r), `lora_b` (r x F) and `lora_scale` (alpha / rank) beside each target kernel.
+
+    A is normal with variance 1 / D, B is zero: the model is at first the one it was. Each A has its own key, which
+    does not depend on what else is targeted. Rank 0 adds nothing.
+
+    Raises:
+        InputError: see `target_paths`.
+    """
+    if rank == 0:
+        return params
+    flat = traverse_util.flatten_dict(params, sep="/")
+    for path in target_paths(params, targets):
+        D, F = flat[path].shape
+        beside = path.removesuffix("kernel")
+        own_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
+        flat[beside + _A] = jax.random.normal(own_key, (D, rank), jnp.float32) * D**-0.5
+        flat[beside + _B] = jnp.zeros((rank, F), jnp.float32)
+        flat[beside + _SCALE] = jnp.float32(alpha / rank)
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+def split(params: Params) -> tuple[Params, Params]:
+    """(Trainable, frozen) params, two trees without common leaves. Without LoRA everything is trainable."""
+    flat = traverse_util.flatten_dict(params)
+    low_rank = {path for path in flat if path[-1] in (_A, _B)}
+    trainable = low_rank or set(flat)
+    parts = ({path: leaf for path, leaf in flat.items() if (path in trainable) == wanted} for wanted in (True, False))
+    first, second = (traverse_util.unflatten_dict(part) for part in parts)
+    return first, second
+
+
+def join(params: Params, over: Params) -> Params:
+    """One tree with the leaves of both; where both have a leaf, that of `over`. `join(frozen, trainable)` undoes split.
+    """
+    return traverse_util.unflatten_dict(traverse_util.flatten_dict(params) | traverse_util.flatten_dict(over))
+
+
+def in_precision(frozen: Params, dtype: jnp.dtype) -> Params:
+    """Matrices in `dtype`; vectors and scalars, which take no room and whose rounding shows, as they are."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim > 1 else leaf, frozen)
+
+
+def merge(params: Params) -> Params:
+    """Params of an ordinary model: float32 kernel + scale * A B in place of the four. Other leaves are left alone."""
+    flat = traverse_util.flatten_dict(params)
+    merged = {path: leaf for path, leaf in flat.items() if path[-1] not in (_A, _B, _SCALE)}
+    for path, a in flat.items():
+        if path[-1] == _A:
+            beside = path[:-1]
+            # Accelerators would otherwise round A and B to bfloat16 or TF32 first.
+            product = jnp.matmul(a, flat[(*beside, _B)], precision=jax.lax.Precision.HIGHEST)
+            kernel = flat[(*beside, "kernel")].astype(jnp.float32)
+            merged[(*beside, "kernel")] = kernel + flat[(*beside, _SCALE)] * product
+    return traverse_util.unflatten_dict(merged)

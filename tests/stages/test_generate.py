@@ -1,0 +1,100 @@
+"""Generation through a Role: freed places are given to waiting prompts, and nobody's output changes by it."""
+
+import dataclasses
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ilf_jax import config as config_lib
+from ilf_jax import sharding
+from ilf_jax.models import checkpoint_io
+from ilf_jax.sampling import decode
+from ilf_jax.sampling.logits import make_sampling
+from ilf_jax.stages import generation
+from ilf_jax.stages.generation import Generator
+from ilf_jax.stages.role import Role
+from ilf_jax.tasks.prompts import Prompt
+from ilf_jax.tokenizer import Tokenizer
+
+URI = "builtin:word_removal_1m"
+PEOPLE = ["Ada the baker", "Bo", "Cy of the old harbour by the sea", "Di", "Ed the tall and tired tailor", "Flo", "Gus"]
+
+
+@functools.cache
+def role():
+    model = checkpoint_io.read_config(URI)
+    placement = sharding.Placement(sharding.make_mesh(-1, 1, 1), model)
+    params = checkpoint_io.load_params(URI, lambda path, array: placement.put_param(path, array, "decode"), seed=0)
+    return Role("policy", config_lib.Model(checkpoint=URI), model, params, Tokenizer.load(URI), placement, jnp.float32)
+
+
+def generate(batch_size, people=PEOPLE, *, temperature=1.5, top_p=0.9, seed=0, limit=24):
+    prompts = [role().encode(name, [Prompt("Describe ", name, ".\nText:")], reserve=limit)[0] for name in people]
+    keys = decode.candidate_keys(seed, 1, "refine", people, range(3))
+    return Generator(role(), make_sampling(temperature, 0, top_p), limit, batch_size, ("\n",)).start(prompts, keys)()
+
+
+@pytest.mark.parametrize(("batch_size", "part"), [(1, 4), (2, 4), (3, 1), (4, 2), (6, 2)])
+def test_refilled_places_give_what_one_batch_gives(batch_size, part, monkeypatch):
+    right = generate(len(PEOPLE))
+    lengths = [max(len(s.tokens) for s in group) for group in right]
+    assert len(set(lengths)) > 2  # documents do end at different steps
+    monkeypatch.setattr(generation, "_REFILLED_PART", part)
+    found = generate(batch_size)
+    for ours, theirs in zip(found, right, strict=True):
+        for a, b in zip(ours, theirs, strict=True):
+            np.testing.assert_array_equal(a.tokens, b.tokens)
+            np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
+            assert (a.text, a.stopped) == (b.text, b.stopped)
+
+
+def test_refilling_takes_fewer_steps_than_waiting_for_the_longest(monkeypatch):
+    """What it is for: counted in steps of the whole batch, not in seconds."""
+    steps = []
+    refill, start = generation._refill_step, generation._start_step
+
+    def counted(step):
+        def call(*args, **kwargs):
+            slots = step(*args, **kwargs)
+            steps.append(int(slots.cache.index))
+            return slots
+        return call
+
+    monkeypatch.setattr(generation, "_refill_step", counted(refill))
+    monkeypatch.setattr(generation, "_start_step", counted(start))
+    people = [f"{name} {i}" for i in range(4) for name in PEOPLE]
+    found = generate(4, people, limit=64)
+    longest = [max(len(s.tokens) for s in group) for group in found]
+    order = sorted(range(len(people)), key=lambda i: (-len(role().tokenizer.encode(people[i])), i))
+    waiting = sum(max(longest[i] for i in order[at : at + 4]) for at in range(0, len(order), 4))
+    taken = sum((after - before) % 64 for before, after in zip([0, *steps], steps, strict=False))
+    assert len(steps) > 4
+    assert taken < waiting
+
+
+def test_other_settings_seeds_and_numbers_of_documents_compile_nothing_new():
+    generate(3), generate(3, PEOPLE[:3]), generate(3, PEOPLE[:1])
+    programs = (generation._refine_step, generation._start_step, generation._refill_step)
+    before = [program._cache_size() for program in programs]
+    generate(3, temperature=0.7), generate(3, top_p=0.5), generate(3, seed=5), generate(3, PEOPLE[:6])
+    generate(3, PEOPLE[:3]), generate(3, PEOPLE[:1], temperature=0.0)
+    assert [program._cache_size() for program in programs] == before
+
+
+def test_forced_length():
+    prompt = role().encode("a", [Prompt("Describe ", "Ada", ".\nText:")], reserve=24)
+    keys = decode.candidate_keys(0, 1, "refine", ["a"], range(2))
+    generator = Generator(role(), make_sampling(1.0, 0, 0.95), 24, 1, (), forced_length=True)
+    ((first, second),) = generator.start(prompt, keys)()
+    assert len(first.tokens) == len(second.tokens) == 24
+
+
+def test_bfloat16_converts_matrices_once_and_leaves_vectors():
+    half = dataclasses.replace(role(), dtype=jnp.bfloat16)
+    layer = half.decode_params["layers_0"]
+    assert layer["mlp"]["up"]["kernel"].dtype == half.decode_params["embedding"].dtype == jnp.bfloat16
+    assert layer["mlp_norm"]["scale"].dtype == jnp.float32
+    assert half.decode_params is half.decode_params
+    assert role().decode_params is role().params
