@@ -42,8 +42,9 @@ def causal(
             mask = mask & same[:, None, None]
         scores = jnp.einsum("bkqh,bksh->bkqs", rows, keys, preferred_element_type=jnp.float32)
         scores = jnp.where(mask, scores.reshape(B, K, G, stop - start, stop - first), _NEVER)
-        # Every token sees itself, so the peak is that of a visible key and hidden ones come out as exactly 0.
-        exp = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+        # Every token sees itself, so the peak is that of a visible key and hidden ones come out as exactly 0. A softmax
+        # does not depend on what is taken off its scores: no gradient need pass through the peak.
+        exp = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
         total = jnp.sum(exp, axis=-1, keepdims=True)
         out = jnp.einsum(
             "bkqs,bksh->bkqh", exp.reshape(B, K, G * (stop - start), stop - first).astype(values.dtype), values,

@@ -161,7 +161,11 @@ class MLP(nn.Module):
         linear = functools.partial(Linear, use_bias=c.mlp_bias, dtype=self.dtype)
         act = _ACTIVATIONS[c.activation]
         up = linear(c.intermediate_size, name="up")(x)
-        hidden = act(linear(c.intermediate_size, name="gate")(x)) * up if c.gated_mlp else act(up)
+        # Backwards, what lies between the matmuls is computed again from their outputs: less to keep, less to read.
+        if c.gated_mlp:
+            hidden = jax.checkpoint(lambda gate, up: act(gate) * up)(linear(c.intermediate_size, name="gate")(x), up)
+        else:
+            hidden = jax.checkpoint(act)(up)
         return linear(c.hidden_size, init_variance=_branch_variance(c), name="down")(hidden)
 
 
