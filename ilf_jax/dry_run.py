@@ -4,7 +4,6 @@ import pathlib
 import sys
 import tempfile
 
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jax.tree_util import tree_leaves
@@ -13,6 +12,7 @@ from ilf_jax import config as config_lib
 from ilf_jax import ilf, progress, sharding, tokenizer_training
 from ilf_jax.data import documents
 from ilf_jax.models import transformer
+from ilf_jax.models.compute import FLOAT32
 from ilf_jax.records import Example
 from ilf_jax.stages import finetune, models, targets
 from ilf_jax.stages.role import Role
@@ -60,7 +60,7 @@ def _policy_without_params(config: config_lib.Config, mesh: Mesh, train: tuple[E
     model = models.read_model_config(config.policy.checkpoint)
     tokenizer = _tokenizer(config, train)
     check_vocab(tokenizer, model, config.policy.checkpoint)
-    return Role("policy", config.policy, model, {}, tokenizer, sharding.Placement(mesh, model), jnp.float32)
+    return Role("policy", config.policy, model, {}, tokenizer, sharding.Placement(mesh, model), FLOAT32)
 
 
 def _tokenizer(config: config_lib.Config, train: tuple[Example, ...]) -> Tokenizer:

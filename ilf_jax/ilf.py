@@ -49,6 +49,7 @@ def run(
     found = documents.load_documents(config)
     check_documents(config, found)
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    models.compute_of(config, mesh)  # refuses what the devices cannot do
     folder, lock = workdir_lib.open_workdir(workdir, config_lib.to_dict(config))
     with lock, workdir_lib.full_disk_in_words(folder.path):
         _keep_compiled_programs()

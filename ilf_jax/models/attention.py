@@ -7,6 +7,9 @@ document's prefix, as in decoding and scoring; the prefix part is one matmul for
 import jax
 import jax.numpy as jnp
 
+from ilf_jax.models import kernels
+from ilf_jax.models.compute import Compute
+
 # Queries that are worked on together: a block sees only the keys up to its end, which spares half of the scores, and
 # what it needs stays in a CPU's cache.
 _BLOCK = 128
@@ -15,7 +18,7 @@ _NEVER = -1e30
 
 def causal(
     q_BxLxKxGxH: jax.Array, k_BxKxLxH: jax.Array, v_BxKxLxH: jax.Array, segments_BxL: jax.Array | None,
-    window: int | None,
+    window: int | None, compute: Compute,
 ) -> jax.Array:
     """Each token attends to itself and what stands before it in its own segment; B x L x K x G x H.
 
@@ -24,6 +27,19 @@ def causal(
         segments_BxL: tokens see only their own segment; None: a row is one.
         window: how many tokens back, itself included, a token sees; None: all.
     """
+    rows = q_BxLxKxGxH, k_BxKxLxH, v_BxKxLxH, segments_BxL, window
+    if compute.attention == "cudnn":
+        return kernels.flash(*rows)
+    if compute.attention == "splash" and kernels.splash_fits(q_BxLxKxGxH.shape, compute.mesh):
+        return kernels.splash(*rows, compute.mesh)
+    return blockwise(*rows)
+
+
+def blockwise(
+    q_BxLxKxGxH: jax.Array, k_BxKxLxH: jax.Array, v_BxKxLxH: jax.Array, segments_BxL: jax.Array | None,
+    window: int | None,
+) -> jax.Array:
+    """`causal` in plain XLA, some queries at a time."""
     B, L, K, G, H = q_BxLxKxGxH.shape
     q = q_BxLxKxGxH.transpose(0, 2, 3, 1, 4)
     outs = []

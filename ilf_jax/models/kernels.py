@@ -1,4 +1,4 @@
-"""Fused attention for accelerators: the same as `attention.causal`, by kernels that others maintain."""
+"""Fused attention for accelerators: the same as `attention.blockwise`, by kernels that others maintain."""
 
 import functools
 
@@ -27,9 +27,11 @@ def flash(
     return out.reshape(B, L, K, G, H)
 
 
-def splash_fits(length: int, kv_heads: int, mesh: Mesh) -> bool:
-    """Whether the splash kernel takes rows of this length and this many heads on this mesh."""
-    return length % _SPLASH_BLOCK == 0 and kv_heads % mesh.shape["tensor"] == 0
+def splash_fits(shape: tuple[int, ...], mesh: Mesh) -> bool:
+    """Whether the splash kernel takes queries of this shape (B x L x K x G x H) on this mesh."""
+    B, L, K, _, _ = shape
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    return L % _SPLASH_BLOCK == 0 and K % mesh.shape["tensor"] == 0 and B % shards == 0
 
 
 def splash(

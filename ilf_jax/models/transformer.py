@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from ilf_jax.models import attention
 from ilf_jax.models.cache import Cache, Prefix, Sight
+from ilf_jax.models.compute import FLOAT32, Compute
 from ilf_jax.models.config import ModelConfig, RopeScaling
 
 Params = dict
@@ -107,7 +108,7 @@ class Attention(nn.Module):
 
     config: ModelConfig
     layer: int
-    dtype: jnp.dtype
+    compute: Compute
 
     @nn.compact
     def __call__(self, x: jax.Array, positions_BxCxL: jax.Array, sight: Sight) -> tuple[jax.Array, KV]:
@@ -116,12 +117,12 @@ class Attention(nn.Module):
         K, G, H = c.num_kv_heads, c.num_heads // c.num_kv_heads, c.head_dim
         window = c.sliding_window if c.is_sliding(self.layer) else None
 
-        linear = functools.partial(Linear, dtype=self.dtype)
+        linear = functools.partial(Linear, dtype=self.compute.dtype)
         q = linear(c.num_heads * H, c.qkv_bias, name="q")(x).reshape(B, C, L, K * G, H)
         k = linear(K * H, c.qkv_bias, name="k")(x).reshape(B, C, L, K, H)
         v = linear(K * H, c.qkv_bias, name="v")(x).reshape(B, C, L, K, H)
         if c.qk_norm:
-            q, k = Norm(c, self.dtype, name="q_norm")(q), Norm(c, self.dtype, name="k_norm")(k)
+            q, k = Norm(c, self.compute.dtype, name="q_norm")(q), Norm(c, self.compute.dtype, name="k_norm")(k)
         if c.position == "rope":
             sliding = c.is_sliding(self.layer) and c.rope_local_theta is not None
             theta = c.rope_local_theta if sliding else c.rope_theta
@@ -129,13 +130,13 @@ class Attention(nn.Module):
             angles = positions_BxCxL[..., None, None].astype(jnp.float32) * freqs
             cos, sin = jnp.cos(angles), jnp.sin(angles)
             q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
-        q = q * jnp.asarray(c.query_scale if c.query_scale is not None else H**-0.5, self.dtype)
+        q = q * jnp.asarray(c.query_scale if c.query_scale is not None else H**-0.5, self.compute.dtype)
         q = q.reshape(B, C, L, K, G, H)
         k, v = k.transpose(0, 3, 1, 2, 4), v.transpose(0, 3, 1, 2, 4)  # B K C L H: a head's keys lie together
 
         if sight.prefix is None:
             k, v = k[:, :, 0], v[:, :, 0]
-            out = attention.causal(q[:, 0], k, v, sight.segments_BxL, window)
+            out = attention.causal(q[:, 0], k, v, sight.segments_BxL, window, self.compute)
         else:
             if sight.cache is not None:
                 at = (0, 0, 0, sight.cache.index, 0)
@@ -153,12 +154,12 @@ class MLP(nn.Module):
     """Gated or plain feed-forward layer."""
 
     config: ModelConfig
-    dtype: jnp.dtype
+    compute: Compute
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         c = self.config
-        linear = functools.partial(Linear, use_bias=c.mlp_bias, dtype=self.dtype)
+        linear = functools.partial(Linear, use_bias=c.mlp_bias, dtype=self.compute.dtype)
         act = _ACTIVATIONS[c.activation]
         up = linear(c.intermediate_size, name="up")(x)
         # Backwards, what lies between the matmuls is computed again from their outputs: less to keep, less to read.
@@ -174,15 +175,15 @@ class Layer(nn.Module):
 
     config: ModelConfig
     layer: int
-    dtype: jnp.dtype
+    compute: Compute
 
     @nn.compact
     def __call__(self, x: jax.Array, positions_BxCxL: jax.Array, sight: Sight) -> tuple[jax.Array, KV]:
-        c, norm = self.config, functools.partial(Norm, self.config, self.dtype)
-        attend = Attention(c, self.layer, self.dtype, name="attention")
+        c, norm = self.config, functools.partial(Norm, self.config, self.compute.dtype)
+        attend = Attention(c, self.layer, self.compute, name="attention")
         y, kv = attend(norm(name="attention_norm")(x), positions_BxCxL, sight)
         x = x + (norm(name="attention_post_norm")(y) if c.post_norms else y)
-        y = MLP(c, self.dtype, name="mlp")(norm(name="mlp_norm")(x))
+        y = MLP(c, self.compute, name="mlp")(norm(name="mlp_norm")(x))
         return x + (norm(name="mlp_post_norm")(y) if c.post_norms else y), kv
 
 
@@ -194,7 +195,7 @@ class Transformer(nn.Module):
     """Embedding, layers, final norm. Returns hidden states; `unembed` turns them into logits."""
 
     config: ModelConfig
-    dtype: jnp.dtype = jnp.float32
+    compute: Compute = FLOAT32
     remat: str = "none"  # or a key of _REMAT_POLICIES
 
     @nn.compact
@@ -212,15 +213,15 @@ class Transformer(nn.Module):
             x = x + positions[positions_BxCxL + c.position_offset]
         if not c.tied_embeddings:
             self.param("unembedding", rows_init, (c.vocab_size, c.hidden_size), jnp.float32)
-        x = x.astype(self.dtype)
+        x = x.astype(self.compute.dtype)
         kvs = []
         layer_class = Layer
         if self.remat != "none":
             layer_class = nn.remat(Layer, prevent_cse=True, policy=_REMAT_POLICIES[self.remat])
         for i in range(c.num_layers):
-            x, kv = layer_class(c, i, self.dtype, name=f"layers_{i}")(x, positions_BxCxL, sight)
+            x, kv = layer_class(c, i, self.compute, name=f"layers_{i}")(x, positions_BxCxL, sight)
             kvs.append(kv)
-        return Norm(c, self.dtype, name="final_norm")(x), tuple(kvs)
+        return Norm(c, self.compute.dtype, name="final_norm")(x), tuple(kvs)
 
 
 def init_params(config: ModelConfig, key: jax.Array) -> Params:
@@ -236,7 +237,7 @@ def param_shapes(config: ModelConfig) -> Params:
 
 def forward(
     config: ModelConfig, params: Params, tokens_BxL: jax.Array, positions_BxL: jax.Array | None = None,
-    segments_BxL: jax.Array | None = None, *, dtype: jnp.dtype = jnp.float32, remat: str = "none",
+    segments_BxL: jax.Array | None = None, *, compute: Compute = FLOAT32, remat: str = "none",
 ) -> jax.Array:
     """Hidden states, B x L x D, of independent rows.
 
@@ -246,18 +247,19 @@ def forward(
     """
     if positions_BxL is None:
         positions_BxL = jnp.broadcast_to(jnp.arange(tokens_BxL.shape[1]), tokens_BxL.shape)
-    model = Transformer(config, dtype, remat)
+    model = Transformer(config, compute, remat)
     hidden, _ = model.apply({"params": params}, tokens_BxL[:, None], positions_BxL[:, None], Sight(segments_BxL))
     return hidden[:, 0]
 
 
 def prefill(
     config: ModelConfig, params: Params, tokens_BxP: jax.Array, lengths_B: jax.Array, *,
-    dtype: jnp.dtype = jnp.float32,
+    compute: Compute = FLOAT32,
 ) -> tuple[jax.Array, Prefix]:
     """Hidden state of each row's last real token, B x D, and the prefix that its candidates share."""
     positions = jnp.broadcast_to(jnp.arange(tokens_BxP.shape[1]), tokens_BxP.shape)
-    hidden, kvs = Transformer(config, dtype).apply({"params": params}, tokens_BxP[:, None], positions[:, None], Sight())
+    model = Transformer(config, compute)
+    hidden, kvs = model.apply({"params": params}, tokens_BxP[:, None], positions[:, None], Sight())
     last_BxD = jnp.take_along_axis(hidden[:, 0], (lengths_B - 1)[:, None, None], axis=1)[:, 0]
     keys, values = zip(*kvs, strict=True)
     return last_BxD, Prefix(keys, values, lengths_B)
@@ -266,7 +268,7 @@ def prefill(
 def extend(
     config: ModelConfig, params: Params, prefix: Prefix, suffix_BxCxL: jax.Array,
     offsets_BxCxL: jax.Array | None = None, leaves_BxCxL: jax.Array | None = None, *,
-    dtype: jnp.dtype = jnp.float32,
+    compute: Compute = FLOAT32,
 ) -> jax.Array:
     """Hidden states of C continuations of one prefix, B x C x L x D.
 
@@ -284,7 +286,7 @@ def extend(
         key_leaf = leaves_BxCxL[..., None, :]
         distance = jnp.where((key_leaf == 0) | (key_leaf == leaves_BxCxL[..., :, None]), distance, -1)
     positions = prefix.lengths_B[:, None, None] + offsets_BxCxL
-    hidden, _ = Transformer(config, dtype).apply(
+    hidden, _ = Transformer(config, compute).apply(
         {"params": params}, suffix_BxCxL, positions, Sight(prefix=prefix, distance_BxCxLxS=distance)
     )
     return hidden
@@ -292,7 +294,7 @@ def extend(
 
 def decode_step(
     config: ModelConfig, params: Params, prefix: Prefix, cache: Cache, tokens_BxC: jax.Array, *,
-    dtype: jnp.dtype = jnp.float32,
+    compute: Compute = FLOAT32,
 ) -> tuple[jax.Array, Cache]:
     """Hidden states of one more token of each candidate, B x C x D, and the cache that holds it.
 
@@ -305,7 +307,7 @@ def decode_step(
     distance = jnp.broadcast_to(distance[:, None, None], (B, C, 1, slots))
     positions = jnp.broadcast_to((prefix.lengths_B + cache.ages_B)[:, None, None], (B, C, 1))
     sight = Sight(prefix=prefix, cache=cache, distance_BxCxLxS=distance)
-    hidden, kvs = Transformer(config, dtype).apply({"params": params}, tokens_BxC[:, :, None], positions, sight)
+    hidden, kvs = Transformer(config, compute).apply({"params": params}, tokens_BxC[:, :, None], positions, sight)
     keys, values = zip(*kvs, strict=True)
     return hidden[:, :, 0], Cache(keys, values, (cache.index + 1) % slots, cache.ages_B + 1)
 

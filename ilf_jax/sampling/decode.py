@@ -10,6 +10,7 @@ from flax import struct
 
 from ilf_jax.models import transformer
 from ilf_jax.models.cache import Cache, Prefix, empty_cache
+from ilf_jax.models.compute import FLOAT32, Compute
 from ilf_jax.models.config import ModelConfig
 from ilf_jax.sampling import logits as logits_lib
 
@@ -73,7 +74,7 @@ def candidate_keys(
 def start(
     config: ModelConfig, params: transformer.Params, tokens_BxP: jax.Array, lengths_B: jax.Array,
     keys_BxCx2: jax.Array, sampling: logits_lib.Sampling, ends_V: jax.Array, *, max_new_tokens: int,
-    dtype: jnp.dtype = jnp.float32,
+    compute: Compute = FLOAT32,
 ) -> Slots:
     """Prefills B prompts (right-padded; length 0: an empty slot) and draws the first token of each candidate.
 
@@ -81,10 +82,10 @@ def start(
         ends_V: True at tokens after which a row ends (end of text, and tokens that hold a stop string).
     """
     B, C, _ = keys_BxCx2.shape
-    last_BxD, prefix = transformer.prefill(config, params, tokens_BxP, jnp.maximum(lengths_B, 1), dtype=dtype)
+    last_BxD, prefix = transformer.prefill(config, params, tokens_BxP, jnp.maximum(lengths_B, 1), compute=compute)
     shape = (B, C, max_new_tokens)
     slots = Slots(
-        prefix=prefix, cache=empty_cache(config, B, C, max_new_tokens, dtype), keys_BxCx2=keys_BxCx2,
+        prefix=prefix, cache=empty_cache(config, B, C, max_new_tokens, compute.dtype), keys_BxCx2=keys_BxCx2,
         token_BxC=jnp.zeros((B, C), jnp.int32), done_BxC=jnp.broadcast_to(lengths_B[:, None] == 0, (B, C)),
         out=Generated(jnp.zeros(shape, jnp.int32), jnp.zeros(shape), jnp.zeros(shape, bool), jnp.zeros((B, C), bool)),
     )
@@ -94,7 +95,7 @@ def start(
 
 def run(
     config: ModelConfig, params: transformer.Params, slots: Slots, sampling: logits_lib.Sampling, ends_V: jax.Array,
-    until: jax.Array, *, dtype: jnp.dtype = jnp.float32,
+    until: jax.Array, *, compute: Compute = FLOAT32,
 ) -> Slots:
     """Goes on token by token until at least `until` of the B documents are finished."""
 
@@ -103,7 +104,7 @@ def run(
 
     def advance(slots: Slots) -> Slots:
         hidden_BxCxD, cache = transformer.decode_step(
-            config, params, slots.prefix, slots.cache, slots.token_BxC, dtype=dtype
+            config, params, slots.prefix, slots.cache, slots.token_BxC, compute=compute
         )
         return _choose(config, params, hidden_BxCxD, slots.replace(cache=cache), sampling, ends_V)
 

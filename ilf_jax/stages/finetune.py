@@ -161,7 +161,7 @@ def _train(run: run_lib.Run, part: str, examples: Sequence[packing.TrainingExamp
     schedule = optimizer.Schedule(settings.schedule, settings.learning_rate, num_steps=len(steps_plan),
                                   warmup_steps=round(settings.warmup_fraction * len(steps_plan)))
     opt = optimizer.OptimizerConfig(settings.weight_decay, settings.clip_norm, b2=settings.b2)
-    objective = objectives.NextTokenLoss(role.model, role.dtype, settings.remat)
+    objective = objectives.NextTokenLoss(role.model, role.compute, settings.remat)
     # Every leaf on the whole mesh, counters too: a restored state is placed like this one.
     state = role.placement.params(steps.init_state(params, optimizer.make_optimizer(opt)), "train")
     del params  # the state holds them, until the step, or a restored state, takes their place

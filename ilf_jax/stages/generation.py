@@ -15,9 +15,9 @@ from ilf_jax.stages import batching
 from ilf_jax.stages.role import Encoded, Role
 from ilf_jax.steps import refine
 
-_refine_step = jax.jit(refine.refine_step, static_argnames=("config", "max_new_tokens", "dtype"))
-_start_step = jax.jit(refine.start_step, static_argnames=("config", "max_new_tokens", "dtype"))
-_refill_step = jax.jit(refine.refill_step, static_argnames=("config", "dtype"), donate_argnames="slots")
+_refine_step = jax.jit(refine.refine_step, static_argnames=("config", "max_new_tokens", "compute"))
+_start_step = jax.jit(refine.start_step, static_argnames=("config", "max_new_tokens", "compute"))
+_refill_step = jax.jit(refine.refill_step, static_argnames=("config", "compute"), donate_argnames="slots")
 
 # A free place waits until this part of a batch's places is free, so that prompts are prefilled together.
 _REFILLED_PART = 4
@@ -91,7 +91,7 @@ class Generator:
         """One batch, filled up where there are fewer prompts. The device may still be at work."""
         arrays = self._arrays(ids, keys_BxCx2, self.role.padded(self.batch_size))
         return _refine_step(self.role.model, self.role.decode_params, *arrays, self.sampling, self.ends,
-                            max_new_tokens=self.max_new_tokens, dtype=self.role.dtype)
+                            max_new_tokens=self.max_new_tokens, compute=self.role.compute)
 
     def _refilling(self, ids: Sequence[Sequence[int]], keys_BxCx2: np.ndarray) -> decode.Generated:
         """More prompts than places, longest first; freed places are given out some at a time."""
@@ -112,7 +112,7 @@ class Generator:
 
         slots = _start_step(
             role.model, role.decode_params, *arrays(order[:places], places), self.sampling, self.ends, until(),
-            max_new_tokens=self.max_new_tokens, dtype=role.dtype,
+            max_new_tokens=self.max_new_tokens, compute=role.compute,
         )
         while True:
             finished, out = performance.fetch((slots.finished, slots.out))
@@ -129,7 +129,7 @@ class Generator:
             at = np.array([*free, *[-1] * (at_once - len(free))], np.int32)
             slots = _refill_step(
                 role.model, role.decode_params, slots, *arrays(new, at_once), role.placement.batch(at), self.sampling,
-                self.ends, until(), dtype=role.dtype,
+                self.ends, until(), compute=role.compute,
             )
 
     def _arrays(

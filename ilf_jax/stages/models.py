@@ -10,6 +10,7 @@ from ilf_jax import checkpoint, progress, sharding
 from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io, transformer
+from ilf_jax.models.compute import Compute
 from ilf_jax.models.config import ModelConfig
 from ilf_jax.stages.role import Role
 from ilf_jax.tokenizer import Tokenizer, check_vocab
@@ -31,6 +32,23 @@ def tokenizer_uri(settings: config_lib.Model, tokenizer_folder: pathlib.Path) ->
     if settings.checkpoint.startswith("orbax:"):
         return f"hf:{settings.checkpoint.removeprefix('orbax:')}/tokenizer"
     return settings.checkpoint
+
+
+def compute_of(config: config_lib.Config, mesh: Mesh) -> Compute:
+    """How this run computes its models, on the devices of `mesh`.
+
+    Raises:
+        InputError: config.attention asks for a kernel that this device or precision does not have.
+    """
+    platform, kernel = mesh.devices.flat[0].platform, config.attention
+    if kernel == "auto":
+        kernel = "xla"
+        if config.precision == "bfloat16":
+            kernel = {"gpu": "cudnn", "tpu": "splash"}.get(platform, "xla")
+    if kernel == "cudnn" and (platform != "gpu" or config.precision != "bfloat16"):
+        raise InputError(f"config.attention='cudnn' needs an NVIDIA GPU and config.precision='bfloat16'; here are "
+                         f"{platform} devices and config.precision={config.precision!r}; 'xla' runs everywhere")
+    return Compute(_DTYPES[config.precision], kernel, mesh if kernel == "splash" else None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +125,7 @@ class Roles:
         return Role(
             name="policy" if name == "base" else name,  # for messages, which name config keys
             settings=settings, model=loaded.model, params=loaded.params, tokenizer=tokenizer,
-            placement=loaded.placement, dtype=_DTYPES[self._config.precision],
+            placement=loaded.placement, compute=compute_of(self._config, loaded.placement.mesh),
         )
 
     def release(self, name: str) -> None:

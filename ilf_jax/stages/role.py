@@ -13,6 +13,7 @@ from ilf_jax import config as config_lib
 from ilf_jax import performance, sharding
 from ilf_jax.errors import InputError
 from ilf_jax.models import transformer
+from ilf_jax.models.compute import Compute
 from ilf_jax.models.config import ModelConfig
 from ilf_jax.stages import batching
 from ilf_jax.steps import score
@@ -20,9 +21,9 @@ from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tokenizer import Tokenizer
 from ilf_jax.training import objectives, packing
 
-_answer_logits_step = jax.jit(score.answer_logits_step, static_argnames=("config", "dtype"))
-_embed_step = jax.jit(score.embed_step, static_argnames=("config", "dtype"))
-_sequence_logprobs = jax.jit(objectives.sequence_logprobs, static_argnames=("config", "dtype"))
+_answer_logits_step = jax.jit(score.answer_logits_step, static_argnames=("config", "compute"))
+_embed_step = jax.jit(score.embed_step, static_argnames=("config", "compute"))
+_sequence_logprobs = jax.jit(objectives.sequence_logprobs, static_argnames=("config", "compute"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +63,14 @@ class Role:
     params: transformer.Params
     tokenizer: Tokenizer
     placement: sharding.Placement
-    dtype: jnp.dtype
+    compute: Compute
 
     @functools.cached_property
     def decode_params(self) -> transformer.Params:
-        """Params as generation and scoring read them: matrices in `dtype`, so that no step has to convert them."""
-        if self.dtype == jnp.float32:
+        """Params as generation and scoring read them: matrices in `compute.dtype`, so that no step converts them."""
+        if self.compute.dtype == jnp.float32:
             return self.params
-        return jax.tree.map(lambda a: a.astype(self.dtype) if a.ndim > 1 else a, self.params)
+        return jax.tree.map(lambda a: a.astype(self.compute.dtype) if a.ndim > 1 else a, self.params)
 
     @property
     def uses_chat(self) -> bool:
@@ -153,7 +154,7 @@ class Role:
             num_targets=batching.bucket(max(e.num_targets for e in examples)),
         )
         logprobs = performance.fetch(
-            _sequence_logprobs(self.model, self.params, self.placement.batch(batch), dtype=self.dtype)
+            _sequence_logprobs(self.model, self.params, self.placement.batch(batch), compute=self.compute)
         )
         return [logprobs[i, : e.num_targets] for i, e in enumerate(examples)]
 
@@ -164,7 +165,7 @@ class Role:
         for group in batching.batches_by_length([len(i) for i in ids], batch_size):
             tokens, lengths = self.pad([ids[i] for i in group], self.padded(batch_size))
             tokens, lengths = self.placement.batch((tokens, np.maximum(lengths, 1)))
-            out = performance.fetch(_embed_step(self.model, self.decode_params, tokens, lengths, dtype=self.dtype))
+            out = performance.fetch(_embed_step(self.model, self.decode_params, tokens, lengths, compute=self.compute))
             vectors[group] = out[: len(group)]
         return vectors
 
@@ -188,7 +189,7 @@ class Role:
                 suffix[b, c, :n], offsets[b, c, :n], leaves[b, c, :n] = branch.tokens, branch.offsets, branch.leaves
                 ends[b, c], answers[b, c] = branch.ends, branch.answers
         arrays = self.placement.batch((tokens, lengths, suffix, offsets, leaves, ends, answers))
-        return _answer_logits_step(self.model, self.decode_params, *arrays, dtype=self.dtype)
+        return _answer_logits_step(self.model, self.decode_params, *arrays, compute=self.compute)
 
     def padded(self, rows: int) -> int:
         """Rows a batch has on this mesh: each shard gets as many."""

@@ -4,13 +4,14 @@ import jax
 import jax.numpy as jnp
 
 from ilf_jax.models import transformer
+from ilf_jax.models.compute import FLOAT32, Compute
 from ilf_jax.models.config import ModelConfig
 
 
 def answer_logits_step(
     config: ModelConfig, params: transformer.Params, prefix_BxP: jax.Array, prefix_lengths_B: jax.Array,
     suffix_BxCxL: jax.Array, offsets_BxCxL: jax.Array, leaves_BxCxL: jax.Array, ends_BxCxQ: jax.Array,
-    answers_BxCxQxR: jax.Array, *, dtype: jnp.dtype = jnp.float32,
+    answers_BxCxQxR: jax.Array, *, compute: Compute = FLOAT32,
 ) -> jax.Array:
     """Logits of the answer tokens after each of Q questions about C texts, B x C x Q x R, float32.
 
@@ -22,18 +23,18 @@ def answer_logits_step(
         offsets_BxCxL, leaves_BxCxL: the suffix as a tree, see `transformer.extend`.
         ends_BxCxQ: where in the suffix each question's last token stands.
     """
-    _, prefix = transformer.prefill(config, params, prefix_BxP, prefix_lengths_B, dtype=dtype)
-    hidden = transformer.extend(config, params, prefix, suffix_BxCxL, offsets_BxCxL, leaves_BxCxL, dtype=dtype)
+    _, prefix = transformer.prefill(config, params, prefix_BxP, prefix_lengths_B, compute=compute)
+    hidden = transformer.extend(config, params, prefix, suffix_BxCxL, offsets_BxCxL, leaves_BxCxL, compute=compute)
     last_BxCxQxD = jnp.take_along_axis(hidden, ends_BxCxQ[..., None], axis=2)
     return transformer.unembed(config, params, last_BxCxQxD, answers_BxCxQxR)
 
 
 def embed_step(
     config: ModelConfig, params: transformer.Params, tokens_BxL: jax.Array, lengths_B: jax.Array, *,
-    dtype: jnp.dtype = jnp.float32,
+    compute: Compute = FLOAT32,
 ) -> jax.Array:
     """Unit-length mean of the hidden states of each text, B x D, float32."""
-    hidden = transformer.forward(config, params, tokens_BxL, dtype=dtype).astype(jnp.float32)
+    hidden = transformer.forward(config, params, tokens_BxL, compute=compute).astype(jnp.float32)
     mask = jnp.arange(tokens_BxL.shape[1]) < lengths_B[:, None]
     mean = jnp.sum(hidden * mask[..., None], axis=1) / lengths_B[:, None]
     return mean / jnp.linalg.norm(mean, axis=-1, keepdims=True)

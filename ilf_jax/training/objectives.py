@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ilf_jax.models import transformer
+from ilf_jax.models.compute import FLOAT32, Compute
 from ilf_jax.models.config import ModelConfig
 
 # Logits of one chunk of predicted tokens stay below this many bytes a row.
@@ -31,11 +32,11 @@ def token_losses(
 
 
 def _at_targets(
-    config: ModelConfig, params: transformer.Params, batch: dict[str, jax.Array], dtype: jnp.dtype, remat: str
+    config: ModelConfig, params: transformer.Params, batch: dict[str, jax.Array], compute: Compute, remat: str
 ) -> jax.Array:
     """-log p of each predicted token, R x T; padding holds numbers without meaning."""
     hidden = transformer.forward(
-        config, params, batch["tokens"], batch["positions"], batch["segments"], dtype=dtype, remat=remat
+        config, params, batch["tokens"], batch["positions"], batch["segments"], compute=compute, remat=remat
     )
     at_targets = jnp.take_along_axis(hidden, batch["index"][..., None], axis=1)
     return token_losses(config, params, at_targets, batch["targets"])
@@ -46,18 +47,18 @@ class NextTokenLoss:
     """Weighted negative log-likelihood of the predicted tokens. Equal settings are equal (and compile once)."""
 
     config: ModelConfig
-    dtype: jnp.dtype = jnp.float32
+    compute: Compute = FLOAT32
     remat: str = "none"  # see transformer.Transformer
 
     def __call__(self, params: transformer.Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
         """(Loss sum in nats, sum of weights) of a batch that `packing.assemble` made."""
-        losses = _at_targets(self.config, params, batch, self.dtype, self.remat)
+        losses = _at_targets(self.config, params, batch, self.compute, self.remat)
         return jnp.sum(losses * batch["weights"]), jnp.sum(batch["weights"])
 
 
 def sequence_logprobs(
-    config: ModelConfig, params: transformer.Params, batch: dict[str, jax.Array], *, dtype: jnp.dtype = jnp.float32
+    config: ModelConfig, params: transformer.Params, batch: dict[str, jax.Array], *, compute: Compute = FLOAT32
 ) -> jax.Array:
     """log p of each predicted token, R x T, by the training forward pass; 0 on padding."""
-    losses = _at_targets(config, params, batch, dtype, remat="none")
+    losses = _at_targets(config, params, batch, compute, remat="none")
     return jnp.where(batch["weights"] != 0, -losses, 0.0)

@@ -16,6 +16,7 @@ from ilf_jax import config as config_lib
 from ilf_jax import sharding
 from ilf_jax.models import transformer
 from ilf_jax.models.cache import empty_cache
+from ilf_jax.models.compute import FLOAT32
 from ilf_jax.models.config import small_shape
 from ilf_jax.stages import batching, judge
 from ilf_jax.stages.role import Role
@@ -194,7 +195,7 @@ def role(tmp_path_factory):
     placement = sharding.Placement(Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES), BASE)
     return Role(
         name="judge", settings=config_lib.Model(), model=BASE, params=random_params(BASE),
-        tokenizer=Tokenizer.load(f"hf:{folder}"), placement=placement, dtype=jnp.float32,
+        tokenizer=Tokenizer.load(f"hf:{folder}"), placement=placement, compute=FLOAT32,
     )
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh
@@ -11,6 +10,7 @@ from jax.sharding import Mesh
 from ilf_jax import config as config_lib
 from ilf_jax import sharding
 from ilf_jax.models import transformer
+from ilf_jax.models.compute import FLOAT32
 from ilf_jax.models.config import small_shape
 from ilf_jax.records import Example
 from ilf_jax.scoring import baselines, embedding, instruct_rm, selection
@@ -36,7 +36,7 @@ def role(tmp_path_factory):
     params = jax.tree.map(lambda a: 1.5 * a, transformer.init_params(model, jax.random.key(0)))
     placement = sharding.Placement(Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES), model)
     return Role(name="judge", settings=config_lib.Model(), model=model, params=params, tokenizer=tokenizer,
-                placement=placement, dtype=jnp.float32)
+                placement=placement, compute=FLOAT32)
 
 
 def probability_by_hand(role, text, answers):

@@ -10,6 +10,7 @@ import pytest
 from ilf_jax import config as config_lib
 from ilf_jax import sharding
 from ilf_jax.models import checkpoint_io
+from ilf_jax.models.compute import FLOAT32, Compute
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.stages import generation
@@ -27,7 +28,7 @@ def role():
     model = checkpoint_io.read_config(URI)
     placement = sharding.Placement(sharding.make_mesh(-1, 1, 1), model)
     params = checkpoint_io.load_params(URI, lambda path, array: placement.put_param(path, array, "decode"), seed=0)
-    return Role("policy", config_lib.Model(checkpoint=URI), model, params, Tokenizer.load(URI), placement, jnp.float32)
+    return Role("policy", config_lib.Model(checkpoint=URI), model, params, Tokenizer.load(URI), placement, FLOAT32)
 
 
 def generate(batch_size, people=PEOPLE, *, temperature=1.5, top_p=0.9, seed=0, limit=24):
@@ -92,7 +93,7 @@ def test_forced_length():
 
 
 def test_bfloat16_converts_matrices_once_and_leaves_vectors():
-    half = dataclasses.replace(role(), dtype=jnp.bfloat16)
+    half = dataclasses.replace(role(), compute=Compute(jnp.bfloat16))
     layer = half.decode_params["layers_0"]
     assert layer["mlp"]["up"]["kernel"].dtype == half.decode_params["embedding"].dtype == jnp.bfloat16
     assert layer["mlp_norm"]["scale"].dtype == jnp.float32

@@ -1,10 +1,10 @@
-import jax.numpy as jnp
 import pytest
 
 from ilf_jax import config as config_lib
 from ilf_jax import sharding
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io
+from ilf_jax.models.compute import FLOAT32
 from ilf_jax.stages.role import Role
 from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tokenizer import Tokenizer
@@ -21,7 +21,7 @@ def make(tokenizer, **settings):
     model = checkpoint_io.read_config(URI)
     placement = sharding.Placement(sharding.make_mesh(-1, 1, 1), model)
     settings = config_lib.Model(checkpoint=URI, **settings)
-    return Role("policy", settings, model, {}, tokenizer, placement, jnp.float32)
+    return Role("policy", settings, model, {}, tokenizer, placement, FLOAT32)
 
 
 @pytest.mark.parametrize("character", ["a", "😀", "漢", "ᚠ"])

@@ -17,6 +17,7 @@ import ilf_jax
 from ilf_jax import checkpoint, sharding
 from ilf_jax.errors import InputError
 from ilf_jax.models import transformer
+from ilf_jax.models.compute import FLOAT32
 from ilf_jax.models.config import small_shape
 from ilf_jax.stages import finetune as stage
 from ilf_jax.steps import finetune
@@ -51,8 +52,8 @@ def make_batch(seed=0, count=6):
 
 
 @functools.partial(jax.jit, static_argnums=2)
-def logits(params, tokens, dtype=jnp.float32):
-    return transformer.unembed(CONFIG, params, transformer.forward(CONFIG, params, tokens, dtype=dtype))
+def logits(params, tokens, compute=FLOAT32):
+    return transformer.unembed(CONFIG, params, transformer.forward(CONFIG, params, tokens, compute=compute))
 
 
 def assert_equal_bits(a, b):

@@ -112,9 +112,9 @@ def test_remat_recomputes_activations(params):
     for remat in ("none", "full", "dots"):
         gradient = jax.grad(objectives.NextTokenLoss(CONFIG, remat=remat), has_aux=True)
         program = str(jax.make_jaxpr(gradient)(params, one))
-        found[remat] = program.count("= logistic"), program.count("= dot_general")
-    activations, matmuls = found["none"]
-    assert found["full"][0] == found["dots"][0] == 2 * activations > 0
+        found[remat] = program.count("= exp "), program.count("= dot_general")
+    softmaxes, matmuls = found["none"]
+    assert found["full"][0] == found["dots"][0] > softmaxes > 0
     # Linears of the layer: q, k, v, o, gate, up, down; what nothing asks for again is not computed again.
     assert found["full"][1] - found["dots"][1] >= 6
     assert found["dots"][1] > matmuls

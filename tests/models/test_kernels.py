@@ -1,0 +1,90 @@
+"""Every way to compute attention gives the same: blocks, one piece, the call to cuDNN, splash interpreted."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ilf_jax import config as config_lib
+from ilf_jax import sharding
+from ilf_jax.errors import InputError
+from ilf_jax.models import attention, kernels
+from ilf_jax.models.compute import Compute
+from ilf_jax.stages import models
+
+B, L, K, G, H = 2, 256, 2, 3, 64
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return sharding.make_mesh(-1, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def rows():
+    rng = np.random.default_rng(0)
+    shapes = (B, L, K, G, H), (B, K, L, H), (B, K, L, H)
+    q, k, v = (jnp.asarray(rng.normal(size=shape), jnp.float32) for shape in shapes)
+    return q * H**-0.5, k, v
+
+
+def plainly(q, k, v, segments, window):
+    """One softmax over all keys, in float64, one query at a time."""
+    q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
+    out = np.zeros(q.shape)
+    for b in range(B):
+        for i in range(L):
+            seen = [j for j in range(i + 1) if (segments is None or segments[b, j] == segments[b, i])
+                    and (window is None or i - j < window)]
+            scores = np.einsum("kgh,ksh->kgs", q[b, i], k[b][:, seen])
+            exp = np.exp(scores - scores.max(axis=-1, keepdims=True))
+            out[b, i] = np.einsum("kgs,ksh->kgh", exp / exp.sum(axis=-1, keepdims=True), v[b][:, seen])
+    return out
+
+
+@pytest.mark.parametrize("window", [None, 50, 200])
+@pytest.mark.parametrize("packed", [False, True])
+def test_all_kernels_equal_plain_attention(mesh, rows, packed, window):
+    segments = np.repeat(np.array([[1, 2, 2, 0], [1, 1, 1, 2]], np.int32), L // 4, axis=1) if packed else None
+    right = plainly(*rows, segments, window)
+    np.testing.assert_allclose(attention.blockwise(*rows, segments, window), right, atol=2e-6)
+    # The call that goes to cuDNN on an NVIDIA GPU, answered by jax.nn's own implementation.
+    np.testing.assert_allclose(kernels.flash(*rows, segments, window, implementation="xla"), right, atol=2e-6)
+    np.testing.assert_allclose(kernels.splash(*rows, segments, window, mesh), right, atol=2e-6)
+
+
+def test_gradients_are_those_of_one_plain_softmax(mesh, rows):
+    weight = jnp.asarray(np.random.default_rng(1).normal(size=(B, L, K, G, H)), jnp.float32)
+
+    def plain(q, k, v):
+        scores = jnp.einsum("blkgh,bksh->bkgls", q, k)
+        scores = jnp.where(jnp.tril(jnp.ones((L, L), bool)), scores, -jnp.inf)
+        return jnp.sum(weight * jnp.einsum("bkgls,bksh->blkgh", jax.nn.softmax(scores), v))
+
+    right = jax.grad(plain, argnums=(0, 1, 2))(*rows)
+    ours = (lambda *r: attention.blockwise(*r, None, None), lambda *r: kernels.splash(*r, None, None, mesh))
+    for kernel in ours:
+        found = jax.grad(lambda *r, kernel=kernel: jnp.sum(weight * kernel(*r)), argnums=(0, 1, 2))(*rows)
+        for a, b in zip(found, right, strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_splash_falls_back_where_it_does_not_fit(mesh, rows):
+    compute, (q, k, v) = Compute(attention="splash", mesh=mesh), rows
+    short = q[:, :100], k[:, :, :100], v[:, :, :100]
+    assert kernels.splash_fits(q.shape, mesh) and not kernels.splash_fits(short[0].shape, mesh)
+    found = attention.causal(*short, None, None, compute)
+    np.testing.assert_array_equal(found, attention.blockwise(*short, None, None))
+
+
+def test_which_kernel_a_config_gets(mesh):
+    config = config_lib.Config()
+    assert models.compute_of(config, mesh) == Compute()
+    half = dataclasses.replace(config, precision="bfloat16")
+    assert models.compute_of(half, mesh) == Compute(jnp.bfloat16)  # no kernel of its own on a CPU
+    splash = models.compute_of(dataclasses.replace(config, attention="splash"), mesh)
+    assert (splash.attention, splash.mesh) == ("splash", mesh)
+    with pytest.raises(InputError, match=r"config\.attention='cudnn' needs an NVIDIA GPU.*'xla' runs everywhere"):
+        models.compute_of(dataclasses.replace(half, attention="cudnn"), mesh)
