@@ -37,6 +37,11 @@ def _dev_loss(
     return objective(lora.join(frozen, params), batch)
 
 
+@jax.jit
+def _all_finite(params: transformer.Params) -> jax.Array:
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)]))
+
+
 def check(config: config_lib.Config) -> None:
     """Raises InputError if config.finetune asks for what the policy has not. Reads the checkpoint's header only."""
     settings = config.finetune
@@ -69,9 +74,9 @@ def run(run: run_lib.Run, examples_of: dict[int, tuple]) -> None:
     by_id = {e.id: e for k in learnt_from for e in examples_of[k]}
     examples = [training_example(settings, run.task, role, by_id[pair.id], pair.completion, pair.weight)
                 for pair in pairs]
-    del role  # training may let go of the params that it holds
-    trained = _train(run, part, examples)
-    role, target_folder = run.roles.get(part), run.workdir.checkpoint(run.iteration)
+    role = dataclasses.replace(role, params={})  # training uses them up
+    trained = train(run, part, examples)
+    target_folder = run.workdir.checkpoint(run.iteration)
     role.tokenizer.save(target_folder / "tokenizer")
     checkpoint.save_model(target_folder, role.placement.params(trained.params, "train"), role.model)
     metrics = [
@@ -118,37 +123,35 @@ def training_example(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Trained:
+class Trained:
+    """What training made."""
+
     params: transformer.Params  # of an ordinary model
     loss: float  # nats a weighted token, mean of the last epoch's steps
     steps: int
 
 
-def _with_adapters(run: run_lib.Run, role: Role) -> transformer.Params:
+def _with_adapters(run: run_lib.Run, params: transformer.Params) -> transformer.Params:
     """The params, and LoRA's beside them where it is wanted: the same ones whenever they are asked for."""
     settings = run.config.finetune
     key = jax.random.fold_in(jax.random.key(run.config.seed), run.iteration)
-    return lora.add(role.params, settings.lora_rank, settings.lora_alpha, settings.lora_targets, key)
+    return lora.add(params, settings.lora_rank, settings.lora_alpha, settings.lora_targets, key)
 
 
-def _trainable_and_frozen(run: run_lib.Run, role: Role) -> tuple[transformer.Params, transformer.Params]:
-    """The params that training changes, and those that it does not, both in the train layout."""
-    params, frozen = lora.split(_with_adapters(run, role))
-    frozen = lora.in_precision(frozen, jnp.dtype(run.config.finetune.lora_base_precision))
+def train(run: run_lib.Run, part: str, examples: Sequence[packing.TrainingExample]) -> Trained:
+    """Trains from the params of `part` ("policy" or "base"), or goes on after this stage's last training checkpoint.
+
+    Those params are used up, and loaded again when they are next asked for: a copy of them beside the optimizer's state
+    would decide what fits into memory.
+    """
+    settings, folder, role = run.config.finetune, run.folder("finetune"), run.roles.get(part)
+    params, frozen = lora.split(_with_adapters(run, role.params))
+    frozen = role.placement.params(lora.in_precision(frozen, jnp.dtype(settings.lora_base_precision)), "train")
+    params = role.placement.params(params, "train")
+    role = dataclasses.replace(role, params={})
+    run.roles.release(part)
     trained, kept = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, frozen))
     progress.log(f"{trained:,} of {trained + kept:,} parameters are trained")
-    # A copy: the step donates its state, and others go on using the params that training starts from.
-    params = jax.tree.map(jnp.copy, role.placement.params(params, "train"))
-    return params, role.placement.params(frozen, "train")
-
-
-def _train(run: run_lib.Run, part: str, examples: Sequence[packing.TrainingExample]) -> _Trained:
-    settings, folder, role = run.config.finetune, run.folder("finetune"), run.roles.get(part)
-    params, frozen = _trainable_and_frozen(run, role)
-    if settings.lora_base_precision != "float32":
-        # The float32 base beside it would make this more memory, not less.
-        role = dataclasses.replace(role, params={})
-        run.roles.release(part)
     train, dev = _split(examples, settings.dev_fraction, run.config.seed)
     shape = {"merge": settings.packing, "row_length": batching.bucket(max(map(len, examples))),
              "row_multiple": role.placement.batch_shards}
@@ -199,12 +202,14 @@ def _train(run: run_lib.Run, part: str, examples: Sequence[packing.TrainingExamp
                 saved.save(step, {"state": state, **(stopping.to_save() if stopping else {})})
         if pending is not None:
             bar.advance(1, loss=log.add(*pending))
-    best = stopping.best if stopping else state.params
-    del frozen, state  # merging loads the base again if it was held in lower precision: that is not what is learned
-    params = lora.merge(lora.join(_with_adapters(run, run.roles.get(part)), best))
-    if not all(performance.fetch([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)])):
+    params = stopping.best if stopping else state.params
+    del frozen, state
+    if settings.lora_rank:
+        # Onto the base as it was loaded: in a lower precision it is not what is learned.
+        params = lora.merge(lora.join(_with_adapters(run, run.roles.get(part).params), params))
+    if not performance.fetch(_all_finite(params)):
         raise InputError(f"finetuning stopped: some params are no numbers after step {step}. {step_log.REMEDY}")
-    return _Trained(params, log.mean_of_last(steps_plan.steps_per_epoch), step)
+    return Trained(params, log.mean_of_last(steps_plan.steps_per_epoch), step)
 
 
 def _split(

@@ -1,0 +1,165 @@
+"""Ours as a worker: the package's own code paths with the settings of configs/summarize_smollm2.py."""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import protocol
+from configs import summarize_smollm2
+from ilf_jax import config as config_lib
+from ilf_jax import performance, sharding, workdir
+from ilf_jax.records import Example
+from ilf_jax.sampling import decode
+from ilf_jax.sampling.logits import make_sampling
+from ilf_jax.stages import finetune, generation, judge, models
+from ilf_jax.stages.run import Run
+from ilf_jax.tasks import registry
+from ilf_jax.tasks.prompts import Prompt, Question
+from ilf_jax.training import packing
+
+
+def make_config(work: dict[str, Any], layout: str) -> config_lib.Config:
+    """The shipped config at the size of this work."""
+    c = summarize_smollm2.get_config()
+    c.policy.checkpoint = c.refiner.checkpoint = c.judge.checkpoint = work["checkpoint"]
+    c.seed = work["seed"]
+    for section in (c.draft, c.refine):
+        section.temperature, section.top_p, section.top_k = work["temperature"], work["top_p"], 0
+        section.max_new_tokens = work["new_tokens"]
+    c.refine.num_candidates = work["num_candidates"]
+    c.score.prompts = layout
+    c.score.batch_size = min(c.score.batch_size, len(work["examples"]))  # or rows would stand empty
+    # One example at a time, as the config has it, and as many a step as the peer takes.
+    c.finetune.batch_size = c.finetune.accumulation = min(work["examples_per_step"], len(work["examples"]))
+    c.finetune.learning_rate = work["learning_rate"]
+    return config_lib.read(c)
+
+
+class Ours:
+    """Does one suite's work, again and again."""
+
+    def __init__(self, work: dict[str, Any]) -> None:
+        self._work = work
+        self._examples = tuple(Example(**row) for row in work["examples"])
+
+    def setup(self, suite: str, tuned: dict[str, Any]) -> dict[str, Any]:
+        """Loads the model. `tuned`: settings of an earlier worker; ours has none to try out."""
+        self._suite = suite
+        self._config = config = make_config(self._work, "tree" if suite.endswith("_tree") else "paper")
+        mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+        self._task = registry.make_task(config)
+        self._roles = models.Roles(config, models.Models(mesh, config.seed), Path("unused"), None)
+        self.role = self._roles.get("base")
+        return {"settings": self._settings(), "versions": workdir.versions()}
+
+    def _settings(self) -> dict[str, Any]:
+        """What this suite uses, in words for the notes."""
+        config, part = self._config, self._suite.removesuffix("_tree")
+        settings = {
+            "draft": {"drafts a batch": config.draft.batch_size},
+            "refine": {"documents a batch": config.refine.batch_size},
+            "score": {"prefixes a batch": config.score.batch_size},
+            "finetune": {"micro-batches": config.finetune.accumulation, "packing": config.finetune.packing,
+                         "remat": config.finetune.remat},
+        }
+        return {name: value for of, found in settings.items() if part in (of, "iteration")
+                for name, value in found.items()}
+
+    def run(self) -> dict[str, Any]:
+        """One timed call of the suite."""
+        config = self._config
+        parts = {
+            "draft": lambda: self._generate(
+                "draft", [self._task.policy_prompt(e) for e in self._examples], 1, config.draft.batch_size),
+            "refine": lambda: self._generate(
+                "refine", [self._task.refine_prompt(e, e.draft, e.feedback) for e in self._examples],
+                config.refine.num_candidates, config.refine.batch_size),
+            "score": lambda: self.score(config.score.prompts),
+            "finetune": self._finetune,
+        }
+        if self._suite.startswith("iteration"):
+            return protocol.join({name: self._timed(part) for name, part in parts.items()})
+        return self._timed(parts[self._suite.removesuffix("_tree")])
+
+    def _timed(self, work: Callable[[], Callable[[], dict[str, Any]]]) -> dict[str, Any]:
+        """`work` returns how to count what it did; that is not timed."""
+        meter = performance.Meter()
+        count, seconds, peak_mb = protocol.timed(work)
+        cost = meter.cost()
+        compiled = {name: cost[name] for name in ("compile_seconds", "compilations", "cache_hits")}
+        return {**compiled, **count(), "seconds": seconds, "peak_mb": peak_mb}
+
+    def generator(self, new_tokens: int, batch_size: int) -> generation.Generator:
+        """Samples of forced length."""
+        settings = self._config.refine
+        return generation.Generator(
+            self.role, make_sampling(settings.temperature, settings.top_k, settings.top_p), new_tokens, batch_size,
+            self._task.stop, forced_length=True,
+        )
+
+    def _generate(
+        self, purpose: str, prompts: Sequence[Prompt], candidates: int, batch_size: int
+    ) -> Callable[[], dict[str, Any]]:
+        new_tokens, ids = self._work["new_tokens"], [e.id for e in self._examples]
+        encoded = [self.role.encode(i, [prompt], new_tokens)[0] for i, prompt in zip(ids, prompts, strict=True)]
+        keys = decode.candidate_keys(self._config.seed, 1, purpose, ids, range(candidates))
+        samples = self.generator(new_tokens, min(batch_size, len(ids))).start(encoded, keys)()
+        return lambda: {"tokens": sum(len(s.tokens) for group in samples for s in group),
+                        "prompt_tokens": sum(len(e.ids) for e in encoded)}
+
+    def score(self, layout: str) -> Callable[[], dict[str, Any]]:
+        """InstructRM over all candidates, as stages/score.py has it. `layout`: config.score.prompts."""
+        questions = [
+            [self._task.judge_questions(e, e.draft, e.feedback, text, layout)
+             for text in self._work["candidates"][e.id]] for e in self._examples
+        ]
+        asked = [judge.ask(self.role, e.id, of_one)
+                 for e, of_one in zip(self._examples, questions, strict=True)]
+        found = judge.favourable_probabilities(self.role, asked, self._config.score.batch_size)
+
+        def count() -> dict[str, Any]:
+            flat = [q for of_one in questions for about_one in of_one for q in about_one]
+            tokens = self._count(flat)
+            return {"tokens": tokens, "prompt_tokens": tokens,
+                    "computed_tokens": sum(group.num_tokens for one in asked for group in one.groups),
+                    "check": np.concatenate([scores_CxQ.reshape(-1) for scores_CxQ in found]).tolist()}
+
+        return count
+
+    def _count(self, questions: Sequence[Question]) -> int:
+        return sum(len(e.ids) for q in questions for e in self.role.encode("", [q.prompt], 0))
+
+    def training_examples(self) -> list[packing.TrainingExample]:
+        """The pairs to learn from, as tokens."""
+        return [finetune.training_example(self._config.finetune, self._task, self.role, e, e.human_refinement)
+                for e in self._examples]
+
+    def _finetune(self) -> Callable[[], dict[str, Any]]:
+        config = self._config
+        with tempfile.TemporaryDirectory() as folder:
+            place, lock = workdir.open_workdir(folder, config_lib.to_dict(config))
+            with lock:
+                run = Run(config, place, self._task, 1, self._examples, (), self._roles)
+                examples = self.training_examples()
+                run.folder("finetune").begin()
+                trained = finetune.train(run, "base", examples)
+        return lambda: {"tokens": sum(map(len, examples)), "prompt_tokens": sum(map(len, examples)),
+                        "check": [trained.loss]}
+
+
+def main() -> None:
+    """Serves until stdin ends."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="JSON file that work.py made")
+    flags = parser.parse_args()
+    ours = Ours(json.loads(flags.work.read_text(encoding="utf-8")))
+    protocol.serve({"setup": ours.setup, "run": ours.run})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""What a device can do at most, measured; and how much work a model is, counted.
+
+A forward pass of T tokens with W weights in matmuls takes 2 W T + 2 T^2 x layers x width of all heads FLOPs a text
+(causal attention: scores and weighted sums over half of T^2 pairs); training takes three times that, and the
+unembedding 6 x vocabulary x width a predicted token.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ilf_jax.models.config import ModelConfig
+
+
+def fastest(work: Callable[[], Any], repeats: int = 5) -> float:
+    """Seconds of the fastest of some calls, after one that compiles."""
+    jax.block_until_ready(work())
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        jax.block_until_ready(work())
+        seconds.append(time.perf_counter() - start)
+    return min(seconds)
+
+
+def matmul_flops(size: int, dtype: jnp.dtype) -> float:
+    """FLOP/s of a square matmul."""
+    a = jnp.ones((size, size), dtype)
+    multiply = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32).astype(dtype))
+    return 2 * size**3 / fastest(lambda: multiply(a, a))
+
+
+def bandwidth(size_bytes: int) -> dict[str, float]:
+    """Bytes/s of reading an array, and of STREAM's triad (two read, one written; the write is in place)."""
+    count = size_bytes // 4
+    a, b = jnp.ones(count), jnp.ones(count)
+    total = jax.jit(jnp.sum)
+    triad = jax.jit(lambda a, b: a + 0.5 * b, donate_argnums=0)
+    held = [jnp.ones(count)]
+
+    def in_place() -> jax.Array:
+        held[0] = triad(held[0], b)  # a fresh output each time would measure the system's page faults
+        return held[0]
+
+    return {"read": size_bytes / fastest(lambda: total(a)), "triad": 3 * size_bytes / fastest(in_place)}
+
+
+def matmul_weights(config: ModelConfig) -> int:
+    """Weights in the layers' matmuls."""
+    c, heads = config, config.num_heads * config.head_dim
+    attention = 2 * c.hidden_size * heads + 2 * c.hidden_size * c.num_kv_heads * c.head_dim
+    return c.num_layers * (attention + (3 if c.gated_mlp else 2) * c.hidden_size * c.intermediate_size)
+
+
+def forward_flops(config: ModelConfig, lengths: Sequence[int]) -> float:
+    """Of texts of these lengths, without the unembedding."""
+    heads = config.num_layers * config.num_heads * config.head_dim
+    return sum(2 * matmul_weights(config) * n + 2 * heads * n**2 for n in lengths)
+
+
+def train_flops(config: ModelConfig, lengths: Sequence[int], targets: int) -> float:
+    """Of one forward and backward pass, `targets` tokens of it predicted."""
+    return 3 * forward_flops(config, lengths) + 6 * targets * config.hidden_size * config.vocab_size

