@@ -6,10 +6,12 @@ prefill use C = 1. Layers are unrolled, so that each layer's cache is its own bu
 
 import functools
 import math
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from ilf_jax.models import attention
 from ilf_jax.models.cache import Cache, Prefix, Sight
@@ -51,6 +53,36 @@ def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
     return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
+@jax.custom_vjp
+def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """x kernel, computed in x's dtype with float32 accumulation and results.
+
+    Differentiated by hand for two reasons: the kernel's gradient is one matmul over all tokens, which XLA's CPU backend
+    otherwise feeds with transposed copies of its inputs; and it stays float32 where the matmuls are not.
+    """
+    return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
+
+
+def _matmul_forwards(x: Any, kernel: Any) -> tuple[jax.Array, tuple[jax.Array | None, jax.Array]]:
+    # A frozen kernel (LoRA) needs no gradient, and nothing kept for it.
+    return _matmul(x.value, kernel.value), (x.value if kernel.perturbed else None, kernel.value.astype(x.value.dtype))
+
+
+def _matmul_backwards(
+    saved: tuple[jax.Array | None, jax.Array], dy: jax.Array
+) -> tuple[jax.Array, jax.Array | None]:
+    x, kernel = saved
+    dy = dy.astype(kernel.dtype)
+    dx = jnp.matmul(dy, kernel.T, preferred_element_type=jnp.float32).astype(kernel.dtype)
+    if x is None:
+        return dx, None
+    rows = lambda a: a.reshape(-1, a.shape[-1])  # noqa: E731
+    return dx, jnp.einsum("td,tf->df", rows(x), rows(dy), preferred_element_type=jnp.float32)
+
+
+_matmul.defvjp(_matmul_forwards, _matmul_backwards, symbolic_zeros=True)
+
+
 class Linear(nn.Module):
     """y = x kernel + bias, kernel in x out; params float32, computed in `dtype` with float32 accumulation.
 
@@ -67,7 +99,7 @@ class Linear(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.variance_scaling(self.init_variance, "fan_in", "normal")
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
-        y = jnp.matmul(x, kernel.astype(self.dtype), preferred_element_type=jnp.float32)
+        y = checkpoint_name(_matmul(x, kernel), _KEPT)
         if self.has_variable("params", "lora_a"):
             a, b, scale = (self.get_variable("params", f"lora_{name}") for name in ("a", "b", "scale"))
             low = jnp.matmul(x, a.astype(self.dtype), preferred_element_type=jnp.float32) * scale
@@ -188,7 +220,8 @@ class Layer(nn.Module):
 
 
 # What a layer keeps for the backward pass: its input, and with "dots" the outputs of its Linears, but no scores.
-_REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable}
+_KEPT = "matmul with params"  # what remat policy "dots" keeps
+_REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.save_only_these_names(_KEPT)}
 
 
 class Transformer(nn.Module):
