@@ -73,6 +73,7 @@ class Ours:
     def run(self) -> dict[str, Any]:
         """One timed call of the suite."""
         config = self._config
+        self.role = self._roles.get("base")  # training has used up the params that the last call had
         parts = {
             "draft": lambda: self._generate(
                 "draft", [self._task.policy_prompt(e) for e in self._examples], 1, config.draft.batch_size),
