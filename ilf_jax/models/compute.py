@@ -1,7 +1,9 @@
 """How a model is computed, as opposed to what it is."""
 
 import dataclasses
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
@@ -24,3 +26,8 @@ class Compute:
 
 FLOAT32 = Compute()
 """Plain float32, on any device."""
+
+
+def in_precision(params: Any, dtype: jnp.dtype) -> Any:
+    """Matrices in `dtype`; vectors and scalars, which take no room and whose rounding shows, as they are."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim > 1 else leaf, params)

@@ -4,7 +4,6 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 from jax.sharding import Mesh, PartitionSpec
 
 _SPLASH_BLOCK = 128
@@ -42,6 +41,9 @@ def splash(
 
     Off a TPU the kernel is interpreted: slow, and the same numbers.
     """
+    # Pallas takes a second to import, and only TPUs have a use for it.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
+
     B, L, K, G, H = q_BxLxKxGxH.shape
     if segments_BxL is None:
         segments_BxL = jnp.zeros((B, L), jnp.int32)

@@ -27,6 +27,9 @@ _ACTIVATIONS = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "relu": jax.nn.relu,
 }
+# What a layer keeps for the backward pass: its input, and with "dots" the outputs of its Linears, but no scores.
+_KEPT = "matmul with params"
+_REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.save_only_these_names(_KEPT)}
 
 
 def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> jax.Array:
@@ -217,11 +220,6 @@ class Layer(nn.Module):
         x = x + (norm(name="attention_post_norm")(y) if c.post_norms else y)
         y = MLP(c, self.compute, name="mlp")(norm(name="mlp_norm")(x))
         return x + (norm(name="mlp_post_norm")(y) if c.post_norms else y), kv
-
-
-# What a layer keeps for the backward pass: its input, and with "dots" the outputs of its Linears, but no scores.
-_KEPT = "matmul with params"  # what remat policy "dots" keeps
-_REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.save_only_these_names(_KEPT)}
 
 
 class Transformer(nn.Module):

@@ -12,6 +12,7 @@ from ilf_jax import checkpoint, performance, progress
 from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
 from ilf_jax.models import transformer
+from ilf_jax.models.compute import in_precision
 from ilf_jax.records import Example
 from ilf_jax.stages import batching, models, step_log, targets
 from ilf_jax.stages import run as run_lib
@@ -146,17 +147,17 @@ def train(run: run_lib.Run, part: str, examples: Sequence[packing.TrainingExampl
     """
     settings, folder, role = run.config.finetune, run.folder("finetune"), run.roles.get(part)
     params, frozen = lora.split(_with_adapters(run, role.params))
-    frozen = role.placement.params(lora.in_precision(frozen, jnp.dtype(settings.lora_base_precision)), "train")
+    frozen = role.placement.params(in_precision(frozen, jnp.dtype(settings.lora_base_precision)), "train")
     params = role.placement.params(params, "train")
     role = dataclasses.replace(role, params={})
     run.roles.release(part)
     trained, kept = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, frozen))
     progress.log(f"{trained:,} of {trained + kept:,} parameters are trained")
-    train, dev = _split(examples, settings.dev_fraction, run.config.seed)
+    learnt, dev = _split(examples, settings.dev_fraction, run.config.seed)
     shape = {"merge": settings.packing, "row_length": batching.bucket(max(map(len, examples))),
              "row_multiple": role.placement.batch_shards}
     steps_plan = plan.make_plan(
-        train, epochs=settings.epochs, batch_size=settings.batch_size, accumulation=settings.accumulation,
+        learnt, epochs=settings.epochs, batch_size=settings.batch_size, accumulation=settings.accumulation,
         shuffle=settings.shuffle, seed=run.config.seed + 1000 * run.iteration, **shape,
     )
     dev_plan = plan.make_plan(dev, epochs=1, batch_size=settings.batch_size, accumulation=1, shuffle=False, seed=0,

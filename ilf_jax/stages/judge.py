@@ -72,9 +72,6 @@ def _group(rows: list[list[int]], answers: list[tuple[int, int]], count: int) ->
 
 
 def _branch(rows: list[list[int]], answers: list[tuple[int, int]]) -> Branch:
-    if len(rows) == 1:
-        n = len(rows[0])
-        return Branch(rows[0], list(range(n)), [0] * n, [n - 1], answers)
     stem = batching.common_prefix(rows)
     tokens, offsets, leaves, ends = rows[0][:stem], list(range(stem)), [0] * stem, []
     for leaf, row in enumerate(rows, start=1):

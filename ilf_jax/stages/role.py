@@ -6,14 +6,13 @@ import itertools
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ilf_jax import config as config_lib
 from ilf_jax import performance, sharding
 from ilf_jax.errors import InputError
 from ilf_jax.models import transformer
-from ilf_jax.models.compute import Compute
+from ilf_jax.models.compute import Compute, in_precision
 from ilf_jax.models.config import ModelConfig
 from ilf_jax.stages import batching
 from ilf_jax.steps import score
@@ -68,9 +67,7 @@ class Role:
     @functools.cached_property
     def decode_params(self) -> transformer.Params:
         """Params as generation and scoring read them: matrices in `compute.dtype`, so that no step converts them."""
-        if self.compute.dtype == jnp.float32:
-            return self.params
-        return jax.tree.map(lambda a: a.astype(self.compute.dtype) if a.ndim > 1 else a, self.params)
+        return in_precision(self.params, self.compute.dtype)
 
     @property
     def uses_chat(self) -> bool:

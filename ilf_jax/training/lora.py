@@ -77,11 +77,6 @@ def join(params: Params, over: Params) -> Params:
     return traverse_util.unflatten_dict(traverse_util.flatten_dict(params) | traverse_util.flatten_dict(over))
 
 
-def in_precision(frozen: Params, dtype: jnp.dtype) -> Params:
-    """Matrices in `dtype`; vectors and scalars, which take no room and whose rounding shows, as they are."""
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim > 1 else leaf, frozen)
-
-
 def merge(params: Params) -> Params:
     """Params of an ordinary model: float32 kernel + scale * A B in place of the four. Other leaves are left alone."""
     flat = traverse_util.flatten_dict(params)

@@ -9,7 +9,6 @@ import scipy.stats
 from ilf_jax.sampling import logits as logits_lib
 
 inverse_cdf = jax.jit(logits_lib.inverse_cdf)
-draw = jax.jit(logits_lib.draw)
 
 
 @jax.jit
@@ -138,6 +137,15 @@ def test_temperature_zero_is_argmax_and_ignores_the_rest():
     for top_k, top_p in ((0, 1.0), (3, 0.2)):
         found = sample(logits, keys, logits_lib.make_sampling(0.0, top_k, top_p))
         np.testing.assert_array_equal(found, logits.argmax(axis=1))
+
+
+def test_logits_that_are_no_numbers_end_the_draw():
+    logits = np.zeros((2, 8), np.float32)
+    logits[1] = np.nan
+    keys = jax.random.split(jax.random.key(0), 2)
+    tokens = sample(logits, keys, logits_lib.make_sampling(1.0, 0, 0.5))
+    assert 0 <= int(tokens[0]) < 8
+    assert np.isnan(logits_lib.token_logprobs(jnp.asarray(logits), tokens)).tolist() == [False, True]
 
 
 def test_a_row_s_token_depends_on_its_own_key_alone():

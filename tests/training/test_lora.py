@@ -17,7 +17,7 @@ import ilf_jax
 from ilf_jax import checkpoint, sharding
 from ilf_jax.errors import InputError
 from ilf_jax.models import transformer
-from ilf_jax.models.compute import FLOAT32
+from ilf_jax.models.compute import FLOAT32, in_precision
 from ilf_jax.models.config import small_shape
 from ilf_jax.stages import finetune as stage
 from ilf_jax.steps import finetune
@@ -193,14 +193,14 @@ def test_optimizer_state_is_as_small_as_the_adapters(base):
 def test_a_base_in_bfloat16(base, trained):
     """Matrices are rounded, vectors and adapters are not, and the logits are those of the rounded base."""
     params, frozen = lora.split(trained)
-    short = lora.in_precision(frozen, jnp.bfloat16)
+    short = in_precision(frozen, jnp.bfloat16)
     for name, leaf in zip(names(short), jax.tree.leaves(short), strict=True):
         assert (leaf.dtype == jnp.bfloat16) == (name.endswith("kernel") or name == "embedding"), name
-    rounded = lora.in_precision(short, jnp.float32)
+    rounded = in_precision(short, jnp.float32)
     tokens = make_batch()["tokens"][0]
     np.testing.assert_allclose(logits(lora.join(short, params), tokens), logits(lora.join(rounded, params), tokens),
                                atol=1e-5)
-    as_loaded = lora.in_precision(frozen, jnp.float32)
+    as_loaded = in_precision(frozen, jnp.float32)
     for x, y in zip(jax.tree.leaves(as_loaded), jax.tree.leaves(frozen), strict=True):
         assert x is y  # no second base in memory
     assert {leaf.dtype for leaf in jax.tree.leaves(lora.merge(lora.join(short, params)))
