@@ -36,7 +36,7 @@ def make_config(work: dict[str, Any], layout: str) -> config_lib.Config:
     c.score.batch_size = min(c.score.batch_size, len(work["examples"]))  # or rows would stand empty
     # One example at a time, as the config has it, and as many a step as the peer takes.
     c.finetune.batch_size = c.finetune.accumulation = min(work["examples_per_step"], len(work["examples"]))
-    c.finetune.learning_rate = work["learning_rate"]
+    c.finetune.learning_rate, c.finetune.epochs = work["learning_rate"], work["epochs"]
     return config_lib.read(c)
 
 
@@ -147,10 +147,13 @@ class Ours:
             with lock:
                 run = Run(config, place, self._task, 1, self._examples, (), self._roles)
                 examples = self.training_examples()
-                run.folder("finetune").begin()
-                trained = finetune.train(run, "base", examples)
-        return lambda: {"tokens": sum(map(len, examples)), "prompt_tokens": sum(map(len, examples)),
-                        "check": [trained.loss]}
+                stage = run.folder("finetune")
+                stage.begin()
+                finetune.train(run, "base", examples)
+                steps = (stage.path / "steps.jsonl").read_text(encoding="utf-8").splitlines()
+        mean_loss = float(np.mean([json.loads(step)["loss"] for step in steps]))
+        tokens = config.finetune.epochs * sum(map(len, examples))
+        return lambda: {"tokens": tokens, "prompt_tokens": tokens, "check": [mean_loss]}
 
 
 def main() -> None:

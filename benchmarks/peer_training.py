@@ -1,4 +1,4 @@
-"""The peer's finetuning: TRL's SFTTrainer with completion-only loss, packed and not, one optimizer step."""
+"""The peer's finetuning: TRL's SFTTrainer with completion-only loss, packed and not."""
 
 import dataclasses
 import math
@@ -65,7 +65,7 @@ class Training:
         step = work["examples_per_step"]
         config = trl.SFTConfig(
             output_dir=str(self._folder / "trainer"), max_length=_PACKED_LENGTH, packing=settings.packing,
-            completion_only_loss=True, num_train_epochs=1, per_device_train_batch_size=settings.rows,
+            completion_only_loss=True, num_train_epochs=work["epochs"], per_device_train_batch_size=settings.rows,
             # Packed rows are fewer than examples: the last step of an epoch takes what there is.
             gradient_accumulation_steps=math.ceil(step / settings.rows), learning_rate=work["learning_rate"],
             max_grad_norm=1.0, gradient_checkpointing=False, bf16=False, use_cpu=True, dataloader_pin_memory=False,
@@ -77,10 +77,10 @@ class Training:
         )
 
     def train(self, trainer: trl.SFTTrainer) -> dict[str, Any]:
-        """One epoch. `check`: the loss before the step."""
+        """All epochs. `check`: the mean of the losses before each step."""
         result = trainer.train()
-        steps = math.ceil(len(self._work["examples"]) / self._work["examples_per_step"])
+        steps = self._work["epochs"] * math.ceil(len(self._work["examples"]) / self._work["examples_per_step"])
         if result.global_step != steps:
             raise RuntimeError(f"the trainer made {result.global_step} steps instead of {steps}")
-        tokens = sum(len(ids) for ids in trainer.train_dataset["input_ids"])
+        tokens = self._work["epochs"] * sum(len(ids) for ids in trainer.train_dataset["input_ids"])
         return {"tokens": tokens, "prompt_tokens": tokens, "check": [result.training_loss]}

@@ -86,6 +86,8 @@ def make_work(
         "top_p": 0.95,
         "learning_rate": 2e-5,
         "examples_per_step": 8,
+        # The second step finds Adam's state there from its beginning, as every step but the first of a real run does.
+        "epochs": 2,
         "examples": [dataclasses.asdict(e) for e in examples],
         "candidates": options,
         "texts": {

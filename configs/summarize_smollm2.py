@@ -40,6 +40,7 @@ def get_config():
 
     c.finetune.learning_rate = 2e-5
     c.finetune.batch_size = 4
-    c.finetune.accumulation = 4  # one row at a time: activations of four would take 15 GB
+    # One row at a time, and its activations computed again: a step of four rows would take 15 GB.
+    c.finetune.accumulation, c.finetune.remat = 4, "dots"
     c.finetune.max_length = 768
     return c

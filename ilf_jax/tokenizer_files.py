@@ -225,19 +225,19 @@ def _backend(path: Path, settings: Mapping[str, Any]) -> Backend:
 
 def from_gguf(path: str) -> Parts:
     """The vocabulary in a GGUF file's metadata."""
-    fields, meta = checkpoint_io.open_gguf(path).fields, checkpoint_io.gguf_metadata(path)
+    meta = checkpoint_io.open_gguf(path).metadata
     kind, key = meta.get("tokenizer.ggml.model"), "tokenizer.ggml.{}".format
-    if key("tokens") not in fields:
+    if key("tokens") not in meta:
         raise InputError(f"{path}: has no vocabulary (tokenizer.ggml.tokens)")
-    tokens = fields[key("tokens")].contents()
-    types = fields[key("token_type")].contents() if key("token_type") in fields else [1] * len(tokens)
+    tokens = meta[key("tokens")]
+    types = meta.get(key("token_type"), [1] * len(tokens))
     if kind == "gpt2":
-        merges = fields[key("merges")].contents() if key("merges") in fields else []
+        merges = meta.get(key("merges"), [])
         pre = meta.get(key("pre"), "default")
         backend: Backend = Fast(tokenizer_gguf.byte_level_bpe(tokens, merges, types, pre, path))
         adds_bos = pre in tokenizer_gguf.LLAMA3_NAMES
     elif kind == "llama":
-        scores = fields[key("scores")].contents() if key("scores") in fields else [0.0] * len(tokens)
+        scores = meta.get(key("scores"), [0.0] * len(tokens))
         backend = SentencePiece(tokenizer_gguf.sentencepiece_model(tokens, scores, types, meta, path), {})
         adds_bos = True
     else:

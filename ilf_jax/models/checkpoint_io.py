@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import importlib.util
 import json
+import mmap
 import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -111,33 +112,50 @@ def _packaged_gguf(uri: str, package: str) -> Path:
     return files[0]
 
 
+@dataclasses.dataclass(frozen=True)
+class GGUFFile:
+    """What a GGUF file holds.
+
+    Attributes:
+        metadata: as python values; the vocabulary is the lists under tokenizer.ggml.
+        tensors: gguf.ReaderTensor, their data mapped, not read.
+        mapped: the file that they are mapped from.
+    """
+
+    metadata: dict[str, Any]
+    tensors: tuple[Any, ...]
+    mapped: mmap.mmap
+
+    def forget_pages(self) -> None:
+        """What was read so far is no longer memory of this process; read again, it comes from the file."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            self.mapped.madvise(mmap.MADV_DONTNEED)
+
+
 @functools.lru_cache(maxsize=4)  # parsing a large vocabulary takes seconds; config, params and tokenizer all ask
-def _gguf_reader(path: str, size: int, mtime: int) -> Any:
+def _parse_gguf(path: str, size: int, mtime: int) -> GGUFFile:
     import gguf
 
     try:
-        return gguf.GGUFReader(path)
+        reader = gguf.GGUFReader(path)
+        # The reader keeps an array for each token of the vocabulary, 3 kB each; it goes.
+        metadata = {name: field.contents() for name, field in reader.fields.items()}
+        return GGUFFile(metadata, tuple(reader.tensors), reader.data._mmap)
     except (ValueError, IndexError, KeyError, OverflowError, TypeError, MemoryError) as error:
         raise InputError(f"{path}: not a GGUF file, or cut short ({type(error).__name__}: {error})") from error
 
 
-def open_gguf(path: str) -> Any:
-    """gguf.GGUFReader of a file. Raises InputError where it is no GGUF or is cut short."""
+def open_gguf(path: str) -> GGUFFile:
+    """A GGUF file, its tensors not yet read. Raises InputError where it is no GGUF or is cut short."""
     stat = Path(path).stat()
-    return _gguf_reader(path, stat.st_size, stat.st_mtime_ns)
-
-
-def gguf_metadata(path: str) -> dict[str, Any]:
-    """All metadata of a GGUF file as python values, vocabulary arrays apart (read those from `open_gguf`)."""
-    fields = open_gguf(path).fields
-    vocabulary = ("tokens", "scores", "token_type", "merges")
-    return {k: v.contents() for k, v in fields.items() if k.removeprefix("tokenizer.ggml.") not in vocabulary}
+    return _parse_gguf(path, stat.st_size, stat.st_mtime_ns)
 
 
 def _gguf_source(path: str) -> Source:
     import gguf
 
-    tensors = {t.name: t for t in open_gguf(path).tensors}
+    file = open_gguf(path)
+    tensors = {t.name: t for t in file.tensors}
 
     def read(name: str) -> np.ndarray:
         tensor = tensors[name]
@@ -146,10 +164,12 @@ def _gguf_source(path: str) -> Source:
         except NotImplementedError as error:
             kind = tensor.tensor_type.name
             raise InputError(f"{path}: tensor {name} is of type {kind}, which gguf cannot dequantise") from error
+        finally:
+            file.forget_pages()
 
     shapes = {name: tuple(int(n) for n in reversed(t.shape)) for name, t in tensors.items()}
     freqs = read("rope_freqs.weight") if "rope_freqs.weight" in tensors else None
-    config = family_configs_gguf.from_gguf(gguf_metadata(path), shapes, freqs, path)
+    config = family_configs_gguf.from_gguf(file.metadata, shapes, freqs, path)
     return Source(config, GGUF_TABLES[config.family], shapes, read, path)
 
 

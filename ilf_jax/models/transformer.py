@@ -27,6 +27,8 @@ _ACTIVATIONS = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "relu": jax.nn.relu,
 }
+GRADIENT_SO_FAR = "gradient_so_far"
+"""Name of what may stand beside a kernel in params; see `Linear`."""
 # What a layer keeps for the backward pass: its input, and with "dots" the outputs of its Linears, but no scores.
 _KEPT = "matmul with params"
 _REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.save_only_these_names(_KEPT)}
@@ -57,30 +59,35 @@ def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
 
 
 @jax.custom_vjp
-def _matmul(x: jax.Array, kernel: jax.Array) -> jax.Array:
+def _matmul(x: jax.Array, kernel: jax.Array, gradient_so_far: jax.Array | None = None) -> jax.Array:
     """x kernel, computed in x's dtype with float32 accumulation and results.
 
-    Differentiated by hand for two reasons: the kernel's gradient is one matmul over all tokens, which XLA's CPU backend
-    otherwise feeds with transposed copies of its inputs; and it stays float32 where the matmuls are not.
+    Differentiated by hand for three reasons: the kernel's gradient is one matmul over all tokens, which XLA's CPU
+    backend otherwise feeds with transposed copies of its inputs; it stays float32 where the matmuls are not; and it is
+    added to `gradient_so_far` on the spot.
     """
     return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
 
 
-def _matmul_forwards(x: Any, kernel: Any) -> tuple[jax.Array, tuple[jax.Array | None, jax.Array]]:
+def _matmul_forwards(x: Any, kernel: Any, gradient_so_far: Any) -> tuple[jax.Array, tuple]:
     # A frozen kernel (LoRA) needs no gradient, and nothing kept for it.
-    return _matmul(x.value, kernel.value), (x.value if kernel.perturbed else None, kernel.value.astype(x.value.dtype))
+    kept = x.value if kernel.perturbed else None, kernel.value.astype(x.value.dtype)
+    return _matmul(x.value, kernel.value), (*kept, None if gradient_so_far is None else gradient_so_far.value)
 
 
-def _matmul_backwards(
-    saved: tuple[jax.Array | None, jax.Array], dy: jax.Array
-) -> tuple[jax.Array, jax.Array | None]:
-    x, kernel = saved
+def _matmul_backwards(saved: tuple, dy: jax.Array) -> tuple[jax.Array, jax.Array | None, None]:
+    x, kernel, gradient_so_far = saved
     dy = dy.astype(kernel.dtype)
     dx = jnp.matmul(dy, kernel.T, preferred_element_type=jnp.float32).astype(kernel.dtype)
     if x is None:
-        return dx, None
+        return dx, None, None
     rows = lambda a: a.reshape(-1, a.shape[-1])  # noqa: E731
-    return dx, jnp.einsum("td,tf->df", rows(x), rows(dy), preferred_element_type=jnp.float32)
+    gradient = jnp.einsum("td,tf->df", rows(x), rows(dy), preferred_element_type=jnp.float32)
+    if gradient_so_far is not None:
+        gradient = gradient_so_far + gradient
+    # Nothing further back is computed before this is done. Else, where memory is short, all that the kernels' gradients
+    # are made of may wait for them to the end, and all gradients for their sums.
+    return *jax.lax.optimization_barrier((dx, gradient)), None
 
 
 _matmul.defvjp(_matmul_forwards, _matmul_backwards, symbolic_zeros=True)
@@ -90,7 +97,8 @@ class Linear(nn.Module):
     """y = x kernel + bias, kernel in x out; params float32, computed in `dtype` with float32 accumulation.
 
     Where `training.lora.add` put `lora_a` (in x r), `lora_b` (r x out) and `lora_scale` beside the kernel W,
-    scale (x A) B is added (Hu et al. 2021, eq. 3); W + scale A B never exists.
+    scale (x A) B is added (Hu et al. 2021, eq. 3); W + scale A B never exists. Where a sum of gradients stands
+    beside the kernel as `GRADIENT_SO_FAR`, the kernel's gradient comes out as that sum and what is new.
     """
 
     features: int
@@ -102,7 +110,8 @@ class Linear(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.variance_scaling(self.init_variance, "fan_in", "normal")
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
-        y = checkpoint_name(_matmul(x, kernel), _KEPT)
+        so_far = self.get_variable("params", GRADIENT_SO_FAR)  # None if there is none
+        y = checkpoint_name(_matmul(x, kernel, so_far), _KEPT)
         if self.has_variable("params", "lora_a"):
             a, b, scale = (self.get_variable("params", f"lora_{name}") for name in ("a", "b", "scale"))
             low = jnp.matmul(x, a.astype(self.dtype), preferred_element_type=jnp.float32) * scale

@@ -21,8 +21,23 @@ from ilf_jax.steps import finetune as steps
 from ilf_jax.tasks.base import Task
 from ilf_jax.training import early_stopping, lora, objectives, optimizer, packing, plan
 
+# XLA's CPU backend drops the barriers that keep what is rematerialised from being kept after all, and orders a program
+# for speed; without either, a train step takes a fifth less memory and the same time.
+_CPU_OPTIONS = {
+    "xla_disable_hlo_passes": "cse_barrier_expander",
+    "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
+}
 
-@functools.partial(jax.jit, static_argnames=("objective", "optimizer_config"), donate_argnames="state")
+
+@functools.cache  # not at import: it asks for the backend, and a caller may still choose that
+def train_step_program() -> jax.stages.Wrapped:
+    """The train step, jitted for the default backend; see `_train_step` for what it takes."""
+    return jax.jit(
+        _train_step, static_argnames=("objective", "optimizer_config"), donate_argnames="state",
+        compiler_options=_CPU_OPTIONS if jax.default_backend() == "cpu" else None,
+    )
+
+
 def _train_step(
     objective: steps.Objective, optimizer_config: optimizer.OptimizerConfig, state: steps.TrainState,
     frozen: transformer.Params, batch: steps.Batch, learning_rate: np.float32,
@@ -183,13 +198,14 @@ def train(run: run_lib.Run, part: str, examples: Sequence[packing.TrainingExampl
             stopping.restore(whole)
     step = begun or 0
     log.rewind(step)
+    train_step = train_step_program()
     pending: tuple[int, dict[str, jax.Array]] | None = None
 
     with progress.Progress(f"finetune {run.iteration}", len(steps_plan), "steps", done=step) as bar:
         while step < len(steps_plan) and not (stopping and stopping.stopped):
             batch = role.placement.batch(steps_plan.batch(step), axis=1)
             rate = np.float32(schedule(step))
-            state, metrics = _train_step(objective, opt, state, frozen, batch, rate)
+            state, metrics = train_step(objective, opt, state, frozen, batch, rate)
             # Metrics are read one step late, so that the device always has the next step at hand.
             if pending is not None:
                 bar.advance(1, loss=log.add(*pending))

@@ -5,9 +5,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from flax import struct
+from flax import struct, traverse_util
 
-from ilf_jax.models.transformer import Params
+from ilf_jax.models.transformer import GRADIENT_SO_FAR, Params
 from ilf_jax.training import lora
 
 Batch = dict[str, jax.Array]
@@ -36,17 +36,33 @@ def accumulated_gradients(
     The gradient is that by `params`; `frozen` are the model's other params, {} where it has none.
     """
 
-    def micro(params: Params, micro_batch: Batch) -> tuple[jax.Array, jax.Array, Params]:
-        whole = lambda trained: objective(lora.join(frozen, trained), micro_batch)  # noqa: E731
+    def micro(micro_batch: Batch, beside: Params) -> tuple[jax.Array, jax.Array, Params]:
+        whole = lambda trained: objective(lora.join(lora.join(frozen, trained), beside), micro_batch)  # noqa: E731
         (loss, weight), grads = jax.value_and_grad(whole, has_aux=True)(params)
         return loss, weight, grads
 
+    def add(total: tuple, micro_batch: Batch) -> tuple[tuple, None]:
+        *sums, so_far = total
+        *news, grads = micro(micro_batch, _beside_kernels(so_far))
+        grads = jax.tree.map_with_path(lambda path, old, new: new if _is_kernel(path) else old + new, so_far, grads)
+        return (*jax.tree.map(jnp.add, sums, news), grads), None
+
     first = jax.tree.map(lambda a: a[0], batch)
     if jax.tree.leaves(batch)[0].shape[0] == 1:
-        return micro(params, first)
-    nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(micro, params, first))
-    add = lambda total, one: (jax.tree.map(jnp.add, total, micro(params, one)), None)  # noqa: E731
+        return micro(first, {})
+    nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(micro, first, {}))
     return jax.lax.scan(add, nothing, batch)[0]
+
+
+def _is_kernel(path: tuple) -> bool:
+    return path[-1].key == "kernel"
+
+
+def _beside_kernels(grads: Params) -> Params:
+    """Sums of gradients, where the model's layers look for those that they are to add to."""
+    flat = traverse_util.flatten_dict(grads)
+    return traverse_util.unflatten_dict({
+        (*path[:-1], GRADIENT_SO_FAR): leaf for path, leaf in flat.items() if path[-1] == "kernel"})
 
 
 def train_step(
@@ -65,7 +81,8 @@ def train_step(
     """
     loss_sum, weight_sum, grads = accumulated_gradients(objective, state.params, frozen, batch)
     weight_sum = jnp.maximum(weight_sum, 1e-8)
-    grads = jax.tree.map(lambda g: g / weight_sum, grads)
+    per_weight = 1 / weight_sum
+    grads = jax.tree.map(lambda g: g * per_weight, grads)
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, jax.tree.map(lambda u: -learning_rate * u, updates))
     metrics = {"loss": loss_sum / weight_sum, "grad_norm": optax.tree.norm(grads), "weight": weight_sum}

@@ -170,7 +170,7 @@ def test_training_lowers_the_loss_and_leaves_the_base(base):
     objective, batch, losses = objectives.NextTokenLoss(CONFIG), make_batch(seed=5), []
     state = finetune.init_state(params, optimizer.make_optimizer(ADAM))
     for _ in range(20):
-        state, metrics = stage._train_step(objective, ADAM, state, frozen, batch, np.float32(2e-2))
+        state, metrics = stage.train_step_program()(objective, ADAM, state, frozen, batch, np.float32(2e-2))
         losses.append(float(metrics["loss"]))
     assert losses[0] > 3.0
     assert losses[-1] < 0.5
@@ -329,7 +329,7 @@ def test_a_run_with_adapters_is_resumed(config, tmp_path, monkeypatch, precision
 @pytest.mark.usefixtures("quick_compiles")
 def test_only_the_lower_precision_is_in_memory_while_training(config, tmp_path, monkeypatch):
     config.finetune.lora_base_precision, config.iterations = "bfloat16", 1
-    original, found = stage._train_step, []
+    original, found = stage.train_step_program(), []
 
     def look(objective, optimizer_config, state, frozen, *rest):
         table = frozen["embedding"].shape
@@ -338,7 +338,7 @@ def test_only_the_lower_precision_is_in_memory_while_training(config, tmp_path, 
         return original(objective, optimizer_config, state, frozen, *rest)
 
     before = {id(a) for a in jax.live_arrays()}
-    monkeypatch.setattr(stage, "_train_step", look)
+    monkeypatch.setattr(stage, "train_step_program", lambda: look)
     ilf_jax.run(config, tmp_path / "run")
     assert found and all(dtypes == {"bfloat16"} for dtypes in found)
 

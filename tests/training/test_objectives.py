@@ -11,6 +11,7 @@ import pytest
 
 from ilf_jax.models import transformer
 from ilf_jax.models.config import small_shape
+from ilf_jax.stages import finetune as stage
 from ilf_jax.steps import finetune
 from ilf_jax.training import objectives, optimizer, packing
 
@@ -118,6 +119,23 @@ def test_remat_recomputes_activations(params):
     # Linears of the layer: q, k, v, o, gate, up, down; what nothing asks for again is not computed again.
     assert found["full"][1] - found["dots"][1] >= 6
     assert found["dots"][1] > matmuls
+
+
+def test_remat_takes_less_memory_in_the_stage_s_train_step():
+    """As compiled, not as traced: XLA may undo what is asked of it."""
+    config = dataclasses.replace(small_shape(32, 6, V), num_heads=4, num_kv_heads=2, head_dim=8)
+    state = jax.eval_shape(lambda key: finetune.init_state(
+        transformer.init_params(config, key), optimizer.make_optimizer(ADAM)), jax.random.key(0))
+    batch = {name: jax.ShapeDtypeStruct((1, 8, 128), jnp.int32) for name in ("tokens", "positions", "segments")}
+    batch |= {name: jax.ShapeDtypeStruct((1, 8, 8), jnp.int32) for name in ("index", "targets")}
+    batch["weights"] = jax.ShapeDtypeStruct((1, 8, 8), jnp.float32)
+    temporary = {}
+    for remat in ("none", "dots", "full"):
+        objective = objectives.NextTokenLoss(config, remat=remat)
+        step = stage.train_step_program().lower(objective, ADAM, state, {}, batch, jnp.float32(RATE)).compile()
+        temporary[remat] = step.memory_analysis().temp_size_in_bytes
+    assert temporary["dots"] < 0.6 * temporary["none"], temporary
+    assert temporary["full"] < 0.8 * temporary["dots"], temporary
 
 
 def test_equal_objectives_are_equal():
