@@ -151,5 +151,5 @@ def join(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
         **{key: total(key) for key in counts},
         "peak_mb": max(part["peak_mb"] for part in parts.values()),
         "check": [number for part in parts.values() for number in part.get("check", [])],
-        "parts": {name: part["seconds"] for name, part in parts.items()},
+        "parts": dict(parts),
     }

@@ -67,7 +67,7 @@ class Roofline:
 
     def _finetune(self, worker: ours.Ours) -> float:
         examples = worker.training_examples()
-        return peaks.train_flops(
+        return self._work["epochs"] * peaks.train_flops(
             worker.role.model, [len(e) for e in examples], sum(e.num_targets for e in examples)
         )
 

@@ -6,9 +6,9 @@
 
 Both sides are given the same documents, lengths and weights (SmolLM2-135M, float32; sampling is of forced length) and
 work in turn, the other one idle. The ratio is peer / ours: above 1, ours is faster. Suites: `refine` samples N
-candidates a document, `score` asks the five judge prompts about each, `finetune` takes one optimizer step per 8
-documents, `iteration` is drafts and all of these; `score_tree` and `iteration_tree` have the judge's prompts in the
-tree layout, which the peer is given as the full prompts that they are.
+candidates a document, `score` asks the five judge prompts about each, `finetune` takes two epochs of one optimizer step
+per 8 documents, `iteration` is drafts and all of these, each measured for itself too; `score_tree` and `iteration_tree`
+have the judge's prompts in the tree layout, which the peer is given as the full prompts that they are.
 """
 
 import argparse
@@ -117,6 +117,10 @@ def _make_work(size: work.Size, source: Path | None) -> dict[str, Any]:
     return work.make_work(task, tokenizer, work.pick(task, tokenizer, examples, size.documents), size.candidates)
 
 
+def _training(suite: str, result: dict[str, Any]) -> dict[str, Any] | None:
+    return result if suite == "finetune" else result.get("parts", {}).get("finetune")
+
+
 def say(message: str) -> None:
     """Progress, apart from the table."""
     print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
@@ -171,7 +175,8 @@ def main(arguments: Sequence[str]) -> int:
             bench = Bench(Path(folder), work.QUICK if flags.quick else work.FULL, flags.documents, flags.peer_python)
             for name in flags.suite:
                 results[name] = bench.suite(name)
-                shares = summary.roofline(bench.roofline_measured, bench.peer_peaks, results.get("finetune"))
+                trainings = [r for name, result in results.items() if (r := _training(name, result))]
+                shares = summary.roofline(bench.roofline_measured, bench.peer_peaks, next(iter(trainings), None))
                 for result in results.values():
                     result["roofline"] = shares
                 if flags.json:  # after each suite: what is measured is not lost

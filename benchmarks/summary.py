@@ -25,6 +25,9 @@ def suite_result(ours: Sequence[Result], peer: Sequence[Result], first: Result, 
     Args:
         ours, peer: answers to the paired calls.
         first, first_warm: ours' first call in a fresh process, nothing compiled before, and all compiled before.
+
+    Returns:
+        The entry; where the calls have parts, with one like it for each part under `parts`.
     """
     sides = {"ours": ours, "peer": peer}
     result: Result = paired_ratio(*([call["seconds"] for call in calls] for calls in sides.values()))
@@ -34,10 +37,6 @@ def suite_result(ours: Sequence[Result], peer: Sequence[Result], first: Result, 
         result[f"{name}_all_s"] = [call["seconds"] for call in calls]
         result[f"{name}_peak_mb"] = max(call["peak_mb"] for call in calls)
         result[f"{name}_tokens_per_s"] = calls[0]["tokens"] / seconds
-        if "parts" in calls[0]:
-            result[f"{name}_parts_s"] = {
-                part: statistics.median(call["parts"][part] for call in calls) for part in calls[0]["parts"]
-            }
     mine, theirs = ours[0], peer[0]
     result |= {
         "tokens": mine["tokens"], "prompt_tokens": mine["prompt_tokens"],
@@ -50,6 +49,10 @@ def suite_result(ours: Sequence[Result], peer: Sequence[Result], first: Result, 
     }
     if "computed_tokens" in mine:
         result["ours_computed_tokens"] = mine["computed_tokens"]
+    if "parts" in mine:
+        of = lambda name, calls: [call["parts"][name] for call in calls]  # noqa: E731
+        result["parts"] = {name: suite_result(of(name, ours), of(name, peer), *of(name, (first, first_warm)))
+                           for name in mine["parts"]}
     return result
 
 
@@ -64,7 +67,7 @@ def roofline(measured: Result, peer_peaks: Result, finetune: Result | None) -> R
     """Peaks of the machine, the best that anyone reached, and the shares of them that ours (and the peer) came to.
 
     Args:
-        finetune: the entry of the suite `finetune`, if it was run.
+        finetune: the entry of the suite `finetune`, or of that part of an iteration, if it was run.
     """
     peak = max(measured["matmul_gflops"], *peer_peaks["matmul_gflops"].values())
     memory = max(measured["bandwidth_gbs"].values())
@@ -94,9 +97,12 @@ def markdown_row(suite: str, result: Mapping[str, Any]) -> str:
 
 
 def markdown(results: Mapping[str, Result], notes: Sequence[str]) -> str:
-    """The table of all suites, and beneath it what has to be known about it."""
+    """The table of all suites and their parts, and beneath it what has to be known about it."""
     head = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
-    rows = [markdown_row(suite, result) for suite, result in results.items()]
+    rows = []
+    for suite, result in results.items():
+        rows.append(markdown_row(suite, result))
+        rows += [markdown_row(f"{suite}: {name}", part) for name, part in result.get("parts", {}).items()]
     return "\n".join([*head, *rows, "", *(f"- {note}" for note in notes)]) + "\n"
 
 
@@ -112,10 +118,6 @@ def notes(results: Mapping[str, Result]) -> list[str]:
                  f"ours and the peer in turn. Versions: {versions}.")
     for suite, r in results.items():
         lines.append(f"{suite}: peer {_settings(r['peer_settings'])}; ours {_settings(r['ours_settings'])}.")
-        if "ours_parts_s" in r:
-            parts = ", ".join(f"{name} {r['peer_parts_s'][name]:.2f} / {seconds:.2f}"
-                              for name, seconds in r["ours_parts_s"].items())
-            lines.append(f"{suite}, seconds of the peer / ours: {parts}.")
         if not r["same_tokens"]:
             lines.append(f"{suite}: BOTH SIDES DID NOT HAVE THE SAME TOKENS; this is no comparison.")
         if r["largest_difference"] is not None:

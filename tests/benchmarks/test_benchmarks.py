@@ -201,7 +201,16 @@ def test_peak_memory_is_that_of_the_call():
 def test_parts_are_joined():
     joined = protocol.join({"draft": call(1.0, peak_mb=7.0, check=[]), "score": call(2.0)})
     assert joined["seconds"] == 3.0 and joined["tokens"] == 200 and joined["peak_mb"] == 10.0
-    assert joined["check"] == [0.5, 0.25] and joined["parts"] == {"draft": 1.0, "score": 2.0}
+    assert joined["check"] == [0.5, 0.25] and joined["parts"]["draft"]["peak_mb"] == 7.0
+
+
+def test_parts_have_entries_and_rows_of_their_own():
+    joined = [protocol.join({"draft": call(1.0, peak_mb=7.0), "score": call(seconds)}) for seconds in (1.0, 3.0)]
+    entry = summary.suite_result(joined[:1], joined[1:], joined[0], joined[0])
+    assert entry["ratio"] == 2.0
+    assert entry["parts"]["draft"]["ratio"] == 1.0 and entry["parts"]["score"]["ratio"] == 3.0
+    assert entry["parts"]["draft"]["ours_peak_mb"] == 7.0
+    assert "| iteration: score | **3.00** (3.00 to 3.00) | 1.00 | 3.00 |" in summary.markdown({"iteration": entry}, [])
 
 
 # The programs
@@ -248,7 +257,8 @@ def test_our_side_does_every_part():
                         human_refinement=f"Anna met {name}.") for i, name in enumerate(("Ben", "Clara"))]
     worker = ours.Ours({
         "checkpoint": "builtin:word_removal_1m", "seed": 0, "new_tokens": 3, "num_candidates": 2, "temperature": 1.0,
-        "top_p": 0.95, "learning_rate": 1e-5, "examples_per_step": 8, "examples": [vars(e) for e in examples],
+        "top_p": 0.95, "learning_rate": 1e-5, "examples_per_step": 8, "epochs": 1,
+        "examples": [vars(e) for e in examples],
         "candidates": {e.id: [e.draft, e.human_refinement] for e in examples},
     })
     worker.setup("iteration", {})
