@@ -15,7 +15,7 @@ setup(
     packages=find_packages(include=["ilf_jax", "ilf_jax.*"]),
     package_data={
         "ilf_jax.assets": ["*.txt", "*/*.json", "*/*.safetensors"],
-        "ilf_jax.reporting": ["*.html"],
+        "ilf_jax.reporting": ["*.html", "*.css"],
     },
     install_requires=[
         "absl-py>=2.1",

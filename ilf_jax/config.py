@@ -6,6 +6,8 @@ overridden by `--config.section.key=VALUE`. `read(config_dict)` is the only way 
 
 import dataclasses
 import difflib
+import importlib.util
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -254,6 +256,37 @@ def read(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
     if result.policy.checkpoint == "policy":
         raise InputError("config.policy.checkpoint: the policy itself needs a checkpoint URI, not 'policy'")
     return result
+
+
+def from_file(uri: str, overrides: Mapping[str, Any]) -> Config:
+    """The checked configuration of `path.py[:arg]`, as main's flags would have it.
+
+    Args:
+        overrides: dotted key, without `config.`, -> value.
+
+    Raises:
+        InputError: no such file, an error while it is read, or what `read` finds.
+    """
+    path, _, arg = uri.partition(":")
+    spec = importlib.util.spec_from_file_location("config_file", path)
+    if spec is None or spec.loader is None or not os.path.isfile(path):
+        raise InputError(f"{path}: there is no such config file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        config = module.get_config(arg) if arg else module.get_config()
+    except Exception as e:  # a config file is a program: whatever goes wrong in it is an error in the input
+        raise InputError(f"{uri}: {type(e).__name__}: {e}") from e
+    tree = config.to_dict()
+    for key, value in overrides.items():
+        *sections, last = key.split(".")
+        at = tree
+        for section in sections:
+            at = at.get(section) if isinstance(at, dict) else None
+        if not isinstance(at, dict):
+            raise unknown_key(key)
+        at[last] = value
+    return read(tree)
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import pytest
 import ilf_jax
 from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
+from ilf_jax.sweeps import cells
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -160,3 +161,11 @@ def test_tldr_without_data_stops_before_anything(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="none"):
         ilf_jax.run(c, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "sweeps").glob("*.py")), ids=lambda path: path.name)
+def test_every_cell_of_a_sweep_has_a_good_configuration(path, monkeypatch):
+    monkeypatch.chdir(FOLDER.parent)  # sweeps name config files as the README's commands do
+    sweep = cells.load(str(path))
+    configs = [cells.config_of(sweep, cell) for cell in sweep.cells]
+    assert len({json.dumps(config_lib.to_dict(c)) for c in configs}) == len(configs)

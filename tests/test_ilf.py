@@ -323,3 +323,18 @@ def test_weighted_objective_needs_refinements(trained, tmp_path):
     trained.finetune.objective, trained.finetune.target = "weighted", "initial"
     with pytest.raises(ilf_jax.InputError, match=r"objective='weighted' .*target='initial'"):
         ilf_jax.run(trained, tmp_path / "run")
+
+
+def test_the_tree_layout_s_agreement_with_the_paper_s_is_measured(trained, tmp_path):
+    """Against a whole run in the other layout: same drafts, feedback and candidates, other questions."""
+    metrics = {}
+    for layout in ("tree", "paper"):
+        trained.score.prompts = layout
+        metrics[layout] = ilf_jax.run(trained, tmp_path / layout)
+    tree, paper = (rows(tmp_path / layout / "iteration_001/score") for layout in ("tree", "paper"))
+    same = [a["chosen"] == {row["id"]: row["chosen"] for row in paper}[a["id"]] for a in tree]
+    assert value(metrics["tree"], 1, "score", "same_pick_as_paper_layout") == pytest.approx(np.mean(same))
+    scores = {row["id"]: row["scores"] for row in paper}
+    rho = [np.sign((a["scores"][0] - a["scores"][1]) * np.subtract(*scores[a["id"]])) for a in tree]  # two candidates
+    assert value(metrics["tree"], 1, "score", "rank_correlation_with_paper_layout") == pytest.approx(np.mean(rho))
+    assert not [m for m in metrics["paper"] if "paper_layout" in m["metric"]]

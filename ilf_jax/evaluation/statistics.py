@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.stats
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +45,13 @@ def proportion(name: str, successes: Sequence[bool | int]) -> Metric:
     if not np.isin(array, (0.0, 1.0)).all():
         raise ValueError(f"{name}: a proportion takes values 0 and 1 only")
     return mean(name, array.tolist())
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """Spearman's rho of two scorings of the same things; None where one of them ranks nothing (all are equal)."""
+    if len(set(first)) < 2 or len(set(second)) < 2:
+        return None
+    return float(scipy.stats.spearmanr(first, second).statistic)
 
 
 def check_finite(name: str, values: Sequence[float]) -> np.ndarray:

@@ -253,6 +253,47 @@ def _rates(work: WorkFolder) -> Plot | None:
     return Plot("rates", title, caption, _svg(figure, "rates", title))
 
 
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """Marks with standard errors (0: none), and, where there is one, a curve through them.
+
+    Attributes:
+        curve: xs, ys, and the bounds of a band around them (equal to ys where it is not known).
+        known_to: the largest x that was measured; beyond it the curve is dashed.
+    """
+
+    xs: Sequence[float]
+    ys: Sequence[float]
+    errors: Sequence[float]
+    curve: tuple[Sequence[float], Sequence[float], Sequence[float], Sequence[float]] | None = None
+    known_to: float = math.inf
+
+
+def line_plot(name: str, title: str, caption: str, xlabel: str, ylabel: str, lines: Mapping[str, Line]) -> Plot:
+    """A figure of several lines; the x axis is logarithmic where it spans more than a factor of ten."""
+    with matplotlib.rc_context(_STYLE):
+        figure, axes = _figure(ylabel)
+        for i, (label, line) in enumerate(lines.items()):
+            color = _SERIES[i % 7]
+            axes.errorbar(line.xs, line.ys, line.errors, label=label or None, color=color, marker=_MARKERS[i % 7],
+                          linestyle="none" if line.curve else _DASHES[i % 7], markersize=6, capsize=3)
+            if line.curve:
+                xs, ys, low, high = line.curve
+                inside = [x <= line.known_to for x in xs]
+                axes.plot([x for x, k in zip(xs, inside, strict=True) if k],
+                          [y for y, k in zip(ys, inside, strict=True) if k], color=color)
+                axes.plot([x for x, k in zip(xs, inside, strict=True) if not k],
+                          [y for y, k in zip(ys, inside, strict=True) if not k], color=color, linestyle="--")
+                axes.fill_between(xs, low, high, color=color, alpha=0.15, linewidth=0)
+        every = [x for line in lines.values() for x in line.xs]
+        if min(every) > 0 and max(every) > 10 * min(every):
+            axes.set_xscale("log")
+        axes.set_xlabel(xlabel)
+        axes.margins(x=0.1, y=0.15)
+        _legend(figure, axes)
+        return Plot(name, title, caption, _svg(figure, name, title))
+
+
 def draw(work: WorkFolder) -> list[Plot]:
     """Every figure for which the folder has data."""
     with matplotlib.rc_context(_STYLE):

@@ -35,14 +35,19 @@ def _task(config: dict[str, Any]) -> str:
     return str(task.get("name", "")) if isinstance(task, dict) else str(task)
 
 
-def render(work: workfolder.WorkFolder) -> str:
-    """The page as HTML. Every text of the run is escaped; only the SVG of our own plots goes in as it is."""
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+def template(name: str) -> jinja2.Template:
+    """One of our pages. Every text that it is given is escaped, unless it is markupsafe.Markup."""
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
+        trim_blocks=True, lstrip_blocks=True,
     )
+    return environment.get_template(name)
+
+
+def render(work: workfolder.WorkFolder) -> str:
+    """The page as HTML. Only the SVG of our own plots goes in as it is."""
     iteration, training = samples.training_samples(work)
-    return environment.get_template("template.html").render(
+    return template("template.html").render(
         name=work.path.resolve().name,
         task=_task(work.config),
         missing=work.missing,
@@ -66,17 +71,19 @@ def render(work: workfolder.WorkFolder) -> str:
 def build_report(workdir: str | Path) -> Path:
     """Writes `workdir/report.html` from what the folder holds, finished or not, and returns its path.
 
-    A reader sees the old page or the new one, never half of one.
-
     Raises:
         InputError: the folder is no work folder, or a file in it holds something else than it should.
     """
     path = Path(workdir) / "report.html"
-    page = render(workfolder.read(workdir))
+    write_page(path, render(workfolder.read(workdir)))
+    return path
+
+
+def write_page(path: Path, page: str) -> None:
+    """A reader sees the old page or the new one, never half of one."""
     fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         fresh.write_text(page, encoding="utf-8")
         os.replace(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
-    return path

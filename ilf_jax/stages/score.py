@@ -16,6 +16,8 @@ from ilf_jax.tasks.prompts import Question
 
 # Documents whose scores make one shard.
 _SHARD_DOCUMENTS = 8
+# So many documents are judged in the paper's layout too, to say how far the tree agrees with it.
+_COMPARED_DOCUMENTS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +51,10 @@ def run(run: run_lib.Run) -> None:
 
     lengths = [len(e.document) for e in run.examples]
     done = run_lib.process_shards(run, "score", run.examples, lengths, _SHARD_DOCUMENTS, Scored, start)
-    metrics = run.summarise("score", _numbers(run, done.records, inputs))
+    numbers = _numbers(run, done.records, inputs)
+    if method == "instruct_rm" and run.config.score.prompts == "tree":
+        numbers += _agreement(run, done.records, inputs)
+    metrics = run.summarise("score", numbers)
     folder.finish(shards=done.shards, count=len(done.records), cost=done.cost, metrics=metrics)
 
 
@@ -59,7 +64,7 @@ def _instruct_rm(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
     told: list[str] = []
 
     def score(batch: list[Example]) -> Callable[[], list[_Scores]]:
-        asked = [judge_lib.ask(judge, e.id, _questions(run, e, inputs)) for e in batch]
+        asked = [judge_lib.ask(judge, e.id, _questions(run, e, inputs, run.config.score.prompts)) for e in batch]
         if not told and not all(one.exact for one in asked):
             told.append("an answer is more than one token here; it is scored by its first distinguishing one")
             progress.log(f"judge: {told[0]}")
@@ -69,11 +74,27 @@ def _instruct_rm(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
     return score
 
 
-def _questions(run: run_lib.Run, example: Example, inputs: _Inputs) -> list[list[Question]]:
+def _questions(run: run_lib.Run, example: Example, inputs: _Inputs, layout: str) -> list[list[Question]]:
     """The ensemble's questions about each of an example's candidates."""
     draft, feedback = inputs.drafts[example.id].text, inputs.feedback[example.id].text
-    return [run.task.judge_questions(example, draft, feedback, text, run.config.score.prompts)
+    return [run.task.judge_questions(example, draft, feedback, text, layout)
             for text in inputs.candidates[example.id].texts]
+
+
+def _agreement(run: run_lib.Run, scored: dict[str, Scored], inputs: _Inputs) -> list[statistics.Metric]:
+    """Of the scores by the tree layout with those by the paper's: rank correlation within a document, equal picks."""
+    judge, compared = run.roles.get("judge"), run.examples[:_COMPARED_DOCUMENTS]
+    asked = [judge_lib.ask(judge, e.id, _questions(run, e, inputs, "paper")) for e in compared]
+    found = judge_lib.favourable_probabilities(judge, asked, run.config.score.batch_size)
+    by_paper = {e.id: instruct_rm.ensemble(scores_CxP) for e, scores_CxP in zip(compared, found, strict=True)}
+    picks = {e.id: _select(run, e, inputs.candidates[e.id], by_paper[e.id], []).chosen for e in compared}
+    correlations = [rho for e in compared
+                    if (rho := statistics.rank_correlation(scored[e.id].scores, by_paper[e.id].tolist())) is not None]
+    metrics = [statistics.proportion("same_pick_as_paper_layout",
+                                     [picks[e.id] == scored[e.id].chosen for e in compared])]
+    if correlations:
+        metrics.append(statistics.mean("rank_correlation_with_paper_layout", correlations))
+    return metrics
 
 
 def _embedding(run: run_lib.Run, inputs: _Inputs) -> _Scorer:

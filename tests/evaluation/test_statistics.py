@@ -47,3 +47,9 @@ def test_one_value_has_no_standard_error():
 def test_errors(call, values, message):
     with pytest.raises(ValueError, match=message):
         call("x", values)
+
+
+def test_rank_correlation():
+    assert statistics.rank_correlation([1, 2, 3, 4], [10, 30, 20, 40]) == pytest.approx(1 - 6 * 2 / (4 * 15))  # by hand
+    assert statistics.rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
+    assert statistics.rank_correlation([1, 2], [5, 5]) is None

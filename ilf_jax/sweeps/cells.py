@@ -1,0 +1,135 @@
+"""Which runs a sweep is made of: lists of what each run overrides, put together by product, chain and together."""
+
+import dataclasses
+import importlib.util
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ilf_jax import config as config_lib
+from ilf_jax.errors import InputError
+
+Cell = dict[str, Any]
+"""What one run overrides: config key, without `config.`, -> value; `config` itself -> a config file of its own."""
+
+CONFIG = "config"
+
+
+def axis(key: str, *values: Any) -> list[Cell]:
+    """One cell for each value of a key."""
+    return [{key: value} for value in values]
+
+
+def chain(*sweeps: Sequence[Cell]) -> list[Cell]:
+    """The cells of all, one sweep after another."""
+    return [dict(cell) for sweep in sweeps for cell in sweep]
+
+
+def product(*sweeps: Sequence[Cell]) -> list[Cell]:
+    """Each cell of one with each cell of the others; the last one's change fastest.
+
+    Raises:
+        InputError: two of them set the same key.
+    """
+    cells: list[Cell] = [{}]
+    for sweep in sweeps:
+        cells = [_merge(left, right) for left in cells for right in sweep]
+    return cells
+
+
+def together(*sweeps: Sequence[Cell]) -> list[Cell]:
+    """The first cell of each as one cell, then the second of each: zip.
+
+    Raises:
+        InputError: they are of different lengths, or two set the same key.
+    """
+    lengths = [len(sweep) for sweep in sweeps]
+    if len(set(lengths)) > 1:
+        raise InputError(f"together(...): the sweeps have {', '.join(map(str, lengths))} cells; they must be as many")
+    return [product(*([cell] for cell in cells))[0] for cells in zip(*sweeps, strict=True)]
+
+
+def _merge(left: Cell, right: Cell) -> Cell:
+    both = left.keys() & right.keys()
+    if both:
+        raise InputError(f"the sweep sets {', '.join(sorted(both))} twice in one cell")
+    return {**left, **right}
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """What a file in configs/sweeps describes.
+
+    Attributes:
+        config: the config file of all cells that bring none of their own, path[:arg].
+        cells: see `Cell`.
+        metrics: what the table shows, "stage/metric" as in metrics.jsonl, of each run's last iteration.
+        always: what every cell overrides, without being called by it.
+        x: the key that is the figure's x axis; None: no figure.
+        fit: whether a power law with offset is fitted to the first metric over x.
+        seed: the key over whose values results are averaged.
+    """
+
+    config: str
+    cells: Sequence[Cell]
+    metrics: Sequence[str]
+    always: Cell = dataclasses.field(default_factory=dict)
+    x: str | None = None
+    fit: bool = False
+    seed: str = "seed"
+
+
+def load(path: str) -> Sweep:
+    """The sweep that a file's `get_sweep()` returns.
+
+    Raises:
+        InputError: there is no such file or function, or the sweep has no cells, or two that are alike.
+    """
+    spec = importlib.util.spec_from_file_location("sweep", path)
+    if spec is None or spec.loader is None or not Path(path).is_file():
+        raise InputError(f"--config={path}: there is no such Python file")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_sweep"):
+        raise InputError(f"--config={path}: has no function get_sweep()")
+    sweep = module.get_sweep()
+    if not sweep.cells:
+        raise InputError(f"--config={path}: the sweep has no cells")
+    names = [name(cell) for cell in sweep.cells]
+    twice = sorted({n for n in names if names.count(n) > 1})
+    if twice:
+        raise InputError(f"--config={path}: two cells are called {twice[0]}")
+    if sweep.x is not None and not all(sweep.x in cell for cell in sweep.cells):
+        raise InputError(f"--config={path}: the figure is to be drawn over {sweep.x}, which not every cell sets")
+    return sweep
+
+
+def name(cell: Cell) -> str:
+    """What a cell is called in tables and as a folder: train_size=100,seed=0."""
+    if not cell:
+        return "all_as_configured"
+    return ",".join(re.sub(r"[^\w.=+-]+", "_", f"{spoken(key)}={value}") for key, value in cell.items())
+
+
+def spoken(key: str) -> str:
+    """A key without its sections."""
+    return key.rsplit(".", 1)[-1]
+
+
+def overrides(sweep: Sweep, cell: Cell) -> tuple[str, Cell]:
+    """The config file that a cell begins with, and what it overrides there."""
+    whole = {**sweep.always, **cell}
+    return whole.pop(CONFIG, sweep.config), whole
+
+
+def config_of(sweep: Sweep, cell: Cell) -> config_lib.Config:
+    """The checked configuration of a cell.
+
+    Raises:
+        InputError: its config file does not exist, or a key or value is wrong; the cell is named.
+    """
+    try:
+        return config_lib.from_file(*overrides(sweep, cell))
+    except InputError as e:
+        raise InputError(f"cell {name(cell)}: {e}") from e

@@ -1,0 +1,73 @@
+"""The sweep's own report.html: one table, a figure for each metric, and the power laws that were fitted."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import markupsafe
+import numpy as np
+
+from ilf_jax.evaluation import scaling
+from ilf_jax.reporting import plots, report, tables
+from ilf_jax.sweeps import cells as cells_lib
+from ilf_jax.sweeps import results, runner
+from ilf_jax.sweeps.cells import Sweep
+
+# How far beyond the last measured x a fitted curve is drawn.
+_BEYOND = 3.0
+
+
+def build(sweep: Sweep, rows: Sequence[results.Row], workdir: Path, title: str) -> Path:
+    """Writes `workdir/report.html` from the cells that are complete, and returns its path."""
+    found = {metric: results.lines(sweep, rows, metric) for metric in sweep.metrics}
+    fits = {label: results.fit(points) for label, points in found[sweep.metrics[0]].items()} if sweep.fit else {}
+    drawn = [_plot(sweep, i, metric, lines, fits if i == 0 else {})
+             for i, (metric, lines) in enumerate(found.items()) if lines]
+    text = report.template("sweep.html").render(
+        title=title, config=sweep.config, cells=len(sweep.cells), complete=sum(row.complete for row in rows),
+        missing=[cells_lib.name(cell) for cell in sweep.cells if not runner.is_done(workdir, cell)],
+        plots=[(plot, markupsafe.Markup(plot.svg)) for plot in drawn], table=_table(sweep, rows),
+        fits=_fit_table(fits) if fits else None,
+    )
+    path = workdir / "report.html"
+    report.write_page(path, text)
+    return path
+
+
+def _table(sweep: Sweep, rows: Sequence[results.Row]) -> tables.Table:
+    keys = list(dict.fromkeys(key for row in rows for key in row.setting))
+    columns = [*map(cells_lib.spoken, keys), *(metric.rpartition("/")[2] for metric in sweep.metrics), "cells"]
+    lines = [[*(str(row.setting.get(key, "")) for key in keys),
+              *(results.shown(row.numbers.get(metric)) for metric in sweep.metrics), f"{row.complete} of {row.cells}"]
+             for row in rows]
+    return tables.Table(columns, lines, len(keys))
+
+
+def _fit_table(fits: dict[str, results.Fit]) -> tables.Table:
+    lines = []
+    for label, fit in fits.items():
+        law = fit.law
+        shown = [f"{n:.3g}" for n in (law.a, law.b, law.c)] if law else ["–"] * 3
+        lines.append([label or "all", *shown, fit.why_not or ""])
+    return tables.Table(["line", "a", "b", "c", "y = a x^-b + c"], lines)
+
+
+def _plot(
+    sweep: Sweep, number: int, metric: str, lines: dict[str, list[results.Point]], fits: dict[str, results.Fit]
+) -> plots.Plot:
+    drawn = {}
+    for label, points in lines.items():
+        xs = [p.x for p in points]
+        curve, fit = None, fits.get(label)
+        if fit is not None and fit.law is not None:
+            at = np.geomspace(min(xs), _BEYOND * max(xs), 100)
+            ys = fit.law(at)
+            curve = (at, ys, *(scaling.interval(fit.draws, at) if fit.draws else (ys, ys)))
+        drawn[label] = plots.Line(xs, [p.number.value for p in points], [p.number.stderr or 0.0 for p in points], curve,
+                                  max(xs))
+    name, x = metric.rpartition("/")[2], cells_lib.spoken(sweep.x or "")
+    caption = "Bars: one standard error."
+    if any(line.curve for line in drawn.values()):
+        caption += (" Curves: power laws with offset, dashed beyond what was measured; bands: nine tenths of the fits "
+                    "to data drawn again from the seeds.")
+    return plots.line_plot(f"line-{number}", f"{tables.spoken(name).capitalize()} by {tables.spoken(x)}", caption,
+                           tables.spoken(x), tables.spoken(name), drawn)

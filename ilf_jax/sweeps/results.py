@@ -1,0 +1,144 @@
+"""What came out of a sweep: one row for each setting, averaged over seeds, and a power law over its axis."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ilf_jax.evaluation import scaling, statistics
+from ilf_jax.sweeps import cells as cells_lib
+from ilf_jax.sweeps import runner
+from ilf_jax.sweeps.cells import Cell, Sweep
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """One metric of one setting.
+
+    Attributes:
+        value: mean over the seeds.
+        stderr: from the spread over seeds; of one seed, that of its run; None where neither is known.
+        seeds: the values of the seeds that are there.
+    """
+
+    value: float
+    stderr: float | None
+    seeds: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One setting: what its cells override, seed apart, and each metric that any of them has measured so far."""
+
+    setting: Cell
+    numbers: dict[str, Number]
+    complete: int  # cells
+    cells: int
+
+    @property
+    def label(self) -> str:
+        """The setting in words."""
+        return cells_lib.name(self.setting)
+
+
+def collect(sweep: Sweep, workdir: Path) -> list[Row]:
+    """A row for each setting, in the sweep's order. Cells that are not complete add nothing but to the count."""
+    groups: dict[str, list[Cell]] = {}
+    for cell in sweep.cells:
+        groups.setdefault(cells_lib.name(_setting(sweep, cell)), []).append(cell)
+    rows = []
+    for members in groups.values():
+        done = [cell for cell in members if runner.is_done(workdir, cell)]
+        found = [_last_metrics(runner.cell_folder(workdir, cell)) for cell in done]
+        numbers = {metric: _number([one[metric] for one in found if metric in one])
+                   for metric in sweep.metrics if any(metric in one for one in found)}
+        rows.append(Row(_setting(sweep, members[0]), numbers, len(done), len(members)))
+    return rows
+
+
+def _setting(sweep: Sweep, cell: Cell) -> Cell:
+    return {key: value for key, value in cell.items() if key != sweep.seed}
+
+
+def _last_metrics(folder: Path) -> dict[str, tuple[float, float | None]]:
+    """"stage/metric" -> (value, standard error), of the last iteration that has it."""
+    found: dict[str, tuple[float, float | None]] = {}
+    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
+        row = json.loads(line)
+        found[f"{row['stage']}/{row['metric']}"] = (row["value"], row["stderr"])
+    return found
+
+
+def _number(found: Sequence[tuple[float, float | None]]) -> Number:
+    values = tuple(value for value, _ in found)
+    mean = statistics.mean("seeds", values)
+    return Number(mean.value, mean.stderr if len(values) > 1 else found[0][1], values)
+
+
+def markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
+    """The table: settings down, metrics across, mean and standard error, and how many seeds that is."""
+    keys = list(dict.fromkeys(key for row in rows for key in row.setting))
+    head = [*(cells_lib.spoken(key) for key in keys), *(metric.rpartition("/")[2] for metric in sweep.metrics), "seeds"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+    for row in rows:
+        numbers = [shown(row.numbers.get(metric)) for metric in sweep.metrics]
+        seeds = str(row.cells) if row.complete == row.cells else f"{row.complete} of {row.cells}"
+        lines.append(f"| {' | '.join([*(str(row.setting.get(key, '')) for key in keys), *numbers, seeds])} |")
+    return "\n".join(lines) + "\n"
+
+
+def shown(number: Number | None) -> str:
+    """A number with its standard error; a dash where there is none."""
+    if number is None:
+        return "–"
+    return f"{number.value:.3f}" if number.stderr is None else f"{number.value:.3f} ± {number.stderr:.3f}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One mark of the figure."""
+
+    x: float
+    number: Number
+
+
+def lines(sweep: Sweep, rows: Sequence[Row], metric: str) -> dict[str, list[Point]]:
+    """What the figure shows: a line for each setting of all but the x axis, its points by x. {} without an x axis.
+
+    The only line there is is called "".
+    """
+    found: dict[str, list[Point]] = {}
+    for row in rows if sweep.x is not None else ():
+        x = row.setting.get(sweep.x)
+        if metric in row.numbers and isinstance(x, (int, float)):
+            others = {key: value for key, value in row.setting.items() if key != sweep.x}
+            found.setdefault(cells_lib.name(others) if others else "", []).append(Point(float(x), row.numbers[metric]))
+    return {label: sorted(points, key=lambda p: p.x) for label, points in found.items()}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    """A power law through one line of the figure, or why there is none."""
+
+    law: scaling.PowerLaw | None
+    draws: tuple[scaling.PowerLaw, ...]  # bootstrap over seeds; () where there is one seed only
+    why_not: str | None
+
+
+def fit(points: Sequence[Point]) -> Fit:
+    """Fits all seeds' values."""
+    values = {p.x: [v for v in p.number.seeds if not math.isnan(v)] for p in points}
+    try:
+        law = scaling.fit([x for x, ys in values.items() for _ in ys], [y for ys in values.values() for y in ys])
+        several = all(len(ys) > 1 for ys in values.values())
+        return Fit(law, tuple(scaling.bootstrap(values, law)) if several else (), None)
+    except ValueError as e:
+        return Fit(None, (), str(e))
+
+
+def to_json(sweep: Sweep, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """The table's numbers."""
+    return [{"setting": row.setting, "complete": row.complete, "cells": row.cells,
+             "numbers": {name: dataclasses.asdict(number) for name, number in row.numbers.items()}} for row in rows]

@@ -1,0 +1,169 @@
+"""Runs the cells of a sweep, each as a process of its own, and goes on where an earlier start stopped.
+
+The sweep's folder: `cells/NAME/` is a cell's work folder, `cells/NAME.log` what it printed, `cells/NAME.done` is there
+once it is complete.
+"""
+
+import collections
+import contextlib
+import ctypes
+import dataclasses
+import fcntl
+import json
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from ilf_jax import progress
+from ilf_jax.errors import InputError
+from ilf_jax.sweeps import cells as cells_lib
+from ilf_jax.sweeps.cells import Cell, Sweep
+from ilf_jax.workdir import write_atomically
+
+_LOG_LINES = 12
+_POLL_SECONDS = 0.2
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+Command = Callable[[Sweep, Cell, Path], list[str]]
+
+
+def command(sweep: Sweep, cell: Cell, workdir: Path) -> list[str]:
+    """How a cell is run."""
+    uri, overrides = cells_lib.overrides(sweep, cell)
+    flags = [f"--config.{key}={_flag(value)}" for key, value in overrides.items()]
+    return [sys.executable, "-m", "ilf_jax.main", f"--config={uri}", f"--workdir={workdir}", *flags]
+
+
+def _flag(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def cell_folder(workdir: Path, cell: Cell) -> Path:
+    """A cell's work folder."""
+    return workdir / "cells" / cells_lib.name(cell)
+
+
+def _beside(folder: Path, ending: str) -> Path:
+    return folder.with_name(folder.name + ending)  # with_suffix would cut a name at its last point
+
+
+def is_done(workdir: Path, cell: Cell) -> bool:
+    """Whether a cell is complete."""
+    return _beside(cell_folder(workdir, cell), ".done").exists()
+
+
+def shell_lines(sweep: Sweep, workdir: Path) -> list[str]:
+    """A shell command for each cell that is still to be run; it leaves the mark that `run` would."""
+    folders = [(cell, cell_folder(workdir, cell)) for cell in sweep.cells if not is_done(workdir, cell)]
+    return [f"{shlex.join(command(sweep, cell, folder))} && touch {shlex.quote(str(_beside(folder, '.done')))}"
+            for cell, folder in folders]
+
+
+def slurm_script(sweep: Sweep, workdir: Path) -> str:
+    """A SLURM job array with one task for each cell that is still to be run."""
+    lines = shell_lines(sweep, workdir)
+    logs = workdir / "cells" / "slurm-%A_%a.log"
+    return "\n".join([
+        "#!/usr/bin/env bash", f"#SBATCH --array=0-{len(lines) - 1}", f"#SBATCH --output={logs}", "set -euo pipefail",
+        "commands=(", *(f"  {shlex.quote(line)}" for line in lines), ")",
+        'eval "${commands[$SLURM_ARRAY_TASK_ID]}"', "",
+    ])
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+    """A cell that ended with an error."""
+
+    name: str
+    code: int  # below 0: the signal that ended it
+    log: Path
+    last_lines: str
+
+
+def run(sweep: Sweep, workdir: Path, *, jobs: int = 1, make_command: Command = command) -> list[Failure]:
+    """Runs what is not complete, `jobs` cells at a time; a cell that fails does not keep the others from running.
+
+    Raises:
+        InputError: a cell's configuration is wrong (before anything runs), or another process runs this sweep.
+    """
+    for cell in sweep.cells:
+        cells_lib.config_of(sweep, cell)
+    with _locked(workdir):
+        todo = collections.deque(cell for cell in sweep.cells if not is_done(workdir, cell))
+        skipped = len(sweep.cells) - len(todo)
+        running: dict[subprocess.Popen, _Started] = {}
+        failures: list[Failure] = []
+        with progress.Progress("sweep", len(sweep.cells), "cells", done=skipped) as bar, _ended_with_us(running):
+            while todo or running:
+                while todo and len(running) < jobs:
+                    started = _start(sweep, workdir, todo.popleft(), make_command)
+                    running[started.process] = started
+                time.sleep(_POLL_SECONDS)
+                for process in [p for p in running if p.poll() is not None]:
+                    started = running.pop(process)
+                    failure = _end(started)
+                    if failure is not None:
+                        failures.append(failure)
+                    bar.advance(1)
+    return failures
+
+
+@dataclasses.dataclass(frozen=True)
+class _Started:
+    process: subprocess.Popen
+    folder: Path
+    log: TextIO
+    begun: float
+
+
+def _start(sweep: Sweep, workdir: Path, cell: Cell, make_command: Command) -> _Started:
+    folder = cell_folder(workdir, cell)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = _beside(folder, ".log").open("a", encoding="utf-8")
+    process = subprocess.Popen(make_command(sweep, cell, folder), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                               preexec_fn=_die_with_parent if sys.platform == "linux" else None)
+    return _Started(process, folder, log, time.monotonic())
+
+
+def _die_with_parent() -> None:
+    # A sweep that is killed must not leave a run behind that holds its folder's lock when the sweep is started again.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def _end(started: _Started) -> Failure | None:
+    started.log.close()
+    log, code = Path(started.log.name), started.process.returncode
+    if code == 0:
+        seconds = round(time.monotonic() - started.begun, 1)
+        write_atomically(_beside(started.folder, ".done"), json.dumps({"seconds": seconds}) + "\n")
+        return None
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return Failure(started.folder.name, code, log, "\n".join(lines[-_LOG_LINES:]))
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
+    workdir.mkdir(parents=True, exist_ok=True)
+    with (workdir / ".lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            raise InputError(f"--workdir {workdir}: another sweep is using it; wait for it or take another") from e
+        yield
+
+
+@contextlib.contextmanager
+def _ended_with_us(running: dict[subprocess.Popen, "_Started"]) -> Iterator[None]:
+    """Whatever ends this process ends the cells too, and waits for them."""
+    try:
+        yield
+    finally:
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.wait()

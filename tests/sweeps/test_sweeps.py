@@ -1,0 +1,242 @@
+"""Sweeps: their algebra, what is run and skipped, and what comes out. The cells here are small programs, not runs."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ilf_jax.errors import InputError
+from ilf_jax.sweeps import cells, page, results, runner
+from ilf_jax.sweeps.cells import Sweep, axis, chain, product, together
+
+ROOT = Path(__file__).parents[2]
+CONFIG = str(ROOT / "configs/quickstart.py")
+SIZE = "data.train_size"
+
+# Does what a run leaves behind: metrics.jsonl. Fails where the size is 13, the first time.
+CELL = """
+import json, pathlib, sys
+size, seed, folder = float(sys.argv[1]), float(sys.argv[2]), pathlib.Path(sys.argv[3])
+folder.mkdir(parents=True, exist_ok=True)
+with (folder / "started").open("a") as f:
+    f.write("x")
+if size == 13 and (folder / "started").read_text() == "x":
+    print("what went wrong")
+    sys.exit(3)
+rows = [{"iteration": k, "stage": "evaluate", "metric": "loss", "value": 100 / k / size + seed, "stderr": 0.5, "n": 9}
+        for k in (1, 2)]
+(folder / "metrics.jsonl").write_text("".join(json.dumps(row) + chr(10) for row in rows))
+"""
+
+
+def fake(sweep, cell, folder):
+    return [sys.executable, "-c", CELL, str(cell[SIZE]), str(cell.get("seed", 0)), str(folder)]
+
+
+def make_sweep(*sizes, seeds=(0, 1), **more):
+    return Sweep(CONFIG, product(axis(SIZE, *sizes), axis("seed", *seeds)), ("evaluate/loss",), x=SIZE, **more)
+
+
+# Algebra
+
+
+def test_product_chain_together():
+    a, b = axis("a.x", 1, 2), axis("seed", 0, 1)
+    assert product(a, b) == [{"a.x": 1, "seed": 0}, {"a.x": 1, "seed": 1}, {"a.x": 2, "seed": 0},
+                             {"a.x": 2, "seed": 1}]
+    assert chain(a, b) == [{"a.x": 1}, {"a.x": 2}, {"seed": 0}, {"seed": 1}]
+    assert together(a, b) == [{"a.x": 1, "seed": 0}, {"a.x": 2, "seed": 1}]
+    assert product(together(a, b), axis("c", 7)) == [{"a.x": 1, "seed": 0, "c": 7}, {"a.x": 2, "seed": 1, "c": 7}]
+    with pytest.raises(InputError, match="1, 2 cells"):
+        together(axis("a", 1), b)
+    with pytest.raises(InputError, match="seed twice"):
+        product(b, b)
+
+
+def test_names_are_file_names():
+    assert cells.name({SIZE: 100, "finetune.learning_rate": 2e-5}) == "train_size=100,learning_rate=2e-05"
+    assert "/" not in cells.name({"policy.checkpoint": "hf:/a folder/b"})
+
+
+def write(tmp_path, text):
+    path = tmp_path / "sweep.py"
+    path.write_text("from ilf_jax.sweeps.cells import *\n\n\ndef get_sweep():\n    " + text + "\n")
+    return str(path)
+
+
+@pytest.mark.parametrize(("text", "message"), [
+    ("return Sweep('c.py', [], ('a/b',))", "has no cells"),
+    ("return Sweep('c.py', axis('seed', 1, 1), ('a/b',))", "two cells are called seed=1"),
+    ("return Sweep('c.py', axis('seed', 1, 2), ('a/b',), x='data.train_size')", "over data.train_size"),
+])
+def test_a_sweep_that_makes_no_sense(tmp_path, text, message):
+    with pytest.raises(InputError, match=message):
+        cells.load(write(tmp_path, text))
+
+
+def test_a_sweep_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match="no such Python file"):
+        cells.load(str(tmp_path / "sweep.py"))
+
+
+@pytest.mark.parametrize(("cell", "message"), [
+    ({"config": "configs/nothing.py"}, "cell config=configs_nothing.py: configs/nothing.py: there is no such config"),
+    ({"data.train_sise": 5}, "did you mean config.data.train_size"),
+    ({"dta.train_size": 5}, "there is no such key"),
+    ({SIZE: "many"}, "expected int"),
+])
+def test_a_wrong_cell_stops_the_sweep_before_anything_runs(tmp_path, cell, message):
+    sweep = Sweep(CONFIG, [{SIZE: 5}, cell], ("evaluate/loss",))
+    with pytest.raises(InputError, match=message):
+        runner.run(sweep, tmp_path, make_command=fake)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cell_is_run_as_its_configuration_says():
+    cell = {"config": "configs/tldr_5k.py:n=100", "evaluate.win_rate": False, SIZE: 7}
+    command = runner.command(Sweep(CONFIG, [cell], ("a/b",)), cell, Path("w"))
+    assert command[1:] == ["-m", "ilf_jax.main", "--config=configs/tldr_5k.py:n=100", "--workdir=w",
+                           "--config.evaluate.win_rate=false", "--config.data.train_size=7"]
+    sweep = Sweep(CONFIG, [{SIZE: 7}], ("a/b",), always={"compare": (), "iterations": 1})
+    assert runner.command(sweep, sweep.cells[0], Path("w"))[-3:] == [
+        "--config.compare=()", "--config.iterations=1", "--config.data.train_size=7"]
+    config = cells.config_of(sweep, sweep.cells[0])
+    assert (config.data.train_size, config.compare, config.iterations) == (7, (), 1)
+
+
+# Running
+
+
+def test_each_cell_runs_once_and_failed_ones_again(tmp_path):
+    sweep = make_sweep(10, 13)
+    failures = runner.run(sweep, tmp_path, jobs=2, make_command=fake)
+    assert [f.name for f in sorted(failures, key=lambda f: f.name)] == ["train_size=13,seed=0", "train_size=13,seed=1"]
+    assert all(f.code == 3 and f.last_lines == "what went wrong" for f in failures)
+    rows = results.collect(sweep, tmp_path)
+    assert [(row.setting, row.complete, row.cells) for row in rows] == [({SIZE: 10}, 2, 2), ({SIZE: 13}, 0, 2)]
+    assert runner.run(sweep, tmp_path, make_command=fake) == []
+    started = {p.parent.name: p.read_text() for p in tmp_path.glob("cells/*/started")}
+    assert started == {"train_size=10,seed=0": "x", "train_size=10,seed=1": "x",
+                       "train_size=13,seed=0": "xx", "train_size=13,seed=1": "xx"}
+
+
+def test_a_killed_sweep_takes_its_cells_along_and_goes_on(tmp_path):
+    """The sweep in a process of its own; its second cell waits, to be met by the kill."""
+    program = f"""
+import sys
+sys.path.insert(0, {str(ROOT / "tests/sweeps")!r})
+from test_sweeps import *
+wait = "import os, pathlib, sys, time; p = pathlib.Path(sys.argv[1] + '.pid'); p.parent.mkdir(exist_ok=True)\\n" \\
+       "p.write_text(str(os.getpid())); time.sleep(600)"
+command = lambda sweep, cell, folder: ([sys.executable, "-c", wait, str(folder)] if cell[SIZE] == 20
+                                       else fake(sweep, cell, folder))
+runner.run(make_sweep(10, 20, 30, seeds=(0,)), Path({str(tmp_path)!r}), make_command=command)
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT)
+    waiting = tmp_path / "cells/train_size=20,seed=0.pid"
+    deadline = time.monotonic() + 60
+    while not (waiting.exists() and waiting.read_text()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    cell = int(waiting.read_text())
+    process.kill()
+    process.wait()
+    while _runs(cell) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not _runs(cell)
+    sweep = make_sweep(10, 20, 30, seeds=(0,))
+    assert [runner.is_done(tmp_path, c) for c in sweep.cells] == [True, False, False]
+    assert runner.run(sweep, tmp_path, make_command=fake) == []
+    whole = tmp_path / "never killed"
+    runner.run(sweep, whole, make_command=fake)
+    assert results.markdown(sweep, results.collect(sweep, tmp_path)) == \
+        results.markdown(sweep, results.collect(sweep, whole))
+    assert (tmp_path / "cells/train_size=10,seed=0/started").read_text() == "x"
+
+
+def _runs(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def test_two_sweeps_in_one_folder(tmp_path):
+    with runner._locked(tmp_path), pytest.raises(InputError, match="another sweep"):
+        runner.run(make_sweep(10), tmp_path, make_command=fake)
+
+
+def test_for_other_schedulers(tmp_path):
+    sweep = make_sweep(10, 20, seeds=(0,))
+    runner.run(Sweep(CONFIG, sweep.cells[:1], sweep.metrics), tmp_path, make_command=fake)
+    (line,) = runner.shell_lines(sweep, tmp_path)  # the other cell is complete
+    assert "--config.data.train_size=20" in line and line.endswith("train_size=20,seed=0.done")
+    script = runner.slurm_script(sweep, tmp_path)
+    assert "#SBATCH --array=0-0\n" in script
+    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+
+
+def test_real_runs(tmp_path):
+    """Two cells as the program runs them, through flags and all; started again, they are left alone."""
+    path = tmp_path / "seeds.py"
+    always = {"iterations": 1, "compare": (), "data.train_size": 4, "data.eval_size": 4,
+              "policy.checkpoint": "init:tiny",
+              "policy.tokenizer": "train:512", "refiner.checkpoint": "policy", "judge.checkpoint": "policy"}
+    path.write_text("from ilf_jax.sweeps.cells import *\n\n\ndef get_sweep():\n"
+                    f"    return Sweep({CONFIG!r}, axis('seed', 0, 1), ('evaluate/insult_rate',), always={always!r})\n")
+    command = [sys.executable, "launch/sweep.py", f"--config={path}", f"--workdir={tmp_path / 'w'}", "--jobs=2"]
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert "|  | " not in done.stdout and "| 2 |" in done.stdout
+    begun = {p: p.stat().st_mtime_ns for p in (tmp_path / "w/cells").rglob("*.jsonl")}
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
+    assert again.returncode == 0 and again.stdout == done.stdout
+    assert {p: p.stat().st_mtime_ns for p in begun} == begun
+
+
+# Results
+
+
+def test_table_and_page(tmp_path):
+    sweep = make_sweep(5, 10, 20, 40, fit=True)
+    runner.run(sweep, tmp_path, jobs=2, make_command=fake)
+    rows = results.collect(sweep, tmp_path)
+    first = rows[0].numbers["evaluate/loss"]  # last iteration: 100 / 2 / 5 + seed
+    assert (first.value, first.seeds) == (10.5, (10.0, 11.0))
+    assert first.stderr == pytest.approx(0.5)  # |11 - 10| / 2
+    assert "| 5 | 10.500 ± 0.500 | 2 |" in results.markdown(sweep, rows)
+    fit = results.fit(results.lines(sweep, rows, "evaluate/loss")[""])
+    assert fit.law is not None and len(fit.draws) > 10
+    text = page.build(sweep, rows, tmp_path, "sizes").read_text()
+    assert text.count("<svg") == 1 and "Power law" in text and "8 of 8 cells" in text
+    assert "Not complete yet" not in text and "http" not in text.replace("http://www.w3.org", "")
+
+
+def test_of_one_seed_the_run_s_own_error_is_shown(tmp_path):
+    sweep = make_sweep(10, seeds=(0,))
+    runner.run(sweep, tmp_path, make_command=fake)
+    assert "| 10 | 5.000 ± 0.500 | 1 |" in results.markdown(sweep, results.collect(sweep, tmp_path))
+
+
+def test_page_of_an_unfinished_sweep(tmp_path):
+    sweep = make_sweep(10, 13, fit=True)
+    runner.run(sweep, tmp_path, make_command=fake)
+    text = page.build(sweep, results.collect(sweep, tmp_path), tmp_path, "sizes").read_text()
+    assert "train_size=13,seed=1" in text and "Not complete yet" in text and "2 of 4 cells" in text
+    assert "takes 4 different x; there are 1" in text
+
+
+def test_program(tmp_path):
+    path = tmp_path / "sizes.py"
+    path.write_text("from ilf_jax.sweeps.cells import *\n\n\ndef get_sweep():\n"
+                    f"    return Sweep({CONFIG!r}, axis('seed', 0, 1), ('evaluate/insult_rate',))\n")
+    flags = [sys.executable, "launch/sweep.py", f"--config={path}", f"--workdir={tmp_path / 'w'}"]
+    run = lambda *more: subprocess.run([*flags, *more], cwd=ROOT, capture_output=True, text=True)  # noqa: E731
+    assert run("--dry_run").stdout.splitlines() == ["to run  seed=0", "to run  seed=1"]
+    assert len(run("--emit=commands").stdout.splitlines()) == 2
+    done = run("--jobs=0")
+    assert done.returncode == 2 and done.stderr == "error: --jobs=0: at least 1\n"
