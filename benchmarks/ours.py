@@ -1,6 +1,7 @@
 """Ours as a worker: the package's own code paths with the settings of configs/summarize_smollm2.py."""
 
 import argparse
+import dataclasses
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -109,7 +110,9 @@ class Ours:
         new_tokens, ids = self._work["new_tokens"], [e.id for e in self._examples]
         encoded = [self.role.encode(i, [prompt], new_tokens)[0] for i, prompt in zip(ids, prompts, strict=True)]
         keys = decode.candidate_keys(self._config.seed, 1, purpose, ids, range(candidates))
-        samples = self.generator(new_tokens, min(batch_size, len(ids))).start(encoded, keys)()
+        generator = dataclasses.replace(self.generator(new_tokens, min(batch_size, len(ids))),
+                                        row_lengths=self.role.row_lengths(len(e.ids) for e in encoded))
+        samples = generator.start(encoded, keys)()
         return lambda: {"tokens": sum(len(s.tokens) for group in samples for s in group),
                         "prompt_tokens": sum(len(e.ids) for e in encoded)}
 

@@ -57,6 +57,12 @@ class Sight:
     distance_BxCxLxS: jax.Array | None = None
 
 
+    def of_layer(self, layer: int) -> "Sight":
+        """The same, with the keys and values of one layer in place of all layers'."""
+        one = lambda held: held and held.replace(keys=held.keys[layer], values=held.values[layer])  # noqa: E731
+        return self.replace(prefix=one(self.prefix), cache=one(self.cache))
+
+
 def empty_cache(config: ModelConfig, batch: int, candidates: int, slots: int, dtype: jnp.dtype) -> Cache:
     """A cache of `slots` free slots for batch x candidates rows."""
     shape = (batch, config.num_kv_heads, candidates, slots, config.head_dim)

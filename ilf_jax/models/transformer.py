@@ -151,7 +151,7 @@ class Attention(nn.Module):
     """Grouped-query attention among the tokens at hand, or, behind a shared prefix, to that and own tokens too."""
 
     config: ModelConfig
-    layer: int
+    slides: bool  # sees only keys within the window
     compute: Compute
 
     @nn.compact
@@ -159,7 +159,7 @@ class Attention(nn.Module):
         c = self.config
         B, C, L, _ = x.shape
         K, G, H = c.num_kv_heads, c.num_heads // c.num_kv_heads, c.head_dim
-        window = c.sliding_window if c.is_sliding(self.layer) else None
+        window = c.sliding_window if self.slides else None
 
         linear = functools.partial(Linear, dtype=self.compute.dtype)
         q = linear(c.num_heads * H, c.qkv_bias, name="q")(x).reshape(B, C, L, K * G, H)
@@ -168,9 +168,9 @@ class Attention(nn.Module):
         if c.qk_norm:
             q, k = Norm(c, self.compute.dtype, name="q_norm")(q), Norm(c, self.compute.dtype, name="k_norm")(k)
         if c.position == "rope":
-            sliding = c.is_sliding(self.layer) and c.rope_local_theta is not None
-            theta = c.rope_local_theta if sliding else c.rope_theta
-            freqs = rope_frequencies(H, theta, None if sliding else c.rope_scaling)
+            local = self.slides and c.rope_local_theta is not None
+            theta = c.rope_local_theta if local else c.rope_theta
+            freqs = rope_frequencies(H, theta, None if local else c.rope_scaling)
             angles = positions_BxCxL[..., None, None].astype(jnp.float32) * freqs
             cos, sin = jnp.cos(angles), jnp.sin(angles)
             q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
@@ -184,9 +184,9 @@ class Attention(nn.Module):
         else:
             if sight.cache is not None:
                 at = (0, 0, 0, sight.cache.index, 0)
-                k = jax.lax.dynamic_update_slice(sight.cache.keys[self.layer], k, at)
-                v = jax.lax.dynamic_update_slice(sight.cache.values[self.layer], v, at)
-            prefix = sight.prefix.keys[self.layer], sight.prefix.values[self.layer]
+                k = jax.lax.dynamic_update_slice(sight.cache.keys, k, at)
+                v = jax.lax.dynamic_update_slice(sight.cache.values, v, at)
+            prefix = sight.prefix.keys, sight.prefix.values
             out = attention.behind_prefix(
                 q, prefix, sight.prefix.lengths_B, (k, v), positions_BxCxL, sight.distance_BxCxLxS, window
             )
@@ -215,16 +215,19 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-norm attention and MLP with residual sums; Gemma norms their outputs too."""
+    """Pre-norm attention and MLP with residual sums; Gemma norms their outputs too.
+
+    Layers whose attributes are equal are traced once.
+    """
 
     config: ModelConfig
-    layer: int
+    slides: bool
     compute: Compute
 
     @nn.compact
     def __call__(self, x: jax.Array, positions_BxCxL: jax.Array, sight: Sight) -> tuple[jax.Array, KV]:
         c, norm = self.config, functools.partial(Norm, self.config, self.compute.dtype)
-        attend = Attention(c, self.layer, self.compute, name="attention")
+        attend = Attention(c, self.slides, self.compute, name="attention")
         y, kv = attend(norm(name="attention_norm")(x), positions_BxCxL, sight)
         x = x + (norm(name="attention_post_norm")(y) if c.post_norms else y)
         y = MLP(c, self.compute, name="mlp")(norm(name="mlp_norm")(x))
@@ -258,8 +261,11 @@ class Transformer(nn.Module):
         layer_class = Layer
         if self.remat != "none":
             layer_class = nn.remat(Layer, prevent_cse=True, policy=_REMAT_POLICIES[self.remat])
+        # XLA sees the layers as if they had been written out one after another.
+        layer_class = nn.jit(layer_class)
         for i in range(c.num_layers):
-            x, kv = layer_class(c, i, self.compute, name=f"layers_{i}")(x, positions_BxCxL, sight)
+            layer = layer_class(c, c.is_sliding(i), self.compute, name=f"layers_{i}")
+            x, kv = layer(x, positions_BxCxL, sight.of_layer(i))
             kvs.append(kv)
         return Norm(c, self.compute.dtype, name="final_norm")(x), tuple(kvs)
 

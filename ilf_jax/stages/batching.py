@@ -1,18 +1,54 @@
 """Which documents are worked on together, and how long their rows are. Pure arithmetic, the same on every run."""
 
-from collections.abc import Sequence
+import bisect
+import collections
+from collections.abc import Iterable, Sequence
 
-_STEPS_PER_OCTAVE = 4
 _SHORTEST = 16
 
 
 def bucket(length: int) -> int:
     """The row length for `length` tokens: four sizes an octave (16, 20, 24, 28, 32, ...), so few programs compile."""
+    return _round_up(length, steps_per_octave=4, smallest_step=1)
+
+
+def _round_up(length: int, *, steps_per_octave: int, smallest_step: int) -> int:
     size = _SHORTEST
     while size < length:
         octave = 1 << (size.bit_length() - 1)
-        size += octave // _STEPS_PER_OCTAVE
+        size += max(smallest_step, octave // steps_per_octave)
     return size
+
+
+def _fine(length: int) -> int:
+    return _round_up(length, steps_per_octave=16, smallest_step=8)
+
+
+def row_lengths(lengths: Iterable[int], program_tokens: float) -> tuple[int, ...]:
+    """The few lengths that rows of these `lengths` are padded to, shortest first: a program is compiled for each.
+
+    Found exactly: of all sets of lengths, in steps of a sixteenth of an octave, the one with the fewest tokens after
+    padding, where another length in the set counts as `program_tokens` tokens (what could be computed while a program
+    compiles).
+    """
+    counts = sorted(collections.Counter(map(_fine, lengths)).items())
+    # best[i]: tokens of the rows of the i shortest lengths, and the set that holds them.
+    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+    for i, (size, _) in enumerate(counts, start=1):
+        rows = 0
+        options = []
+        for j in range(i, 0, -1):  # rows of lengths j..i are all padded to the i-th
+            rows += counts[j - 1][1]
+            tokens, chosen = best[j - 1]
+            options.append((tokens + rows * size + program_tokens, (*chosen, size)))
+        best.append(min(options))
+    return best[-1][1]
+
+
+def row_length(longest: int, allowed: Sequence[int]) -> int:
+    """The shortest of the `allowed` lengths (ascending) that holds a row, or its bucket if none does."""
+    at = bisect.bisect_left(allowed, longest)
+    return allowed[at] if at < len(allowed) else bucket(longest)
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

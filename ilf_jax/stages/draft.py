@@ -29,9 +29,10 @@ def run(run: run_lib.Run) -> None:
         return
     policy = run.roles.get("policy")
     sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
-    generator = Generator(policy, sampling, settings.max_new_tokens, settings.batch_size, run.task.stop)
     prompts = {e.id: policy.encode(e.id, [run.task.policy_prompt(e)], settings.max_new_tokens)[0]
                for e in run.examples}
+    generator = Generator(policy, sampling, settings.max_new_tokens, settings.batch_size, run.task.stop,
+                          policy.row_lengths(len(p.ids) for p in prompts.values()))
 
     def start(batch: list[Example]) -> Callable[[], list[Draft]]:
         keys = decode.candidate_keys(run.config.seed, run.iteration, "draft", [e.id for e in batch], [0])

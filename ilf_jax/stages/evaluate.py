@@ -22,9 +22,10 @@ def run(run: run_lib.Run) -> None:
     folder.begin()
     policy = run.roles.get("policy")
     sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
-    generator = Generator(policy, sampling, settings.max_new_tokens, settings.batch_size, run.task.stop)
     prompts = {e.id: policy.encode(e.id, [run.task.policy_prompt(e)], settings.max_new_tokens)[0]
                for e in run.held_out}
+    generator = Generator(policy, sampling, settings.max_new_tokens, settings.batch_size, run.task.stop,
+                          policy.row_lengths(len(p.ids) for p in prompts.values()))
 
     def start(batch: list[Example]) -> Callable[[], list[Output]]:
         # The same keys in every iteration: runs differ by their policy, not by luck.

@@ -27,12 +27,13 @@ def run(run: run_lib.Run) -> None:
 
 def _run_critic(run: run_lib.Run, drafts: dict[str, Draft]) -> None:
     critic, settings = run.roles.get("critic"), run.config.feedback
-    generator = Generator(critic, make_sampling(settings.temperature, 0, 1.0), settings.max_new_tokens,
-                          settings.batch_size, run.task.stop)
     prompts = {
         e.id: critic.encode(e.id, [run.task.critic_prompt(e, drafts[e.id].text)], settings.max_new_tokens)[0]
         for e in run.examples
     }
+    generator = Generator(critic, make_sampling(settings.temperature, 0, 1.0), settings.max_new_tokens,
+                          settings.batch_size, run.task.stop,
+                          critic.row_lengths(len(p.ids) for p in prompts.values()))
 
     def start(batch: list[Example]) -> Callable[[], list[Feedback]]:
         keys = decode.candidate_keys(run.config.seed, run.iteration, "feedback", [e.id for e in batch], [0])

@@ -40,6 +40,7 @@ class Generator:
     Attributes:
         batch_size: documents that are worked on together.
         stop: an output is cut at the first of these strings.
+        row_lengths: what prompts are padded to, see `Role.row_lengths`; where there are none, each batch to its bucket.
         forced_length: nothing ends an output before max_new_tokens (for measurements).
     """
 
@@ -48,6 +49,7 @@ class Generator:
     max_new_tokens: int
     batch_size: int
     stop: Sequence[str]
+    row_lengths: Sequence[int] = ()
     forced_length: bool = False
 
     @functools.cached_property
@@ -89,7 +91,8 @@ class Generator:
 
     def _batch(self, ids: Sequence[Sequence[int]], keys_BxCx2: np.ndarray) -> decode.Generated:
         """One batch, filled up where there are fewer prompts. The device may still be at work."""
-        arrays = self._arrays(ids, keys_BxCx2, self.role.padded(self.batch_size))
+        length = batching.row_length(max(map(len, ids)), self.row_lengths)
+        arrays = self._arrays(ids, keys_BxCx2, self.role.padded(self.batch_size), length)
         return _refine_step(self.role.model, self.role.decode_params, *arrays, self.sampling, self.ends,
                             max_new_tokens=self.max_new_tokens, compute=self.role.compute)
 
@@ -98,7 +101,7 @@ class Generator:
         role = self.role
         order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
         places, at_once = role.padded(self.batch_size), role.padded(max(1, self.batch_size // _REFILLED_PART))
-        length = batching.bucket(len(ids[order[0]]))
+        length = batching.row_length(len(ids[order[0]]), self.row_lengths)
         held: list[int | None] = [*order[:places], *[None] * (places - len(order))]
         waiting = collections.deque(order[places:])
         found: dict[int, decode.Generated] = {}
@@ -133,7 +136,7 @@ class Generator:
             )
 
     def _arrays(
-        self, ids: Sequence[Sequence[int]], keys: np.ndarray, batch: int, length: int | None = None
+        self, ids: Sequence[Sequence[int]], keys: np.ndarray, batch: int, length: int
     ) -> tuple[jax.Array, ...]:
         """Tokens, lengths and keys of a batch; rows that only fill it up have length 0."""
         tokens, lengths = self.role.pad(ids, batch, length)

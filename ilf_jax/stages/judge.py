@@ -1,7 +1,8 @@
 """Asking a model two-valued questions about texts: the prefix that questions share is computed once."""
 
+import collections
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import jax
 import numpy as np
@@ -22,6 +23,11 @@ class Group:
 
     prefix: list[int]
     branches: list[Branch]
+
+    @property
+    def num_questions(self) -> int:
+        """Q: how many questions a branch asks."""
+        return len(self.branches[0].ends)
 
     @property
     def num_tokens(self) -> int:
@@ -82,21 +88,46 @@ def _branch(rows: list[list[int]], answers: list[tuple[int, int]]) -> Branch:
     return Branch(tokens, offsets, leaves, ends, answers)
 
 
+@dataclasses.dataclass(frozen=True)
+class RowLengths:
+    """What prefixes and branches are padded to, by how many questions a branch asks; see `Role.row_lengths`."""
+
+    prefixes: dict[int, tuple[int, ...]]
+    branches: dict[int, tuple[int, ...]]
+
+
+def row_lengths(role: Role, asked: Iterable[Asked]) -> RowLengths:
+    """For all that is going to be asked, so that few programs serve it."""
+    prefixes, branches = collections.defaultdict(list), collections.defaultdict(list)
+    for one in asked:
+        for group in one.groups:
+            prefixes[group.num_questions].append(len(group.prefix))
+            longest = max(len(branch.tokens) for branch in group.branches)
+            branches[group.num_questions] += [longest] * len(group.branches)
+    return RowLengths(*({count: role.row_lengths(found) for count, found in sorted(of.items())}
+                        for of in (prefixes, branches)))
+
+
 def favourable_probabilities(role: Role, asked: Sequence[Asked], batch_size: int) -> list[np.ndarray]:
     """p(favourable) / (p(favourable) + p(other)) of each question, one C x Q array a document."""
-    return start_asking(role, asked, batch_size)()
+    return start_asking(role, asked, batch_size, row_lengths(role, asked))()
 
 
-def start_asking(role: Role, asked: Sequence[Asked], batch_size: int) -> Callable[[], list[np.ndarray]]:
+def start_asking(
+    role: Role, asked: Sequence[Asked], batch_size: int, lengths: RowLengths
+) -> Callable[[], list[np.ndarray]]:
     """As `favourable_probabilities`, but returns while the device is at work; what it returns waits."""
     groups = [group for one in asked for group in one.groups]
     batches: list[tuple[list[int], jax.Array]] = []
-    for count in sorted({len(group.branches[0].ends) for group in groups}):  # those of a batch ask as many questions
-        alike = [i for i, group in enumerate(groups) if len(group.branches[0].ends) == count]
+    for count in sorted({group.num_questions for group in groups}):  # those of a batch ask as many questions
+        alike = [i for i, group in enumerate(groups) if group.num_questions == count]
         for batch in batching.batches_by_length([len(groups[i].prefix) for i in alike], batch_size):
             picked = [alike[j] for j in batch]
-            batches.append((picked, role.answer_logits([groups[i].prefix for i in picked],
-                                                       [groups[i].branches for i in picked], batch_size)))
+            prefixes, branches = [groups[i].prefix for i in picked], [groups[i].branches for i in picked]
+            prefix = batching.row_length(max(map(len, prefixes)), lengths.prefixes.get(count, ()))
+            longest = max(len(branch.tokens) for group in branches for branch in group)
+            branch = batching.row_length(longest, lengths.branches.get(count, ()))
+            batches.append((picked, role.answer_logits(prefixes, branches, batch_size, prefix, branch)))
 
     def probabilities() -> list[np.ndarray]:
         found: dict[int, np.ndarray] = {}

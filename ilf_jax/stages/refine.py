@@ -23,14 +23,15 @@ def run(run: run_lib.Run) -> None:
     begun = folder.manifest()
     drafts, feedback = run.folder("draft").read(Draft), run.folder("feedback").read(Feedback)
     refiner = run.roles.get("refiner")
-    generator = Generator(refiner, make_sampling(settings.temperature, settings.top_k, settings.top_p),
-                          settings.max_new_tokens, settings.batch_size, run.task.stop)
     prompts = {
         e.id: refiner.encode(
             e.id, [run.task.refine_prompt(e, drafts[e.id].text, feedback[e.id].text)], settings.max_new_tokens
         )[0]
         for e in run.examples
     }
+    generator = Generator(refiner, make_sampling(settings.temperature, settings.top_k, settings.top_p),
+                          settings.max_new_tokens, settings.batch_size, run.task.stop,
+                          refiner.row_lengths(len(p.ids) for p in prompts.values()))
     # The longest documents go first: they are the ones on which a check is worth most.
     checked = sorted(run.examples, key=lambda e: (-len(prompts[e.id].ids), e.id))
     checked = checked[: min(_CHECKED_DOCUMENTS, settings.batch_size)]

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import numpy as np
@@ -23,6 +23,9 @@ from ilf_jax.training import objectives, packing
 _answer_logits_step = jax.jit(score.answer_logits_step, static_argnames=("config", "compute"))
 _embed_step = jax.jit(score.embed_step, static_argnames=("config", "compute"))
 _sequence_logprobs = jax.jit(objectives.sequence_logprobs, static_argnames=("config", "compute"))
+
+# What could be computed while a program compiles, for a second on two CPU cores.
+_PROGRAM_FLOPS = 1e11
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,17 +170,18 @@ class Role:
         return vectors
 
     def answer_logits(
-        self, prefixes: Sequence[Sequence[int]], branches: Sequence[Sequence[Branch]], batch_size: int
+        self, prefixes: Sequence[Sequence[int]], branches: Sequence[Sequence[Branch]], batch_size: int,
+        prefix_length: int, branch_length: int,
     ) -> jax.Array:
         """Logits of both answers to the Q questions of each prefix's C branches, B x C x Q x 2.
 
+        Prefixes are padded to `prefix_length`, branches to `branch_length`.
         B is `batch_size`, or a little more on a mesh; rows beyond the prefixes given mean nothing. The device may still
         be at work.
         """
         B, C, Q = self.padded(batch_size), len(branches[0]), len(branches[0][0].ends)
-        tokens, lengths = self.pad(prefixes, B)
-        longest = batching.bucket(max(len(branch.tokens) for group in branches for branch in group))
-        suffix, offsets, leaves = (np.zeros((B, C, longest), np.int32) for _ in range(3))
+        tokens, lengths = self.pad(prefixes, B, prefix_length)
+        suffix, offsets, leaves = (np.zeros((B, C, branch_length), np.int32) for _ in range(3))
         leaves[:] = -1  # padding, seen by nothing
         ends, answers = np.zeros((B, C, Q), np.int32), np.zeros((B, C, Q, 2), np.int32)
         for b, group in enumerate(branches):
@@ -187,6 +191,11 @@ class Role:
                 ends[b, c], answers[b, c] = branch.ends, branch.answers
         arrays = self.placement.batch((tokens, lengths, suffix, offsets, leaves, ends, answers))
         return _answer_logits_step(self.model, self.decode_params, *arrays, compute=self.compute)
+
+    def row_lengths(self, lengths: Iterable[int]) -> tuple[int, ...]:
+        """What rows of these lengths are padded to; the smaller the model, the fewer lengths are worth a program."""
+        num_params = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        return batching.row_lengths(lengths, _PROGRAM_FLOPS / (2 * num_params))
 
     def padded(self, rows: int) -> int:
         """Rows a batch has on this mesh: each shard gets as many."""

@@ -63,12 +63,18 @@ def _instruct_rm(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
     judge = run.roles.get("judge")
     told: list[str] = []
 
+    def ask(example: Example) -> judge_lib.Asked:
+        return judge_lib.ask(judge, example.id, _questions(run, example, inputs, run.config.score.prompts))
+
+    # Tokenised here for their lengths alone, one by one: all of them would not fit into memory.
+    lengths = judge_lib.row_lengths(judge, map(ask, run.examples))
+
     def score(batch: list[Example]) -> Callable[[], list[_Scores]]:
-        asked = [judge_lib.ask(judge, e.id, _questions(run, e, inputs, run.config.score.prompts)) for e in batch]
+        asked = [ask(e) for e in batch]
         if not told and not all(one.exact for one in asked):
             told.append("an answer is more than one token here; it is scored by its first distinguishing one")
             progress.log(f"judge: {told[0]}")
-        found = judge_lib.start_asking(judge, asked, run.config.score.batch_size)
+        found = judge_lib.start_asking(judge, asked, run.config.score.batch_size, lengths)
         return lambda: [(instruct_rm.ensemble(scores_CxP), scores_CxP.tolist()) for scores_CxP in found()]
 
     return score

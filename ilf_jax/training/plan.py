@@ -59,6 +59,7 @@ def make_plan(
     """Plans `epochs` passes; each epoch has its own order, and a last, smaller batch where the sizes do not divide.
 
     Args:
+        accumulation: micro-batches of a step at most.
         merge: pack several examples into a row.
         row_length: L, at least the longest example.
         row_multiple: rows of a micro-batch are a multiple of this (the shards of the mesh).
@@ -75,8 +76,10 @@ def make_plan(
         batch = [examples[i] for i in step]
         packed = packing.pack([len(e) for e in batch], row_length, merge=merge)
         rows, targets = max(rows, len(packed)), max(targets, packing.targets_per_row(batch, packed))
-    rows = -(-rows // accumulation)
+    of_micro = -(-rows // accumulation)
+    of_micro = -(-of_micro // row_multiple) * row_multiple
     return Plan(
-        examples=examples, order=tuple(order), steps_per_epoch=len(order) // epochs, accumulation=accumulation,
-        row_length=row_length, rows=-(-rows // row_multiple) * row_multiple, targets=targets, merge=merge,
+        examples=examples, order=tuple(order), steps_per_epoch=len(order) // epochs,
+        accumulation=-(-rows // of_micro),  # fewer than asked for where packing has left some of them empty
+        row_length=row_length, rows=of_micro, targets=targets, merge=merge,
     )

@@ -203,3 +203,11 @@ def test_plan_of_one_example():
     p = plan_of(make_examples(1), epochs=2, accumulation=4)
     assert p.order == ((0,), (0,))
     assert len(contents(p.batch(1))) == 1
+
+
+def test_no_micro_batch_is_empty():
+    """Eight short examples fit into two rows: four micro-batches were asked for, two are enough."""
+    examples = [packing.training_example([5] * 8, [6], END, prompt_weight=0.0) for _ in range(8)]
+    p = plan_of(examples, epochs=1, batch_size=8, accumulation=4, row_length=40)
+    assert (p.accumulation, p.rows) == (2, 1)
+    assert len(contents(p.batch(0))) == 8

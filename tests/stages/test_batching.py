@@ -1,0 +1,40 @@
+"""How long rows are: few lengths, found exactly."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from ilf_jax.stages import batching
+
+
+def tokens(lengths, chosen, program_tokens):
+    """All rows padded to the shortest chosen length that holds them, and what the programs cost."""
+    padded = [min((c for c in chosen if c >= n), default=np.inf) for n in lengths]
+    return sum(padded) + program_tokens * len(chosen)
+
+
+@pytest.mark.parametrize("program_tokens", [0, 30, 200, 5000])
+@pytest.mark.parametrize("seed", range(4))
+def test_row_lengths_are_the_best_of_all_sets(seed, program_tokens):
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 90, rng.integers(1, 40)).tolist()
+    steps = sorted({max(16, -(-n // 8) * 8) for n in lengths})  # below 128: multiples of 8
+    sets = [s for k in range(1, len(steps) + 1) for s in itertools.combinations(steps, k)]
+    found = batching.row_lengths(lengths, program_tokens)
+    assert tokens(lengths, found, program_tokens) == min(tokens(lengths, s, program_tokens) for s in sets)
+    assert list(found) == sorted(found)
+
+
+def test_the_cost_of_programs_decides_how_many_there_are():
+    lengths = [20] * 100 + [100] * 10
+    assert batching.row_lengths(lengths, 0) == (24, 104)
+    assert batching.row_lengths(lengths, 100 * 80 - 1) == (24, 104)
+    assert batching.row_lengths(lengths, 100 * 80 + 1) == (104,)
+    assert batching.row_lengths([], 100) == ()
+    assert batching.row_lengths([300, 600], 0) == (304, 608)  # steps of 16 above 256, of 32 above 512
+
+
+def test_a_row_takes_the_shortest_length_that_holds_it():
+    assert [batching.row_length(n, (24, 112)) for n in (1, 24, 25, 112, 113)] == [24, 24, 112, 112, 128]
+    assert batching.row_length(17, ()) == 20
