@@ -1,6 +1,7 @@
 """Compiled programs are shared by all tests and by the processes that they start; a small run that takes seconds."""
 
 import atexit
+import contextlib
 import os
 import shutil
 import sys
@@ -77,14 +78,26 @@ def main_with_flags(capsys, *given):
     return code, capsys.readouterr().err
 
 
+@contextlib.contextmanager
+def _without_optimisations():
+    import jax
+
+    before = jax.config.values["jax_disable_most_optimizations"]
+    if not before:
+        # A program that was compiled otherwise may differ in the last bits, and would be found by its shapes.
+        jax.config.update("jax_disable_most_optimizations", True)
+        jax.clear_caches()
+    yield
+    if not before:
+        jax.config.update("jax_disable_most_optimizations", False)
+        jax.clear_caches()
+
+
 @pytest.fixture(scope="module")
 def quick_compiles():
     """XLA without its optimisations: programs that run for milliseconds compile in a third of the time."""
-    import jax
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    with _without_optimisations():
+        yield
 
 
 @pytest.fixture
@@ -95,10 +108,11 @@ def tiny_config():
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
-    """(config, folder, metrics) of a finished run of two iterations; not to be written to."""
+    """(config, folder, metrics) of a finished run of two iterations, quickly compiled; not to be written to."""
     import ilf_jax
 
     c = make_tiny_config()
     c.iterations = 2
     folder = tmp_path_factory.mktemp("tiny") / "run"
-    return c, folder, ilf_jax.run(c, folder)
+    with _without_optimisations():
+        return c, folder, ilf_jax.run(c, folder)
