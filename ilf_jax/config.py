@@ -258,6 +258,27 @@ def read(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
     return result
 
 
+def call_in_file(path: str, function: str, *args: str) -> Any:
+    """What a function of a Python file returns.
+
+    Raises:
+        InputError: no such file or function, or anything that goes wrong in it: such a file is input.
+    """
+    spec = importlib.util.spec_from_file_location("file_of_user", path)
+    if spec is None or spec.loader is None or not os.path.isfile(path):
+        raise InputError(f"{path}: there is no such Python file")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+        if hasattr(module, function):
+            return getattr(module, function)(*args)
+    except InputError:
+        raise
+    except Exception as e:
+        raise InputError(f"{path}: {type(e).__name__}: {e}") from e
+    raise InputError(f"{path}: has no function {function}()")
+
+
 def from_file(uri: str, overrides: Mapping[str, Any]) -> Config:
     """The checked configuration of `path.py[:arg]`, as main's flags would have it.
 
@@ -265,19 +286,10 @@ def from_file(uri: str, overrides: Mapping[str, Any]) -> Config:
         overrides: dotted key, without `config.`, -> value.
 
     Raises:
-        InputError: no such file, an error while it is read, or what `read` finds.
+        InputError: see `call_in_file` and `read`.
     """
     path, _, arg = uri.partition(":")
-    spec = importlib.util.spec_from_file_location("config_file", path)
-    if spec is None or spec.loader is None or not os.path.isfile(path):
-        raise InputError(f"{path}: there is no such config file")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        config = module.get_config(arg) if arg else module.get_config()
-    except Exception as e:  # a config file is a program: whatever goes wrong in it is an error in the input
-        raise InputError(f"{uri}: {type(e).__name__}: {e}") from e
-    tree = config.to_dict()
+    tree = call_in_file(path, "get_config", *([arg] if arg else [])).to_dict()
     for key, value in overrides.items():
         *sections, last = key.split(".")
         at = tree

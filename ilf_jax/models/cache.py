@@ -56,7 +56,6 @@ class Sight:
     cache: Cache | None = None
     distance_BxCxLxS: jax.Array | None = None
 
-
     def of_layer(self, layer: int) -> "Sight":
         """The same, with the keys and values of one layer in place of all layers'."""
         one = lambda held: held and held.replace(keys=held.keys[layer], values=held.values[layer])  # noqa: E731

@@ -1,10 +1,8 @@
 """Which runs a sweep is made of: lists of what each run overrides, put together by product, chain and together."""
 
 import dataclasses
-import importlib.util
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ilf_jax import config as config_lib
@@ -84,16 +82,9 @@ def load(path: str) -> Sweep:
     """The sweep that a file's `get_sweep()` returns.
 
     Raises:
-        InputError: there is no such file or function, or the sweep has no cells, or two that are alike.
+        InputError: the file does not give one, or the sweep has no cells, or two that are alike.
     """
-    spec = importlib.util.spec_from_file_location("sweep", path)
-    if spec is None or spec.loader is None or not Path(path).is_file():
-        raise InputError(f"--config={path}: there is no such Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_sweep"):
-        raise InputError(f"--config={path}: has no function get_sweep()")
-    sweep = module.get_sweep()
+    sweep = config_lib.call_in_file(path, "get_sweep")
     if not sweep.cells:
         raise InputError(f"--config={path}: the sweep has no cells")
     names = [name(cell) for cell in sweep.cells]

@@ -25,21 +25,13 @@ def build(sweep: Sweep, rows: Sequence[results.Row], workdir: Path, title: str) 
     text = report.template("sweep.html").render(
         title=title, config=sweep.config, cells=len(sweep.cells), complete=sum(row.complete for row in rows),
         missing=[cells_lib.name(cell) for cell in sweep.cells if not runner.is_done(workdir, cell)],
-        plots=[(plot, markupsafe.Markup(plot.svg)) for plot in drawn], table=_table(sweep, rows),
+        plots=[(plot, markupsafe.Markup(plot.svg)) for plot in drawn],
+        table=tables.Table(*results.table(sweep, rows), len(results.setting_keys(rows))),
         fits=_fit_table(fits) if fits else None,
     )
     path = workdir / "report.html"
     report.write_page(path, text)
     return path
-
-
-def _table(sweep: Sweep, rows: Sequence[results.Row]) -> tables.Table:
-    keys = list(dict.fromkeys(key for row in rows for key in row.setting))
-    columns = [*map(cells_lib.spoken, keys), *(metric.rpartition("/")[2] for metric in sweep.metrics), "cells"]
-    lines = [[*(str(row.setting.get(key, "")) for key in keys),
-              *(results.shown(row.numbers.get(metric)) for metric in sweep.metrics), f"{row.complete} of {row.cells}"]
-             for row in rows]
-    return tables.Table(columns, lines, len(keys))
 
 
 def _fit_table(fits: dict[str, results.Fit]) -> tables.Table:

@@ -37,11 +37,6 @@ class Row:
     complete: int  # cells
     cells: int
 
-    @property
-    def label(self) -> str:
-        """The setting in words."""
-        return cells_lib.name(self.setting)
-
 
 def collect(sweep: Sweep, workdir: Path) -> list[Row]:
     """A row for each setting, in the sweep's order. Cells that are not complete add nothing but to the count."""
@@ -77,16 +72,28 @@ def _number(found: Sequence[tuple[float, float | None]]) -> Number:
     return Number(mean.value, mean.stderr if len(values) > 1 else found[0][1], values)
 
 
-def markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
-    """The table: settings down, metrics across, mean and standard error, and how many seeds that is."""
-    keys = list(dict.fromkeys(key for row in rows for key in row.setting))
-    head = [*(cells_lib.spoken(key) for key in keys), *(metric.rpartition("/")[2] for metric in sweep.metrics), "seeds"]
-    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+def table(sweep: Sweep, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Heads and cells: settings down, metrics across with their standard errors, and how many seeds that is."""
+    keys = setting_keys(rows)
+    heads = [*map(cells_lib.spoken, keys), *(metric.rpartition("/")[2] for metric in sweep.metrics), "seeds"]
+    lines = []
     for row in rows:
         numbers = [shown(row.numbers.get(metric)) for metric in sweep.metrics]
         seeds = str(row.cells) if row.complete == row.cells else f"{row.complete} of {row.cells}"
-        lines.append(f"| {' | '.join([*(str(row.setting.get(key, '')) for key in keys), *numbers, seeds])} |")
-    return "\n".join(lines) + "\n"
+        lines.append([*(str(row.setting.get(key, "")) for key in keys), *numbers, seeds])
+    return heads, lines
+
+
+def setting_keys(rows: Sequence[Row]) -> list[str]:
+    """All keys that any setting overrides."""
+    return list(dict.fromkeys(key for row in rows for key in row.setting))
+
+
+def markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
+    """`table` as Markdown."""
+    heads, lines = table(sweep, rows)
+    shown_lines = [f"| {' | '.join(cells)} |" for cells in (heads, *lines)]
+    return "\n".join([shown_lines[0], "|---" * len(heads) + "|", *shown_lines[1:]]) + "\n"
 
 
 def shown(number: Number | None) -> str:

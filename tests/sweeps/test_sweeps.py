@@ -69,6 +69,8 @@ def write(tmp_path, text):
 
 @pytest.mark.parametrize(("text", "message"), [
     ("return Sweep('c.py', [], ('a/b',))", "has no cells"),
+    ("return Sweep('c.py', product(axis('a', 1), axis('a', 2)), ('a/b',))", "sets a twice"),
+    ("return 1 / 0", "ZeroDivisionError"),
     ("return Sweep('c.py', axis('seed', 1, 1), ('a/b',))", "two cells are called seed=1"),
     ("return Sweep('c.py', axis('seed', 1, 2), ('a/b',), x='data.train_size')", "over data.train_size"),
 ])
@@ -83,7 +85,7 @@ def test_a_sweep_that_is_not_there(tmp_path):
 
 
 @pytest.mark.parametrize(("cell", "message"), [
-    ({"config": "configs/nothing.py"}, "cell config=configs_nothing.py: configs/nothing.py: there is no such config"),
+    ({"config": "configs/nothing.py"}, "cell config=configs_nothing.py: configs/nothing.py: there is no such Python"),
     ({"data.train_sise": 5}, "did you mean config.data.train_size"),
     ({"dta.train_size": 5}, "there is no such key"),
     ({SIZE: "many"}, "expected int"),
