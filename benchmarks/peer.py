@@ -32,8 +32,11 @@ class Peer:
         self._work, self._folder = work, folder
         self._suite = ""
 
-    def setup(self, suite: str, tuned: dict[str, Any]) -> dict[str, Any]:
-        """Loads what the suite needs and tries out settings that `tuned`, from an earlier worker, does not hold."""
+    def setup(self, suite: str, tuned: dict[str, Any], warm_up: bool = True) -> dict[str, Any]:
+        """Loads what the suite needs and tries out settings that `tuned`, from an earlier worker, does not hold.
+
+        `warm_up=False` leaves out the calls that warm up and try; `tuned` must then hold every setting.
+        """
         transformers.logging.set_verbosity_error()
         torch.set_num_threads(protocol.cores())
         torch.manual_seed(self._work["seed"])
@@ -47,14 +50,16 @@ class Peer:
             self._inference = peer_inference.Inference(
                 self._folder, self._work, found and peer_inference.Settings(**found)
             )
-            self._inference.tune(generates=whole or suite == "refine", scores=None if suite == "refine" else layout)
+            if warm_up:
+                self._inference.tune(generates=whole or suite == "refine", scores=None if suite == "refine" else layout)
             tuned["inference"] = dataclasses.asdict(self._inference.settings)
         if whole or suite == "finetune":
             found = tuned.get("training")
             self._training = peer_training.Training(
                 self._folder, self._work, found and peer_training.Settings(**found)
             )
-            self._training.tune()
+            if warm_up:
+                self._training.tune()
             tuned["training"] = dataclasses.asdict(self._training.settings)
             tuned["training_tried"] = self._training.tried or tuned.get("training_tried", {})
         return {"tuned": tuned, "settings": self._settings(tuned), "versions": versions()}

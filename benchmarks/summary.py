@@ -7,7 +7,8 @@ from typing import Any
 Result = dict[str, Any]
 
 _COLUMNS = ("suite", "peer / ours, median (min to max)", "ours s", "peer s", "ours tok/s", "peer tok/s",
-            "ours peak MB", "peer peak MB", "ours compiles s", "ours first call s: cold, warm cache")
+            "ours peak MB", "peer peak MB", "ours compiles s", "ours first call s: cold, warm cache",
+            "peer first call s", "first calls, peer / ours with warm cache")
 
 # Share of all cores that other processes may take before the table warns.
 _MUCH_LOAD = 0.05
@@ -19,12 +20,15 @@ def paired_ratio(ours_s: Sequence[float], peer_s: Sequence[float]) -> dict[str, 
     return {"ratio": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
 
-def suite_result(ours: Sequence[Result], peer: Sequence[Result], first: Result, first_warm: Result) -> Result:
+def suite_result(
+    ours: Sequence[Result], peer: Sequence[Result], first: Result, first_warm: Result, peer_first: Result
+) -> Result:
     """One suite's entry in the JSON file.
 
     Args:
         ours, peer: answers to the paired calls.
         first, first_warm: ours' first call in a fresh process, nothing compiled before, and all compiled before.
+        peer_first: the peer's first call in a fresh process.
 
     Returns:
         The entry; where the calls have parts, with one like it for each part under `parts`.
@@ -45,13 +49,15 @@ def suite_result(ours: Sequence[Result], peer: Sequence[Result], first: Result, 
         "ours_compile_s": first["compile_seconds"], "ours_compilations": first["compilations"],
         "ours_first_s": first["seconds"], "ours_first_warm_s": first_warm["seconds"],
         "ours_first_warm_cache_hits": first_warm["cache_hits"],
+        "peer_first_s": peer_first["seconds"], "first_ratio": peer_first["seconds"] / first_warm["seconds"],
         "ours_recompiled": sum(call["compilations"] for call in ours),
     }
     if "computed_tokens" in mine:
         result["ours_computed_tokens"] = mine["computed_tokens"]
     if "parts" in mine:
         of = lambda name, calls: [call["parts"][name] for call in calls]  # noqa: E731
-        result["parts"] = {name: suite_result(of(name, ours), of(name, peer), *of(name, (first, first_warm)))
+        firsts = (first, first_warm, peer_first)
+        result["parts"] = {name: suite_result(of(name, ours), of(name, peer), *of(name, firsts))
                            for name in mine["parts"]}
     return result
 
@@ -91,7 +97,7 @@ def markdown_row(suite: str, result: Mapping[str, Any]) -> str:
         suite, f"**{r['ratio']:.2f}** ({r['min']:.2f} to {r['max']:.2f})", f"{r['ours_s']:.2f}", f"{r['peer_s']:.2f}",
         f"{r['ours_tokens_per_s']:,.0f}", f"{r['peer_tokens_per_s']:,.0f}", f"{r['ours_peak_mb']:,.0f}",
         f"{r['peer_peak_mb']:,.0f}", f"{r['ours_compile_s']:.1f}",
-        f"{r['ours_first_s']:.1f}, {r['ours_first_warm_s']:.1f}",
+        f"{r['ours_first_s']:.1f}, {r['ours_first_warm_s']:.1f}", f"{r['peer_first_s']:.1f}", f"{r['first_ratio']:.2f}",
     )
     return f"| {' | '.join(cells)} |"
 

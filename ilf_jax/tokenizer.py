@@ -135,12 +135,16 @@ class Tokenizer:
         if self.chat_template is None:
             raise InputError(f"{self.where}: has no chat template; use plain prompts with this checkpoint")
         try:
-            return _environment().from_string(self.chat_template).render(
+            return self._template.render(
                 messages=messages, add_generation_prompt=add_generation_prompt,
                 bos_token=self._text(self.bos_id), eos_token=self._text(self.eos_id),
             )
         except (jinja2.TemplateError, TypeError, KeyError) as error:
             raise InputError(f"{self.where}: the chat template fails: {error}") from error
+
+    @functools.cached_property
+    def _template(self) -> jinja2.Template:
+        return _environment().from_string(self.chat_template)
 
     def _text(self, token_id: int | None) -> str:
         return "" if token_id is None else self._backend.piece(token_id)

@@ -181,8 +181,7 @@ def train(run: run_lib.Run, part: str, examples: Sequence[packing.TrainingExampl
                                   warmup_steps=round(settings.warmup_fraction * len(steps_plan)))
     opt = optimizer.OptimizerConfig(settings.weight_decay, settings.clip_norm, b2=settings.b2)
     objective = objectives.NextTokenLoss(role.model, role.compute, settings.remat)
-    # Every leaf on the whole mesh, counters too: a restored state is placed like this one.
-    state = role.placement.params(steps.init_state(params, optimizer.make_optimizer(opt)), "train")
+    state = _first_state(params, opt, role)
     del params  # the state holds them, until the step, or a restored state, takes their place
     stopping = early_stopping.EarlyStopping(settings.patience, state.params) if dev else None
     saved = checkpoint.TrainingCheckpoints(folder.path / "state")
@@ -227,6 +226,15 @@ def train(run: run_lib.Run, part: str, examples: Sequence[packing.TrainingExampl
     if not performance.fetch(_all_finite(params)):
         raise InputError(f"finetuning stopped: some params are no numbers after step {step}. {step_log.REMEDY}")
     return Trained(params, log.mean_of_last(steps_plan.steps_per_epoch), step)
+
+
+def _first_state(params: transformer.Params, config: optimizer.OptimizerConfig, role: Role) -> steps.TrainState:
+    """State before the first step, every leaf on the whole mesh, counters too: a restored one is placed like it."""
+    init = optimizer.make_optimizer(config).init
+    # In one program: leaf by leaf, zeros for Adam's moments are filled by one core.
+    shardings = role.placement.shardings(jax.eval_shape(init, params), "train")
+    return steps.TrainState(jnp.zeros((), jnp.int32, device=role.placement.replicated), params,
+                            jax.jit(init, out_shardings=shardings)(params))
 
 
 def _split(

@@ -101,7 +101,7 @@ def test_ratio_is_the_median_of_the_pairs():
 def make_result():
     ours, peer = [call(2.0, peak_mb=5.0), call(1.0)], [call(4.0), call(3.0, check=[0.5, 0.26])]
     first = call(9.0, compile_seconds=7.0, compilations=3)
-    return summary.suite_result(ours, peer, first, call(3.0, cache_hits=3)) | {
+    return summary.suite_result(ours, peer, first, call(3.0, cache_hits=3), call(6.0)) | {
         "size": vars(work.QUICK), "machine": {"cpu": "a processor", "cores": 2}, "versions": {"jax": "1", "torch": "2"},
         "ours_settings": {"refine.batch_size": 8}, "peer_settings": {"threads": 2}, "others_load": 0.5,
         "others_load_in_tuning": 0.0, "roofline": {},
@@ -115,6 +115,7 @@ def test_suite_result_keeps_the_contract():
     assert result["ours_peak_mb"] == 10.0 and result["peer_peak_mb"] == 10.0
     assert result["ours_tokens_per_s"] == pytest.approx(100 / 1.5)
     assert result["ours_first_s"] == 9.0 and result["ours_compile_s"] == 7.0 and result["ours_first_warm_s"] == 3.0
+    assert result["peer_first_s"] == 6.0 and result["first_ratio"] == 2.0
     assert result["same_tokens"] is True
     assert result["largest_difference"] == 0.0  # the first pair's, which agrees
 
@@ -206,7 +207,7 @@ def test_parts_are_joined():
 
 def test_parts_have_entries_and_rows_of_their_own():
     joined = [protocol.join({"draft": call(1.0, peak_mb=7.0), "score": call(seconds)}) for seconds in (1.0, 3.0)]
-    entry = summary.suite_result(joined[:1], joined[1:], joined[0], joined[0])
+    entry = summary.suite_result(joined[:1], joined[1:], joined[0], joined[0], joined[1])
     assert entry["ratio"] == 2.0
     assert entry["parts"]["draft"]["ratio"] == 1.0 and entry["parts"]["score"]["ratio"] == 3.0
     assert entry["parts"]["draft"]["ours_peak_mb"] == 7.0
