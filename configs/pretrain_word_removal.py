@@ -30,7 +30,7 @@ def get_config():
     c.finetune.batch_size = 64
     c.finetune.prompt_loss_weight = 0.1
     c.finetune.max_length = 256
-    c.finetune.checkpoint_every = 500
+    c.checkpoint.every_steps = 500
 
     c.evaluate.temperature = 0.0
     return c

@@ -4,27 +4,34 @@ A model checkpoint is a folder: `params/` (Orbax), `model.json` (the architectur
 named by `orbax:DIR` alone. Orbax writes aside and renames; a half-written one is never found.
 """
 
+import contextlib
 import dataclasses
 import json
-import pathlib
-import shutil
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import jax
 from orbax.checkpoint import v1 as ocp
 
+from ilf_jax import distributed, storage
 from ilf_jax.errors import InputError
 from ilf_jax.models.config import ModelConfig, RopeScaling
+from ilf_jax.workdir import write_atomically
+
+T = TypeVar("T")
 
 
-def save_model(folder: pathlib.Path, params: Any, config: ModelConfig) -> None:
+def save_model(folder: storage.Path, params: Any, config: ModelConfig) -> None:
     """Writes params and architecture; an earlier attempt is replaced. Raises InputError when the disk is full."""
+    folder = storage.path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    _save(folder / "params", params)
-    (folder / "model.json").write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n", encoding="utf-8")
+    _in_words(folder / "params", lambda: ocp.save(folder / "params", params, overwrite=True))
+    facts = json.dumps(dataclasses.asdict(config), indent=1) + "\n"
+    distributed.on_main(lambda: write_atomically(folder / "model.json", facts))
 
 
-def read_model_config(folder: pathlib.Path) -> ModelConfig:
+def read_model_config(folder: storage.Path) -> ModelConfig:
     """The architecture of a saved model. Raises InputError if the folder is no model checkpoint."""
     path = folder / "model.json"
     if not path.exists() or not (folder / "params").exists():
@@ -35,42 +42,90 @@ def read_model_config(folder: pathlib.Path) -> ModelConfig:
     return ModelConfig(**facts)
 
 
-def load_model(folder: pathlib.Path, shapes: Any) -> Any:
+def load_model(folder: storage.Path, shapes: Any) -> Any:
     """Params in the shapes, dtypes and shardings of `shapes` (jax.ShapeDtypeStruct leaves)."""
-    return ocp.load((folder / "params").absolute(), shapes)
+    return ocp.load(storage.path(folder / "params"), shapes)
 
 
-def _save(path: pathlib.Path, tree: Any) -> None:
+def _in_words(path: storage.Path, write: Callable[[], T]) -> T:
     try:
-        ocp.save(path.absolute(), tree, overwrite=True)
+        return write()
     except OSError as e:
         raise InputError(f"{path}: cannot be written: {e.strerror or e}; earlier checkpoints are whole") from e
 
 
 class TrainingCheckpoints:
-    """States of a training run under way: numbered by step, the latest is gone on from."""
+    """States of a training run under way: numbered by step, the newest is gone on from.
 
-    def __init__(self, folder: pathlib.Path) -> None:
-        self._folder = folder
+    A state is written while training goes on; it counts once it is whole, and only then older ones are deleted.
+    """
+
+    def __init__(self, folder: storage.Path, keep: int = 1) -> None:
+        """`keep`: how many states are kept."""
+        self._folder, self._keep = storage.path(folder), keep
+        self._under_way: tuple[int, Any] | None = None
 
     def latest(self) -> int | None:
         """Step of the newest complete state."""
-        steps = [int(p.name) for p in self._folder.glob("[0-9]*") if p.name.isdecimal() and ocp.is_orbax_checkpoint(p)]
-        return max(steps, default=None)
+        return distributed.on_main(lambda: max(self._steps(), default=None))
+
+    def _steps(self) -> list[int]:
+        return [int(p.name) for p in self._folder.glob("[0-9]*") if p.name.isdecimal() and ocp.is_orbax_checkpoint(p)]
 
     def save(self, step: int, state: Any) -> None:
-        """Writes the state, then deletes the older ones."""
+        """Begins to write the state; returns once its arrays may be used up. Only within `writing`.
+
+        Raises:
+            InputError: it, or the one before, cannot be written.
+        """
+        if self._under_way is not None and self._under_way[0] == step:
+            return
+        self._wait()
+        path = self._folder / str(step)
         self._folder.mkdir(parents=True, exist_ok=True)
-        _save(self._folder / str(step), state)
-        for old in self._folder.glob("[0-9]*"):
-            if old.name.isdecimal() and int(old.name) < step:
-                shutil.rmtree(old)
+        writing = _in_words(path, lambda: ocp.save_async(path, state, overwrite=True))
+        self._under_way = step, writing
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Is left, however that happens, once what was being written is whole. Raises InputError if it cannot be."""
+        try:
+            yield
+        finally:
+            self._wait()
+
+    def _wait(self) -> None:
+        """Until the state being written is whole; then deletes the oldest beyond those to keep."""
+        if self._under_way is None:
+            return
+        (step, writing), self._under_way = self._under_way, None
+        _in_words(self._folder / str(step), writing.result)
+        if distributed.is_main():
+            for old in sorted(self._steps())[: -self._keep]:
+                storage.delete(self._folder / str(old))
 
     def restore(self, step: int, like: Any) -> Any:
         """The state of a step, in the shapes and shardings of `like`."""
         shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)
-        return ocp.load((self._folder / str(step)).absolute(), shapes)
+        return ocp.load(self._folder / str(step), shapes)
 
     def clear(self) -> None:
         """Deletes all states: training is done."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if distributed.is_main():
+            storage.delete(self._folder)
+
+
+class Clock:
+    """Says when the next training state is due: every so many steps, or minutes, whichever comes first."""
+
+    def __init__(self, every_steps: int, every_minutes: float) -> None:
+        """`every_minutes`: 0 for never by the clock."""
+        self._steps, self._seconds, self._last = every_steps, 60 * every_minutes, time.monotonic()
+
+    def is_due(self, step: int) -> bool:
+        """Whether the state after `step` steps is to be saved."""
+        late = self._seconds > 0 and distributed.on_main(lambda: time.monotonic() - self._last > self._seconds)
+        if not late and step % self._steps:
+            return False
+        self._last = time.monotonic()
+        return True

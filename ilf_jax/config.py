@@ -117,7 +117,8 @@ class Draft:
 
 @dataclasses.dataclass(frozen=True)
 class Feedback:
-    source: str = _key("recorded", "where feedback comes from", choices=("recorded", "oracle", "critic"))
+    source: str = _key("recorded", "where feedback comes from; human: a file for people to fill in while the run waits",
+                       choices=("recorded", "oracle", "critic", "human"))
     temperature: float = _key(0.0, "of the critic", low=0)
     max_new_tokens: int = _key(64, "of the critic", low=1)
     batch_size: int = _key(32, "documents a batch (and a shard)", low=1)
@@ -174,9 +175,16 @@ class Finetune:
     lora_targets: str = _key(r"(attention|mlp)/\w+/kernel$", "regular expression: which kernels get updates")
     lora_base_precision: str = _key("float32", "of the frozen base; bfloat16 saves memory if precision is bfloat16",
                                     choices=("float32", "bfloat16"))
-    checkpoint_every: int = _key(100, "steps between training checkpoints", low=1)
     dev_fraction: float = _key(0.0, "share of the pairs held back for early stopping", low=0, high=0.5)
     patience: int = _key(1, "epochs without a better dev loss before stopping", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    every_steps: int = _key(100, "steps of finetuning between states to go on from", low=1)
+    every_minutes: float = _key(10.0, "the same by the clock; 0: off", low=0)
+    states: int = _key(1, "such states to keep while finetuning", low=1)
+    keep: int | None = _key(None, "iterations whose params are kept, the latest; unset: all", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,6 +197,8 @@ class Evaluate:
     batches_per_shard: int = _key(1, "above 1: a place whose outputs have ended gets the shard's next document", low=1)
     rouge: bool = _key(True, "against references, where there are any")
     nll: bool = _key(True, "of held-out references and human refinements, where there are any")
+    kl: bool = _key(False, "between base and policy, both ways, from samples at temperature 1 on the held-out prompts")
+    kl_max_new_tokens: int = _key(64, "of those samples", low=1)
     win_rate: bool = _key(False, "against the initial policy's outputs, judged in both orders")
     headline: str = _key("", "metric shown first in table and report; unset: the first measured of a list")
 
@@ -223,6 +233,7 @@ class Config:
     refine: Refine = _section(Refine)
     score: Score = _section(Score)
     finetune: Finetune = _section(Finetune)
+    checkpoint: Checkpoint = _section(Checkpoint)
     evaluate: Evaluate = _section(Evaluate)
     mesh: Mesh = _section(Mesh)
 

@@ -15,7 +15,7 @@ import jax
 import ml_collections
 
 from ilf_jax import config as config_lib
-from ilf_jax import progress, records, sharding, tokenizer_training
+from ilf_jax import distributed, progress, records, sharding, storage, tokenizer_training
 from ilf_jax import workdir as workdir_lib
 from ilf_jax.data import documents
 from ilf_jax.errors import InputError
@@ -31,13 +31,15 @@ _STAGES = {"draft": draft.run, "feedback": feedback.run, "refine": refine.run, "
 
 
 def run(
-    config: config_lib.Config | ml_collections.ConfigDict | Mapping[str, Any], workdir: str | pathlib.Path
+    config: config_lib.Config | ml_collections.ConfigDict | Mapping[str, Any], workdir: str | pathlib.Path,
+    profiled_steps: int = 0,
 ) -> list[dict[str, Any]]:
     """Runs, or goes on with, a whole ILF run; returns the lines of metrics.jsonl.
 
     Args:
         config: see `ilf_jax.config`; start from `base_config()`.
         workdir: the run's folder; made if need be.
+        profiled_steps: record a profile of so many training steps in `workdir`/profile.
 
     Raises:
         InputError: bad input of any kind, in words for the user; nothing that was written is lost.
@@ -57,19 +59,29 @@ def run(
             # Accelerators would otherwise round the inputs of float32 matmuls (TF32, bfloat16).
             jax.config.update("jax_default_matmul_precision", "highest")
         _train_tokenizer(config, folder.path, found)
-        shared = models.Models(mesh, config.seed)
-        metrics = _run_arm(config, folder, task, found, shared, folder.path / "tokenizer")
+        shared = models.Models(mesh, config.seed, config.precision)
+        metrics = _run_arm(config, folder, task, found, shared, folder.path / "tokenizer", profiled_steps)
         for target in config.compare:
             arm = arm_config(config, target)
             arm_folder, arm_lock = workdir_lib.open_workdir(folder.path / "compare" / target, config_lib.to_dict(arm))
             with arm_lock:
                 progress.log(f"baseline arm: imitating {target}")
                 _run_arm(arm, arm_folder, task, found, shared, folder.path / "tokenizer")
-        progress.TensorBoard(folder.path).rewrite(metrics)
-        page = report.build_report(folder.path)
-        summary.print_summary(folder.path)
-        progress.log(f"report: {page}")
+        if distributed.is_main():
+            _show(folder, metrics)
     return metrics
+
+
+def _show(folder: workdir_lib.Workdir, metrics: list[dict[str, Any]]) -> None:
+    """TensorBoard, the report and the closing table."""
+    with storage.read_locally(folder.path, leave_out="checkpoint") as place:
+        progress.TensorBoard(place).rewrite([*metrics, *folder.performance()])
+        page = report.build_report(place)
+        summary.print_summary(place)
+        if not storage.is_local(folder.path):
+            storage.copy(place / "tensorboard", folder.path / "tensorboard")
+            (folder.path / page.name).write_text(page.read_text(encoding="utf-8"))
+    progress.log(f"report: {folder.path / page.name}")
 
 
 def arm_config(config: config_lib.Config, target: str) -> config_lib.Config:
@@ -142,7 +154,7 @@ def check_documents(config: config_lib.Config, found: documents.Documents) -> No
 
 def _run_arm(
     config: config_lib.Config, folder: workdir_lib.Workdir, task: Task, found: documents.Documents,
-    shared: models.Models, tokenizer_folder: pathlib.Path,
+    shared: models.Models, tokenizer_folder: storage.Path, profiled_steps: int = 0,
 ) -> list[dict[str, Any]]:
     """All iterations of one arm in its own folder."""
 
@@ -150,7 +162,8 @@ def _run_arm(
         """Iteration k, while the policy has been trained for `trained` iterations."""
         checkpoint = folder.checkpoint(trained) if trained else None
         roles = models.Roles(config, shared, tokenizer_folder, checkpoint)
-        return Run(config, folder, task, k, found.by_iteration.get(k, ()), found.held_out, roles)
+        return Run(config, folder, task, k, found.by_iteration.get(k, ()), found.held_out, roles,
+                   profiled_steps if k == 1 else 0)
 
     _evaluate(in_iteration(0, 0))
     for k in range(1, config.iterations + 1):
@@ -165,8 +178,10 @@ def _run_arm(
             folder.write_metrics()
         finetune.tidy(before)
         if k > 1:
-            shared.forget(f"orbax:{folder.checkpoint(k - 1).absolute()}")
+            shared.forget(f"orbax:{folder.checkpoint(k - 1)}")
         _evaluate(in_iteration(k, k))
+        if config.checkpoint.keep is not None and k > config.checkpoint.keep and distributed.is_main():
+            storage.delete(folder.checkpoint(k - config.checkpoint.keep))
     return folder.write_metrics()
 
 
@@ -180,22 +195,31 @@ def _evaluate(run: Run) -> None:
     run.workdir.write_metrics()
 
 
-def _write_examples(path: pathlib.Path, examples: tuple[Example, ...]) -> None:
+def _write_examples(path: storage.Path, examples: tuple[Example, ...]) -> None:
     """Raises InputError if a run that goes on finds other documents than it was begun with."""
     text = "".join(json.dumps(records.to_json(e), ensure_ascii=False) + "\n" for e in examples)
-    if not path.exists():
-        workdir_lib.write_atomically(path, text)
-    elif path.read_text(encoding="utf-8") != text:
-        raise InputError(f"{path}: holds other documents than config.data gives now; the data have changed since the "
-                         "run was begun: restore them, or take another --workdir")
+
+    def write() -> None:
+        if not path.exists():
+            workdir_lib.write_atomically(path, text)
+        elif path.read_text(encoding="utf-8") != text:
+            raise InputError(f"{path}: holds other documents than config.data gives now; the data have changed since "
+                             "the run was begun: restore them, or take another --workdir")
+
+    distributed.on_main(write)
 
 
-def _train_tokenizer(config: config_lib.Config, folder: pathlib.Path, found: documents.Documents) -> None:
-    wanted = config.policy.tokenizer
-    if wanted is None or not wanted.startswith("train:") or (folder / "tokenizer" / "tokenizer_config.json").exists():
+def _train_tokenizer(config: config_lib.Config, folder: storage.Path, found: documents.Documents) -> None:
+    size = _tokenizer_size(config)
+    if size is None:
         return
-    texts = (f"{e.document} {e.reference}" for examples in found.by_iteration.values() for e in examples)
-    tokenizer_training.train_bpe(texts, _tokenizer_size(config), folder / "tokenizer")
+
+    def train() -> None:
+        if not (folder / "tokenizer" / "tokenizer_config.json").exists():
+            texts = (f"{e.document} {e.reference}" for examples in found.by_iteration.values() for e in examples)
+            tokenizer_training.train_bpe(texts, size, folder / "tokenizer")
+
+    distributed.on_main(train)
 
 
 def _tokenizer_size(config: config_lib.Config) -> int | None:

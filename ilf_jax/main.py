@@ -1,4 +1,6 @@
-"""python -m ilf_jax.main --config=configs/NAME.py[:arg=value,...] --workdir=DIR [--config.a.b=VALUE ...] [--dry_run]"""
+"""python -m ilf_jax.main --config=configs/NAME.py[:arg=value,...] --workdir=DIR [--config.a.b=VALUE ...]
+                          [--dry_run [--topology=v5e:4x4]]
+"""
 
 import difflib
 import sys
@@ -8,11 +10,19 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from ilf_jax import config as config_lib
+from ilf_jax import distributed, preemption
 from ilf_jax.errors import InputError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's configuration.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps its files; an interrupted run goes on from there.")
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Check everything, show one example with its loss mask, train nothing.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "With --dry_run: compile for TPUs that are not here, v5e:4x4 say.")
+_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, where there are several.")
+_PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.", lower_bound=1)
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
+_PROFILE = flags.DEFINE_integer("profile", 0, "Record a profile of so many training steps.", lower_bound=0)
+_OWN_FLAGS = ("config", "workdir", "dry_run", "topology", "coordinator_address", "num_processes", "process_id",
+              "profile")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -27,7 +37,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
             dict(_CONFIG.value)  # ml_collections tells of a file that it cannot open only when it is asked for a key
         return rest
     except flags.UnrecognizedFlagError as e:
-        near = difflib.get_close_matches(e.flagname, ("config", "workdir", "dry_run"), n=1)
+        near = difflib.get_close_matches(e.flagname, _OWN_FLAGS, n=1)
         raise InputError(f"{e}{f'; did you mean --{near[0]}?' if near else ''}") from e
     except Exception as e:
         # A config file is a program: whatever goes wrong while it is read is an error in the input.
@@ -52,7 +62,7 @@ def _parse_or_exit(argv: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code 0 when the run is complete, 2 on bad input."""
+    """Exit code 0 when the run is complete, 2 on bad input, 3 where a dry run finds that it does not fit."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # orbax tells much; our own lines pass all the same
     try:
@@ -62,15 +72,19 @@ def main(argv: Sequence[str]) -> int:
             raise InputError("--config=configs/NAME.py is needed")
         config = config_lib.read(_CONFIG.value)
         if _DRY_RUN.value:
-            from ilf_jax import dry_run  # jax is loaded only once the flags are known to be good
+            from ilf_jax.dry_run.run import dry_run  # jax is loaded only once the flags are known to be good
 
-            dry_run.show(config)
-            return 0
+            return dry_run(config, _TOPOLOGY.value)
+        if _TOPOLOGY.value:
+            raise InputError("--topology is for --dry_run: those TPUs are not here")
         if not _WORKDIR.value:
             raise InputError("--workdir=DIR is needed: where the run keeps its files")
+        distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
+        preemption.install()
         from ilf_jax import ilf
 
-        ilf.run(config, _WORKDIR.value)
+        with distributed.ends_with_the_others():
+            ilf.run(config, _WORKDIR.value, _PROFILE.value)
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

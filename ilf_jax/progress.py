@@ -17,6 +17,8 @@ import rich.text
 from absl import flags
 from absl import logging as absl_logging
 
+from ilf_jax import distributed
+
 SECONDS_BETWEEN_LINES = 30.0
 
 # A child of absl's logger: its lines pass at level INFO while the libraries that log through absl (orbax above all)
@@ -41,8 +43,10 @@ class _PlainFormatter(logging.Formatter):
 def log(message: str) -> None:
     """Logs one line at level INFO: plainly on stderr, above the progress bar where one is drawn.
 
-    `--verbosity` below 0, where the user gave it, silences these lines.
+    `--verbosity` below 0, where the user gave it, silences these lines. Of several processes, process 0 tells them.
     """
+    if not distributed.is_main():
+        return
     if flags.FLAGS.is_parsed() and flags.FLAGS["verbosity"].present and flags.FLAGS.verbosity < 0:
         return
     if _live_bars:
@@ -106,7 +110,7 @@ class Progress:
 
     def __enter__(self) -> Self:
         self._started = self._last_line = time.monotonic()
-        if not self.console.is_terminal:
+        if not self.console.is_terminal or not distributed.is_main():
             log(f"{self.label}: {self.done} of {self.total} {self.unit} done, starting")
             return self
         self._bar = rich.progress.Progress(

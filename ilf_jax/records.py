@@ -52,7 +52,7 @@ class Feedback:
 
     id: str
     text: str
-    source: str  # "recorded", "oracle", "critic"
+    source: str  # "recorded", "oracle", "critic", "human"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,12 +5,15 @@ decoding keeps them whole along that axis, so that no step gathers weights.
 """
 
 import dataclasses
+import functools
 import math
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ilf_jax.errors import InputError
@@ -45,13 +48,19 @@ _RULES: dict[str, dict[str, str | None]] = {
 }
 
 
-def make_mesh(data: int, fsdp: int, tensor: int) -> Mesh:
-    """A mesh over all devices; an axis of -1 (one at most) takes what the others leave.
+def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh; an axis of -1 (one at most) takes what the others leave.
+
+    Neighbours on `tensor` are neighbours in the network where that has a shape. Between slices, which a slower network
+    connects, only `data` is split.
+
+    Args:
+        devices: all that there are if None.
 
     Raises:
-        InputError: the axes do not multiply to the number of devices.
+        InputError: the axes do not multiply to the number of devices, or `data` is no multiple of the slices.
     """
-    devices = jax.devices()
+    devices = jax.devices() if devices is None else devices
     sizes = [data, fsdp, tensor]
     given = math.prod(size for size in sizes if size != -1)
     if sizes.count(-1) == 1 and given > 0:
@@ -59,7 +68,18 @@ def make_mesh(data: int, fsdp: int, tensor: int) -> Mesh:
     if min(sizes) < 1 or math.prod(sizes) != len(devices):
         raise InputError(f"config.mesh: data={data}, fsdp={fsdp}, tensor={tensor} do not make the {len(devices)} "
                          "devices that there are; one of them may be -1, to take what the others leave")
-    return Mesh(np.array(devices).reshape(sizes), AXES)
+    return Mesh(_arranged(sizes, devices), AXES)
+
+
+def _arranged(sizes: list[int], devices: Sequence[jax.Device]) -> np.ndarray:
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    if sizes[0] % slices:
+        raise InputError(f"config.mesh.data={sizes[0]} is no multiple of the {slices} slices: between slices, which a "
+                         "slow network connects, only data can be split")
+    within = (sizes[0] // slices, *sizes[1:])
+    return mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
 
 
 def path_name(path: tuple[Any, ...]) -> str:
@@ -76,8 +96,7 @@ class Placement:
 
     def __post_init__(self) -> None:
         tensor = self.mesh.shape["tensor"]
-        sizes = {"query heads": self.model.num_heads, "MLP width": self.model.intermediate_size,
-                 "vocabulary": self.model.vocab_size}
+        sizes = {"query heads": self.model.num_heads, "MLP width": self.model.intermediate_size}
         for name, size in sizes.items():
             if size % tensor:
                 fitting = [t for t in range(1, tensor + 1) if all(s % t == 0 for s in sizes.values())]
@@ -89,14 +108,20 @@ class Placement:
         """How many parts a batch is split into; batch sizes are multiples of it."""
         return self.mesh.shape["data"] * self.mesh.shape["fsdp"]
 
+    def padded(self, rows: int) -> int:
+        """Rows a batch has on this mesh: each shard gets as many."""
+        return -(-rows // self.batch_shards) * self.batch_shards
+
     def param_sharding(self, path: str, layout: str) -> NamedSharding:
-        """Sharding of one param under "train" or "decode". KV heads fewer than `tensor` are held whole everywhere."""
+        """Sharding of one param under "train" or "decode".
+
+        An axis whose size its mesh axis does not divide is held whole along it: KV heads fewer than `tensor`, an odd
+        vocabulary, a width that `fsdp` does not divide. Other sizes must divide, or there is no Placement.
+        """
         axes = next((axes for pattern, axes in _LOGICAL_AXES if re.search(pattern, path)), ())
         rules = dict(_RULES[layout])
-        if self.model.num_kv_heads % self.mesh.shape["tensor"]:
-            rules["kv_heads"] = None
-        if self.model.hidden_size % self.mesh.shape["fsdp"]:
-            rules["embed"] = None
+        sizes = {"kv_heads": self.model.num_kv_heads, "vocab": self.model.vocab_size, "embed": self.model.hidden_size}
+        rules |= {axis: None for axis, size in sizes.items() if rules[axis] and size % self.mesh.shape[rules[axis]]}
         spec = [rules[axis] if axis is not None else None for axis in axes]
         used = [axis for axis in spec if axis is not None]
         if len(used) != len(set(used)):
@@ -119,7 +144,7 @@ class Placement:
 
     def put_param(self, path: str, array: np.ndarray, layout: str) -> jax.Array:
         """One param from host memory into its shards."""
-        return jax.device_put(array, self.param_sharding(path, layout))
+        return from_host(array, self.param_sharding(path, layout))
 
     @property
     def replicated(self) -> NamedSharding:
@@ -128,9 +153,40 @@ class Placement:
 
     def params(self, params: Any, layout: str) -> Any:
         """Moves params into a layout, device to device."""
-        return jax.device_put(params, self.shardings(params, layout))
+        return jax.tree.map(_move, params, self.shardings(params, layout))
 
     def batch(self, arrays: Any, axis: int = 0) -> Any:
-        """Host arrays as global arrays, split along `axis` over data and fsdp."""
-        sharding = NamedSharding(self.mesh, PartitionSpec(*([None] * axis), ("data", "fsdp")))
-        return jax.tree.map(lambda a: jax.device_put(a, sharding), arrays)
+        """Host arrays, the same on every process, as global arrays split along `axis` over data and fsdp."""
+        return jax.tree.map(lambda a: from_host(a, self.batch_sharding(axis)), arrays)
+
+    def batch_sharding(self, axis: int = 0) -> NamedSharding:
+        """Split along `axis` over data and fsdp."""
+        return NamedSharding(self.mesh, PartitionSpec(*([None] * axis), ("data", "fsdp")))
+
+    def jit(self, step: Callable[..., Any], **options: Any) -> jax.stages.Wrapped:
+        """`step` jitted, its results held whole on every device of this mesh unless `out_shardings` says otherwise.
+
+        The same function, mesh and options give the same object, so that nothing is compiled twice.
+
+        Args:
+            options: of jax.jit; all hashable.
+        """
+        return _jitted(step, self.replicated, tuple(sorted(options.items())))
+
+
+@functools.cache
+def _jitted(step: Callable[..., Any], out: NamedSharding, options: tuple[tuple[str, Any], ...]) -> jax.stages.Wrapped:
+    return jax.jit(step, **{"out_shardings": out, **dict(options)})
+
+
+def from_host(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    """A host array as a global one; each process, all of which hold it, puts the parts on its own devices."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
+
+
+def _move(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable and not sharding.is_fully_addressable):
+        return jax.device_put(leaf, sharding)
+    return from_host(np.asarray(leaf), sharding)  # made on this process, the same on each

@@ -1,10 +1,10 @@
 """A small byte-level BPE trained on a run's own texts, for models that start from random params."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from ilf_jax import storage
 from ilf_jax.workdir import write_atomically
 
 END = "<|end|>"
@@ -13,7 +13,7 @@ END = "<|end|>"
 _UNITS = r" an? [\w-]+| ?[\w-]+|[^\w\s]|\s"
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int, folder: Path) -> None:
+def train_bpe(texts: Iterable[str], vocab_size: int, folder: storage.Path) -> None:
     """Trains on `texts` and writes a folder that `Tokenizer.load('hf:FOLDER')` and transformers read."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([

@@ -5,6 +5,7 @@
     iteration_001/<stage>/manifest.json         written when a stage begins, and again, complete, when it ends
     iteration_001/checkpoint/                 params after the iteration
     metrics.jsonl                             made anew from the manifests
+    performance.jsonl                         likewise: what the stages cost, which no two runs have alike
 
 A file appears under its name only once it is whole (written aside, synced, renamed). What exists is therefore true.
 """
@@ -19,19 +20,26 @@ import json
 import os
 import pathlib
 import platform
+import re
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ilf_jax import records
+from ilf_jax import distributed, records, storage
 from ilf_jax.errors import InputError
 
 R = TypeVar("R")
+_STARTED = ".started.json"  # when the first process of the run took the folder
 _MAY_CHANGE = frozenset({"iterations"})  # more iterations continue a run; all else would mix two runs
 _VERSIONED = ("ilf-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 
 
-def write_atomically(path: pathlib.Path, text: str) -> None:
+def write_atomically(path: storage.Path, text: str) -> None:
     """The file has its old content or the new one, never a part. Raises InputError when the disk is full."""
+    if not storage.is_local(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +55,7 @@ def write_atomically(path: pathlib.Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def full_disk_in_words(folder: pathlib.Path) -> Iterator[None]:
+def full_disk_in_words(folder: storage.Path) -> Iterator[None]:
     """Turns a full disk into an InputError, whichever library met it, and whatever type of error it made of that."""
     try:
         yield
@@ -62,7 +70,7 @@ def full_disk_in_words(folder: pathlib.Path) -> Iterator[None]:
                          "the same command goes on from there") from e
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
+def _read_json(path: storage.Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as e:
@@ -92,21 +100,23 @@ def config_hash(config: Mapping[str, Any]) -> str:
 class StageFolder:
     """One stage of one iteration: its shards, and the manifest that says when they are all there."""
 
-    path: pathlib.Path
+    path: storage.Path
     run: dict[str, Any]
 
-    def shard_path(self, index: int, count: int) -> pathlib.Path:
+    def shard_path(self, index: int, count: int) -> storage.Path:
         """Where shard `index` of `count` stands."""
         return self.path / f"{index:05d}-of-{count:05d}.jsonl"
 
     def write_shard(self, index: int, count: int, rows: Iterable[Any]) -> None:
-        """Writes one shard of records."""
+        """Writes one shard of records. Processes take turns: each writes its own."""
+        if index % distributed.count() != distributed.index():
+            return
         lines = (json.dumps(records.to_json(row), ensure_ascii=False) + "\n" for row in rows)
         write_atomically(self.shard_path(index, count), "".join(lines))
 
-    def has_shard(self, index: int, count: int) -> bool:
-        """Whether that shard is there."""
-        return self.shard_path(index, count).exists()
+    def missing_shards(self, count: int) -> list[int]:
+        """Which of `count` shards are not there."""
+        return distributed.on_main(lambda: [i for i in range(count) if not self.shard_path(i, count).exists()])
 
     def read_shard(self, cls: type[R], index: int, count: int) -> list[R]:
         """The records of one shard."""
@@ -117,7 +127,7 @@ class StageFolder:
     def read(self, cls: type[R]) -> dict[str, R]:
         """All records of a complete stage by id. Raises InputError if a shard is gone."""
         count = self.manifest()["shards"]
-        missing = [i for i in range(count) if not self.has_shard(i, count)]
+        missing = self.missing_shards(count)
         if missing:
             raise InputError(f"{self.shard_path(missing[0], count)}: is gone although the stage's manifest calls it "
                              "complete; restore it, or delete the stage's folder to do it again")
@@ -126,7 +136,7 @@ class StageFolder:
     def manifest(self) -> dict[str, Any]:
         """What the manifest says; {'complete': False} where there is none."""
         path = self.path / "manifest.json"
-        return _read_json(path) if path.exists() else {"complete": False}
+        return distributed.on_main(lambda: _read_json(path) if path.exists() else {"complete": False})
 
     @property
     def complete(self) -> bool:
@@ -139,23 +149,25 @@ class StageFolder:
 
     def finish(self, *, shards: int, count: int, metrics: Sequence[Mapping[str, Any]], **facts: Any) -> None:
         """Notes that the stage is complete, with the metrics that it measured."""
-        self._write_manifest({"complete": True, "shards": shards, "count": count, **facts, "metrics": list(metrics)})
+        distributed.barrier()  # all shards are there
+        self._write_manifest({"complete": True, "shards": shards, "count": count, "finished": time.time(), **facts,
+                              "metrics": list(metrics)})
 
     def _write_manifest(self, content: dict[str, Any]) -> None:
         text = json.dumps({**content, **self.run}, indent=1)
-        write_atomically(self.path / "manifest.json", text + "\n")
+        distributed.on_main(lambda: write_atomically(self.path / "manifest.json", text + "\n"))
 
 
 class Workdir:
     """The folder of one run. Use `open_workdir` to get one."""
 
-    def __init__(self, path: pathlib.Path, config: dict[str, Any]) -> None:
+    def __init__(self, path: storage.Path, config: dict[str, Any]) -> None:
         self.path = path
         self.config = config
         self._run = {"config_hash": config_hash({k: v for k, v in config.items() if k not in _MAY_CHANGE}),
                      "versions": versions()}
 
-    def iteration(self, k: int) -> pathlib.Path:
+    def iteration(self, k: int) -> storage.Path:
         """Folder of iteration k; iteration 0 is the evaluation before training."""
         return self.path / f"iteration_{k:03d}"
 
@@ -163,38 +175,74 @@ class Workdir:
         """Folder of a stage of iteration k."""
         return StageFolder(self.iteration(k) / name, self._run)
 
-    def checkpoint(self, k: int) -> pathlib.Path:
+    def checkpoint(self, k: int) -> storage.Path:
         """Where the params after iteration k are."""
         return self.iteration(k) / "checkpoint"
 
+    def _manifests(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        """(Iteration, stage, manifest) of all stages, oldest first."""
+        order = {name: i for i, name in enumerate(("draft", "feedback", "refine", "score", "finetune", "evaluate"))}
+        for folder in sorted(p for p in self.path.iterdir() if re.fullmatch(r"iteration_\d+", p.name)):
+            for stage in sorted(folder.iterdir(), key=lambda p: order.get(p.name, 99)):
+                if (stage / "manifest.json").exists():
+                    yield int(folder.name.removeprefix("iteration_")), stage.name, _read_json(stage / "manifest.json")
+
     def metrics(self) -> list[dict[str, Any]]:
         """All metrics of the complete stages, oldest first."""
-        rows = []
-        order = {name: i for i, name in enumerate(("draft", "feedback", "refine", "score", "finetune", "evaluate"))}
-        for folder in sorted(self.path.glob("iteration_[0-9]*")):
-            for manifest in sorted(folder.glob("*/manifest.json"), key=lambda p: order.get(p.parent.name, 99)):
-                rows += _read_json(manifest).get("metrics", [])
+        return [row for _, _, manifest in self._manifests() for row in manifest.get("metrics", [])]
+
+    def performance(self) -> list[dict[str, Any]]:
+        """What the complete stages cost, in the form of metrics, named performance/...; at the end the goodput.
+
+        Goodput: the stages' seconds, compiling left out, over those from the first process's start to the last stage's
+        end, in which the run may have stood still. Of a stage that was interrupted only the last process's work counts.
+        """
+        rows, productive, end = [], 0.0, 0.0
+        for k, stage, manifest in self._manifests():
+            cost = manifest.get("cost", {})
+            rows += [_performance(k, stage, name, value) for name, value in cost.items()]
+            productive += cost.get("seconds", 0.0) - cost.get("compile_seconds", 0.0)
+            end = max(end, manifest.get("finished", 0.0))
+        started = _read_json(self.path / _STARTED)["time"] if (self.path / _STARTED).exists() else end
+        if rows and end > started:
+            rows.append(_performance(rows[-1]["iteration"], "run", "goodput", max(0.0, productive) / (end - started)))
         return rows
 
     def write_metrics(self) -> list[dict[str, Any]]:
-        """Makes metrics.jsonl anew, so that a resumed run holds no metric twice. Returns the metrics."""
-        rows = self.metrics()
-        write_atomically(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
-        return rows
+        """Makes metrics.jsonl and performance.jsonl anew, so that a resumed run holds nothing twice.
+
+        Returns:
+            The metrics.
+        """
+
+        def write() -> list[dict[str, Any]]:
+            rows = self.metrics()
+            for name, lines in (("metrics", rows), ("performance", self.performance())):
+                write_atomically(self.path / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in lines))
+            return rows
+
+        return distributed.on_main(write)
 
 
-def open_workdir(path: str | pathlib.Path, config: dict[str, Any]) -> tuple[Workdir, Any]:
+def open_workdir(path: str | pathlib.Path, config: dict[str, Any]) -> tuple[Workdir, contextlib.ExitStack]:
     """Takes the folder for this run: locks it, and checks that it was begun with the same configuration.
 
     Returns:
-        The Workdir, and the lock: an open file that must be kept as long as the run writes. The system drops it with
-        the process, however that ends.
+        The Workdir, and the lock: a context to be left when the run no longer writes. The system drops it with the
+        process, however that ends. Process 0 holds it for all. In an object store there is none.
 
     Raises:
         InputError: another process uses the folder, it cannot be written, it belongs to a run with another
             configuration (the differences are shown), or it holds something else.
     """
-    path = pathlib.Path(path).absolute()
+    path = storage.path(path)
+    config = json.loads(json.dumps(config))
+    held = contextlib.ExitStack()
+    distributed.on_main(lambda: _take(path, config, held))
+    return Workdir(path, config), held
+
+
+def _lock(path: pathlib.Path) -> Any:
     try:
         path.mkdir(parents=True, exist_ok=True)
         lock = (path / ".lock").open("a+")
@@ -204,7 +252,14 @@ def open_workdir(path: str | pathlib.Path, config: dict[str, Any]) -> tuple[Work
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as e:
         raise InputError(f"--workdir {path}: another process is using it; wait for it or take another folder") from e
-    config = json.loads(json.dumps(config))
+    return lock
+
+
+def _take(path: storage.Path, config: dict[str, Any], held: contextlib.ExitStack) -> None:
+    if storage.is_local(path):
+        held.enter_context(_lock(path))
+    else:  # an object store has no locks
+        path.mkdir(parents=True, exist_ok=True)
     saved = path / "config.json"
     if saved.exists():
         before = _read_json(saved)
@@ -216,7 +271,13 @@ def open_workdir(path: str | pathlib.Path, config: dict[str, Any]) -> tuple[Work
     elif any(p.name.startswith("iteration_") for p in path.iterdir()):
         raise InputError(f"--workdir {path}: holds iterations but no config.json; take another folder")
     write_atomically(saved, json.dumps(config, indent=1) + "\n")
-    return Workdir(path, config), lock
+    if not (path / _STARTED).exists():
+        write_atomically(path / _STARTED, json.dumps({"time": time.time()}) + "\n")
+
+
+def _performance(iteration: int, stage: str, name: str, value: float) -> dict[str, Any]:
+    return {"iteration": iteration, "stage": stage, "metric": f"performance/{name}", "value": float(value),
+            "stderr": None, "n": None}
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:

@@ -30,7 +30,7 @@ def make_tiny_config():
         section.max_new_tokens, section.batch_size = 8, 2
     c.refine.num_candidates = 2
     c.score.batch_size = 3
-    c.finetune.batch_size, c.finetune.checkpoint_every, c.finetune.learning_rate = 2, 1, 1e-3
+    c.finetune.batch_size, c.checkpoint.every_steps, c.finetune.learning_rate = 2, 1, 1e-3
     return c
 
 
@@ -63,7 +63,7 @@ def main_with_flags(capsys, *given):
     main = import_program("main")
     capsys.readouterr()
     flags.FLAGS.unparse_flags()
-    for name in ("config", "workdir", "dry_run"):
+    for name in main._OWN_FLAGS:
         flags.FLAGS[name].unparse()
     for name in [n for n in flags.FLAGS if n.startswith("config.")]:
         delattr(flags.FLAGS, name)

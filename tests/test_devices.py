@@ -64,3 +64,42 @@ def test_checkpoint_of_four_devices_is_exported_on_one(runs, tmp_path):
          f"--out={tmp_path / 'hf'}"], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "hf" / "model.safetensors").exists()
+
+
+_ELSEWHERE = """
+import dataclasses, pathlib, sys
+import jax, numpy as np
+from ilf_jax import checkpoint, sharding
+from ilf_jax.models import transformer
+from ilf_jax.models.config import small_shape
+
+config = dataclasses.replace(small_shape(64, 2, 96), num_heads=4, num_kv_heads=2, head_dim=16)
+devices, folder = jax.devices(), pathlib.Path(sys.argv[1])
+place = lambda sizes, some: sharding.Placement(sharding.make_mesh(*sizes, some), config)
+first = place((1, 8, 1), devices)
+params = first.params(transformer.init_params(config, jax.random.key(3)), "train")
+assert len(params["embedding"].sharding.device_set) == 8 and not params["embedding"].is_fully_replicated
+checkpoint.save_model(folder, params, config)
+tokens = np.arange(24, dtype=np.int32).reshape(8, 3)
+
+@jax.jit
+def logits(params, tokens):
+    return transformer.unembed(config, params, transformer.forward(config, params, tokens))
+
+right = np.asarray(logits(params, first.batch(tokens)))
+for sizes, some in (((2, 2, 2), devices), ((1, 1, 1), devices[:1])):
+    for layout in ("train", "decode"):
+        other = place(sizes, some)
+        shapes = other.with_shardings(transformer.param_shapes(config), layout)
+        loaded = checkpoint.load_model(folder, shapes)
+        for ours, theirs, shape in zip(*map(jax.tree.leaves, (loaded, params, shapes)), strict=True):
+            assert ours.sharding == shape.sharding
+            assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
+        np.testing.assert_allclose(np.asarray(logits(loaded, other.batch(tokens))), right, atol=1e-5)
+"""
+
+
+def test_checkpoint_is_restored_onto_other_meshes(tmp_path):
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run([sys.executable, "-c", _ELSEWHERE, str(tmp_path)], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

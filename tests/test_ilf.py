@@ -47,11 +47,43 @@ def jsonl(path, count=14, **more):
     return f"jsonl:{path}"
 
 
+def test_what_the_stages_cost(tiny_run):
+    rows = [json.loads(line) for line in (tiny_run[1] / "performance.jsonl").read_text().splitlines()]
+    found = {(row["iteration"], row["stage"], row["metric"]): row["value"] for row in rows}
+    assert len(found) == len(rows)
+    for stage in ("draft", "refine", "score", "finetune", "evaluate"):
+        for name in ("seconds", "tokens", "tokens_per_second_per_device", "peak_memory", "host_seconds"):
+            assert found[2, stage, f"performance/{name}"] > 0, (stage, name)
+    assert (2, "draft", "performance/mfu") not in found  # of a CPU nobody knows the peak
+    assert 0 < found[2, "run", "performance/goodput"] < 1
+    examples = [json.loads(line) for path in (tiny_run[1] / "iteration_002/draft").glob("0*.jsonl")
+                for line in path.read_text().splitlines()]
+    assert found[2, "draft", "performance/tokens"] > sum(row["num_tokens"] for row in examples)
+
+
+def test_old_params_are_deleted_where_few_are_to_be_kept(tiny_config, tmp_path):
+    tiny_config.iterations, tiny_config.checkpoint.keep = 2, 1
+    ilf_jax.run(tiny_config, tmp_path / "run")
+    assert not (tmp_path / "run/iteration_001/checkpoint").exists()
+    assert (tmp_path / "run/iteration_002/checkpoint/model.json").exists()
+    before = (tmp_path / "run/metrics.jsonl").read_bytes()
+    ilf_jax.run(tiny_config, tmp_path / "run")  # a finished run needs what is gone no more
+    assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
+
+
+def test_divergence_from_the_base_is_measured(tiny_config, tmp_path):
+    tiny_config.evaluate.kl, tiny_config.finetune.learning_rate = True, 1e-2
+    rows = {row["metric"]: row for row in ilf_jax.run(tiny_config, tmp_path / "run") if row["iteration"] == 1}
+    for name in ("kl_base_policy", "kl_policy_base", "kl_base_policy_per_token", "kl_policy_base_per_token"):
+        assert rows[name]["stderr"] > 0 and rows[name]["n"] == 4
+    assert rows["kl_policy_base_per_token"]["value"] > 0
+
+
 def test_files_and_manifests(tiny_run):
     _, folder, _ = tiny_run
     assert {p.name for p in folder.iterdir()} == {
         "config.json", "iteration_000", "iteration_001", "iteration_002", "metrics.jsonl", "tensorboard",
-        "report.html", "tokenizer", ".lock"}
+        "performance.jsonl", "report.html", "tokenizer", ".lock", ".started.json"}
     assert {p.name for p in (folder / "iteration_000").iterdir()} == {"evaluate"}
     assert json.loads((folder / "config.json").read_text())["refine"]["num_candidates"] == 2
     hashes = set()

@@ -268,13 +268,14 @@ def before_stage(reference, stage, iteration, target):
 def records(folder):
     """All records of a run: path -> bytes, hidden (temporary) files apart."""
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.jsonl")
-            if not any(part.startswith(".") for part in p.relative_to(folder).parts)}
+            if not any(part.startswith(".") for part in p.relative_to(folder).parts) and p.name != "performance.jsonl"}
 
 
 def manifests(folder):
     """All manifests of a run, less what they cost."""
     found = {str(p.relative_to(folder)): json.loads(p.read_text()) for p in folder.rglob("manifest.json")}
-    return {name: {k: v for k, v in content.items() if k != "cost"} for name, content in found.items()}
+    return {name: {k: v for k, v in content.items() if k not in ("cost", "finished")}
+            for name, content in found.items()}
 
 
 def params(folder):

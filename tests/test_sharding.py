@@ -21,6 +21,9 @@ CONFIG = dataclasses.replace(
     small_shape(48, 1, 64), num_heads=24, num_kv_heads=3, head_dim=4, intermediate_size=64, qkv_bias=True,
     mlp_bias=True, gated_mlp=False, tied_embeddings=False,
 )
+# One KV head for all queries: fewer than `tensor`.
+FEW_KV_HEADS = dataclasses.replace(small_shape(64, 2, 64), num_heads=8, num_kv_heads=1, head_dim=8)
+CONFIGS = {"odd": CONFIG, "few kv heads": FEW_KV_HEADS}
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2)]
 
 SCRIPT = '''
@@ -99,11 +102,11 @@ print(json.dumps(report))
 '''
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
+@pytest.fixture(scope="module", params=CONFIGS)
+def report(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices")
     (folder / "tests_sharding.py").write_text(
-        f"from ilf_jax.models.config import ModelConfig\nCONFIG = {CONFIG!r}\nMESHES = {MESHES!r}\n"
+        f"from ilf_jax.models.config import ModelConfig\nCONFIG = {CONFIGS[request.param]!r}\nMESHES = {MESHES!r}\n"
     )
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
            "PYTHONPATH": os.pathsep.join([str(folder), os.getcwd()])}
@@ -152,7 +155,6 @@ class FakeMesh:
         ({}, 16, ["query heads (24)", "1, 2, 4, 8"]),
         ({"num_heads": 6, "num_kv_heads": 3}, 4, ["query heads (6)", "1, 2"]),
         ({"intermediate_size": 63}, 2, ["MLP width (63)", "1"]),
-        ({"vocab_size": 65}, 2, ["vocabulary (65)", "1"]),
     ],
 )
 def test_a_tensor_axis_that_does_not_divide_is_refused(changes, tensor, words):
@@ -201,6 +203,8 @@ def test_few_kv_heads_are_held_whole(monkeypatch):
     assert few.param_sharding("layers_0/attention/k/kernel", "train") == PartitionSpec("fsdp", None)
     assert few.param_sharding("layers_0/attention/v/bias", "decode") == PartitionSpec(None)
     assert few.param_sharding("layers_0/attention/q/kernel", "train") == PartitionSpec("fsdp", "tensor")
+    odd = sharding.Placement(FakeMesh(1, 2, 2), dataclasses.replace(CONFIG, vocab_size=65))
+    assert odd.param_sharding("embedding", "train") == PartitionSpec(None, "fsdp")
     enough = sharding.Placement(FakeMesh(1, 2, 3), dataclasses.replace(CONFIG, intermediate_size=66, vocab_size=66))
     assert enough.param_sharding("layers_0/attention/k/kernel", "train") == PartitionSpec("fsdp", "tensor")
     assert sharding.Placement(FakeMesh(1, 5, 1), CONFIG).param_sharding("embedding", "train") == PartitionSpec(

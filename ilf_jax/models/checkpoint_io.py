@@ -251,11 +251,16 @@ def load_params(uri: str, place: Place | None = None, *, seed: int = 0) -> Param
     put = place or (lambda path, array: jnp.asarray(array))
     kind, name = resolve(uri)
     if kind == "init":
-        params = init_params(SHAPES[name], jax.random.key(seed))
+        params = random_params(SHAPES[name], seed)
         if place is None:
             return params
         return traverse_util.path_aware_map(lambda path, a: put("/".join(path), np.asarray(a)), params)
     return _convert(open_source(uri), put)
+
+
+def random_params(config: ModelConfig, seed: int, shardings: Any = None) -> Params:
+    """Random float32 params, each device making its own shards. The same for a seed, whatever the shardings."""
+    return jax.jit(functools.partial(init_params, config), out_shardings=shardings)(jax.random.key(seed))
 
 
 def _convert(source: Source, put: Place) -> Params:

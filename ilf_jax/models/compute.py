@@ -29,5 +29,16 @@ FLOAT32 = Compute()
 
 
 def in_precision(params: Any, dtype: jnp.dtype) -> Any:
-    """Matrices in `dtype`; vectors and scalars, which take no room and whose rounding shows, as they are."""
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if leaf.ndim > 1 else leaf, params)
+    """Matrices in `dtype`; vectors and scalars, which take no room and whose rounding shows, as they are.
+
+    Leaves are arrays of either kind, or jax.ShapeDtypeStruct.
+    """
+
+    def one(leaf: Any) -> Any:
+        if leaf.ndim < 2:
+            return leaf
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            return leaf.update(dtype=dtype)
+        return leaf.astype(dtype, copy=False)
+
+    return jax.tree.map(one, params)

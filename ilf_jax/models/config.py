@@ -91,8 +91,25 @@ def small_shape(width: int, layers: int, vocab_size: int = 1024) -> ModelConfig:
     )
 
 
+def _llama(width: int, inner: int, layers: int, heads: int) -> ModelConfig:
+    """Llama 3.1 (Dubey et al. 2024, table 3)."""
+    return ModelConfig(
+        family="llama", vocab_size=128_256, hidden_size=width, intermediate_size=inner, num_layers=layers,
+        num_heads=heads, num_kv_heads=8, head_dim=width // heads, max_positions=131_072, rope_theta=500_000.0,
+        rope_scaling=RopeScaling("llama3", 8.0, 1.0, 4.0, 8192), tied_embeddings=False,
+    )
+
+
 SHAPES: dict[str, ModelConfig] = {
     "tiny": small_shape(width=32, layers=2, vocab_size=512),
     "word_removal_1m": small_shape(width=128, layers=4),
+    "llama_8b": _llama(4096, 14_336, 32, 32),
+    "llama_70b": _llama(8192, 28_672, 80, 64),
+    # Brown et al. 2020, table 2.1: the size of the paper's policy.
+    "gpt3_175b": ModelConfig(
+        family="gpt2", vocab_size=50_257, hidden_size=12_288, intermediate_size=49_152, num_layers=96, num_heads=96,
+        num_kv_heads=96, head_dim=128, max_positions=2048, norm="layer", activation="gelu_tanh", gated_mlp=False,
+        qkv_bias=True, output_bias=True, mlp_bias=True, position="learned",
+    ),
 }
 """Shapes that `init:NAME` knows."""

@@ -45,6 +45,7 @@ def run(run: run_lib.Run) -> None:
     done = run_lib.process_shards(
         run, "draft", run.examples, [len(prompts[e.id].ids) for e in run.examples],
         settings.batch_size * settings.batches_per_shard, Draft, start,
+        lambda d: generator.work(prompts[d.id], [d.num_tokens]),
     )
     drafts = done.records
     numbers = [statistics.mean("stop_rate", [d.stopped for d in drafts.values()]),

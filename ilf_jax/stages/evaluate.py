@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ilf_jax.evaluation import diversity, likelihood, rouge, statistics, win_rate
+from ilf_jax.evaluation import diversity, kl, likelihood, rouge, statistics, win_rate
 from ilf_jax.records import Example, Output
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
@@ -39,6 +39,7 @@ def run(run: run_lib.Run) -> None:
     done = run_lib.process_shards(
         run, "evaluate", run.held_out, [len(prompts[e.id].ids) for e in run.held_out],
         settings.batch_size * settings.batches_per_shard, Output, start,
+        lambda o: generator.work(prompts[o.id], [o.num_tokens]),
     )
     outputs = done.records
     texts = {i: o.text for i, o in outputs.items()}
@@ -51,6 +52,9 @@ def run(run: run_lib.Run) -> None:
     ]
     if settings.nll:
         numbers += _likelihoods(run, policy)
+    if settings.kl and run.iteration > 0:
+        base = run.roles.get("base")
+        numbers += _divergence(run, "kl_base_policy", base, policy) + _divergence(run, "kl_policy_base", policy, base)
     if settings.win_rate and run.iteration > 0:
         before = {i: o.text for i, o in run.folder("evaluate", 0).read(Output).items()}
         numbers += _win_rates(run, texts, before)
@@ -91,6 +95,24 @@ def _likelihoods(run: run_lib.Run, policy: Role) -> list[statistics.Metric]:
                 found[i] = logprobs
         numbers.append(likelihood.negative_log_likelihood(f"nll_{field}", found))
     return numbers
+
+
+def _divergence(run: run_lib.Run, name: str, own: Role, other: Role) -> list[statistics.Metric]:
+    """KL(own || other), from one sample of `own` for each held-out example."""
+    settings = run.config.evaluate
+    prompts = [own.encode(e.id, [run.task.policy_prompt(e)], settings.kl_max_new_tokens)[0] for e in run.held_out]
+    lengths = [len(prompt.ids) for prompt in prompts]
+    generator = Generator(own, make_sampling(1.0, 0, 1.0), settings.kl_max_new_tokens, settings.batch_size, (),
+                          own.row_lengths(lengths))
+    drawn, found = [], []
+    for batch in batching.batches_by_length(lengths, settings.batch_size):
+        keys = decode.candidate_keys(run.config.seed, run.iteration, name, [prompts[i].id for i in batch], [0])
+        samples = [sample for (sample,) in generator.start([prompts[i] for i in batch], keys)()]
+        drawn += [sample.logprobs for sample in samples]
+        pairs = [(prompts[i].ids, sample.tokens.tolist()) for i, sample in zip(batch, samples, strict=True)]
+        for start in range(0, len(pairs), _LIKELIHOOD_BATCH):
+            found += other.logprobs(pairs[start : start + _LIKELIHOOD_BATCH], _LIKELIHOOD_BATCH)
+    return kl.divergence(name, drawn, found)
 
 
 def _win_rates(run: run_lib.Run, ours: dict[str, str], others: dict[str, str]) -> list[statistics.Metric]:

@@ -1,9 +1,10 @@
-"""Feedback: f on (c, x0), from the data, a program, or a model that plays the critic."""
+"""Feedback: f on (c, x0), from the data, a program, people, or a model that plays the critic."""
 
+import functools
 from collections.abc import Callable
 
 from ilf_jax import performance
-from ilf_jax.feedback import oracle, recorded
+from ilf_jax.feedback import human, oracle, recorded
 from ilf_jax.records import Draft, Example, Feedback
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
@@ -20,7 +21,10 @@ def run(run: run_lib.Run) -> None:
         _run_critic(run, drafts)
         return
     ordered = [drafts[e.id] for e in run.examples]
-    give = recorded.give if source == "recorded" else lambda e, d: oracle.give(run.task, e, d)
+    give = {
+        "recorded": recorded.give, "oracle": functools.partial(oracle.give, run.task),
+        "human": functools.partial(human.give, folder.path),
+    }[source]
     folder.write_shard(0, 1, give(run.examples, ordered))
     folder.finish(shards=1, count=len(ordered), metrics=[], cost=meter.cost())
 
@@ -43,5 +47,6 @@ def _run_critic(run: run_lib.Run, drafts: dict[str, Draft]) -> None:
     done = run_lib.process_shards(
         run, "feedback", run.examples, [len(prompts[e.id].ids) for e in run.examples],
         settings.batch_size, Feedback, start,
+        lambda f: generator.work(prompts[f.id], [len(critic.tokenizer.encode(f.text)) + 1]),
     )
     run.folder("feedback").finish(shards=done.shards, count=len(done.records), cost=done.cost, metrics=[])

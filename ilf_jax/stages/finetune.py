@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ilf_jax import checkpoint, performance, progress
+from ilf_jax import checkpoint, distributed, performance, preemption, progress, storage
 from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
-from ilf_jax.models import transformer
+from ilf_jax.models import flops, transformer
 from ilf_jax.models.compute import in_precision
+from ilf_jax.models.config import ModelConfig
 from ilf_jax.records import Example
 from ilf_jax.stages import batching, models, step_log, targets
 from ilf_jax.stages import run as run_lib
@@ -29,12 +30,23 @@ _CPU_OPTIONS = {
 }
 
 
-@functools.cache  # not at import: it asks for the backend, and a caller may still choose that
-def train_step_program() -> jax.stages.Wrapped:
-    """The train step, jitted for the default backend; see `_train_step` for what it takes."""
+def train_step_program(state: steps.TrainState) -> jax.stages.Wrapped:
+    """The train step, jitted; see `_train_step` for what it takes.
+
+    Args:
+        state: arrays, or jax.ShapeDtypeStruct; the next state lies where this one does.
+    """
+    shardings, tree = jax.tree.flatten(jax.tree.map(lambda leaf: leaf.sharding, state))
+    devices = next((s.device_set for s in shardings if s is not None), jax.devices())
+    return _jitted_train_step(tree, tuple(shardings), next(iter(devices)).platform)
+
+
+@functools.cache
+def _jitted_train_step(tree: jax.tree_util.PyTreeDef, shardings: tuple, platform: str) -> jax.stages.Wrapped:
     return jax.jit(
         _train_step, static_argnames=("objective", "optimizer_config"), donate_argnames="state",
-        compiler_options=_CPU_OPTIONS if jax.default_backend() == "cpu" else None,
+        out_shardings=(jax.tree.unflatten(tree, shardings), None),
+        compiler_options=_CPU_OPTIONS if platform == "cpu" else None,
     )
 
 
@@ -83,24 +95,26 @@ def run(run: run_lib.Run, examples_of: dict[int, tuple]) -> None:
     pairs = [pair for k in learnt_from for pair in targets.of_iteration(run, k, examples_of[k])]
     if not pairs:
         raise InputError(f"iteration {run.iteration}: every text to imitate is empty, there is nothing to learn from")
-    if not folder.has_shard(0, 1):
-        folder.write_shard(0, 1, pairs)
+    folder.write_shard(0, 1, pairs)
     part = "policy" if settings.init == "previous" else "base"
-    role = run.roles.get(part)
+    role = run.roles.without_params(part)
     by_id = {e.id: e for k in learnt_from for e in examples_of[k]}
     examples = [training_example(settings, run.task, role, by_id[pair.id], pair.completion, pair.weight)
                 for pair in pairs]
-    role = dataclasses.replace(role, params={})  # training uses them up
     trained = train(run, part, examples)
     target_folder = run.workdir.checkpoint(run.iteration)
-    role.tokenizer.save(target_folder / "tokenizer")
-    checkpoint.save_model(target_folder, role.placement.params(trained.params, "train"), role.model)
+    if distributed.is_main():
+        with storage.written_locally(target_folder / "tokenizer") as place:
+            role.tokenizer.save(place)
+    params = role.placement.params(trained.params, "train")
+    checkpoint.save_model(target_folder, params, role.model)
+    run.roles.keep(target_folder, params)
     metrics = [
         run.metric("finetune", "loss", trained.loss), run.metric("finetune", "steps", trained.steps),
         run.metric("finetune", "examples", len(pairs)),
         run.metric("finetune", "target_tokens", sum(e.num_targets for e in examples)),
     ]
-    folder.finish(shards=1, count=len(pairs), cost=meter.cost(), metrics=metrics)
+    folder.finish(shards=1, count=len(pairs), cost=meter.cost(trained.work, run.config.precision), metrics=metrics)
     tidy(run)
 
 
@@ -145,6 +159,7 @@ class Trained:
     params: transformer.Params  # of an ordinary model
     loss: float  # nats a weighted token, mean of the last epoch's steps
     steps: int
+    work: performance.Work  # of the steps that this process made
 
 
 def _with_adapters(run: run_lib.Run, params: transformer.Params) -> transformer.Params:
@@ -157,15 +172,12 @@ def _with_adapters(run: run_lib.Run, params: transformer.Params) -> transformer.
 def train(run: run_lib.Run, part: str, examples: Sequence[packing.TrainingExample]) -> Trained:
     """Trains from the params of `part` ("policy" or "base"), or goes on after this stage's last training checkpoint.
 
-    Those params are used up, and loaded again when they are next asked for: a copy of them beside the optimizer's state
-    would decide what fits into memory.
+    Those params are used up, and loaded again when they are next asked for.
     """
-    settings, folder, role = run.config.finetune, run.folder("finetune"), run.roles.get(part)
-    params, frozen = lora.split(_with_adapters(run, role.params))
+    settings, folder, role = run.config.finetune, run.folder("finetune"), run.roles.without_params(part)
+    params, frozen = lora.split(_with_adapters(run, run.roles.take(part)))
     frozen = role.placement.params(in_precision(frozen, jnp.dtype(settings.lora_base_precision)), "train")
     params = role.placement.params(params, "train")
-    role = dataclasses.replace(role, params={})
-    run.roles.release(part)
     trained, kept = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (params, frozen))
     progress.log(f"{trained:,} of {trained + kept:,} parameters are trained")
     learnt, dev = _split(examples, settings.dev_fraction, run.config.seed)
@@ -184,7 +196,9 @@ def train(run: run_lib.Run, part: str, examples: Sequence[packing.TrainingExampl
     state = _first_state(params, opt, role)
     del params  # the state holds them, until the step, or a restored state, takes their place
     stopping = early_stopping.EarlyStopping(settings.patience, state.params) if dev else None
-    saved = checkpoint.TrainingCheckpoints(folder.path / "state")
+    keeping = run.config.checkpoint
+    saved = checkpoint.TrainingCheckpoints(folder.path / "state", keeping.states)
+    clock = checkpoint.Clock(keeping.every_steps, keeping.every_minutes)
     log = step_log.StepLog(folder.path / "steps.jsonl")
     begun = saved.latest()
     if begun is not None:
@@ -197,35 +211,57 @@ def train(run: run_lib.Run, part: str, examples: Sequence[packing.TrainingExampl
             stopping.restore(whole)
     step = begun or 0
     log.rewind(step)
-    train_step = train_step_program()
+    train_step = train_step_program(state)
     pending: tuple[int, dict[str, jax.Array]] | None = None
 
-    with progress.Progress(f"finetune {run.iteration}", len(steps_plan), "steps", done=step) as bar:
+    def log_pending() -> None:
+        nonlocal pending
+        if pending is not None:
+            bar.advance(1, loss=log.add(*pending))
+            pending = None
+
+    def save() -> None:
+        log_pending()
+        log.flush()
+        saved.save(step, {"state": state, **(stopping.to_save() if stopping else {})})
+
+    profile = performance.Profile(run.workdir.path / "profile", run.profiled_steps)
+
+    with (progress.Progress(f"finetune {run.iteration}", len(steps_plan), "steps", done=step) as bar,
+          saved.writing(), preemption.only_at_safe_points()):
         while step < len(steps_plan) and not (stopping and stopping.stopped):
             batch = role.placement.batch(steps_plan.batch(step), axis=1)
             rate = np.float32(schedule(step))
+            profile.step()
             state, metrics = train_step(objective, opt, state, frozen, batch, rate)
-            # Metrics are read one step late, so that the device always has the next step at hand.
-            if pending is not None:
-                bar.advance(1, loss=log.add(*pending))
+            log_pending()  # one step late, so that the device always has the next step at hand
             pending = (step, {**metrics, "learning_rate": rate, "tokens": steps_plan.tokens(step)})
             step += 1
             if stopping and step % steps_plan.steps_per_epoch == 0:
                 stopping.look(_mean_loss(role, objective, state.params, frozen, dev_plan), state.params)
-            if step % settings.checkpoint_every == 0 and step < len(steps_plan):
-                bar.advance(1, loss=log.add(*pending))
-                pending = None
-                saved.save(step, {"state": state, **(stopping.to_save() if stopping else {})})
-        if pending is not None:
-            bar.advance(1, loss=log.add(*pending))
+            if step < len(steps_plan):
+                if clock.is_due(step):
+                    save()
+                preemption.safe_point(save)
+        log_pending()
+        log.flush()
+        profile.stop()
     params = stopping.best if stopping else state.params
-    del frozen, state
+    frozen = state = None  # lets go of Adam's moments
     if settings.lora_rank:
         # Onto the base as it was loaded: in a lower precision it is not what is learned.
-        params = lora.merge(lora.join(_with_adapters(run, run.roles.get(part).params), params))
+        params = lora.merge(lora.join(_with_adapters(run, run.roles.take(part)), params))
     if not performance.fetch(_all_finite(params)):
         raise InputError(f"finetuning stopped: some params are no numbers after step {step}. {step_log.REMEDY}")
-    return Trained(params, log.mean_of_last(steps_plan.steps_per_epoch), step)
+    return Trained(params, log.mean_of_last(steps_plan.steps_per_epoch), step,
+                   run_lib.total(_work(role.model, steps_plan, i) for i in range(begun or 0, step)))
+
+
+def _work(model: ModelConfig, steps_plan: plan.Plan, step: int) -> performance.Work:
+    examples = [steps_plan.examples[i] for i in steps_plan.order[step]]
+    return run_lib.total(
+        performance.Work(len(e), flops.training(model, tokens=len(e), seen=len(e) / 2, targets=e.num_targets))
+        for e in examples)
 
 
 def _first_state(params: transformer.Params, config: optimizer.OptimizerConfig, role: Role) -> steps.TrainState:

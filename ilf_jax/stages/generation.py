@@ -8,19 +8,32 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from ilf_jax import performance
+from ilf_jax import performance, sharding
+from ilf_jax.models import flops
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import Sampling
 from ilf_jax.stages import batching
 from ilf_jax.stages.role import Encoded, Role
 from ilf_jax.steps import refine
 
-_refine_step = jax.jit(refine.refine_step, static_argnames=("config", "max_new_tokens", "compute"))
-_start_step = jax.jit(refine.start_step, static_argnames=("config", "max_new_tokens", "compute"))
-_refill_step = jax.jit(refine.refill_step, static_argnames=("config", "compute"), donate_argnames="slots")
-
 # A free place waits until this part of a batch's places is free, so that prompts are prefilled together.
 _REFILLED_PART = 4
+
+
+def refine_program(placement: sharding.Placement) -> jax.stages.Wrapped:
+    """`steps.refine.refine_step`, jitted."""
+    return placement.jit(refine.refine_step, static_argnames=("config", "max_new_tokens", "compute"))
+
+
+def start_program(placement: sharding.Placement) -> jax.stages.Wrapped:
+    """`steps.refine.start_step`, jitted; slots stay where the mesh has them."""
+    return placement.jit(refine.start_step, static_argnames=("config", "max_new_tokens", "compute"), out_shardings=None)
+
+
+def refill_program(placement: sharding.Placement) -> jax.stages.Wrapped:
+    """`steps.refine.refill_step`, jitted, in the memory of the slots before."""
+    return placement.jit(refine.refill_step, static_argnames=("config", "compute"), donate_argnames="slots",
+                         out_shardings=None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +95,12 @@ class Generator:
 
         return samples
 
+    def work(self, prompt: Encoded, new_tokens: Sequence[int]) -> performance.Work:
+        """What it takes to sample so many tokens for each of a prompt's candidates."""
+        rows, tokens = len(new_tokens), sum(new_tokens)
+        return performance.Work(len(prompt.ids) + tokens, flops.generation(
+            self.role.model, prompts=1, candidates=rows, prompt_tokens=len(prompt.ids), new_tokens=tokens / rows))
+
     def _sample(self, tokens: np.ndarray, logprobs: np.ndarray, stopped: bool) -> Sample:
         tokenizer = self.role.tokenizer
         ended = stopped and int(tokens[-1]) in tokenizer.stop_ids
@@ -92,15 +111,17 @@ class Generator:
     def _batch(self, ids: Sequence[Sequence[int]], keys_BxCx2: np.ndarray) -> decode.Generated:
         """One batch, filled up where there are fewer prompts. The device may still be at work."""
         length = batching.row_length(max(map(len, ids)), self.row_lengths)
-        arrays = self._arrays(ids, keys_BxCx2, self.role.padded(self.batch_size), length)
-        return _refine_step(self.role.model, self.role.decode_params, *arrays, self.sampling, self.ends,
-                            max_new_tokens=self.max_new_tokens, compute=self.role.compute)
+        arrays = self._arrays(ids, keys_BxCx2, self.role.placement.padded(self.batch_size), length)
+        return refine_program(self.role.placement)(
+            self.role.model, self.role.params, *arrays, self.sampling, self.ends, max_new_tokens=self.max_new_tokens,
+            compute=self.role.compute,
+        )
 
     def _refilling(self, ids: Sequence[Sequence[int]], keys_BxCx2: np.ndarray) -> decode.Generated:
         """More prompts than places, longest first; freed places are given out some at a time."""
         role = self.role
         order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
-        places, at_once = role.padded(self.batch_size), role.padded(max(1, self.batch_size // _REFILLED_PART))
+        places, at_once = map(role.placement.padded, (self.batch_size, max(1, self.batch_size // _REFILLED_PART)))
         length = batching.row_length(len(ids[order[0]]), self.row_lengths)
         held: list[int | None] = [*order[:places], *[None] * (places - len(order))]
         waiting = collections.deque(order[places:])
@@ -113,8 +134,8 @@ class Generator:
             """How many places must be free before the host looks again; where they are, no step is made."""
             return np.int32(min(at_once, len(waiting)) if waiting else places)
 
-        slots = _start_step(
-            role.model, role.decode_params, *arrays(order[:places], places), self.sampling, self.ends, until(),
+        slots = start_program(role.placement)(
+            role.model, role.params, *arrays(order[:places], places), self.sampling, self.ends, until(),
             max_new_tokens=self.max_new_tokens, compute=role.compute,
         )
         while True:
@@ -130,8 +151,8 @@ class Generator:
             for place, i in zip(free, new, strict=True):
                 held[place] = i
             at = np.array([*free, *[-1] * (at_once - len(free))], np.int32)
-            slots = _refill_step(
-                role.model, role.decode_params, slots, *arrays(new, at_once), role.placement.batch(at), self.sampling,
+            slots = refill_program(role.placement)(
+                role.model, role.params, slots, *arrays(new, at_once), role.placement.batch(at), self.sampling,
                 self.ends, until(), compute=role.compute,
             )
 

@@ -8,6 +8,8 @@ import jax
 import numpy as np
 
 from ilf_jax import performance
+from ilf_jax.models import flops
+from ilf_jax.models.config import ModelConfig
 from ilf_jax.scoring import instruct_rm
 from ilf_jax.stages import batching
 from ilf_jax.stages.role import Branch, Role
@@ -45,6 +47,16 @@ class Asked:
 
     groups: list[Group]
     exact: bool
+
+    def work(self, model: ModelConfig) -> performance.Work:
+        """What computing the answers takes."""
+        needed = 0.0
+        for group in self.groups:
+            P = len(group.prefix)
+            needed += flops.forward(model, tokens=P, seen=P / 2, unembedded=0)
+            needed += sum(flops.forward(model, tokens=len(b.tokens), seen=P + len(b.tokens) / 2, unembedded=0)
+                          for b in group.branches)
+        return performance.Work(sum(group.num_tokens for group in self.groups), needed)
 
 
 def ask(role: Role, example_id: str, questions_CxQ: Sequence[Sequence[Question]]) -> Asked:

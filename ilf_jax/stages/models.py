@@ -1,16 +1,15 @@
 """Loads the models that play a part, each checkpoint once."""
 
 import dataclasses
-import pathlib
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from ilf_jax import checkpoint, progress, sharding
+from ilf_jax import checkpoint, progress, sharding, storage
 from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io, transformer
-from ilf_jax.models.compute import Compute
+from ilf_jax.models.compute import Compute, in_precision
 from ilf_jax.models.config import ModelConfig
 from ilf_jax.stages.role import Role
 from ilf_jax.tokenizer import Tokenizer, check_vocab
@@ -21,11 +20,11 @@ _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 def read_model_config(uri: str) -> ModelConfig:
     """The architecture of any checkpoint URI, no weights read. Raises InputError if there is none."""
     if uri.startswith("orbax:"):
-        return checkpoint.read_model_config(pathlib.Path(uri.removeprefix("orbax:")))
+        return checkpoint.read_model_config(storage.path(uri.removeprefix("orbax:")))
     return checkpoint_io.read_config(uri)
 
 
-def tokenizer_uri(settings: config_lib.Model, tokenizer_folder: pathlib.Path) -> str:
+def tokenizer_uri(settings: config_lib.Model, tokenizer_folder: storage.Path) -> str:
     """Where a model's tokenizer is; `train:` ones were trained into `tokenizer_folder` before the run began."""
     if settings.tokenizer is not None:
         return f"hf:{tokenizer_folder}" if settings.tokenizer.startswith("train:") else settings.tokenizer
@@ -51,65 +50,79 @@ def compute_of(config: config_lib.Config, mesh: Mesh) -> Compute:
     return Compute(_DTYPES[config.precision], kernel, mesh if kernel == "splash" else None)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Loaded:
-    model: ModelConfig
-    params: transformer.Params
-    placement: sharding.Placement
-
-
 class Models:
-    """All checkpoints of a process, kept while the process lives. Arms of a run share one of these."""
+    """All checkpoints of a process, kept while the process lives. Arms of a run share one of these.
 
-    def __init__(self, mesh: Mesh, seed: int) -> None:
-        self._mesh, self._seed = mesh, seed
-        self._loaded: dict[str, _Loaded] = {}
+    A model is held in the decode layout, its matrices in the precision that this run computes in. What is to be trained
+    is taken out of here, in float32 and the training layout.
+    """
+
+    def __init__(self, mesh: Mesh, seed: int, precision: str = "float32") -> None:
+        self.mesh, self._seed, self._dtype = mesh, seed, _DTYPES[precision]
+        self._params: dict[str, transformer.Params] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
 
     def tokenizer(self, uri: str) -> Tokenizer:
         """A tokenizer, loaded once."""
-        if uri not in self._tokenizers:
+        if uri not in self._tokenizers and "://" in uri:
+            with storage.read_locally(storage.path(uri.removeprefix("hf:"))) as folder:
+                self._tokenizers[uri] = Tokenizer.load(f"hf:{folder}")
+        elif uri not in self._tokenizers:
             self._tokenizers[uri] = Tokenizer.load(uri)
         return self._tokenizers[uri]
 
-    def load(self, uri: str) -> _Loaded:
-        """A checkpoint in the decode layout, loaded once."""
-        if uri not in self._loaded:
-            progress.log(f"loading {uri}")
-            model = read_model_config(uri)
-            placement = sharding.Placement(self._mesh, model)
-            if uri.startswith("orbax:"):
-                params = load_orbax(pathlib.Path(uri.removeprefix("orbax:")), model, placement)
-            else:
-                params = checkpoint_io.load_params(
-                    uri, lambda path, array: placement.put_param(path, array, "decode"), seed=self._seed
-                )
-            self._loaded[uri] = _Loaded(model, params, placement)
-        return self._loaded[uri]
+    def get(self, uri: str) -> transformer.Params:
+        """The params of a checkpoint to read, loaded once."""
+        if uri not in self._params:
+            self._params[uri] = self._load(uri, "decode", self._dtype)
+        return self._params[uri]
+
+    def take(self, uri: str) -> transformer.Params:
+        """The params of a checkpoint to train: they are the caller's, and loaded again when next asked for.
+
+        A copy of them beside the optimizer's state would decide what fits into memory.
+        """
+        held = self._params.pop(uri, None)
+        if held is None or self._dtype != jnp.float32:
+            del held
+            return self._load(uri, "train", jnp.float32)
+        return sharding.Placement(self.mesh, read_model_config(uri)).params(held, "train")
+
+    def keep(self, uri: str, params: transformer.Params) -> None:
+        """Holds float32 params in the training layout that were saved as `uri`: they are not read again."""
+        placement = sharding.Placement(self.mesh, read_model_config(uri))
+        self._params[uri] = placement.params(in_precision(params, self._dtype), "decode")
 
     def forget(self, uri: str) -> None:
         """Lets go of a checkpoint; asked for again, it is loaded again."""
-        self._loaded.pop(uri, None)
+        self._params.pop(uri, None)
 
-
-def load_orbax(folder: pathlib.Path, model: ModelConfig, placement: sharding.Placement) -> transformer.Params:
-    """Params of a model checkpoint, straight into their shards."""
-    shapes = transformer.param_shapes(model)
-    return checkpoint.load_model(folder, placement.with_shardings(shapes, "decode"))
+    def _load(self, uri: str, layout: str, dtype: jnp.dtype) -> transformer.Params:
+        progress.log(f"loading {uri}")
+        model = read_model_config(uri)
+        placement = sharding.Placement(self.mesh, model)
+        shapes = transformer.param_shapes(model)
+        if uri.startswith("orbax:"):
+            folder = storage.path(uri.removeprefix("orbax:"))
+            return checkpoint.load_model(folder, placement.with_shardings(in_precision(shapes, dtype), layout))
+        if uri.startswith("init:"):
+            return in_precision(
+                checkpoint_io.random_params(model, self._seed, placement.shardings(shapes, layout)), dtype)
+        # In its precision before it is on a device, whose memory would have to hold both.
+        return checkpoint_io.load_params(
+            uri, lambda path, array: placement.put_param(path, in_precision(array, dtype), layout))
 
 
 class Roles:
     """Who plays which part while the policy has been through `trained` iterations."""
 
     def __init__(
-        self, config: config_lib.Config, models: Models, tokenizer_folder: pathlib.Path,
-        policy_checkpoint: pathlib.Path | None,
+        self, config: config_lib.Config, models: Models, tokenizer_folder: storage.Path,
+        policy_checkpoint: storage.Path | None,
     ) -> None:
         """`policy_checkpoint`: the current policy's; None while it is the base checkpoint itself."""
         self._config, self._models, self._tokenizer_folder = config, models, tokenizer_folder
-        self._policy_uri = (
-            config.policy.checkpoint if policy_checkpoint is None else f"orbax:{policy_checkpoint.absolute()}"
-        )
+        self._policy_uri = config.policy.checkpoint if policy_checkpoint is None else _saved_uri(policy_checkpoint)
 
     def get(self, name: str) -> Role:
         """The model that plays `name`: policy, base (the policy before training), refiner, judge, critic, embedder.
@@ -117,20 +130,28 @@ class Roles:
         Raises:
             InputError: the checkpoint cannot be loaded, or its tokenizer does not belong to it.
         """
+        return dataclasses.replace(self.without_params(name), params=self._models.get(self._uri(name)))
+
+    def without_params(self, name: str) -> Role:
+        """As `get`, but nothing is loaded: enough to put prompts into tokens."""
         settings, uri = self._settings(name), self._uri(name)
-        loaded = self._models.load(uri)
+        model = read_model_config(uri)
         own = self._config.policy if settings.checkpoint == "policy" else settings
         tokenizer = self._models.tokenizer(tokenizer_uri(own, self._tokenizer_folder))
-        check_vocab(tokenizer, loaded.model, uri)
+        check_vocab(tokenizer, model, uri)
         return Role(
             name="policy" if name == "base" else name,  # for messages, which name config keys
-            settings=settings, model=loaded.model, params=loaded.params, tokenizer=tokenizer,
-            placement=loaded.placement, compute=compute_of(self._config, loaded.placement.mesh),
+            settings=settings, model=model, params={}, tokenizer=tokenizer,
+            placement=sharding.Placement(self._models.mesh, model), compute=compute_of(self._config, self._models.mesh),
         )
 
-    def release(self, name: str) -> None:
-        """Lets go of the params that `get(name)` gave, until they are asked for again."""
-        self._models.forget(self._uri(name))
+    def take(self, name: str) -> transformer.Params:
+        """Params to train, see `Models.take`."""
+        return self._models.take(self._uri(name))
+
+    def keep(self, checkpoint: storage.Path, params: transformer.Params) -> None:
+        """Params that were trained and saved, see `Models.keep`."""
+        self._models.keep(_saved_uri(checkpoint), params)
 
     def _settings(self, name: str) -> config_lib.Model:
         return self._config.policy if name in ("policy", "base") else getattr(self._config, name)
@@ -138,6 +159,10 @@ class Roles:
     def _uri(self, name: str) -> str:
         plays_policy = name == "policy" or self._settings(name).checkpoint == "policy"
         return self._policy_uri if plays_policy else self._settings(name).checkpoint
+
+
+def _saved_uri(checkpoint: storage.Path) -> str:
+    return f"orbax:{checkpoint}"
 
 
 def check(config: config_lib.Config, roles: list[str]) -> None:

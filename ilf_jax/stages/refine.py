@@ -61,6 +61,7 @@ def run(run: run_lib.Run) -> None:
     done = run_lib.process_shards(
         run, "refine", run.examples, [len(prompts[e.id].ids) for e in run.examples],
         settings.batch_size * settings.batches_per_shard, Candidates, start,
+        lambda c: generator.work(prompts[c.id], c.num_tokens),
     )
     metrics = run.summarise("refine", _numbers(run, done.records, drafts, feedback))
     metrics.append(run.metric("refine", "logprob_gap", gap))

@@ -1,7 +1,6 @@
 """A loaded model playing a part (policy, refiner, judge, critic): text in, text or numbers out."""
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Iterable, Sequence
 
@@ -12,7 +11,7 @@ from ilf_jax import config as config_lib
 from ilf_jax import performance, sharding
 from ilf_jax.errors import InputError
 from ilf_jax.models import transformer
-from ilf_jax.models.compute import Compute, in_precision
+from ilf_jax.models.compute import Compute
 from ilf_jax.models.config import ModelConfig
 from ilf_jax.stages import batching
 from ilf_jax.steps import score
@@ -20,12 +19,15 @@ from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tokenizer import Tokenizer
 from ilf_jax.training import objectives, packing
 
-_answer_logits_step = jax.jit(score.answer_logits_step, static_argnames=("config", "compute"))
-_embed_step = jax.jit(score.embed_step, static_argnames=("config", "compute"))
-_sequence_logprobs = jax.jit(objectives.sequence_logprobs, static_argnames=("config", "compute"))
+_STATIC = ("config", "compute")
 
 # What could be computed while a program compiles, for a second on two CPU cores.
 _PROGRAM_FLOPS = 1e11
+
+
+def answer_logits_program(placement: sharding.Placement) -> jax.stages.Wrapped:
+    """`steps.score.answer_logits_step`, jitted."""
+    return placement.jit(score.answer_logits_step, static_argnames=_STATIC)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +59,10 @@ class Branch:
 
 @dataclasses.dataclass(frozen=True)
 class Role:
-    """A model, its tokenizer, and how prompts are put to it. Params lie in the decode layout."""
+    """A model, its tokenizer, and how prompts are put to it.
+
+    Params lie in the decode layout, matrices in `compute.dtype`, so that no step converts them.
+    """
 
     name: str
     settings: config_lib.Model
@@ -66,11 +71,6 @@ class Role:
     tokenizer: Tokenizer
     placement: sharding.Placement
     compute: Compute
-
-    @functools.cached_property
-    def decode_params(self) -> transformer.Params:
-        """Params as generation and scoring read them: matrices in `compute.dtype`, so that no step converts them."""
-        return in_precision(self.params, self.compute.dtype)
 
     @property
     def uses_chat(self) -> bool:
@@ -150,11 +150,12 @@ class Role:
             examples.append(packing.TrainingExample(np.array([*prompt_ids, *continuation], np.int32), weights))
         length = batching.bucket(max(map(len, examples)))
         batch = packing.assemble(
-            examples, [[i] for i in range(len(examples))], num_rows=self.padded(batch_size), row_length=length,
-            num_targets=batching.bucket(max(e.num_targets for e in examples)),
+            examples, [[i] for i in range(len(examples))], num_rows=self.placement.padded(batch_size),
+            row_length=length, num_targets=batching.bucket(max(e.num_targets for e in examples)),
         )
         logprobs = performance.fetch(
-            _sequence_logprobs(self.model, self.params, self.placement.batch(batch), compute=self.compute)
+            self.placement.jit(objectives.sequence_logprobs, static_argnames=_STATIC)(
+                self.model, self.params, self.placement.batch(batch), compute=self.compute)
         )
         return [logprobs[i, : e.num_targets] for i, e in enumerate(examples)]
 
@@ -162,10 +163,11 @@ class Role:
         """Mean-pooled hidden states, one unit vector a text."""
         ids = [self.tokenizer.encode(text)[: self.model.max_positions] or [0] for text in texts]
         vectors = np.zeros((len(texts), self.model.hidden_size), np.float32)
+        step = self.placement.jit(score.embed_step, static_argnames=_STATIC)
         for group in batching.batches_by_length([len(i) for i in ids], batch_size):
-            tokens, lengths = self.pad([ids[i] for i in group], self.padded(batch_size))
+            tokens, lengths = self.pad([ids[i] for i in group], self.placement.padded(batch_size))
             tokens, lengths = self.placement.batch((tokens, np.maximum(lengths, 1)))
-            out = performance.fetch(_embed_step(self.model, self.decode_params, tokens, lengths, compute=self.compute))
+            out = performance.fetch(step(self.model, self.params, tokens, lengths, compute=self.compute))
             vectors[group] = out[: len(group)]
         return vectors
 
@@ -179,7 +181,7 @@ class Role:
         B is `batch_size`, or a little more on a mesh; rows beyond the prefixes given mean nothing. The device may still
         be at work.
         """
-        B, C, Q = self.padded(batch_size), len(branches[0]), len(branches[0][0].ends)
+        B, C, Q = self.placement.padded(batch_size), len(branches[0]), len(branches[0][0].ends)
         tokens, lengths = self.pad(prefixes, B, prefix_length)
         suffix, offsets, leaves = (np.zeros((B, C, branch_length), np.int32) for _ in range(3))
         leaves[:] = -1  # padding, seen by nothing
@@ -190,17 +192,12 @@ class Role:
                 suffix[b, c, :n], offsets[b, c, :n], leaves[b, c, :n] = branch.tokens, branch.offsets, branch.leaves
                 ends[b, c], answers[b, c] = branch.ends, branch.answers
         arrays = self.placement.batch((tokens, lengths, suffix, offsets, leaves, ends, answers))
-        return _answer_logits_step(self.model, self.decode_params, *arrays, compute=self.compute)
+        return answer_logits_program(self.placement)(self.model, self.params, *arrays, compute=self.compute)
 
     def row_lengths(self, lengths: Iterable[int]) -> tuple[int, ...]:
         """What rows of these lengths are padded to; the smaller the model, the fewer lengths are worth a program."""
-        num_params = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        num_params = sum(leaf.size for leaf in jax.tree.leaves(transformer.param_shapes(self.model)))
         return batching.row_lengths(lengths, _PROGRAM_FLOPS / (2 * num_params))
-
-    def padded(self, rows: int) -> int:
-        """Rows a batch has on this mesh: each shard gets as many."""
-        shards = self.placement.batch_shards
-        return -(-rows // shards) * shards
 
     def pad(
         self, rows: Sequence[Sequence[int]], batch: int, length: int | None = None

@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeVar
 
-from ilf_jax import performance, progress
+from ilf_jax import distributed, performance, preemption, progress, storage
 from ilf_jax.config import Config
 from ilf_jax.evaluation import statistics
 from ilf_jax.evaluation.statistics import Metric
+from ilf_jax.models.transformer import Params
 from ilf_jax.records import Example
 from ilf_jax.stages import batching
 from ilf_jax.stages.role import Role
@@ -23,8 +24,14 @@ class Roles(Protocol):
     def get(self, name: str) -> Role:
         """The model that plays `name` ("policy", "refiner", "judge", "critic", "embedder") now."""
 
-    def release(self, name: str) -> None:
-        """Lets go of the params that `get(name)` gave, until they are asked for again."""
+    def without_params(self, name: str) -> Role:
+        """As `get`, but nothing is loaded."""
+
+    def take(self, name: str) -> Params:
+        """Its params to train, float32, in the training layout; they are the caller's."""
+
+    def keep(self, checkpoint: storage.Path, params: Params) -> None:
+        """Holds params that were trained and saved, so that they are not read again."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +45,7 @@ class Run:
     examples: tuple[Example, ...]
     held_out: tuple[Example, ...]
     roles: Roles
+    profiled_steps: int = 0
 
     def folder(self, stage: str, iteration: int | None = None) -> StageFolder:
         """Folder of a stage, of this iteration unless another is given."""
@@ -74,7 +82,7 @@ class Done(Generic[R]):
 
 def process_shards(
     run: Run, stage: str, examples: Sequence[Example], lengths: Sequence[int], shard_size: int, cls: type[R],
-    start: Callable[[list[Example]], Callable[[], list[R]]],
+    start: Callable[[list[Example]], Callable[[], list[R]]], work: Callable[[R], performance.Work],
 ) -> Done[R]:
     """Works on documents of like length together, a shard at a time; shards that are there are left alone.
 
@@ -84,16 +92,21 @@ def process_shards(
     Args:
         start: sets the device to work on a shard's documents and returns at once; what it returns waits for the result
             and makes the records. The device has the next shard at hand while those of one are made and written.
+        work: what making a record took.
     """
     folder, meter = run.folder(stage), performance.Meter()
     shards = batching.batches_by_length(lengths, shard_size)
-    todo = [i for i in range(len(shards)) if not folder.has_shard(i, len(shards))]
+    todo = folder.missing_shards(len(shards))
     done = len(examples) - sum(len(shards[i]) for i in todo)
+    works: list[performance.Work] = []
     with progress.Progress(f"{stage} {run.iteration}", len(examples), "documents", done=done) as bar:
 
         def write(i: int, finish: Callable[[], list[R]]) -> None:
-            folder.write_shard(i, len(shards), finish())
+            made = finish()
+            folder.write_shard(i, len(shards), made)
+            works.extend(map(work, made))
             bar.advance(len(shards[i]))
+            preemption.safe_point()
 
         under_way: tuple[int, Callable[[], list[R]]] | None = None
         for i in todo:
@@ -103,9 +116,18 @@ def process_shards(
             under_way = started
         if under_way is not None:
             write(*under_way)
+    distributed.barrier()  # each process has written its own
     records = {row.id: row for i in range(len(shards)) for row in folder.read_shard(cls, i, len(shards))}
-    cost = meter.cost()
+    cost = meter.cost(total(works), run.config.precision)
     if cost["compilations"]:
         progress.log(f"{stage} {run.iteration}: {cost['compilations']} programs compiled in "
                      f"{progress.duration(cost['compile_seconds'])}")
     return Done(records, len(shards), cost)
+
+
+def total(works: Iterable[performance.Work]) -> performance.Work:
+    """All of them together."""
+    tokens, flops = 0, 0.0
+    for work in works:
+        tokens, flops = tokens + work.tokens, flops + work.flops
+    return performance.Work(tokens, flops)

@@ -1,11 +1,11 @@
 """Score and select: R(x1 | x0, f, c) for every candidate, and the best of N. The baselines always stand beside it."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ilf_jax import progress
+from ilf_jax import performance, progress
 from ilf_jax.evaluation import statistics
 from ilf_jax.records import Candidates, Draft, Example, Feedback, Scored
 from ilf_jax.sampling import decode
@@ -31,7 +31,8 @@ class _Inputs:
 
 # Scores of each example's C candidates, and, for an ensemble, the C x P scores of its prompts.
 _Scores = tuple[np.ndarray, list[list[float]]]
-_Scorer = Callable[[list[Example]], Callable[[], list[_Scores]]]  # the device may still be at work
+# What waits for the scores, for the device may still be at work; and what each example takes.
+_Scorer = Callable[[list[Example]], tuple[Callable[[], list[_Scores]], list[performance.Work]]]
 
 
 def run(run: run_lib.Run) -> None:
@@ -43,14 +44,17 @@ def run(run: run_lib.Run) -> None:
     )
     method = run.config.score.method
     scorer = {"instruct_rm": _instruct_rm, "embedding": _embedding}.get(method, _baseline)(run, inputs)
+    works: dict[str, performance.Work] = {}
 
     def start(batch: list[Example]) -> Callable[[], list[Scored]]:
-        found = scorer(batch)
+        found, work = scorer(batch)
+        works.update(zip((e.id for e in batch), work, strict=True))
         return lambda: [_select(run, e, inputs.candidates[e.id], *scores)
                         for e, scores in zip(batch, found(), strict=True)]
 
     lengths = [len(e.document) for e in run.examples]
-    done = run_lib.process_shards(run, "score", run.examples, lengths, _SHARD_DOCUMENTS, Scored, start)
+    done = run_lib.process_shards(run, "score", run.examples, lengths, _SHARD_DOCUMENTS, Scored, start,
+                                  lambda scored: works[scored.id])
     numbers = _numbers(run, done.records, inputs)
     if method == "instruct_rm" and run.config.score.prompts == "tree":
         numbers += _agreement(run, done.records, inputs)
@@ -69,13 +73,14 @@ def _instruct_rm(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
     # Tokenised here for their lengths alone, one by one: all of them would not fit into memory.
     lengths = judge_lib.row_lengths(judge, map(ask, run.examples))
 
-    def score(batch: list[Example]) -> Callable[[], list[_Scores]]:
+    def score(batch: list[Example]) -> tuple[Callable[[], list[_Scores]], list[performance.Work]]:
         asked = [ask(e) for e in batch]
         if not told and not all(one.exact for one in asked):
             told.append("an answer is more than one token here; it is scored by its first distinguishing one")
             progress.log(f"judge: {told[0]}")
         found = judge_lib.start_asking(judge, asked, run.config.score.batch_size, lengths)
-        return lambda: [(instruct_rm.ensemble(scores_CxP), scores_CxP.tolist()) for scores_CxP in found()]
+        scores = lambda: [(instruct_rm.ensemble(scores_CxP), scores_CxP.tolist()) for scores_CxP in found()]  # noqa: E731
+        return scores, [one.work(judge.model) for one in asked]
 
     return score
 
@@ -107,11 +112,11 @@ def _embedding(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
     """Similarity of each candidate to the feedback."""
     embedder = run.roles.get("embedder")
 
-    def score(batch: list[Example]) -> Callable[[], list[_Scores]]:
+    def score(batch: list[Example]) -> tuple[Callable[[], list[_Scores]], list[performance.Work]]:
         texts = [[inputs.feedback[e.id].text, *inputs.candidates[e.id].texts] for e in batch]
         vectors = iter(embedder.embed([text for group in texts for text in group], run.config.score.batch_size))
         stacked = [np.stack([next(vectors) for _ in group]) for group in texts]
-        return lambda: [(embedding.cosine(rows[0], rows[1:]), []) for rows in stacked]
+        return lambda: [(embedding.cosine(rows[0], rows[1:]), []) for rows in stacked], _no_work(batch)
 
     return score
 
@@ -119,9 +124,13 @@ def _embedding(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
 def _baseline(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
     """random, longest or first, as configured."""
     method = run.config.score.method
-    return lambda batch: lambda: [
-        (baseline_scores(run, e, inputs.candidates[e.id])[method], []) for e in batch
-    ]
+    return lambda batch: (
+        lambda: [(baseline_scores(run, e, inputs.candidates[e.id])[method], []) for e in batch], _no_work(batch)
+    )
+
+
+def _no_work(batch: Sequence[Example]) -> list[performance.Work]:
+    return [performance.Work() for _ in batch]
 
 
 def baseline_scores(run: run_lib.Run, example: Example, candidates: Candidates) -> dict[str, np.ndarray]:

@@ -1,6 +1,5 @@
 """Generation through a Role: freed places are given to waiting prompts, and nobody's output changes by it."""
 
-import dataclasses
 import functools
 
 import jax.numpy as jnp
@@ -10,10 +9,10 @@ import pytest
 from ilf_jax import config as config_lib
 from ilf_jax import sharding
 from ilf_jax.models import checkpoint_io
-from ilf_jax.models.compute import FLOAT32, Compute
+from ilf_jax.models.compute import FLOAT32
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
-from ilf_jax.stages import generation
+from ilf_jax.stages import generation, models
 from ilf_jax.stages.generation import Generator
 from ilf_jax.stages.role import Role
 from ilf_jax.tasks.prompts import Prompt
@@ -54,17 +53,16 @@ def test_refilled_places_give_what_one_batch_gives(batch_size, part, monkeypatch
 def test_refilling_takes_fewer_steps_than_waiting_for_the_longest(monkeypatch):
     """What it is for: counted in steps of the whole batch, not in seconds."""
     steps = []
-    refill, start = generation._refill_step, generation._start_step
 
-    def counted(step):
+    def counted(program):
         def call(*args, **kwargs):
-            slots = step(*args, **kwargs)
+            slots = program(role().placement)(*args, **kwargs)
             steps.append(int(slots.cache.index))
             return slots
-        return call
+        return lambda placement: call
 
-    monkeypatch.setattr(generation, "_refill_step", counted(refill))
-    monkeypatch.setattr(generation, "_start_step", counted(start))
+    for name in ("refill_program", "start_program"):
+        monkeypatch.setattr(generation, name, counted(getattr(generation, name)))
     people = [f"{name} {i}" for i in range(4) for name in PEOPLE]
     found = generate(4, people, limit=64)
     longest = [max(len(s.tokens) for s in group) for group in found]
@@ -77,7 +75,8 @@ def test_refilling_takes_fewer_steps_than_waiting_for_the_longest(monkeypatch):
 
 def test_other_settings_seeds_and_numbers_of_documents_compile_nothing_new():
     generate(3), generate(3, PEOPLE[:3]), generate(3, PEOPLE[:1])
-    programs = (generation._refine_step, generation._start_step, generation._refill_step)
+    programs = [program(role().placement)
+                for program in (generation.refine_program, generation.start_program, generation.refill_program)]
     before = [program._cache_size() for program in programs]
     generate(3, temperature=0.7), generate(3, top_p=0.5), generate(3, seed=5), generate(3, PEOPLE[:6])
     generate(3, PEOPLE[:3]), generate(3, PEOPLE[:1], temperature=0.0)
@@ -92,10 +91,12 @@ def test_forced_length():
     assert len(first.tokens) == len(second.tokens) == 24
 
 
-def test_bfloat16_converts_matrices_once_and_leaves_vectors():
-    half = dataclasses.replace(role(), compute=Compute(jnp.bfloat16))
-    layer = half.decode_params["layers_0"]
-    assert layer["mlp"]["up"]["kernel"].dtype == half.decode_params["embedding"].dtype == jnp.bfloat16
+def test_bfloat16_is_of_matrices_only_and_costs_float32_no_copy():
+    half, whole = (models.Models(sharding.make_mesh(-1, 1, 1), 0, name) for name in ("bfloat16", "float32"))
+    layer = half.get(URI)["layers_0"]
+    assert layer["mlp"]["up"]["kernel"].dtype == half.get(URI)["embedding"].dtype == jnp.bfloat16
     assert layer["mlp_norm"]["scale"].dtype == jnp.float32
-    assert half.decode_params is half.decode_params
-    assert role().decode_params["embedding"] is role().params["embedding"]  # float32 costs no copy
+    assert half.get(URI) is half.get(URI)
+    assert half.take(URI)["embedding"].dtype == jnp.float32  # what is trained is not what was rounded
+    table = whole.get(URI)["embedding"].unsafe_buffer_pointer()
+    assert whole.take(URI)["embedding"].unsafe_buffer_pointer() == table

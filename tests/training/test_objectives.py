@@ -132,7 +132,7 @@ def test_remat_takes_less_memory_in_the_stage_s_train_step():
     temporary = {}
     for remat in ("none", "dots", "full"):
         objective = objectives.NextTokenLoss(config, remat=remat)
-        step = stage.train_step_program().lower(objective, ADAM, state, {}, batch, jnp.float32(RATE)).compile()
+        step = stage.train_step_program(state).lower(objective, ADAM, state, {}, batch, jnp.float32(RATE)).compile()
         temporary[remat] = step.memory_analysis().temp_size_in_bytes
     assert temporary["dots"] < 0.6 * temporary["none"], temporary
     assert temporary["full"] < 0.8 * temporary["dots"], temporary

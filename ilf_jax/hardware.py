@@ -1,0 +1,79 @@
+"""What accelerators can do, by their makers' sheets; and TPUs that are not here, to compile for."""
+
+import dataclasses
+import importlib.util
+import os
+import re
+
+import jax
+
+from ilf_jax.errors import InputError
+
+_GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Chip:
+    """One device.
+
+    Attributes:
+        memory: bytes that a program may use.
+        bfloat16, float32: peak FLOP/s of matmuls; float32 at jax's highest precision.
+        bandwidth: bytes/s of its own memory.
+        link: bytes/s to its neighbours, all links and both directions.
+    """
+
+    memory: float
+    bfloat16: float
+    float32: float
+    bandwidth: float
+    link: float
+
+    def peak(self, precision: str) -> float:
+        """FLOP/s in config.precision."""
+        return self.bfloat16 if precision == "bfloat16" else self.float32
+
+
+# Beginning of a device's kind, in small letters -> the chip. TPUs have no float32 matmul: it is made of six.
+_CHIPS: dict[str, Chip] = {
+    "tpu v4": Chip(31.75 * _GIB, 275e12, 275e12 / 6, 1228e9, 300e9),
+    "tpu v5 lite": Chip(15.75 * _GIB, 197e12, 197e12 / 6, 819e9, 200e9),
+    "tpu v5": Chip(95.0 * _GIB, 459e12, 459e12 / 6, 2765e9, 600e9),
+    "tpu v6 lite": Chip(31.25 * _GIB, 918e12, 918e12 / 6, 1640e9, 448e9),
+    "nvidia a100-sxm4-80gb": Chip(79 * _GIB, 312e12, 19.5e12, 2039e9, 600e9),
+    "nvidia a100-sxm4-40gb": Chip(39 * _GIB, 312e12, 19.5e12, 1555e9, 600e9),
+    "nvidia h100": Chip(79 * _GIB, 989e12, 67e12, 3350e9, 900e9),
+    "nvidia h200": Chip(139 * _GIB, 989e12, 67e12, 4800e9, 900e9),
+}
+_GENERATIONS = ("v4", "v5e", "v5p", "v6e")
+
+
+def chip(device: jax.Device) -> Chip | None:
+    """What is known of a device; None of a CPU and of what is not in the table."""
+    kind = device.device_kind.lower()
+    found = [name for name in _CHIPS if kind.startswith(name)]
+    return _CHIPS[max(found, key=len)] if found else None
+
+
+def topology(name: str) -> list[jax.Device]:
+    """The devices of a TPU slice such as v5e:4x4 or v5p:2x2x2. They can be compiled for, and nothing else.
+
+    Raises:
+        InputError: no such slice, or no compiler for TPUs is installed.
+    """
+    generation, _, shape = name.partition(":")
+    if generation not in _GENERATIONS or not re.fullmatch(r"[1-9]\d*x[1-9]\d*(x[1-9]\d*)?", shape):
+        raise InputError(f"--topology={name!r}: expected GENERATION:AxB or GENERATION:AxBxC, the generation one of "
+                         f"{', '.join(_GENERATIONS)}; v5e:4x4 for example")
+    if importlib.util.find_spec("libtpu") is None:
+        raise InputError(f"--topology={name}: needs the TPU compiler: pip install 'ilf-jax[tpu]', or libtpu alone")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # this need not be a machine of Google's
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is taken
+    os.environ.setdefault("TPU_LIBRARY_LOG_LEVEL", "3")
+    from jax.experimental import topologies
+
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
+    except Exception as e:  # whatever the compiler's plugin raises
+        said = (str(e).splitlines() or [type(e).__name__])[0]
+        raise InputError(f"--topology={name}: the TPU compiler does not know this slice: {said}") from e

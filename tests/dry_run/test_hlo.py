@@ -1,0 +1,69 @@
+"""Collectives are counted in the text of compiled programs, loops included."""
+
+import json
+import os
+import subprocess
+import sys
+
+from ilf_jax.dry_run import hlo
+
+TEXT = """HloModule m
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %c = f32[] add(%a, %b)
+}
+
+%body (p: (s32[], f32[4,8])) -> (s32[], f32[4,8]) {
+  %p = (s32[], f32[4,8]) parameter(0)
+  %x = f32[4,8]{1,0} get-tuple-element(%p), index=1
+  %r = f32[4,8]{1,0} all-reduce(%x), channel_id=1, to_apply=%add
+  ROOT %t = (s32[], f32[4,8]) tuple(%p, %r)
+}
+
+%unknown (p: (s32[], bf16[2])) -> (s32[], bf16[2]) {
+  %p = (s32[], bf16[2]) parameter(0)
+  %y = bf16[2]{0} get-tuple-element(%p), index=1
+  ROOT %q = bf16[2]{0} collective-permute(%y), source_target_pairs={{0,1}}
+}
+
+ENTRY %main (x: f32[2,8]) -> f32[4,8] {
+  %x = f32[2,8]{1,0} parameter(0)
+  %s = (f32[2,8]{1,0}, f32[4,8]{1,0}) all-gather-start(%x), dimensions={0}
+  %d = f32[4,8]{1,0} all-gather-done(%s)
+  %w = (s32[], f32[4,8]) while(%d), condition=%add, body=%body, backend_config={"known_trip_count":{"n":"5"}}
+  %v = (s32[], bf16[2]) while(%d), condition=%add, body=%unknown
+  ROOT %e = f32[4,8]{1,0} get-tuple-element(%w), index=1
+}
+"""
+
+
+def test_counts_and_bytes():
+    found = hlo.collectives(TEXT, loops=3)
+    assert found == {"all-gather": (1, 128), "all-reduce": (5, 5 * 128), "collective-permute": (3, 12)}
+
+
+SCRIPT = """
+import json, jax, jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+from ilf_jax.dry_run import hlo
+mesh = Mesh(jax.devices(), "x")
+split, whole = NamedSharding(mesh, P("x")), NamedSharding(mesh, P())
+def f(x, n):
+    step = lambda i, y: y + jax.lax.with_sharding_constraint(x * i, whole).sum()
+    return jax.lax.fori_loop(0, n, step, jnp.float32(0))
+x = jax.ShapeDtypeStruct((8, 128), jnp.float32, sharding=split)
+program = jax.jit(f, static_argnums=1).lower(x, 7).compile()
+total = jax.jit(lambda x: x.sum(), out_shardings=whole).lower(x).compile()
+print(json.dumps([hlo.collectives(program.as_text()), hlo.collectives(total.as_text())]))
+"""
+
+
+def test_of_a_program_that_xla_compiled():
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    looped, total = json.loads(done.stdout)
+    assert sum(count for count, _ in looped.values()) >= 1
+    assert total == {"all-reduce": [1, 4]}

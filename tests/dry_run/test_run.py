@@ -1,0 +1,134 @@
+"""A dry run compiles what the run compiles, and says whether it fits."""
+
+import dataclasses
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from ilf_jax import config as config_lib
+from ilf_jax import sharding
+from ilf_jax.dry_run import advice, run, shapes, steps
+from ilf_jax.models import checkpoint_io
+from ilf_jax.stages import finetune, generation, role
+
+ROOT = pathlib.Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+
+@pytest.fixture
+def quickstart():
+    config = config_lib.from_file(str(ROOT / "configs/quickstart.py"), {"data.train_size": 32, "data.eval_size": 4})
+    return dataclasses.replace(config, iterations=1, compare=())
+
+
+def test_tables_of_the_quickstart(quickstart, capsys):
+    assert run.dry_run(quickstart) == 0
+    said = capsys.readouterr().out
+    for words in ("refine", "score", "finetune", "984,192", "measured on all 32 documents", "[in brackets]: learned"):
+        assert words in said, words
+    assert "does not fit" not in said
+
+
+def test_predicts_what_the_run_compiles(quickstart, tmp_path, monkeypatch):
+    """Bytes of the programs that the run itself executes, as XLA reports them, against the dry run's."""
+    import ilf_jax
+
+    found, sizes = {}, {}
+
+    def watch(module, name, step, look):
+        original = getattr(module, name)
+
+        def program(placement):
+            jitted = original(placement)
+
+            def call(*args, **kwargs):
+                memory = jitted.lower(*args, **kwargs).compile().memory_analysis()
+                total = (memory.argument_size_in_bytes + memory.temp_size_in_bytes + memory.output_size_in_bytes
+                         - memory.alias_size_in_bytes)
+                if total > found.get(step, 0) and look(*args) is not None:
+                    found[step], sizes[step] = total, look(*args)
+                return jitted(*args, **kwargs)
+
+            return call
+
+        monkeypatch.setattr(module, name, program)
+
+    watch(generation, "refine_program", "refine",
+          lambda model, params, tokens, lengths, keys, *_: {"prompt": tokens.shape[1]} if keys.shape[1] > 1 else None)
+    watch(role, "answer_logits_program", "score",
+          lambda model, params, prefix, lengths, branch, offsets, leaves, ends, answers: {
+              "prefix": prefix.shape[1], "branch": branch.shape[2], "questions": ends.shape[2]})
+    watch(finetune, "train_step_program", "finetune",
+          lambda objective, opt, state, frozen, batch, rate: dict(
+              zip(("accumulation", "rows", "row", "targets"), (*batch["tokens"].shape, batch["targets"].shape[2]),
+                  strict=True)))
+    ilf_jax.run(quickstart, tmp_path / "run")
+    monkeypatch.undo()
+    assert set(found) == {"refine", "score", "finetune"}
+
+    placement = sharding.Placement(sharding.make_mesh(-1, 1, 1), checkpoint_io.read_config("builtin:word_removal_1m"))
+    parts = dict.fromkeys(("refiner", "judge", "policy"), placement)
+    actual = shapes.Shapes(**sizes["refine"], **sizes["score"], **sizes["finetune"], told="")
+    for step in steps.compile_all(quickstart, parts, actual):
+        assert step.total == pytest.approx(found[step.name], rel=0.15), step
+    # Before the run nobody knows how long the texts will be: the dry run takes them as long as they may be.
+    told = []
+    original = steps.compile_all
+    monkeypatch.setattr(steps, "compile_all", lambda *args: told.extend(original(*args)) or told)
+    run.dry_run(quickstart)
+    for step in told:
+        assert 0.98 * found[step.name] < step.total < 2 * found[step.name], step
+
+
+def test_what_does_not_fit_is_told_with_remedies(quickstart, capsys, monkeypatch):
+    monkeypatch.setattr(run, "_memory", lambda device, chip: 15 * 2**20)
+    assert run.dry_run(quickstart) == 3
+    said = capsys.readouterr().out
+    assert "finetune does not fit" in said and "NO" in said
+    assert "--config.finetune.remat=full" in said
+    remedies = said.split("finetune does not fit")[1].splitlines()[1:4]
+    saved = [float(line.split("about ")[1].split()[0]) for line in remedies]
+    assert len(saved) == 3 and saved == sorted(saved, reverse=True)
+
+
+def test_remedies_help(quickstart):
+    """Those for training, compiled: each takes less memory than before."""
+    placement = sharding.Placement(sharding.make_mesh(-1, 1, 1), checkpoint_io.read_config("builtin:word_removal_1m"))
+    parts = dict.fromkeys(("refiner", "judge", "policy"), placement)
+
+    def finetuned(**changes):
+        config = dataclasses.replace(quickstart, finetune=dataclasses.replace(quickstart.finetune, **changes))
+        sizes = shapes.assumed(config, placement)
+        return config, sizes, next(s for s in steps.compile_all(config, parts, sizes) if s.name == "finetune")
+
+    config, sizes, before = finetuned()
+    told = " ".join(advice.changes(config, placement, sizes, before, count=9))
+    for flag, changes, part in (("remat=full", {"remat": "full"}, "total"),
+                                ("lora_rank=16", {"lora_rank": 16}, "arguments"),
+                                ("accumulation=2", {"accumulation": 2}, "total")):
+        assert f"--config.finetune.{flag}" in told
+        assert getattr(finetuned(**changes)[2], part) < getattr(before, part), flag
+
+
+def run_main(*flags, **environment):
+    return subprocess.run([sys.executable, "-m", "ilf_jax.main", *flags], cwd=ROOT, capture_output=True, text=True,
+                          env={**os.environ, "JAX_PLATFORMS": "cpu", **environment})
+
+
+def test_topology_needs_a_dry_run():
+    done = run_main("--config=configs/quickstart.py", "--topology=v5e:4x4", "--workdir=unused")
+    assert done.returncode == 2 and "--topology is for --dry_run" in done.stderr
+
+
+def test_a_slice_that_is_not_here():
+    pytest.importorskip("libtpu", reason="needs the TPU compiler, package libtpu")
+    done = run_main("--config=configs/tldr_5k.py", "--dry_run", "--topology=v5e:2x4",
+                    "--config.policy.checkpoint=init:tiny", "--config.refiner.checkpoint=policy",
+                    "--config.judge.checkpoint=policy", "--config.mesh.tensor=1", "--config.attention=xla",
+                    "--config.data.source=jsonl:not_here.jsonl")
+    assert done.returncode == 0, done.stderr
+    assert "8 x TPU v5 lite" in done.stdout and "of 15.8" in done.stdout and "all-reduce" in done.stdout
+    assert "not checked" in done.stdout and "not_here.jsonl" in done.stdout

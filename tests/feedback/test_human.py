@@ -1,0 +1,69 @@
+"""A run that waits for people: it stops, says where to write, and goes on with what they wrote."""
+
+import json
+
+import pytest
+
+import ilf_jax
+from ilf_jax.errors import InputError
+from ilf_jax.feedback import human
+from ilf_jax.records import Draft, Example
+
+EXAMPLES = [Example(id=i, document=f"about {i}") for i in ("a", "b")]
+DRAFTS = [Draft(i, f"draft {i}", "policy") for i in ("a", "b")]
+
+
+def fill(path, **feedback):
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    path.write_text("".join(json.dumps({**row, "feedback": feedback.get(row["id"], "")}) + "\n" for row in rows))
+
+
+def test_waits_until_all_is_written(tmp_path):
+    path = tmp_path / human.FILE
+    with pytest.raises(InputError, match="2 of 2 drafts wait for feedback, the first is 'a'"):
+        human.give(tmp_path, EXAMPLES, DRAFTS)
+    assert [json.loads(line)["draft"] for line in path.read_text().splitlines()] == ["draft a", "draft b"]
+    fill(path, a="Shorter, please.")
+    with pytest.raises(InputError, match="1 of 2 drafts wait for feedback, the first is 'b'"):
+        human.give(tmp_path, EXAMPLES, DRAFTS)
+    fill(path, a="Shorter, please.", b=" Say why.\n")
+    found = human.give(tmp_path, EXAMPLES, DRAFTS)
+    assert [(f.id, f.text, f.source) for f in found] == [("a", "Shorter, please.", "human"), ("b", "Say why.", "human")]
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (lambda lines: ["{", *lines[1:]], ":1: is no JSON"),
+    (lambda lines: [lines[0], '{"id": "b"}'], ":2: a line is an object"),
+    (lambda lines: [lines[0], lines[1].replace("draft b", "another")], ":2: is not about a draft"),
+    (lambda lines: [lines[0], lines[0]], ":2: id 'a' stands there twice"),
+    (lambda lines: lines[:1], "the lines of 1 drafts are gone, the first is 'b'"),
+])
+def test_a_spoiled_file_is_told_and_kept(change, words, tmp_path):
+    path = tmp_path / human.FILE
+    with pytest.raises(InputError):
+        human.give(tmp_path, EXAMPLES, DRAFTS)
+    fill(path, a="one", b="two")
+    spoiled = "\n".join(change(path.read_text().splitlines()))
+    path.write_text(spoiled)
+    with pytest.raises(InputError) as error:
+        human.give(tmp_path, EXAMPLES, DRAFTS)
+    assert words in str(error.value) and str(path) in str(error.value)
+    assert path.read_text() == spoiled
+
+
+@pytest.mark.usefixtures("quick_compiles")
+def test_a_run_goes_on_with_what_was_written(tiny_config, tmp_path):
+    tiny_config.feedback.source = "human"
+    folder = tmp_path / "run"
+    with pytest.raises(InputError, match="wait for feedback"):
+        ilf_jax.run(tiny_config, folder)
+    path = folder / "iteration_001/feedback" / human.FILE
+    drafts = (folder / "iteration_001/draft").glob("0*.jsonl")
+    before = {p: p.read_bytes() for p in drafts}
+    ids = [json.loads(line)["id"] for line in path.read_text().splitlines()]
+    fill(path, **{i: f"Say more about {i}." for i in ids})
+    ilf_jax.run(tiny_config, folder)
+    assert before and all(p.read_bytes() == content for p, content in before.items())
+    (shard,) = (folder / "iteration_001/feedback").glob("0*.jsonl")
+    rows = [json.loads(line) for line in shard.read_text().splitlines()]
+    assert {row["id"]: row["text"] for row in rows} == {i: f"Say more about {i}." for i in ids}
