@@ -67,8 +67,10 @@ def topology(name: str) -> list[jax.Device]:
                          f"{', '.join(_GENERATIONS)}; v5e:4x4 for example")
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(f"--topology={name}: needs the TPU compiler: pip install 'ilf-jax[tpu]', or libtpu alone")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # this need not be a machine of Google's
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # no chip is taken
+    # This need not be a machine of Google's, and no chip is taken.
+    for variable, value in (("TPU_SKIP_MDS_QUERY", "1"), ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"), ("TPU_WORKER_ID", "0"),
+                            ("TPU_WORKER_HOSTNAMES", "localhost"), ("TPU_ACCELERATOR_TYPE", "v5litepod-1")):
+        os.environ.setdefault(variable, value)
     os.environ.setdefault("TPU_LIBRARY_LOG_LEVEL", "3")
     from jax.experimental import topologies
 

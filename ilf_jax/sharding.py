@@ -157,11 +157,7 @@ class Placement:
 
     def batch(self, arrays: Any, axis: int = 0) -> Any:
         """Host arrays, the same on every process, as global arrays split along `axis` over data and fsdp."""
-        return jax.tree.map(lambda a: from_host(a, self.batch_sharding(axis)), arrays)
-
-    def batch_sharding(self, axis: int = 0) -> NamedSharding:
-        """Split along `axis` over data and fsdp."""
-        return NamedSharding(self.mesh, PartitionSpec(*([None] * axis), ("data", "fsdp")))
+        return jax.tree.map(lambda a: from_host(a, batch_sharding(self.mesh, axis)), arrays)
 
     def jit(self, step: Callable[..., Any], **options: Any) -> jax.stages.Wrapped:
         """`step` jitted, its results held whole on every device of this mesh unless `out_shardings` says otherwise.
@@ -177,6 +173,11 @@ class Placement:
 @functools.cache
 def _jitted(step: Callable[..., Any], out: NamedSharding, options: tuple[tuple[str, Any], ...]) -> jax.stages.Wrapped:
     return jax.jit(step, **{"out_shardings": out, **dict(options)})
+
+
+def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """Split along `axis` over data and fsdp."""
+    return NamedSharding(mesh, PartitionSpec(*([None] * axis), ("data", "fsdp")))
 
 
 def from_host(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:

@@ -27,9 +27,10 @@ CONFIGS = {"odd": CONFIG, "few kv heads": FEW_KV_HEADS}
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2)]
 
 SCRIPT = '''
-import json
+import functools, json
 import jax, numpy as np, optax
 from ilf_jax import sharding
+from ilf_jax.models.compute import FLOAT32, Compute
 from ilf_jax.errors import InputError
 from ilf_jax.models import transformer
 from ilf_jax.sampling import decode
@@ -56,37 +57,40 @@ suffixes, answers = rng.integers(0, V, (8, 2, 6)).astype(np.int32), rng.integers
 offsets = np.broadcast_to(np.array([0, 1, 2, 3, 2, 3], np.int32), (8, 2, 6))
 leaves = np.broadcast_to(np.array([0, 0, 1, 1, 2, 2], np.int32), (8, 2, 6))
 last = np.broadcast_to(np.array([3, 5], np.int32), (8, 2, 2))
-objective = objectives.NextTokenLoss(CONFIG)
 sgd = optax.identity()  # times -0.5: the params after a step are the gradients, scaled and shifted
-generate = jax.jit(refine.refine_step, static_argnames=("config", "max_new_tokens"))
-answer_logits = jax.jit(score.answer_logits_step, static_argnums=0)
+generate = jax.jit(refine.refine_step, static_argnames=("config", "max_new_tokens", "compute"))
+answer_logits = jax.jit(score.answer_logits_step, static_argnames=("config", "compute"))
 
 
-@jax.jit
-def train(params, batch):
+@functools.partial(jax.jit, static_argnums=0)
+def train(objective, params, batch):
     return finetune.train_step(objective, sgd, finetune.init_state(params, sgd), {}, batch, 0.5)
 
 
-def everything(train_params, decode_params, put):
-    state, metrics = train(train_params, put(train_batch, 1))
+def everything(train_params, decode_params, put, compute):
+    objective = objectives.NextTokenLoss(CONFIG, compute, remat="full" if compute.rows else "none")
+    state, metrics = train(objective, train_params, put(train_batch, 1))
     tokens = put((prompts, lengths, keys), 0)
     refined, sampled = (
-        generate(CONFIG, decode_params, *tokens, sampling, ends, max_new_tokens=5)
+        generate(CONFIG, decode_params, *tokens, sampling, ends, max_new_tokens=5, compute=compute)
         for sampling in (make_sampling(0.0, 0, 1.0), make_sampling(1.0, 0, 0.9))
     )
-    logits = answer_logits(CONFIG, decode_params, *put((prompts, lengths, suffixes, offsets, leaves, last, answers), 0))
+    questions = put((prompts, lengths, suffixes, offsets, leaves, last, answers), 0)
+    logits = answer_logits(CONFIG, decode_params, *questions, compute=compute)
     spread = state.params["layers_0"]["mlp"]["up"]["kernel"]
     return jax.device_get({
         "metrics": metrics, "params": state.params, "greedy": refined, "sampled": sampled, "answer_logits": logits,
     }), str(spread.sharding.spec if hasattr(spread.sharding, "spec") else None)
 
 
-right, _ = everything(init, init, lambda arrays, axis: arrays)
+right, _ = everything(init, init, lambda arrays, axis: arrays, FLOAT32)
 report = {"moved": float(np.abs(right["params"]["embedding"] - init["embedding"]).max()),
           "drawn": int(right["sampled"].mask_BxCxL.sum()), "meshes": {}, "errors": {}}
 for sizes in MESHES:
     placement = sharding.Placement(sharding.make_mesh(*sizes), CONFIG)
-    found, spec = everything(placement.params(init, "train"), placement.params(init, "decode"), placement.batch)
+    compute = Compute(rows=sharding.batch_sharding(placement.mesh))
+    params = placement.params(init, "train"), placement.params(init, "decode")
+    found, spec = everything(*params, placement.batch, compute)
     worst = {}
     for name in right:
         pairs = zip(jax.tree.leaves(found[name]), jax.tree.leaves(right[name]), strict=True)

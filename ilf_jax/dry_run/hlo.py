@@ -12,6 +12,7 @@ _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _CALLED = re.compile(r"\b(?:calls|to_apply|called_computations|branch_computations|true_computation|"
                      r"false_computation)=\{?((?:%?[\w.\-]+(?:, )?)+)\}?")
 _BODY = re.compile(r"\bbody=%?([\w.\-]+)")
+_UNKNOWN = -1  # trips of a loop
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
@@ -19,7 +20,7 @@ def collectives(text: str, loops: int = 1) -> dict[str, tuple[int, int]]:
     """Kind -> (how many run, bytes of their results on one device), of a compiled program as text.
 
     Args:
-        loops: how often the body of a loop runs of which XLA does not know.
+        loops: how often the body of a loop runs of which XLA does not know; one within such a loop counts once.
     """
     operations: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
     calls: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
@@ -41,10 +42,10 @@ def collectives(text: str, loops: int = 1) -> dict[str, tuple[int, int]]:
                                    else sum(sizes)))
         if name == "while":
             trips = _TRIPS.search(line)
-            calls[at].append((_BODY.search(line).group(1), int(trips.group(1)) if trips else loops))
+            calls[at].append((_BODY.search(line).group(1), int(trips.group(1)) if trips else _UNKNOWN))
         for names in _CALLED.findall(line):
             calls[at] += [(called.strip().lstrip("%"), 1) for called in names.split(", ")]
-    return _totals(entry, operations, calls)
+    return _totals(entry, operations, calls, loops)
 
 
 def _size(kind: str, dimensions: str) -> int:
@@ -54,20 +55,22 @@ def _size(kind: str, dimensions: str) -> int:
     return size
 
 
-def _totals(entry: str, operations: dict[str, list[tuple[str, int]]], calls: dict[str, list[tuple[str, int]]]
-            ) -> dict[str, tuple[int, int]]:
-    known: dict[str, collections.Counter] = {}
+def _totals(
+    entry: str, operations: dict[str, list[tuple[str, int]]], calls: dict[str, list[tuple[str, int]]], loops: int
+) -> dict[str, tuple[int, int]]:
+    known: dict[tuple[str, bool], collections.Counter] = {}
 
-    def of(name: str) -> collections.Counter:
-        if name not in known:
-            known[name] = total = collections.Counter()
+    def of(name: str, within: bool) -> collections.Counter:
+        if (name, within) not in known:
+            known[name, within] = total = collections.Counter()
             for kind, size in operations.get(name, ()):
                 total[kind, "count"] += 1
                 total[kind, "bytes"] += size
             for called, times in calls.get(name, ()):
-                for key, value in of(called).items():
-                    total[key] += times * value
-        return known[name]
+                inner = of(called, within or times == _UNKNOWN)
+                for key, value in inner.items():
+                    total[key] += (1 if within else loops) * value if times == _UNKNOWN else times * value
+        return known[name, within]
 
-    found = of(entry)
+    found = of(entry, False)
     return {kind: (found[kind, "count"], found[kind, "bytes"]) for kind in _KINDS if found[kind, "count"]}

@@ -18,7 +18,7 @@ from ilf_jax.models import flops, transformer
 from ilf_jax.models.compute import Compute, in_precision
 from ilf_jax.models.config import ModelConfig
 from ilf_jax.sampling.logits import make_sampling
-from ilf_jax.sharding import Placement
+from ilf_jax.sharding import Placement, batch_sharding
 from ilf_jax.stages import finetune, generation, models, role, targets
 from ilf_jax.steps import finetune as finetune_steps
 from ilf_jax.training import lora, objectives, optimizer
@@ -173,7 +173,7 @@ def _finetune(config: config_lib.Config, placement: Placement, shapes: Shapes) -
 
 
 def _batch(placement: Placement, *of: tuple[tuple[int, ...], Any], axis: int = 0) -> list[jax.ShapeDtypeStruct]:
-    sharding = placement.batch_sharding(axis)
+    sharding = batch_sharding(placement.mesh, axis)
     return [jax.ShapeDtypeStruct(shape, dtype, sharding=sharding) for shape, dtype in of]
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,11 +17,23 @@ class Compute:
         attention: what computes rows that stand by themselves (training, prefill): plain XLA, cuDNN's flash attention
             (NVIDIA, 16 bit), or TPU's splash attention, where a row's length allows it.
         mesh: the devices that splash attention is laid over.
+        rows: how the rows of activations lie on several devices. Left to itself, XLA moves activations to where params
+            are sharded over fsdp, instead of the params to them.
     """
 
     dtype: jnp.dtype = jnp.float32
     attention: str = "xla"
     mesh: Mesh | None = None
+    rows: NamedSharding | None = None
+
+    @property
+    def num_devices(self) -> int:
+        """How many devices compute together."""
+        return 1 if self.rows is None else self.rows.mesh.size
+
+    def in_rows(self, x: jax.Array) -> jax.Array:
+        """Activations, laid out as `rows` says."""
+        return x if self.rows is None else jax.lax.with_sharding_constraint(x, self.rows)
 
 
 FLOAT32 = Compute()

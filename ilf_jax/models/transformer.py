@@ -229,9 +229,9 @@ class Layer(nn.Module):
         c, norm = self.config, functools.partial(Norm, self.config, self.compute.dtype)
         attend = Attention(c, self.slides, self.compute, name="attention")
         y, kv = attend(norm(name="attention_norm")(x), positions_BxCxL, sight)
-        x = x + (norm(name="attention_post_norm")(y) if c.post_norms else y)
+        x = self.compute.in_rows(x + (norm(name="attention_post_norm")(y) if c.post_norms else y))
         y = MLP(c, self.compute, name="mlp")(norm(name="mlp_norm")(x))
-        return x + (norm(name="mlp_post_norm")(y) if c.post_norms else y), kv
+        return self.compute.in_rows(x + (norm(name="mlp_post_norm")(y) if c.post_norms else y)), kv
 
 
 class Transformer(nn.Module):
@@ -256,7 +256,7 @@ class Transformer(nn.Module):
             x = x + positions[positions_BxCxL + c.position_offset]
         if not c.tied_embeddings:
             self.param("unembedding", rows_init, (c.vocab_size, c.hidden_size), jnp.float32)
-        x = x.astype(self.compute.dtype)
+        x = self.compute.in_rows(x.astype(self.compute.dtype))
         kvs = []
         layer_class = Layer
         if self.remat != "none":

@@ -47,7 +47,8 @@ def compute_of(config: config_lib.Config, mesh: Mesh) -> Compute:
     if kernel == "cudnn" and (platform != "gpu" or config.precision != "bfloat16"):
         raise InputError(f"config.attention='cudnn' needs an NVIDIA GPU and config.precision='bfloat16'; here are "
                          f"{platform} devices and config.precision={config.precision!r}; 'xla' runs everywhere")
-    return Compute(_DTYPES[config.precision], kernel, mesh if kernel == "splash" else None)
+    rows = sharding.batch_sharding(mesh) if mesh.size > 1 else None
+    return Compute(_DTYPES[config.precision], kernel, mesh if kernel == "splash" else None, rows)
 
 
 class Models:

@@ -14,11 +14,15 @@ _CHUNK_BYTES = 16 * 2**20
 
 
 def token_losses(
-    config: ModelConfig, params: transformer.Params, hidden_RxTxD: jax.Array, targets_RxT: jax.Array
+    config: ModelConfig, params: transformer.Params, hidden_RxTxD: jax.Array, targets_RxT: jax.Array,
+    num_devices: int = 1,
 ) -> jax.Array:
-    """-log p(target) in nats, R x T, float32; logits exist for one chunk of positions at a time, backwards too."""
+    """-log p(target) in nats, R x T, float32; logits exist for one chunk of positions at a time, backwards too.
+
+    Each chunk gathers the embeddings where those are sharded; devices that share the logits have room for larger ones.
+    """
     T = targets_RxT.shape[1]
-    chunks = max(1, -(-T * config.vocab_size * 4 // _CHUNK_BYTES))
+    chunks = max(1, -(-T * config.vocab_size * 4 // (_CHUNK_BYTES * num_devices)))
     size = -(-T // chunks)
 
     @jax.checkpoint
@@ -38,8 +42,8 @@ def _at_targets(
     hidden = transformer.forward(
         config, params, batch["tokens"], batch["positions"], batch["segments"], compute=compute, remat=remat
     )
-    at_targets = jnp.take_along_axis(hidden, batch["index"][..., None], axis=1)
-    return token_losses(config, params, at_targets, batch["targets"])
+    at_targets = compute.in_rows(jnp.take_along_axis(hidden, batch["index"][..., None], axis=1))
+    return token_losses(config, params, at_targets, batch["targets"], compute.num_devices)
 
 
 @dataclasses.dataclass(frozen=True)
