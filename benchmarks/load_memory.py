@@ -24,9 +24,9 @@ from ilf_jax.stages import models
 
 
 def resident() -> int:
-    """Bytes of this process's memory that are its own: pages of mapped files are not."""
+    """Bytes of this process's memory, pages of mapped files included."""
     lines = pathlib.Path("/proc/self/status").read_text().splitlines()
-    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith(("RssAnon:", "RssShmem:")))
+    return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
 
 
 class Peak:

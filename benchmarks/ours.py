@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import gc
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -165,6 +166,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="JSON file that work.py made")
     flags = parser.parse_args()
     ours = Ours(json.loads(flags.work.read_text(encoding="utf-8")))
+    gc.freeze()  # as ilf_jax.main
     protocol.serve({"setup": ours.setup, "run": ours.run})
 
 

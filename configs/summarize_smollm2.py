@@ -34,7 +34,7 @@ def get_config():
 
     c.refine.num_candidates = 4
     c.refine.batch_size = 8
-    c.score.batch_size = 4
+    c.score.batch_size = 2
     c.evaluate.batch_size = 16
     c.evaluate.headline = "nll_human_refinement"
 

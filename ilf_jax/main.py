@@ -3,6 +3,7 @@
 """
 
 import difflib
+import gc
 import sys
 from collections.abc import Sequence
 
@@ -83,6 +84,7 @@ def main(argv: Sequence[str]) -> int:
         preemption.install()
         from ilf_jax import ilf
 
+        gc.freeze()  # what is imported stays; each of the many searches for garbage while tracing would go through it
         with distributed.ends_with_the_others():
             ilf.run(config, _WORKDIR.value, _PROFILE.value)
     except InputError as e:
