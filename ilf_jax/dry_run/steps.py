@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ilf_jax import config as config_lib
-from ilf_jax import hardware
+from ilf_jax import hardware, progress
 from ilf_jax.dry_run import hlo
 from ilf_jax.dry_run.shapes import Shapes
 from ilf_jax.models import flops, transformer
@@ -82,6 +82,7 @@ def compile_all(config: config_lib.Config, placements: Mapping[str, Placement], 
         for name, part, lower in chosen:
             held = sum(_bytes(_decode_params(placement, config)) for uri, placement in _loaded(config, placements)
                        if uri != _uri(config, part))
+            progress.log(f"compiling {name}, {placements[part].model.num_layers} layers")
             lowered = lower(config, placements[part], shapes)
             steps.append(_compile(name, placements[part], held, *lowered, loops=config.refine.max_new_tokens))
     return steps
