@@ -3,7 +3,7 @@
     python -m ilf_jax.main --config=configs/tldr_5k.py --workdir=DIR [--config.policy.checkpoint=hf:DIR]
     python -m ilf_jax.main --config=configs/tldr_5k.py:n=100 --workdir=DIR        # or n=1000
 
-Hardware: eight or more devices in one process that together hold an 8B Llama in float32 (32 GB) twice over, Adam's
+Hardware: eight or more devices that together hold an 8B Llama in float32 (32 GB) twice over, Adam's
 state and gradients: 160 GB without activations; not run at this size yet. Weights are split eight ways over `tensor`;
 what remains of the devices is `fsdp`. The data come from the Hugging Face hub, or from a folder with the dataset's
 files: --config.data.folder=DIR. Measured are ROUGE and likelihood against human summaries, and the win rate against

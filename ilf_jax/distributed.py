@@ -7,9 +7,11 @@ disk or the clock is decided by process 0 and told to the others (`on_main`), fo
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,11 +24,14 @@ T = TypeVar("T")
 _HEARTBEAT_SECONDS = 20
 # Process 0 may be at work alone (reading data, writing a report) for as long as that.
 _PATIENCE_MS = 24 * 3600 * 1000
+_GOOGLE = "0x1ae0"  # vendor of a PCI device
+# What a message of jax's holds where it was another process that went away.
+_SIGNS_OF_LOSS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "ABORTED", "Gloo", "NCCL", "onnection", "heartbeat",
+                  "coordination service", "Coordination")
 # Any of them says that several processes were started; jax finds out the rest by itself.
 _SIGNS_OF_SEVERAL: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("JAX_COORDINATOR_ADDRESS", bool),
     ("SLURM_STEP_NUM_TASKS", lambda tasks: tasks.isdecimal() and int(tasks) > 1),
-    ("OMPI_COMM_WORLD_SIZE", lambda size: size.isdecimal() and int(size) > 1),
     ("TPU_WORKER_HOSTNAMES", lambda names: "," in names),
     ("MEGASCALE_NUM_SLICES", lambda slices: slices.isdecimal() and int(slices) > 1),
 )
@@ -48,7 +53,7 @@ def start(coordinator_address: str | None = None, num_processes: int | None = No
 
     Args:
         coordinator_address: HOST:PORT of process 0. With the other two given, nothing is looked up; with none given,
-            the environment tells (TPU pods, GKE, SLURM, Open MPI), and a process by itself stays by itself.
+            the environment tells (TPU pods, GKE, SLURM), and a process by itself stays by itself.
 
     Raises:
         InputError: some of the three are given and others not, or the others do not come.
@@ -57,7 +62,8 @@ def start(coordinator_address: str | None = None, num_processes: int | None = No
     missing = [name for name, value in given.items() if value is None]
     if 0 < len(missing) < len(given):
         raise InputError(f"--{', --'.join(missing)}: missing; --{', --'.join(given)} go together")
-    if missing and not _several():
+    told = not missing or _several()
+    if not told and not _has_tpu_chips():
         return
     if not missing and not (num_processes >= 1 and 0 <= process_id < num_processes):
         raise InputError(f"--process_id={process_id}: allowed are 0 to {num_processes - 1} "
@@ -71,19 +77,23 @@ def start(coordinator_address: str | None = None, num_processes: int | None = No
             shutdown_timeout_seconds=_HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError, TypeError) as e:
+        if not told:
+            return  # no pod's machine
         at = "as the environment says" if missing else f"at {coordinator_address}"
         raise InputError(f"the other processes were not met {at}: {_first_line(e)}") from e
     _group.index, _group.count = jax.process_index(), jax.process_count()
 
 
 def _several() -> bool:
-    return any(name in os.environ and says(os.environ[name]) for name, says in _SIGNS_OF_SEVERAL) or _on_cloud_tpu()
+    return any(name in os.environ and says(os.environ[name]) for name, says in _SIGNS_OF_SEVERAL)
 
 
-def _on_cloud_tpu() -> bool:
+def _has_tpu_chips() -> bool:
     """A machine with TPU chips may be one of a pod's, which only Google's metadata server knows; jax asks it."""
-    return os.environ.get("JAX_PLATFORMS", "tpu").startswith("tpu") and any(
-        next(Path("/dev").glob(pattern), None) is not None for pattern in ("accel[0-9]*", "vfio/[0-9]*"))
+    if not os.environ.get("JAX_PLATFORMS", "tpu").startswith("tpu") or importlib.util.find_spec("libtpu") is None:
+        return False
+    vendors = Path("/sys/bus/pci/devices").glob("*/vendor")
+    return any(vendor.read_text().strip() == _GOOGLE for vendor in vendors)
 
 
 def index() -> int:
@@ -148,7 +158,7 @@ def _client() -> Any:
 
 @contextlib.contextmanager
 def ends_with_the_others() -> Iterator[None]:
-    """Around a run: where another process is gone, says so in one line and ends this one, with code 1, at once.
+    """Around a run: where a step fails or another process is gone, says so and ends this one, with code 1, at once.
 
     An ordinary end would wait for the process that is gone.
     """
@@ -162,9 +172,13 @@ def ends_with_the_others() -> Iterator[None]:
     except InputError:
         raise
     except jax.errors.JaxRuntimeError as e:
-        print(f"error: process {_group.index} of {_group.count} stops, for another one is gone or failed (see its "
-              f"log): {_first_line(e)}; the same command on all of them goes on from what is written",
-              file=sys.stderr, flush=True)
+        if any(sign in str(e) for sign in _SIGNS_OF_LOSS):
+            said = f"stops, for another one is gone or failed (see its log): {_first_line(e)}"
+        else:
+            traceback.print_exc()
+            said = f"failed: {_first_line(e)}"
+        print(f"error: process {_group.index} of {_group.count} {said}; the same command on all of them goes on from "
+              "what is written", file=sys.stderr, flush=True)
         os._exit(1)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
-from ilf_jax import checkpoint, sharding
+from ilf_jax import checkpoint, sharding, storage
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io, transformer
 from ilf_jax.tokenizer import Tokenizer
@@ -25,14 +25,15 @@ def export(workdir: str | pathlib.Path, iteration: int, out: str | pathlib.Path)
     Raises:
         InputError: the iteration has no finished checkpoint, or the target folder holds something.
     """
-    source = pathlib.Path(workdir) / f"iteration_{iteration:03d}" / "checkpoint"
+    source = storage.path(workdir) / f"iteration_{iteration:03d}" / "checkpoint"
     out = pathlib.Path(out)
     if not (source / "model.json").exists():
         raise InputError(f"--workdir {workdir}: iteration {iteration} has no finished checkpoint ({source})")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: is {'not empty' if out.is_dir() else 'a file'}; take another folder")
     config = checkpoint.read_model_config(source)
-    tokenizer = Tokenizer.load(f"hf:{source / 'tokenizer'}")
+    with storage.read_locally(source / "tokenizer") as place:
+        tokenizer = Tokenizer.load(f"hf:{place}")
     # Whatever devices the run had, here each param is held whole.
     placement = sharding.Placement(sharding.make_mesh(-1, 1, 1), config)
     params = checkpoint.load_model(source, placement.with_shardings(transformer.param_shapes(config), "decode"))

@@ -42,16 +42,16 @@ _CHIPS: dict[str, Chip] = {
     "tpu v6 lite": Chip(31.25 * _GIB, 918e12, 918e12 / 6, 1640e9, 448e9),
     "nvidia a100-sxm4-80gb": Chip(79 * _GIB, 312e12, 19.5e12, 2039e9, 600e9),
     "nvidia a100-sxm4-40gb": Chip(39 * _GIB, 312e12, 19.5e12, 1555e9, 600e9),
-    "nvidia h100": Chip(79 * _GIB, 989e12, 67e12, 3350e9, 900e9),
+    "nvidia h100 80gb hbm3": Chip(79 * _GIB, 989e12, 67e12, 3350e9, 900e9),
     "nvidia h200": Chip(139 * _GIB, 989e12, 67e12, 4800e9, 900e9),
 }
 _GENERATIONS = ("v4", "v5e", "v5p", "v6e")
 
 
 def chip(device: jax.Device) -> Chip | None:
-    """What is known of a device; None of a CPU and of what is not in the table."""
+    """What is known of a device; None of a CPU, of a part of a GPU, and of what is not in the table."""
     kind = device.device_kind.lower()
-    found = [name for name in _CHIPS if kind.startswith(name)]
+    found = [name for name in _CHIPS if kind.startswith(name) and "mig" not in kind]
     return _CHIPS[max(found, key=len)] if found else None
 
 

@@ -67,8 +67,7 @@ def run(
             with arm_lock:
                 progress.log(f"baseline arm: imitating {target}")
                 _run_arm(arm, arm_folder, task, found, shared, folder.path / "tokenizer")
-        if distributed.is_main():
-            _show(folder, metrics)
+        distributed.on_main(lambda: _show(folder, metrics))  # the others wait: who ends first would end this one
     return metrics
 
 
@@ -79,6 +78,7 @@ def _show(folder: workdir_lib.Workdir, metrics: list[dict[str, Any]]) -> None:
         page = report.build_report(place)
         summary.print_summary(place)
         if not storage.is_local(folder.path):
+            storage.delete(folder.path / "tensorboard")
             storage.copy(place / "tensorboard", folder.path / "tensorboard")
             (folder.path / page.name).write_text(page.read_text(encoding="utf-8"))
     progress.log(f"report: {folder.path / page.name}")

@@ -1,8 +1,10 @@
 """What work cost: seconds, programs compiled or found compiled, seconds spent waiting for the device."""
 
 import dataclasses
+import pathlib
 import resource
 import sys
+import tempfile
 import time
 from typing import Any, NamedTuple, TypeVar
 
@@ -125,7 +127,8 @@ class Profile:
         """Called before each step."""
         self._seen += 1
         if self._steps and self._seen == self._SKIPPED + 1:
-            jax.profiler.start_trace(str(self._folder))
+            self._place = self._folder if storage.is_local(self._folder) else pathlib.Path(tempfile.mkdtemp())
+            jax.profiler.start_trace(str(self._place))
             self._running = True
         elif self._seen > self._SKIPPED + self._steps:
             self.stop()
@@ -135,4 +138,7 @@ class Profile:
         if self._running:
             jax.profiler.stop_trace()
             self._running, self._steps = False, 0
+            if self._place != self._folder:
+                storage.copy(self._place, self._folder)
+                storage.delete(self._place)
             progress.log(f"profile written to {self._folder}")

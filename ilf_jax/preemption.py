@@ -38,12 +38,14 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def only_at_safe_points() -> Iterator[None]:
-    """Within, SIGTERM waits for the next `safe_point`, which saves what would otherwise be lost."""
+    """Within, SIGTERM waits for the next `safe_point`, which saves what would otherwise be lost, or for the end."""
     _state.protected = True
     try:
         yield
     finally:
         _state.protected = False
+    if _state.asked:
+        raise SystemExit(EXIT_CODE)
 
 
 def safe_point(save: Callable[[], None] | None = None) -> None:
@@ -52,8 +54,8 @@ def safe_point(save: Callable[[], None] | None = None) -> None:
     if not (_state.asked if distributed.count() == 1 else _all_asked(_state.points)):
         return
     if save is not None:
+        progress.log("SIGTERM: saving; the same command goes on from here")
         save()
-        progress.log("SIGTERM: saved; the same command goes on from here")
     raise SystemExit(EXIT_CODE)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from absl import app, flags
 
+from ilf_jax import storage
 from ilf_jax.errors import InputError
 from ilf_jax.reporting.report import build_report
 
@@ -21,7 +22,12 @@ def main(argv: Sequence[str]) -> int:
             raise InputError(f"unexpected argument {argv[1]!r}; the only flag is --workdir=DIR")
         if not _WORKDIR.value:
             raise InputError("--workdir=DIR is needed: the work folder of a run")
-        print(build_report(_WORKDIR.value))
+        folder = storage.path(_WORKDIR.value)
+        with storage.read_locally(folder, leave_out="checkpoint") as place:
+            page = build_report(place)
+            if not storage.is_local(folder):
+                (folder / page.name).write_text(page.read_text(encoding="utf-8"))
+        print(folder / page.name)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2

@@ -72,7 +72,8 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] |
 
 
 def _arranged(sizes: list[int], devices: Sequence[jax.Device]) -> np.ndarray:
-    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    # GPUs have such an index, too, one a machine; there it says nothing of a slow network.
+    slices = len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"} or {0})
     if slices == 1:
         return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     if sizes[0] % slices:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# N processes of one run on this machine, each with its own devices:
+# N processes of one run on this machine's CPU (of GPUs, one process takes all that a machine has):
 #   bash launch/multiprocess.sh N -- --config=configs/NAME.py --workdir=DIR [flags of ilf_jax.main]
 # Ends with the exit code of the first process that fails; the others have a minute to end by themselves.
 # PYTHON names the interpreter; else it is that of .venv, or python3.
@@ -13,7 +13,7 @@ shift 2
 here="$(dirname "${BASH_SOURCE[0]}")/.."
 python="${PYTHON:-$(test -x "$here/.venv/bin/python" && echo "$here/.venv/bin/python" || echo python3)}"
 port="$("$python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')"
-export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
+export JAX_PLATFORMS=cpu PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
 
 pids=()
 for ((i = 0; i < count; i++)); do

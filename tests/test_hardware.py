@@ -19,8 +19,9 @@ def test_chips(kind, memory):
     assert chip.peak("bfloat16") > chip.peak("float32") > 1e13
 
 
-def test_a_cpu_is_none_of_them():
-    assert hardware.chip(types.SimpleNamespace(device_kind="cpu")) is None
+@pytest.mark.parametrize("kind", ["cpu", "NVIDIA H100 PCIe", "NVIDIA H100 80GB HBM3 MIG 1g.10gb"])
+def test_others_are_not_known(kind):
+    assert hardware.chip(types.SimpleNamespace(device_kind=kind)) is None
 
 
 @pytest.mark.parametrize("name", ["v5e", "v5e:4", "v3:2x2", "v5e:4x4x4x4", "v5e:0x4", "4x4"])

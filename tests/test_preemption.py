@@ -55,7 +55,7 @@ def test_ends_with_143_and_goes_on(moment, whole, tmp_path):
         logged = [json.loads(line)["step"] for line in
                   (folder / "iteration_001/finetune/steps.jsonl").read_text().splitlines()]
         assert logged == list(range(int(state.name)))
-        assert "saved" in said
+        assert "SIGTERM: saving" in said
     process = start(folder)
     said, _ = process.communicate()
     assert process.returncode == 0, said

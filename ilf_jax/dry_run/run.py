@@ -5,6 +5,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 
 import jax
+from jax.sharding import Mesh
 
 from ilf_jax import config as config_lib
 from ilf_jax import hardware, ilf, progress, sharding, tokenizer_training
@@ -37,32 +38,30 @@ def dry_run(config: config_lib.Config, topology: str | None = None) -> int:
     devices = hardware.topology(topology) if topology else jax.devices()
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
     models.compute_of(config, mesh)
+    ilf.check_sources(config, task)
+    placements = {part: sharding.Placement(mesh, models.read_model_config(_uri(config, part))) for part in _PARTS}
+    _show_models(config, placements)
     try:
-        found = _read(config, task)
+        sizes = _show_documents(config, task, mesh)
     except InputError as e:
         if topology is None:
             raise
-        print(f"documents and tokenizer: not checked, for they are not here: {e}")
-        found = None
-    placements = {part: sharding.Placement(mesh, models.read_model_config(_uri(config, part))) for part in _PARTS}
-    _show_models(config, placements)
-    with tempfile.TemporaryDirectory() as folder:
-        if found is None:
-            sizes = shapes.assumed(config, placements["policy"])
-        else:
-            train = found.by_iteration[1]
-            _show_run(config, found)
-            roles = models.Roles(config, models.Models(mesh, config.seed), _tokenizer(config, train, folder), None)
-            sizes = shapes.measured(config, task, roles, train)
-            _show_example(config, task, roles, train)
-        return _show_steps(config, placements, sizes)
+        print(f"documents and tokenizer are not looked at: {e}")
+        sizes = shapes.assumed(config, placements["policy"])
+    return _show_steps(config, placements, sizes)
 
 
-def _read(config: config_lib.Config, task: Task) -> documents.Documents:
-    ilf.check_sources(config, task)
+def _show_documents(config: config_lib.Config, task: Task, mesh: Mesh) -> shapes.Shapes:
+    """What there is to see of documents and tokenizers, and how large it makes the steps."""
     found = documents.load_documents(config)
     ilf.check_documents(config, found)
-    return found
+    train = found.by_iteration[1]
+    with tempfile.TemporaryDirectory() as folder:
+        roles = models.Roles(config, models.Models(mesh, config.seed), _tokenizer(config, train, folder), None)
+        sizes = shapes.measured(config, task, roles, train)
+        _show_run(config, found)
+        _show_example(config, task, roles, train)
+    return sizes
 
 
 def _uri(config: config_lib.Config, part: str) -> str:
@@ -143,7 +142,10 @@ def _memory_row(step: steps.Step, memory: float | None) -> list[str]:
 
 def _time_row(step: steps.Step, chip: hardware.Chip | None, precision: str) -> list[str]:
     moved = ", ".join(f"{count} {kind} {_size(size)}" for kind, (count, size) in step.collectives.items()) or "none"
-    row = [step.name, f"{step.flops / 1e12:.3g}", moved, progress.duration(step.compile_seconds)]
+    compiled = progress.duration(step.compile_seconds)
+    if len(step.depths) > 1:
+        compiled += f" ({' and '.join(map(str, step.depths))} layers)"
+    row = [step.name, f"{step.flops / 1e12:.3g}", moved, compiled]
     if chip is None:
         return [*row, "", ""]
     times = step.seconds(chip, precision)

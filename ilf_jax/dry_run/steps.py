@@ -3,7 +3,7 @@
 import dataclasses
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -24,6 +24,9 @@ from ilf_jax.steps import finetune as finetune_steps
 from ilf_jax.training import lora, objectives, optimizer
 
 _OUT_OF_MEMORY = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)")
+# Deeper models are not compiled as they are, but at these depths: this many layers (or a multiple of what their pattern
+# of sliding windows takes), and twice as many.
+_DEEPEST, _SHALLOW = 40, 8
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
@@ -39,6 +42,7 @@ class Step:
         traffic: bytes of device memory that must be read or written at least.
         collectives: kind -> (how many, bytes); empty where the compiler gave up.
         compile_seconds: how long compiling took here.
+        depths: layers of the models that were compiled; where these are two, the rest was extrapolated from them.
     """
 
     name: str
@@ -51,6 +55,7 @@ class Step:
     traffic: float
     collectives: Mapping[str, tuple[int, int]]
     compile_seconds: float
+    depths: tuple[int, ...]
 
     @property
     def total(self) -> int:
@@ -82,19 +87,67 @@ def compile_all(config: config_lib.Config, placements: Mapping[str, Placement], 
         for name, part, lower in chosen:
             held = sum(_bytes(_decode_params(placement, config)) for uri, placement in _loaded(config, placements)
                        if uri != _uri(config, part))
-            progress.log(f"compiling {name}, {placements[part].model.num_layers} layers")
-            lowered = lower(config, placements[part], shapes)
-            steps.append(_compile(name, placements[part], held, *lowered, loops=config.refine.max_new_tokens))
+            steps.append(_at_full_depth(name, config, placements[part], shapes, lower, held))
     return steps
+
+
+def _at_full_depth(
+    name: str, config: config_lib.Config, placement: Placement, shapes: Shapes, lower: "_Lower", held: int
+) -> Step:
+    """The step compiled; of a deep model from two shallow ones, for layers are alike and each adds as much.
+
+    The compiler's time and memory grow faster than the layers: 80 of them took it more than 24 GB.
+    """
+    loops, compiled = config.refine.max_new_tokens, []
+    for depth in _depths(placement.model):
+        progress.log(f"compiling {name}, {depth} of {placement.model.num_layers} layers")
+        shallow = dataclasses.replace(placement, model=dataclasses.replace(placement.model, num_layers=depth))
+        compiled.append(_compile(name, shallow, held, *lower(config, shallow, shapes), loops=loops))
+    if len(compiled) == 1:
+        return compiled[0]
+    _, arguments, work, traffic = lower(config, placement, shapes)
+    return _extrapolated(*compiled, placement, arguments, work, traffic)
+
+
+def _depths(model: ModelConfig) -> tuple[int, ...]:
+    if model.num_layers <= _DEEPEST:
+        return (model.num_layers,)
+    pattern = max(1, model.sliding_pattern)
+    first = -(-_SHALLOW // pattern) * pattern
+    return first, 2 * first
+
+
+def _extrapolated(
+    first: Step, second: Step, placement: Placement, arguments: int, work: float, traffic: float
+) -> Step:
+    a, b = first.depths[0], second.depths[0]
+
+    def line(one: float, other: float) -> int:
+        return round(one + (other - one) * (placement.model.num_layers - a) / (b - a))
+
+    temporaries = line(first.temporaries, second.temporaries)
+    kinds = {**first.collectives, **second.collectives}
+    nothing = (0, 0)
+    return Step(
+        name=first.name, parameters=_num_params(placement), held=first.held, flops=work / placement.mesh.size,
+        arguments=line(first.arguments, second.arguments), temporaries=temporaries,
+        outputs=line(first.outputs, second.outputs), traffic=traffic + 2 * temporaries,
+        collectives={kind: tuple(map(line, first.collectives.get(kind, nothing), second.collectives.get(kind, nothing)))
+                     for kind in kinds},
+        compile_seconds=first.compile_seconds + second.compile_seconds, depths=(a, b),
+    )
+
+
+def _num_params(placement: Placement) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(transformer.param_shapes(placement.model)))
 
 
 def _compile(
     name: str, placement: Placement, held: int, lowered: jax.stages.Lowered, arguments: int, work: float,
     traffic: float, *, loops: int,
 ) -> Step:
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(transformer.param_shapes(placement.model)))
-    devices = placement.mesh.size
-    facts = {"name": name, "parameters": parameters, "held": held, "flops": work / devices}
+    facts = {"name": name, "parameters": _num_params(placement), "held": held, "flops": work / placement.mesh.size,
+             "depths": (placement.model.num_layers,)}
     start = time.monotonic()
     try:
         compiled = lowered.compile()
@@ -117,6 +170,7 @@ def _compile(
 
 # What `_compile` is given: the step, bytes of its params and state on a device, FLOPs of all devices, bytes of traffic.
 _Lowered = tuple[jax.stages.Lowered, int, float, float]
+_Lower = Callable[[config_lib.Config, Placement, Shapes], _Lowered]
 
 
 def _refine(config: config_lib.Config, placement: Placement, shapes: Shapes) -> _Lowered:

@@ -50,4 +50,5 @@ def run(run: run_lib.Run) -> None:
     drafts = done.records
     numbers = [statistics.mean("stop_rate", [d.stopped for d in drafts.values()]),
                *run.measure({i: d.text for i, d in drafts.items()})]
-    folder.finish(shards=done.shards, count=len(drafts), cost=done.cost, metrics=run.summarise("draft", numbers))
+    cost = meter.cost(done.work, run.config.precision)
+    folder.finish(shards=done.shards, count=len(drafts), cost=cost, metrics=run.summarise("draft", numbers))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ilf_jax import performance
 from ilf_jax.evaluation import diversity, kl, likelihood, rouge, statistics, win_rate
 from ilf_jax.records import Example, Output
 from ilf_jax.sampling import decode
@@ -18,7 +19,7 @@ _LIKELIHOOD_BATCH = 8
 
 def run(run: run_lib.Run) -> None:
     """Writes an Output for each held-out example, and the metrics."""
-    folder, settings = run.folder("evaluate"), run.config.evaluate
+    folder, settings, meter = run.folder("evaluate"), run.config.evaluate, performance.Meter()
     folder.begin()
     policy = run.roles.get("policy")
     sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
@@ -58,8 +59,9 @@ def run(run: run_lib.Run) -> None:
     if settings.win_rate and run.iteration > 0:
         before = {i: o.text for i, o in run.folder("evaluate", 0).read(Output).items()}
         numbers += _win_rates(run, texts, before)
+    cost = meter.cost(done.work, run.config.precision)
     folder.finish(
-        shards=done.shards, count=len(outputs), cost=done.cost, metrics=run.summarise("evaluate", numbers)
+        shards=done.shards, count=len(outputs), cost=cost, metrics=run.summarise("evaluate", numbers)
     )
 
 

@@ -30,6 +30,7 @@ def run(run: run_lib.Run) -> None:
 
 
 def _run_critic(run: run_lib.Run, drafts: dict[str, Draft]) -> None:
+    meter = performance.Meter()
     critic, settings = run.roles.get("critic"), run.config.feedback
     prompts = {
         e.id: critic.encode(e.id, [run.task.critic_prompt(e, drafts[e.id].text)], settings.max_new_tokens)[0]
@@ -49,4 +50,5 @@ def _run_critic(run: run_lib.Run, drafts: dict[str, Draft]) -> None:
         settings.batch_size, Feedback, start,
         lambda f: generator.work(prompts[f.id], [len(critic.tokenizer.encode(f.text)) + 1]),
     )
-    run.folder("feedback").finish(shards=done.shards, count=len(done.records), cost=done.cost, metrics=[])
+    cost = meter.cost(done.work, run.config.precision)
+    run.folder("feedback").finish(shards=done.shards, count=len(done.records), cost=cost, metrics=[])

@@ -228,7 +228,7 @@ def train(run: run_lib.Run, part: str, examples: Sequence[packing.TrainingExampl
     profile = performance.Profile(run.workdir.path / "profile", run.profiled_steps)
 
     with (progress.Progress(f"finetune {run.iteration}", len(steps_plan), "steps", done=step) as bar,
-          saved.writing(), preemption.only_at_safe_points()):
+          preemption.only_at_safe_points(), saved.writing()):
         while step < len(steps_plan) and not (stopping and stopping.stopped):
             batch = role.placement.batch(steps_plan.batch(step), axis=1)
             rate = np.float32(schedule(step))
@@ -239,10 +239,9 @@ def train(run: run_lib.Run, part: str, examples: Sequence[packing.TrainingExampl
             step += 1
             if stopping and step % steps_plan.steps_per_epoch == 0:
                 stopping.look(_mean_loss(role, objective, state.params, frozen, dev_plan), state.params)
-            if step < len(steps_plan):
-                if clock.is_due(step):
-                    save()
-                preemption.safe_point(save)
+            if clock.is_due(step) and step < len(steps_plan):
+                save()
+            preemption.safe_point(save)
         log_pending()
         log.flush()
         profile.stop()

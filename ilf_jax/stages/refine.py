@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ilf_jax import performance
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import diversity, statistics
 from ilf_jax.records import Candidates, Draft, Example, Feedback
@@ -19,7 +20,7 @@ _CHECKED_DOCUMENTS = 2
 
 def run(run: run_lib.Run) -> None:
     """Writes the Candidates of each example of the iteration."""
-    folder, settings = run.folder("refine"), run.config.refine
+    folder, settings, meter = run.folder("refine"), run.config.refine, performance.Meter()
     begun = folder.manifest()
     drafts, feedback = run.folder("draft").read(Draft), run.folder("feedback").read(Feedback)
     refiner = run.roles.get("refiner")
@@ -65,7 +66,8 @@ def run(run: run_lib.Run) -> None:
     )
     metrics = run.summarise("refine", _numbers(run, done.records, drafts, feedback))
     metrics.append(run.metric("refine", "logprob_gap", gap))
-    folder.finish(shards=done.shards, count=len(done.records), cost=done.cost, metrics=metrics, logprob_gap=gap)
+    cost = meter.cost(done.work, run.config.precision)
+    folder.finish(shards=done.shards, count=len(done.records), cost=cost, metrics=metrics, logprob_gap=gap)
 
 
 def _logprob_gap(run: run_lib.Run, generator: Generator, prompts: list[Encoded]) -> float:

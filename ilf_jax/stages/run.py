@@ -73,11 +73,11 @@ class Run:
 
 @dataclasses.dataclass(frozen=True)
 class Done(Generic[R]):
-    """What `process_shards` leaves: the records by example id, how many shards they fill, what that cost now."""
+    """What `process_shards` leaves: records by example id, how many shards they fill, what was done for them now."""
 
     records: dict[str, R]
     shards: int
-    cost: dict[str, float]
+    work: performance.Work
 
 
 def process_shards(
@@ -118,11 +118,11 @@ def process_shards(
             write(*under_way)
     distributed.barrier()  # each process has written its own
     records = {row.id: row for i in range(len(shards)) for row in folder.read_shard(cls, i, len(shards))}
-    cost = meter.cost(total(works), run.config.precision)
+    cost = meter.cost()
     if cost["compilations"]:
         progress.log(f"{stage} {run.iteration}: {cost['compilations']} programs compiled in "
                      f"{progress.duration(cost['compile_seconds'])}")
-    return Done(records, len(shards), cost)
+    return Done(records, len(shards), total(works))
 
 
 def total(works: Iterable[performance.Work]) -> performance.Work:

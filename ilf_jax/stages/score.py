@@ -37,7 +37,7 @@ _Scorer = Callable[[list[Example]], tuple[Callable[[], list[_Scores]], list[perf
 
 def run(run: run_lib.Run) -> None:
     """Writes a Scored for each example of the iteration."""
-    folder = run.folder("score")
+    folder, meter = run.folder("score"), performance.Meter()
     folder.begin()
     inputs = _Inputs(
         run.folder("draft").read(Draft), run.folder("feedback").read(Feedback), run.folder("refine").read(Candidates)
@@ -59,7 +59,8 @@ def run(run: run_lib.Run) -> None:
     if method == "instruct_rm" and run.config.score.prompts == "tree":
         numbers += _agreement(run, done.records, inputs)
     metrics = run.summarise("score", numbers)
-    folder.finish(shards=done.shards, count=len(done.records), cost=done.cost, metrics=metrics)
+    cost = meter.cost(done.work, run.config.precision)
+    folder.finish(shards=done.shards, count=len(done.records), cost=cost, metrics=metrics)
 
 
 def _instruct_rm(run: run_lib.Run, inputs: _Inputs) -> _Scorer:

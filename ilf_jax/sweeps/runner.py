@@ -132,7 +132,7 @@ def _start(sweep: Sweep, workdir: Path, cell: Cell, make_command: Command) -> _S
 
 def _die_with_parent() -> None:
     # A sweep that is killed must not leave a run behind that holds its folder's lock when the sweep is started again.
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _end(started: _Started) -> Failure | None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ilf_jax import progress
 from ilf_jax.models.transformer import Params
@@ -31,7 +32,9 @@ class EarlyStopping:
 
     def to_save(self) -> dict[str, Any]:
         """What a training checkpoint keeps of it."""
-        return {"best": self.best, "best_loss": jnp.float32(self._best_loss), "worse": jnp.int32(self._worse)}
+        # Not on a device: of several processes' devices each would hold one of its own.
+        return {"best": self.best, "best_loss": np.array(self._best_loss, np.float32),
+                "worse": np.array(self._worse, np.int32)}
 
     def restore(self, saved: dict[str, Any]) -> None:
         """Goes on from what `to_save` gave."""

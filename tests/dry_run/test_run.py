@@ -113,6 +113,22 @@ def test_remedies_help(quickstart):
         assert getattr(finetuned(**changes)[2], part) < getattr(before, part), flag
 
 
+def test_deep_models_are_extrapolated(quickstart, monkeypatch):
+    """Twelve layers from two and four, against twelve compiled."""
+    model = dataclasses.replace(checkpoint_io.read_config("builtin:word_removal_1m"), num_layers=12)
+    placement = sharding.Placement(sharding.make_mesh(-1, 1, 1), model)
+    parts = dict.fromkeys(("refiner", "judge", "policy"), placement)
+    sizes = dataclasses.replace(shapes.assumed(quickstart, placement), row=64, prompt=64, prefix=64, targets=32)
+    right = steps.compile_all(quickstart, parts, sizes)
+    monkeypatch.setattr(steps, "_DEEPEST", 11)
+    monkeypatch.setattr(steps, "_SHALLOW", 2)
+    for found, exact in zip(steps.compile_all(quickstart, parts, sizes), right, strict=True):
+        assert (found.depths, exact.depths) == ((2, 4), (12,))
+        assert found.arguments == pytest.approx(exact.arguments, rel=0.01)
+        assert found.total == pytest.approx(exact.total, rel=0.1), found.name
+        assert (found.parameters, found.flops) == (exact.parameters, exact.flops)
+
+
 def run_main(*flags, **environment):
     return subprocess.run([sys.executable, "-m", "ilf_jax.main", *flags], cwd=ROOT, capture_output=True, text=True,
                           env={**os.environ, "JAX_PLATFORMS": "cpu", **environment})
@@ -131,4 +147,4 @@ def test_a_slice_that_is_not_here():
                     "--config.data.source=jsonl:not_here.jsonl")
     assert done.returncode == 0, done.stderr
     assert "8 x TPU v5 lite" in done.stdout and "of 15.8" in done.stdout and "all-reduce" in done.stdout
-    assert "not checked" in done.stdout and "not_here.jsonl" in done.stdout
+    assert "are not looked at" in done.stdout and "not_here.jsonl" in done.stdout
