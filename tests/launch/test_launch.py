@@ -33,10 +33,40 @@ def test_tpu_pod_prints_what_it_would_do(tmp_path):
     lines = done.stdout.splitlines()
     assert lines[0].startswith("git archive")
     verbs = [next(word for word in line.split() if word in ("create", "scp", "ssh", "delete")) for line in lines[1:]]
-    assert verbs == ["create", "scp", "ssh", "ssh", "delete"]
+    assert verbs == ["create", "scp", "ssh", "ssh", "ssh", "scp", "delete"]
     assert "--accelerator-type=v5litepod-16" in lines[1] and all("--zone=us-west4-a" in line for line in lines[1:])
     assert "with" in lines[4] and lines[4].count("\\\\") > 0  # quoted for both shells
     assert not list(tmp_path.iterdir())
+
+
+FAKE_GCLOUD = """#!/usr/bin/env bash
+# Runs what would run on the slice here; the installation, and copies, are left out.
+echo "$4" >> "$HOME/verbs"
+for argument in "$@"; do
+  case "$argument" in
+    --command=*uv*) exit 0 ;;
+    --command=*) cd "$HOME" && exec bash -c "${argument#--command=}" ;;
+  esac
+done
+"""
+
+
+@pytest.mark.parametrize("code", [0, 3])
+def test_tpu_pod_runs_with_the_flags_given_and_ends_with_the_run_s_code(code, tmp_path):
+    python = tmp_path / "ilf-jax/.venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/usr/bin/env bash\nprintf "<%s>" "$@"; exit {code}\n')
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/gcloud").write_text(FAKE_GCLOUD)
+    for program in (python, tmp_path / "bin/gcloud"):
+        program.chmod(0o755)
+    done = subprocess.run(
+        ["bash", LAUNCH / "tpu_pod.sh", "mine", "zone", "v5litepod-16", "--", "--config=a.py", "--config.x=two words"],
+        env={**os.environ, "HOME": str(tmp_path), "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+             "TMPDIR": str(tmp_path)}, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr
+    assert "<-m><ilf_jax.main><--config=a.py><--config.x=two words>" in done.stdout
+    assert (tmp_path / "verbs").read_text().split() == ["create", "scp", "ssh", "ssh", "ssh", "scp", "delete"]
 
 
 def test_jobset():
