@@ -79,6 +79,12 @@ def test_divergence_from_the_base_is_measured(tiny_config, tmp_path):
     assert rows["kl_policy_base_per_token"]["value"] > 0
 
 
+def test_a_profile_of_some_steps(tiny_config, tmp_path):
+    tiny_config.finetune.epochs = 2
+    ilf.run(tiny_config, tmp_path / "run", profiled_steps=2)
+    assert list((tmp_path / "run/profile").rglob("*.xplane.pb"))
+
+
 def test_files_and_manifests(tiny_run):
     _, folder, _ = tiny_run
     assert {p.name for p in folder.iterdir()} == {
