@@ -98,7 +98,8 @@ def _at_full_depth(
 
     The compiler's time and memory grow faster than the layers: 80 of them took it more than 24 GB.
     """
-    loops, compiled = config.refine.max_new_tokens, []
+    # How often XLA's loops run is known, but for the one that draws tokens.
+    loops, compiled = config.refine.max_new_tokens if name == "refine" else 1, []
     for depth in _depths(placement.model):
         progress.log(f"compiling {name}, {depth} of {placement.model.num_layers} layers")
         shallow = dataclasses.replace(placement, model=dataclasses.replace(placement.model, num_layers=depth))
