@@ -28,7 +28,7 @@ import numpy as np  # noqa: E402
 
 from benchmarks import peaks  # noqa: E402
 from ilf_jax import workdir  # noqa: E402
-from ilf_jax.models import transformer  # noqa: E402
+from ilf_jax.models import flops, transformer  # noqa: E402
 from ilf_jax.models.compute import Compute  # noqa: E402
 from ilf_jax.models.config import ModelConfig  # noqa: E402
 from ilf_jax.sampling import decode  # noqa: E402
@@ -77,13 +77,13 @@ TINY = Shape(vocab_size=512, width=64, mlp_width=128, layers=2, heads=4, kv_head
 
 def train_flops_per_token(shape: Shape) -> float:
     """6 N + 12 x layers x heads x head_dim x sequence."""
-    weights = peaks.matmul_weights(shape.model) + shape.vocab_size * shape.width
+    weights = flops.layer_params(shape.model) + shape.vocab_size * shape.width
     return 6 * weights + 12 * shape.layers * shape.width * shape.sequence
 
 
 def decode_bytes(shape: Shape) -> float:
     """What one step for all candidates must read, on average over the steps, in bfloat16."""
-    weights = peaks.matmul_weights(shape.model) + shape.vocab_size * shape.width
+    weights = flops.layer_params(shape.model) + shape.vocab_size * shape.width
     token = 2 * shape.layers * shape.kv_heads * shape.model.head_dim  # keys and values of one position
     cached = shape.documents * (shape.prompt + shape.candidates * shape.new_tokens / 2)
     return 2 * (weights + cached * token)

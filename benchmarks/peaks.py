@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ilf_jax.models import flops
 from ilf_jax.models.config import ModelConfig
 
 
@@ -48,19 +49,11 @@ def bandwidth(size_bytes: int) -> dict[str, float]:
     return {"read": size_bytes / fastest(lambda: total(a)), "triad": 3 * size_bytes / fastest(in_place)}
 
 
-def matmul_weights(config: ModelConfig) -> int:
-    """Weights in the layers' matmuls."""
-    c, heads = config, config.num_heads * config.head_dim
-    attention = 2 * c.hidden_size * heads + 2 * c.hidden_size * c.num_kv_heads * c.head_dim
-    return c.num_layers * (attention + (3 if c.gated_mlp else 2) * c.hidden_size * c.intermediate_size)
-
-
 def forward_flops(config: ModelConfig, lengths: Sequence[int]) -> float:
     """Of texts of these lengths, without the unembedding."""
-    heads = config.num_layers * config.num_heads * config.head_dim
-    return sum(2 * matmul_weights(config) * n + 2 * heads * n**2 for n in lengths)
+    return sum(flops.forward(config, tokens=n, seen=n / 2, unembedded=0) for n in lengths)
 
 
 def train_flops(config: ModelConfig, lengths: Sequence[int], targets: int) -> float:
     """Of one forward and backward pass, `targets` tokens of it predicted."""
-    return 3 * forward_flops(config, lengths) + 6 * targets * config.hidden_size * config.vocab_size
+    return 3 * (forward_flops(config, lengths) + flops.forward(config, tokens=0, seen=0, unembedded=targets))

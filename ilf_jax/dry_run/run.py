@@ -39,7 +39,8 @@ def dry_run(config: config_lib.Config, topology: str | None = None) -> int:
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
     models.compute_of(config, mesh)
     ilf.check_sources(config, task)
-    placements = {part: sharding.Placement(mesh, models.read_model_config(_uri(config, part))) for part in _PARTS}
+    placements = {part: sharding.Placement(mesh, models.read_model_config(steps.uri_of(config, part)))
+                  for part in _PARTS}
     _show_models(config, placements)
     try:
         sizes = _show_documents(config, task, mesh)
@@ -64,11 +65,6 @@ def _show_documents(config: config_lib.Config, task: Task, mesh: Mesh) -> shapes
     return sizes
 
 
-def _uri(config: config_lib.Config, part: str) -> str:
-    uri = getattr(config, part).checkpoint
-    return config.policy.checkpoint if uri == "policy" else uri
-
-
 def _show_models(config: config_lib.Config, placements: Mapping[str, sharding.Placement]) -> None:
     rows = []
     for part, placement in placements.items():
@@ -76,7 +72,7 @@ def _show_models(config: config_lib.Config, placements: Mapping[str, sharding.Pl
             rows.append([part, "the current policy", "", ""])
             continue
         count = sum(leaf.size for leaf in jax.tree.leaves(transformer.param_shapes(placement.model)))
-        rows.append([part, _uri(config, part), f"{count:,}", f"{4 * count / 2**20:,.0f} MiB"])
+        rows.append([part, steps.uri_of(config, part), f"{count:,}", f"{4 * count / 2**20:,.0f} MiB"])
     progress.print_table("models", ["part", "checkpoint", "parameters", "float32"], rows)
 
 

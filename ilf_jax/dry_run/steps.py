@@ -86,7 +86,7 @@ def compile_all(config: config_lib.Config, placements: Mapping[str, Placement], 
     with jax.default_matmul_precision(precision):
         for name, part, lower in chosen:
             held = sum(_bytes(_decode_params(placement, config)) for uri, placement in _loaded(config, placements)
-                       if uri != _uri(config, part))
+                       if uri != uri_of(config, part))
             steps.append(_at_full_depth(name, config, placements[part], shapes, lower, held))
     return steps
 
@@ -252,11 +252,12 @@ def _cache_bytes(model: ModelConfig, compute: Compute, placement: Placement, row
     return rows / placement.batch_shards * slots * of_token
 
 
-def _uri(config: config_lib.Config, part: str) -> str:
+def uri_of(config: config_lib.Config, part: str) -> str:
+    """The checkpoint that plays a part at first; "policy" is the policy's own."""
     uri = getattr(config, part).checkpoint
     return config.policy.checkpoint if uri == "policy" else uri
 
 
 def _loaded(config: config_lib.Config, placements: Mapping[str, Placement]) -> list[tuple[str, Placement]]:
     """Each checkpoint once. What an iteration has trained may take the base's place, and is as large."""
-    return list({_uri(config, part): placement for part, placement in placements.items()}.items())
+    return list({uri_of(config, part): placement for part, placement in placements.items()}.items())
