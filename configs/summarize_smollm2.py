@@ -7,13 +7,17 @@
 The file has one JSON object a line. By default its fields are those of DeFacto (article, candidate, feedback.*); name
 yours by --config.data.fields.document=..., draft, feedback, and, to measure progress, human_refinement (and reference,
 for ROUGE). Without human refinements: --config.data.fields.human_refinement= --config.data.skip_empty="('feedback',)".
+`:compare` behind the config's name asks how much ILF helps: 200 documents, arms that imitate the drafts and people's
+refinements, and every system judged against every other, by the policy of before.
 Sized for two CPU cores: 32 documents, 4 refinements each, 16 held-out documents; 25 minutes at most.
 """
 
 from ilf_jax.config import base_config
 
 
-def get_config():
+def get_config(arg="ilf"):
+    if arg not in ("ilf", "compare"):
+        raise ValueError(f"configs/summarize_smollm2.py:{arg}: allowed are ilf and compare")
     c = base_config()
     c.task = "summarize"
     c.iterations = 1
@@ -43,4 +47,10 @@ def get_config():
     # One row at a time, and its activations computed again: a step of four rows would take 15 GB.
     c.finetune.accumulation, c.finetune.remat = 4, "dots"
     c.finetune.max_length = 768
+
+    if arg == "compare":
+        c.data.train_size, c.data.eval_size = 200, 64
+        c.compare = ("initial", "human_refinement")
+        c.score.prompts = "tree"
+        c.evaluate.rank = c.evaluate.target_nll = c.evaluate.kl = True
     return c

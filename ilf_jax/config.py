@@ -35,6 +35,7 @@ def _section(cls: type, **defaults: Any) -> Any:
 TRAINING_STAGES = ("draft", "feedback", "refine", "score")
 STAGES_BEFORE_TARGET: dict[str, tuple[str, ...]] = {
     "refinement": TRAINING_STAGES,
+    "feedback_refinement": TRAINING_STAGES,
     "random": TRAINING_STAGES,
     "longest": TRAINING_STAGES,
     "first": TRAINING_STAGES,
@@ -60,6 +61,7 @@ class Fields:
     feedback: str | None = _key(None, "feedback recorded for the draft")
     reference: str | None = _key(None, "a reference output")
     human_refinement: str | None = _key(None, "a person's refinement of the draft")
+    group: str | None = _key(None, "a kind of document, of which the evaluation gives numbers of its own")
 
     def mapping(self) -> dict[str, str]:
         """The fields that are set; '' says that a field is not to be read."""
@@ -100,6 +102,7 @@ class Template:
     critic: str = _key("", "asks for feedback; unset: a general one")
     judge: tuple = _key((), "(template, favourable answer, other answer) of each ensemble prompt; unset: general ones")
     compare: str = _key("", "asks which of two outputs is better, A or B; unset: a general one")
+    rate: str = _key("", "asks whether {draft} is good, Yes or No; unset: a general one")
     stop: tuple[str, ...] = _key(("\n",), "strings that end an output")
 
 
@@ -117,8 +120,9 @@ class Draft:
 
 @dataclasses.dataclass(frozen=True)
 class Feedback:
-    source: str = _key("recorded", "where feedback comes from; human: a file for people to fill in while the run waits",
-                       choices=("recorded", "oracle", "critic", "human"))
+    source: str = _key("recorded", "where feedback comes from; human: a file for people to fill in while the run "
+                       "waits; none: drafts are refined without",
+                       choices=("recorded", "oracle", "critic", "human", "none"))
     temperature: float = _key(0.0, "of the critic", low=0)
     max_new_tokens: int = _key(64, "of the critic", low=1)
     batch_size: int = _key(32, "documents a batch (and a shard)", low=1)
@@ -140,21 +144,17 @@ class Refine:
 @dataclasses.dataclass(frozen=True)
 class Score:
     method: str = _key("instruct_rm", "what picks the refinement",
-                       choices=("instruct_rm", "embedding", "random", "longest", "first"))
+                       choices=("instruct_rm", "embedding", "reward_model", "random", "longest", "first"))
     prompts: str = _key("paper", "the ensemble: five whole prompts, or five questions behind one head, sooner computed",
                         choices=("paper", "tree"))
+    win_rate: bool = _key(False, "of the picked refinements against the drafts, by the judge, and of other picks")
     batch_size: int = _key(8, "prefixes a batch: (document, prompt) pairs, documents where prompts begin alike", low=1)
 
 
 @dataclasses.dataclass(frozen=True)
-class Finetune:
-    objective: str = _key("nll", "imitate the best of N, or all N, weighted by softmax(beta R)",
-                          choices=("nll", "weighted"))
-    beta: float = _key(1.0, "of the weighted objective", low=0)
-    target: str = _key("refinement", "what to imitate", choices=TARGETS)
-    init: str = _key("base", "start from the base checkpoint or the previous iteration's",
-                     choices=("base", "previous"))
-    data: str = _key("cumulative", "this iteration's pairs, or all so far", choices=("new", "cumulative"))
+class Training:
+    """How a model is trained; `finetune` and `reward` both have these keys."""
+
     epochs: int = _key(1, "passes over the pairs", low=1)
     learning_rate: float = _key(1e-5, "peak", above=0)
     schedule: str = _key("linear", "after warm-up", choices=("constant", "linear", "cosine"))
@@ -164,9 +164,8 @@ class Finetune:
     b2: float = _key(0.999, "AdamW", above=0, high=0.999999)
     batch_size: int = _key(8, "examples a step", low=1)
     accumulation: int = _key(1, "micro-batches a step", low=1)
-    max_length: int = _key(1024, "tokens of prompt and completion", low=8)
+    max_length: int = _key(1024, "tokens of prompt and completion, and of a row of several examples", low=8)
     packing: bool = _key(True, "several examples a row, kept apart by segment ids")
-    prompt_loss_weight: float = _key(0.0, "loss weight of prompt tokens", low=0, high=1)
     shuffle: bool = _key(True, "a new order each epoch")
     remat: str = _key("none", "recompute activations backwards, to save memory: all, or all but matmuls with params",
                       choices=("none", "full", "dots"))
@@ -177,6 +176,52 @@ class Finetune:
                                     choices=("float32", "bfloat16"))
     dev_fraction: float = _key(0.0, "share of the pairs held back for early stopping", low=0, high=0.5)
     patience: int = _key(1, "epochs without a better dev loss before stopping", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune(Training):
+    objective: str = _key("nll", "imitate the best of N, or all N, weighted by softmax(beta R)",
+                          choices=("nll", "weighted"))
+    beta: float = _key(1.0, "of the weighted objective", low=0)
+    target: str = _key("refinement", "what to imitate", choices=TARGETS)
+    init: str = _key("base", "start from the base checkpoint or the previous iteration's",
+                     choices=("base", "previous"))
+    data: str = _key("cumulative", "this iteration's pairs, or all so far", choices=("new", "cumulative"))
+    prompt_loss_weight: float = _key(0.0, "loss weight of prompt tokens", low=0, high=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparisonFields:
+    """Where each field of a Comparison stands in the records, as in `Fields`."""
+
+    id: str | None = _key(None, "unique id; the row's number if unset")
+    document: str | None = _key(None, "the text that was worked on")
+    title: str | None = _key(None, "its heading")
+    first: str | None = _key(None, "one output")
+    second: str | None = _key(None, "the other")
+    preferred: str | None = _key(None, "which of them is better, see config.reward.sides")
+
+    def mapping(self) -> dict[str, str]:
+        """The fields that are set; '' says that a field is not to be read."""
+        return {name: path for name, path in dataclasses.asdict(self).items() if path is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Reward(Training):
+    """A reward model: trained before the first iteration from comparisons, if there is a source of them."""
+
+    kind: str = _key("classification", "language model that compares two outputs (A/B) or rates one (Yes/No), or a "
+                     "scalar head", choices=("comparison", "classification", "scalar"))
+    source: str | None = _key(None, "comparisons: jsonl:FILE, tfds:NAME or builtin:NAME; unset: none are learned from")
+    fields: ComparisonFields = _section(ComparisonFields)
+    sides: tuple[str, ...] = _key(("first", "second"), "what `preferred` says where the first, or second, is better")
+    folder: str | None = _key(None, "where a tfds source finds its files")
+    split: str = _key("train", "split to train on (tfds, builtin)")
+    train_size: int | None = _key(None, "comparisons to train on, the first ones; unset: all", low=1)
+    eval_source: str | None = _key(None, "held-out comparisons; unset: the last rows of `source`")
+    eval_split: str = _key("test", "split of eval_source (tfds, builtin)")
+    eval_size: int = _key(200, "held-out comparisons", low=1)
+    on_error: str = _key("stop", "what a bad row does", choices=("stop", "skip"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,7 +244,12 @@ class Evaluate:
     nll: bool = _key(True, "of held-out references and human refinements, where there are any")
     kl: bool = _key(False, "between base and policy, both ways, from samples at temperature 1 on the held-out prompts")
     kl_max_new_tokens: int = _key(64, "of those samples", low=1)
+    exact_match: bool = _key(False, "share of outputs that equal the reference")
+    target_nll: bool = _key(False, "of the texts that an iteration imitates, under the policy before training")
     win_rate: bool = _key(False, "against the initial policy's outputs, judged in both orders")
+    best_of_n: int = _key(1, "outputs a document, of which the reward model picks one; 1: none are drawn", low=1,
+                          high=256)
+    rank: bool = _key(False, "at the end, judge every two systems of the run against each other, arms and references")
     headline: str = _key("", "metric shown first in table and report; unset: the first measured of a list")
 
 
@@ -215,7 +265,7 @@ class Config:
     """One run. See the sections for their keys."""
 
     seed: int = _key(0, "every random choice follows from it", low=0)
-    iterations: int = _key(1, "K", low=1)
+    iterations: int = _key(1, "K; 0: the policy is evaluated as it is, and a reward model trained", low=0)
     task: str = _key("summarize", "which task", choices=("summarize", "word_removal", "template"))
     precision: str = _key("float32", "of matmuls", choices=("float32", "bfloat16"))
     attention: str = _key("auto", "kernel of training and prefill; auto: the device's own in bfloat16, else plain xla",
@@ -227,12 +277,14 @@ class Config:
     judge: Model = _section(Model)
     critic: Model = _section(Model)
     embedder: Model = _section(Model)
+    reward_model: Model = _section(Model)
     template: Template = _section(Template)
     draft: Draft = _section(Draft)
     feedback: Feedback = _section(Feedback)
     refine: Refine = _section(Refine)
     score: Score = _section(Score)
     finetune: Finetune = _section(Finetune)
+    reward: Reward = _section(Reward, epochs=3, learning_rate=5e-5)
     checkpoint: Checkpoint = _section(Checkpoint)
     evaluate: Evaluate = _section(Evaluate)
     mesh: Mesh = _section(Mesh)

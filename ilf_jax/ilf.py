@@ -1,28 +1,40 @@
 """Algorithm 1: K iterations of draft, feedback, refine, score, finetune, evaluate; where a stopped run goes on.
 
+Before the first, a reward model is trained if the run has comparisons; after the last, the systems are ranked.
+
 The order of resume is the order of the stages: a stage whose manifest says complete is left alone, one that has begun
 goes on after its last shard (finetuning: after its last checkpoint), and everything behind it runs.
 """
 
 import dataclasses
 import json
-import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
 import ml_collections
 
+from ilf_jax import checks, distributed, jax_settings, progress, records, sharding, storage, tokenizer_training
 from ilf_jax import config as config_lib
-from ilf_jax import distributed, progress, records, sharding, storage, tokenizer_training
 from ilf_jax import workdir as workdir_lib
-from ilf_jax.data import documents
+from ilf_jax.data import comparisons, documents
 from ilf_jax.errors import InputError
-from ilf_jax.feedback import recorded
-from ilf_jax.records import Example
+from ilf_jax.evaluation import systems as systems_lib
+from ilf_jax.records import BestOfN, Comparison, Example, Output
 from ilf_jax.reporting import report, summary
-from ilf_jax.stages import draft, evaluate, feedback, finetune, models, refine, score, targets
+from ilf_jax.stages import (
+    best_of_n,
+    draft,
+    evaluate,
+    feedback,
+    finetune,
+    models,
+    rank,
+    refine,
+    reward,
+    score,
+    targets,
+)
 from ilf_jax.stages.run import Run
 from ilf_jax.tasks import registry
 from ilf_jax.tasks.base import Task
@@ -47,33 +59,39 @@ def run(
     if not isinstance(config, config_lib.Config):
         config = config_lib.read(config)
     task = registry.make_task(config)
-    check_sources(config, task)
+    checks.check_sources(config, task)
     found = documents.load_documents(config)
-    check_documents(config, found)
+    checks.check_documents(config, found)
+    compared = comparisons.load_comparisons(config.reward) if config.reward.source else None
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     models.compute_of(config, mesh)  # refuses what the devices cannot do
     folder, lock = workdir_lib.open_workdir(workdir, config_lib.to_dict(config))
     with lock, workdir_lib.full_disk_in_words(folder.path):
-        _keep_compiled_programs()
-        if config.precision == "float32" and jax.default_backend() != "cpu":
-            # Accelerators would otherwise round the inputs of float32 matmuls (TF32, bfloat16).
-            jax.config.update("jax_default_matmul_precision", "highest")
+        jax_settings.apply(config.precision)
         _train_tokenizer(config, folder.path, found)
         shared = models.Models(mesh, config.seed, config.precision)
-        metrics = _run_arm(config, folder, task, found, shared, folder.path / "tokenizer", profiled_steps)
+        arm = Arm(config, folder, task, found, shared, folder.path / "tokenizer",
+                  folder.reward_model if compared else None, profiled_steps)
+        if compared is not None:
+            arm.train_reward_model(compared)
+        metrics = arm.run()
+        arms = [arm]
         for target in config.compare:
-            arm = arm_config(config, target)
-            arm_folder, arm_lock = workdir_lib.open_workdir(folder.path / "compare" / target, config_lib.to_dict(arm))
-            with arm_lock:
+            settings = checks.arm_config(config, target)
+            other, lock = workdir_lib.open_workdir(folder.path / "compare" / target, config_lib.to_dict(settings))
+            with lock:
                 progress.log(f"baseline arm: imitating {target}")
-                _run_arm(arm, arm_folder, task, found, shared, folder.path / "tokenizer")
+                arms.append(dataclasses.replace(arm, config=settings, folder=other, profiled_steps=0))
+                arms[-1].run()
+        if config.evaluate.rank:
+            metrics = arm.rank({name: texts for one in arms for name, texts in one.systems().items()})
         distributed.on_main(lambda: _show(folder, metrics))  # the others wait: who ends first would end this one
     return metrics
 
 
 def _show(folder: workdir_lib.Workdir, metrics: list[dict[str, Any]]) -> None:
     """TensorBoard, the report and the closing table."""
-    with storage.read_locally(folder.path, leave_out="checkpoint") as place:
+    with storage.read_locally(folder.path, leave_out=workdir_lib.PARAMS) as place:
         progress.TensorBoard(place).rewrite([*metrics, *folder.performance()])
         page = report.build_report(place)
         summary.print_summary(place)
@@ -84,133 +102,114 @@ def _show(folder: workdir_lib.Workdir, metrics: list[dict[str, Any]]) -> None:
     progress.log(f"report: {folder.path / page.name}")
 
 
-def arm_config(config: config_lib.Config, target: str) -> config_lib.Config:
-    """The same run with another text to imitate. Scoring is left to the cheapest method that picks that text."""
-    method = target if target in ("random", "longest", "first") else config.score.method
-    objective = config.finetune.objective if target == "refinement" else "nll"
-    return dataclasses.replace(
-        config, compare=(), finetune=dataclasses.replace(config.finetune, target=target, objective=objective),
-        score=dataclasses.replace(config.score, method=method),
-    )
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """All iterations of one configuration in its own folder: the run itself, or a baseline beside it.
 
+    Attributes:
+        tokenizer_folder: of the tokenizer that the run has trained, if it has.
+        reward_model: params of the reward model that the run trains; None where it trains none.
+    """
 
-def check_sources(config: config_lib.Config, task: Task) -> None:
-    """Raises InputError if parts of the configuration do not go together, or a checkpoint is not there."""
-    _tokenizer_size(config)
-    for arm in _arms(config):
-        _check_arm(arm, task)
+    config: config_lib.Config
+    folder: workdir_lib.Workdir
+    task: Task
+    found: documents.Documents
+    shared: models.Models
+    tokenizer_folder: storage.Path
+    reward_model: storage.Path | None
+    profiled_steps: int = 0
 
-
-def _arms(config: config_lib.Config) -> list[config_lib.Config]:
-    """The run itself and its baseline arms."""
-    return [config, *(arm_config(config, target) for target in config.compare)]
-
-
-def _check_arm(config: config_lib.Config, task: Task) -> None:
-    needed = targets.needed_stages(config)
-    if "feedback" in needed and config.feedback.source == "oracle" and not task.has_oracle:
-        raise InputError(f"config.feedback.source='oracle', but task {task.name!r} has no oracle; "
-                         "use 'recorded' or 'critic'")
-    if "feedback" in needed and config.feedback.source == "recorded" and config.draft.source == "policy":
-        raise InputError("config.draft.source='policy' with config.feedback.source='recorded': recorded feedback is "
-                         "about the recorded draft; use config.draft.source='recorded', or feedback from elsewhere")
-    if config.finetune.objective == "weighted" and config.finetune.target != "refinement":
-        raise InputError(f"config.finetune.objective='weighted' weighs all refinements; "
-                         f"it does not go with config.finetune.target={config.finetune.target!r}")
-    for name in ("refiner", "judge", "critic", "embedder"):
-        if (getattr(config, name).tokenizer or "").startswith("train:"):
-            raise InputError(f"config.{name}.tokenizer: only the policy's tokenizer can be trained")
-    models.check(config, needed_roles(config))
-    finetune.check(config)
-
-
-def needed_roles(config: config_lib.Config) -> list[str]:
-    """The parts that models play in a run."""
-    needed = targets.needed_stages(config)
-    roles = ["policy", *(["refiner"] if "refine" in needed else [])]
-    if "feedback" in needed and config.feedback.source == "critic":
-        roles.append("critic")
-    if ("score" in needed and config.score.method == "instruct_rm") or config.evaluate.win_rate:
-        roles.append("judge")
-    if "score" in needed and config.score.method == "embedding":
-        roles.append("embedder")
-    return roles
-
-
-def check_documents(config: config_lib.Config, found: documents.Documents) -> None:
-    """Raises InputError for the first document that lacks what the run, or an arm of it, needs."""
-    train = [e for examples in found.by_iteration.values() for e in examples]
-    for arm in _arms(config):
-        targets.check(arm, train)
-    needed = {stage for arm in _arms(config) for stage in targets.needed_stages(arm)}
-    if "draft" in needed and draft.uses_recorded(config):
-        for example in train:
-            if not example.draft.strip():
-                raise InputError(f"document {example.id!r} has no recorded draft; map it by config.data.fields.draft, "
-                                 "or set config.draft.source='policy'")
-    if config.feedback.source == "recorded" and "feedback" in needed:
-        recorded.check(train)
-
-
-def _run_arm(
-    config: config_lib.Config, folder: workdir_lib.Workdir, task: Task, found: documents.Documents,
-    shared: models.Models, tokenizer_folder: storage.Path, profiled_steps: int = 0,
-) -> list[dict[str, Any]]:
-    """All iterations of one arm in its own folder."""
-
-    def in_iteration(k: int, trained: int) -> Run:
+    def _in_iteration(self, k: int, trained: int) -> Run:
         """Iteration k, while the policy has been trained for `trained` iterations."""
-        checkpoint = folder.checkpoint(trained) if trained else None
-        roles = models.Roles(config, shared, tokenizer_folder, checkpoint)
-        return Run(config, folder, task, k, found.by_iteration.get(k, ()), found.held_out, roles,
-                   profiled_steps if k == 1 else 0)
+        checkpoint = self.folder.checkpoint(trained) if trained else None
+        roles = models.Roles(self.config, self.shared, self.tokenizer_folder, checkpoint, self.reward_model)
+        return Run(self.config, self.folder, self.task, k, self.found.by_iteration.get(k, ()), self.found.held_out,
+                   roles, self.profiled_steps if k == 1 else 0)
 
-    _evaluate(in_iteration(0, 0))
-    for k in range(1, config.iterations + 1):
-        before = in_iteration(k, k - 1)
-        _write_examples(folder.iteration(k) / "examples.jsonl", before.examples)
+    def train_reward_model(self, compared: comparisons.Comparisons) -> None:
+        """Before anything else; the arms beside this one use it too."""
+        run = self._in_iteration(0, 0)
+        _write_records(self.folder.iteration(0) / "comparisons.jsonl", (*compared.train, *compared.held_out),
+                       "config.reward")
+        if not run.folder("reward").complete:
+            reward.run(run, compared)
+            self.folder.write_metrics()
+        reward.tidy(run)
+
+    def run(self) -> list[dict[str, Any]]:
+        """Returns the metrics."""
+        self._evaluate(self._in_iteration(0, 0))
+        for k in range(1, self.config.iterations + 1):
+            self._iterate(k)
+        return self.folder.write_metrics()
+
+    def _iterate(self, k: int) -> None:
+        config, folder, before = self.config, self.folder, self._in_iteration(k, k - 1)
+        _write_records(folder.iteration(k) / "examples.jsonl", before.examples, "config.data")
         for stage in targets.needed_stages(config):
             if not folder.stage(k, stage).complete:
                 _STAGES[stage](before)
                 folder.write_metrics()
         if not folder.stage(k, "finetune").complete:
-            finetune.run(before, found.by_iteration)
+            finetune.run(before, self.found.by_iteration)
             folder.write_metrics()
         finetune.tidy(before)
         if k > 1:
-            shared.forget(f"orbax:{folder.checkpoint(k - 1)}")
-        _evaluate(in_iteration(k, k))
+            self.shared.forget(f"orbax:{folder.checkpoint(k - 1)}")
+        self._evaluate(self._in_iteration(k, k))
         if config.checkpoint.keep is not None and k > config.checkpoint.keep and distributed.is_main():
             storage.delete(folder.checkpoint(k - config.checkpoint.keep))
-    return folder.write_metrics()
+
+    def _evaluate(self, run: Run) -> None:
+        if not run.held_out:
+            return
+        _write_records(run.folder("evaluate").path / "examples.jsonl", run.held_out, "config.data")
+        stages = {"evaluate": evaluate.run, **({"best_of_n": best_of_n.run} if self._draws_best_of_n else {})}
+        for stage, work in stages.items():
+            if not run.folder(stage).complete:
+                work(run)
+                self.folder.write_metrics()
+
+    @property
+    def _draws_best_of_n(self) -> bool:
+        return self.config.evaluate.best_of_n > 1
+
+    def systems(self) -> dict[str, systems_lib.Texts]:
+        """What there is to compare on the held-out documents."""
+        policies = systems_lib.of_policies(
+            self.config.finetune.target, self.config.iterations, self.config.evaluate.best_of_n,
+            lambda k: self.folder.stage(k, "evaluate").read(Output),
+            lambda k: self.folder.stage(k, "best_of_n").read(BestOfN))
+        return policies | systems_lib.of_people(self.found.held_out)
+
+    def rank(self, systems: Mapping[str, systems_lib.Texts]) -> list[dict[str, Any]]:
+        """Judges every two of them; returns the metrics."""
+        if len(systems) < 2:
+            raise InputError(f"config.evaluate.rank=True takes two systems; there is only {', '.join(systems)}")
+        run = self._in_iteration(self.config.iterations, self.config.iterations)
+        if not run.folder("rank").complete:
+            rank.run(run, systems)
+        return self.folder.write_metrics()
 
 
-def _evaluate(run: Run) -> None:
-    if not run.held_out:
-        return
-    _write_examples(run.folder("evaluate").path / "examples.jsonl", run.held_out)
-    if run.folder("evaluate").complete:
-        return
-    evaluate.run(run)
-    run.workdir.write_metrics()
-
-
-def _write_examples(path: storage.Path, examples: tuple[Example, ...]) -> None:
-    """Raises InputError if a run that goes on finds other documents than it was begun with."""
-    text = "".join(json.dumps(records.to_json(e), ensure_ascii=False) + "\n" for e in examples)
+def _write_records(path: storage.Path, rows: Sequence[Example | Comparison], section: str) -> None:
+    """Raises InputError if a run that goes on finds other documents, or comparisons, than it was begun with."""
+    text = "".join(json.dumps(records.to_json(row), ensure_ascii=False) + "\n" for row in rows)
 
     def write() -> None:
         if not path.exists():
             workdir_lib.write_atomically(path, text)
         elif path.read_text(encoding="utf-8") != text:
-            raise InputError(f"{path}: holds other documents than config.data gives now; the data have changed since "
-                             "the run was begun: restore them, or take another --workdir")
+            raise InputError(f"{path}: holds other {path.stem.replace('examples', 'documents')} than {section} gives "
+                             "now; the data have changed since the run was begun: restore them, or take another "
+                             "--workdir")
 
     distributed.on_main(write)
 
 
 def _train_tokenizer(config: config_lib.Config, folder: storage.Path, found: documents.Documents) -> None:
-    size = _tokenizer_size(config)
+    size = checks.trained_tokenizer_size(config)
     if size is None:
         return
 
@@ -220,20 +219,3 @@ def _train_tokenizer(config: config_lib.Config, folder: storage.Path, found: doc
             tokenizer_training.train_bpe(texts, size, folder / "tokenizer")
 
     distributed.on_main(train)
-
-
-def _tokenizer_size(config: config_lib.Config) -> int | None:
-    """V of config.policy.tokenizer='train:V'; None where none is to be trained."""
-    kind, _, size = (config.policy.tokenizer or "").partition(":")
-    if kind != "train":
-        return None
-    if not size.isdecimal() or int(size) < 257:
-        raise InputError(f"config.policy.tokenizer={config.policy.tokenizer!r}: the size must be a whole number of at "
-                         "least 257")
-    return int(size)
-
-
-def _keep_compiled_programs() -> None:
-    """Compiled programs outlive the process, where the user has not said otherwise (JAX_COMPILATION_CACHE_DIR)."""
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "ilf_jax" / "compiled"))

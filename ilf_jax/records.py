@@ -23,6 +23,7 @@ class Example:
         feedback: feedback recorded for `draft`.
         reference: a reference output, independent of the draft (a human summary).
         human_refinement: a person's refinement of `draft`.
+        group: a kind of document of which the evaluation gives numbers of its own.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Example:
     feedback: str = ""
     reference: str = ""
     human_refinement: str = ""
+    group: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Feedback:
 
     id: str
     text: str
-    source: str  # "recorded", "oracle", "critic", "human"
+    source: str  # "recorded", "oracle", "critic", "human", "none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +115,80 @@ class Output:
     num_tokens: int
     stopped: bool
     logprob: float
+
+
+@dataclasses.dataclass(frozen=True)
+class BestOfN:
+    """N outputs for a held-out example, their rewards, and the index of the one that was picked."""
+
+    id: str
+    texts: list[str]
+    rewards: list[float]
+    chosen: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Two outputs for one document, and which of them somebody found better.
+
+    Attributes:
+        id: unique among the comparisons.
+        preferred: "first" or "second".
+    """
+
+    id: str
+    document: str
+    first: str
+    second: str
+    preferred: str
+    title: str = ""
+
+    @property
+    def example(self) -> Example:
+        """The document that both are about."""
+        return Example(self.id, self.document, self.title)
+
+    @property
+    def in_order(self) -> tuple[str, str]:
+        """(Better, worse)."""
+        return (self.first, self.second) if self.preferred == "first" else (self.second, self.first)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preference:
+    """What a reward model makes of a held-out comparison: its probability that the first text is the better one."""
+
+    id: str
+    probability: float
+    preferred: str  # by people: "first" or "second"
+
+
+@dataclasses.dataclass(frozen=True)
+class Match:
+    """Two systems over the same documents, judged in both orders. Outcomes: 1 the first wins, 0.5 a tie, 0 it loses.
+
+    Attributes:
+        id: "FIRST vs SECOND".
+        outcomes: by example id.
+        low, high: bounds of the win rate by bootstrap over documents, 95 %.
+    """
+
+    id: str
+    first: str
+    second: str
+    outcomes: dict[str, float]
+    win_rate: float
+    stderr: float | None
+    low: float
+    high: float
+    length_controlled: float
+
+
+OF_STAGES: dict[str, type] = {
+    "reward": Preference, "draft": Draft, "feedback": Feedback, "refine": Candidates, "score": Scored,
+    "finetune": Target, "evaluate": Output, "best_of_n": BestOfN, "rank": Match,
+}
+"""What each stage's shards hold, in the order in which stages run."""
 
 
 def to_json(record: Any) -> dict[str, Any]:

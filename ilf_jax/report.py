@@ -11,6 +11,7 @@ from absl import app, flags
 from ilf_jax import storage
 from ilf_jax.errors import InputError
 from ilf_jax.reporting.report import build_report
+from ilf_jax.workdir import PARAMS
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work folder of a run.")
 
@@ -23,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
         if not _WORKDIR.value:
             raise InputError("--workdir=DIR is needed: the work folder of a run")
         folder = storage.path(_WORKDIR.value)
-        with storage.read_locally(folder, leave_out="checkpoint") as place:
+        with storage.read_locally(folder, leave_out=PARAMS) as place:
             page = build_report(place)
             if not storage.is_local(folder):
                 (folder / page.name).write_text(page.read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ import os
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from etils import epath
 
@@ -47,11 +47,11 @@ def written_locally(folder: Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def read_locally(folder: Path, leave_out: str = "") -> Iterator[pathlib.Path]:
+def read_locally(folder: Path, leave_out: Collection[str] = ()) -> Iterator[pathlib.Path]:
     """For libraries that read from a disk only: the folder, or for as long as needed a copy of it.
 
     Args:
-        leave_out: name of folders that are not copied.
+        leave_out: names of folders that are not copied.
     """
     if is_local(folder):
         yield folder
@@ -61,13 +61,13 @@ def read_locally(folder: Path, leave_out: str = "") -> Iterator[pathlib.Path]:
         yield pathlib.Path(temporary)
 
 
-def copy(source: Path, target: Path, leave_out: str = "") -> None:
-    """All that a folder holds, but for folders named `leave_out`, into another one, wherever they are."""
+def copy(source: Path, target: Path, leave_out: Collection[str] = ()) -> None:
+    """All that a folder holds, but for folders named in `leave_out`, into another one, wherever they are."""
     source, target = epath.Path(source), epath.Path(target)
     target.mkdir(parents=True, exist_ok=True)
     for found in source.iterdir():
         if found.is_dir():
-            if found.name != leave_out:
+            if found.name not in leave_out:
                 copy(found, target / found.name, leave_out)
         else:
             (target / found.name).write_bytes(found.read_bytes())

@@ -4,6 +4,7 @@
     iteration_001/<stage>/NNNNN-of-NNNNN.jsonl  records, a shard a file
     iteration_001/<stage>/manifest.json         written when a stage begins, and again, complete, when it ends
     iteration_001/checkpoint/                 params after the iteration
+    iteration_000/reward_model/               params of the reward model, where one was trained
     metrics.jsonl                             made anew from the manifests
     performance.jsonl                         likewise: what the stages cost, which no two runs have alike
 
@@ -30,6 +31,8 @@ from ilf_jax.errors import InputError
 
 R = TypeVar("R")
 _STARTED = ".started.json"  # when the first process of the run took the folder
+PARAMS = frozenset({"checkpoint", "reward_model"})
+"""Folders that hold params."""
 _MAY_CHANGE = frozenset({"iterations"})  # more iterations continue a run; all else would mix two runs
 _VERSIONED = ("ilf-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 
@@ -179,9 +182,14 @@ class Workdir:
         """Where the params after iteration k are."""
         return self.iteration(k) / "checkpoint"
 
+    @property
+    def reward_model(self) -> storage.Path:
+        """Where the params of the reward model that this run has trained are."""
+        return self.iteration(0) / "reward_model"
+
     def _manifests(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
         """(Iteration, stage, manifest) of all stages, oldest first."""
-        order = {name: i for i, name in enumerate(("draft", "feedback", "refine", "score", "finetune", "evaluate"))}
+        order = {name: i for i, name in enumerate(records.OF_STAGES)}
         for folder in sorted(p for p in self.path.iterdir() if re.fullmatch(r"iteration_\d+", p.name)):
             for stage in sorted(folder.iterdir(), key=lambda p: order.get(p.name, 99)):
                 if (stage / "manifest.json").exists():

@@ -319,14 +319,14 @@ def snapshot(folder):
 def test_loss_that_is_no_number(trained, run, tmp_path):
     trained.finetune.learning_rate, trained.finetune.schedule = 1e30, "constant"
     trained.finetune.warmup_fraction, trained.finetune.clip_norm = 0.0, 0.0
-    refused(run(trained), "finetuning stopped: loss", "config.finetune.learning_rate")
+    refused(run(trained), "finetune: training stopped, loss", "config.finetune.learning_rate")
     folder = tmp_path / "run/iteration_001/finetune"
     kept = checkpoint.TrainingCheckpoints(folder / "state").latest()
     assert kept is not None and kept >= 1
     assert not json.loads((folder / "manifest.json").read_text())["complete"]
     assert not (tmp_path / "run/iteration_001/checkpoint").exists()
     before = {p: c for p, c in snapshot(tmp_path / "run").items() if p.endswith("jsonl")}
-    refused(run(trained), "finetuning stopped: loss")
+    refused(run(trained), "finetune: training stopped, loss")
     assert {p: c for p, c in snapshot(tmp_path / "run").items() if p.endswith("jsonl")} == before
     assert checkpoint.TrainingCheckpoints(folder / "state").latest() == kept
 
@@ -336,7 +336,7 @@ def test_params_that_are_no_numbers(trained, run, tmp_path):
     trained.finetune.learning_rate, trained.finetune.schedule = 3e38, "constant"
     trained.finetune.warmup_fraction, trained.finetune.weight_decay = 0.0, 1e3
     trained.finetune.batch_size = 6
-    refused(run(trained), "finetuning", "config.finetune.learning_rate")
+    refused(run(trained), "finetune: training stopped", "config.finetune.learning_rate")
     assert not (tmp_path / "run/iteration_001/checkpoint").exists()
 
 

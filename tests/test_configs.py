@@ -10,6 +10,7 @@ import ilf_jax
 from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
 from ilf_jax.sweeps import cells
+from ilf_jax.tasks import word_removal
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -169,3 +170,58 @@ def test_every_cell_of_a_sweep_has_a_good_configuration(path, monkeypatch):
     sweep = cells.load(str(path))
     configs = [cells.config_of(sweep, cell) for cell in sweep.cells]
     assert len({json.dumps(config_lib.to_dict(c)) for c in configs}) == len(configs)
+
+
+def test_reward_model(tmp_path):
+    c = load("reward_model.py", "scalar")
+    c.data.eval_size, c.evaluate.batch_size, c.evaluate.max_new_tokens = 3, 128, 16
+    c.reward.source = c.reward.eval_source = "builtin:word_removal_comparisons:32"
+    c.reward.eval_size, c.reward.epochs = 4, 1
+    metrics = {(m["stage"], m["metric"]) for m in ilf_jax.run(c, tmp_path / "run")}
+    assert {("reward", "accuracy"), ("reward", "calibration_error"), ("best_of_n", "insult_rate"),
+            ("evaluate", "insult_rate")} <= metrics
+    lines = [line for path in (tmp_path / "run/iteration_000/best_of_n").glob("0*.jsonl") for line in path.open()]
+    task = word_removal.WordRemoval()
+    for best in map(json.loads, lines):
+        usable = [r for r, text in zip(best["rewards"], best["texts"], strict=True) if task.is_usable(None, text)]
+        assert len(best["texts"]) == 64 and best["rewards"][best["chosen"]] == max(usable or best["rewards"])
+    assert len(lines) == 3
+
+
+def test_comparison_on_real_text(tiny_run, tmp_path):
+    c = shorten(load("summarize_smollm2.py", "compare"), tiny_run)
+    lines = [{"article": f"Long article {i}. " * 30, "candidate": f"Short {i}.",
+              "feedback": {"explanation": f"Wrong number {i}.", "summary": f"Better {i}."}} for i in range(9)]
+    (tmp_path / "reviews.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    c.data.source, c.data.train_size, c.data.eval_size = f"jsonl:{tmp_path / 'reviews.jsonl'}", 5, 4
+    found = {(m["stage"], m["metric"]): m["value"] for m in ilf_jax.run(c, tmp_path / "run")}
+    assert {("rank", f"win_rate[{name}]") for name in
+            ("before_training", "refinement", "initial", "human_refinement", "human_refinements")} <= set(found)
+    assert ("finetune", "target_nll_before_training") in found and ("evaluate", "kl_policy_base") in found
+
+
+def test_the_scaling_sweep_s_cells_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(FOLDER.parent)
+    sweep = cells.load("configs/sweeps/word_removal_scaling.py")
+    path, overrides = cells.overrides(sweep, sweep.cells[0])
+    overrides |= {"data.source": "builtin:word_removal_pretraining:16", "policy.checkpoint": "init:tiny",
+                  "policy.tokenizer": "train:512", "data.eval_source": "builtin:word_removal_controlled:1",
+                  "evaluate.max_new_tokens": 8}
+    metrics = ilf_jax.run(config_lib.from_file(path, overrides), tmp_path / "run")
+    found = {f"{m['stage']}/{m['metric']}" for m in metrics}
+    assert set(sweep.metrics) <= found
+
+
+def test_the_data_sweep_s_cells_run(tiny_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(FOLDER.parent)
+    sweep = cells.load("configs/sweeps/word_removal_data.py")
+    small = {"data.train_size": 4, "reward.train_size": 16, "reward.eval_size": 4, "data.eval_size": 4,
+             "evaluate.max_new_tokens": 8, "refine.num_candidates": 2, "refine.max_new_tokens": 8,
+             "draft.max_new_tokens": 8, "reward.epochs": 1}
+    found = set()
+    for cell in (sweep.cells[0], sweep.cells[-1]):  # ILF with a reward model, and the best of N alone
+        path, overrides = cells.overrides(sweep, cell)
+        config = config_lib.from_file(path, {**overrides, **small})
+        metrics = ilf_jax.run(config, tmp_path / cells.name(cell))
+        found |= {f"{m['stage']}/{m['metric']}" for m in metrics}
+    assert set(sweep.metrics) <= found

@@ -10,6 +10,8 @@ import pytest
 import ilf_jax
 from ilf_jax import ilf, records
 from ilf_jax.data import builtin
+from ilf_jax.errors import InputError
+from ilf_jax.tasks import word_removal
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -376,3 +378,62 @@ def test_the_tree_layout_s_agreement_with_the_paper_s_is_measured(trained, tmp_p
     rho = [np.sign((a["scores"][0] - a["scores"][1]) * np.subtract(*scores[a["id"]])) for a in tree]  # two candidates
     assert value(metrics["tree"], 1, "score", "rank_correlation_with_paper_layout") == pytest.approx(np.mean(rho))
     assert not [m for m in metrics["paper"] if "paper_layout" in m["metric"]]
+
+
+def test_refined_without_feedback(tiny_config, tmp_path):
+    tiny_config.feedback.source = "none"
+    with pytest.raises(InputError, match=r"config\.feedback\.source='none'.*config\.score\.method='instruct_rm'"):
+        ilf_jax.run(tiny_config, tmp_path / "run")
+    tiny_config.score.method = "random"
+    ilf_jax.run(tiny_config, tmp_path / "run")
+    assert {row["text"] for row in rows(tmp_path / "run/iteration_001/feedback")} == {""}
+
+
+def test_picks_are_judged_against_the_draft(tiny_config, tmp_path):
+    tiny_config.score.win_rate = True
+    ilf_jax.run(tiny_config, tmp_path / "run")
+    folder = tmp_path / "run/iteration_001"
+    found = {m["metric"]: m for m in json.loads((folder / "score/manifest.json").read_text())["metrics"]}
+    names = {"chosen", "random", "longest", "first", *(f"prompt_{i}" for i in range(1, 6))}
+    assert {f"win_rate_{name}" for name in names} <= set(found)
+    assert all(0 <= found[f"win_rate_{name}"]["value"] <= 1 and found[f"win_rate_{name}"]["n"] == 6 for name in names)
+
+
+def test_feedback_incorporated_by_hand(tiny_config, tmp_path):
+    tiny_config.policy.checkpoint, tiny_config.policy.tokenizer = "builtin:word_removal_1m", None
+    for section in (tiny_config.draft, tiny_config.refine):
+        section.max_new_tokens = 32
+    metrics = ilf_jax.run(tiny_config, tmp_path / "run")
+    folder = tmp_path / "run/iteration_001"
+    said = {row["id"]: word_removal.named_words(row["text"]) for row in rows(folder / "feedback")}
+    drawn = {row["id"]: row["texts"] for row in rows(folder / "refine")}
+    taken_in = [not any(word in drawn[row["id"]][row["chosen"]] for word in said[row["id"]])
+                for row in rows(folder / "score")]
+    assert value(metrics, 1, "score", "feedback_incorporated_chosen") == np.mean(taken_in)
+
+
+def test_numbers_by_group_of_documents(tiny_config, tmp_path):
+    lines = [{"document": f"Ada the {job}", "reference": "Ada is a gem.", "group": "jobs" if i % 2 else "arts"}
+             for i, job in enumerate(("baker", "poet", "miller", "singer", "guard", "dancer", "coach", "cook"))]
+    path = tmp_path / "documents.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    c = tiny_config
+    c.data.source, c.data.eval_source, c.data.train_size, c.data.eval_size = f"jsonl:{path}", None, 4, 4
+    c.data.fields.group = "group"
+    c.finetune.target, c.evaluate.exact_match = "reference", True
+    found = {m["metric"]: m for m in ilf_jax.run(c, tmp_path / "run") if m["iteration"] == 1}
+    for name in ("insult_rate", "rouge_l", "exact_match"):
+        both = [found[f"{name}[{group}]"] for group in ("arts", "jobs")]
+        assert [m["n"] for m in both] == [2, 2]
+        assert found[name]["value"] == pytest.approx(np.mean([m["value"] for m in both]))
+
+
+def test_likelihood_of_what_is_imitated_before_training(tiny_config, tmp_path):
+    tiny_config.evaluate.target_nll, tiny_config.compare = True, ("initial",)
+    ilf_jax.run(tiny_config, tmp_path / "run")
+    found = {}
+    for folder in (tmp_path / "run", tmp_path / "run/compare/initial"):
+        lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        found[folder.name] = [m for m in lines if m["metric"] == "target_nll_before_training"]
+    assert [len(rows) for rows in found.values()] == [1, 1] and found["run"][0]["value"] > 0
+    assert found["run"][0]["value"] != found["initial"][0]["value"]

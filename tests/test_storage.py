@@ -51,12 +51,12 @@ def test_records_manifest_and_metrics(bucket):
 
 
 def test_step_log_is_whole_where_it_was_flushed(bucket):
-    log = StepLog(bucket / "steps.jsonl")
+    log = StepLog(bucket / "steps.jsonl", "finetune")
     log.rewind(0)
     for step in range(3):
         log.add(step, {"loss": 1.0 + step, "grad_norm": 1.0})
     log.flush()
-    again = StepLog(bucket / "steps.jsonl")
+    again = StepLog(bucket / "steps.jsonl", "finetune")
     again.rewind(2)
     again.flush()
     assert again.mean_of_last(2) == 1.5
@@ -70,7 +70,7 @@ def test_folders_by_way_of_the_disk(bucket):
         (place / "checkpoint").mkdir()
         (place / "checkpoint" / "large").write_text("no")
     assert (bucket / "made" / "inner" / "file").read_text() == "text"
-    with storage.read_locally(bucket / "made", leave_out="checkpoint") as place:
+    with storage.read_locally(bucket / "made", leave_out={"checkpoint"}) as place:
         assert sorted(p.name for p in place.iterdir()) == ["inner"]
         assert (place / "inner" / "file").read_text() == "text"
     assert not place.exists()

@@ -1,11 +1,12 @@
 """Data sets that are programs: `builtin:NAME` or `builtin:NAME:SIZE`."""
 
+import dataclasses
 import itertools
 import random
 from collections.abc import Callable
 
 from ilf_jax.errors import InputError
-from ilf_jax.records import Example
+from ilf_jax.records import Comparison, Example
 from ilf_jax.tasks import word_removal
 
 _FIRST_NAMES = (
@@ -24,6 +25,7 @@ _JOBS = (
 # Insults in a draft of the untrained policy, and how often.
 _DRAFT_INSULTS = ((0, 2), (1, 13), (2, 30), (3, 30), (4, 15), (5, 10))
 _DEFAULT_PRETRAINING_SIZE = 204_800
+_DEFAULT_COMPARISONS = 2_000
 _SHARES = {"policy": 12, "refine": 50, "judge": 28, "critic": 6, "compare": 4}
 
 
@@ -39,7 +41,17 @@ def _word_removal(split: str, size: int | None) -> list[Example]:
     names = people()
     if split not in names:
         raise InputError(f"builtin:word_removal has the splits {', '.join(names)}, not {split!r}")
-    return [Example(id=f"{split}-{i:05d}", document=name) for i, name in enumerate(names[split][:size])]
+    # Of more examples than there are names, several are about one person; each has its own draft.
+    people_of_split = itertools.cycle(names[split])
+    wanted = itertools.islice(people_of_split, len(names[split]) if size is None else size)
+    return [Example(id=f"{split}-{i:05d}", document=name) for i, name in enumerate(wanted)]
+
+
+def _word_removal_references(split: str, size: int | None) -> list[Example]:
+    """As word_removal, with what a kind person would have written as the reference."""
+    rng = random.Random(f"word_removal_references/{split}")
+    return [dataclasses.replace(e, reference=word_removal.sentence(e.document, [rng.choice(word_removal.KIND_WORDS)]))
+            for e in _word_removal(split, size)]
 
 
 def random_words(rng: random.Random, insults: tuple[str, ...], count: int) -> list[str]:
@@ -122,14 +134,57 @@ def _word_removal_pretraining(split: str, size: int | None) -> list[Example]:
     return examples
 
 
-GENERATORS: dict[str, Callable[[str, int | None], list[Example]]] = {
+def _word_removal_comparisons(split: str, size: int | None) -> list[Comparison]:
+    """Two descriptions of somebody, as the untrained policy writes them; the one with fewer insults is preferred."""
+    names = people()
+    if split not in names:
+        raise InputError(f"builtin:word_removal_comparisons has the splits {', '.join(names)}, not {split!r}")
+    rng = random.Random(f"word_removal_comparisons/{split}")
+    comparisons = []
+    for i in range(_DEFAULT_COMPARISONS if size is None else size):
+        name, counts = rng.choice(names[split]), rng.sample(range(6), 2)
+        texts = [word_removal.sentence(name, random_words(rng, word_removal.insults(), count)) for count in counts]
+        comparisons.append(Comparison(f"{split}-{i:06d}", name, *texts,
+                                      preferred="first" if counts[0] < counts[1] else "second"))
+    return comparisons
+
+
+def _word_removal_controlled(split: str, size: int | None) -> list[Example]:
+    """PAPER's targeted word removal: so many sentences (50) for each of 1..10 insults and 1..3 of them named.
+
+    The document is the refinement prompt, the reference the right refinement; the group says how many insults.
+    """
+    if split != "test":
+        raise InputError(f"builtin:word_removal_controlled has the split test, not {split!r}")
+    rng = random.Random("word_removal_controlled")
+    names, insults, task = people()["test"], word_removal.insults(), word_removal.WordRemoval()
+    examples = []
+    for count, named_count in itertools.product(range(1, 11), range(1, word_removal.MAX_NAMED + 1)):
+        for i in range((50 if size is None else size) if named_count <= count else 0):
+            name, words = rng.choice(names), random_words(rng, insults, count)
+            draft = word_removal.sentence(name, words)
+            present = [word for word in words if word in insults]
+            named = sorted(rng.sample(present, named_count), key=present.index)
+            feedback = word_removal.feedback_on(named, rng.randrange(3))
+            example = Example(id="", document=name)
+            examples.append(Example(
+                id=f"insults-{count:02d}-named-{named_count}-{i:03d}",
+                document=task.refine_prompt(example, draft, feedback).text,
+                reference=task.oracle_refinement(example, draft, feedback), group=f"{count:02d} insults"))
+    return examples
+
+
+GENERATORS: dict[str, Callable[[str, int | None], list[Example] | list[Comparison]]] = {
     "word_removal": _word_removal,
+    "word_removal_comparisons": _word_removal_comparisons,
+    "word_removal_controlled": _word_removal_controlled,
     "word_removal_pretraining": _word_removal_pretraining,
+    "word_removal_references": _word_removal_references,
 }
 
 
-def generate(name: str, split: str) -> list[Example]:
-    """The examples of `NAME` or `NAME:SIZE`. Raises InputError if there is no such data set."""
+def generate(name: str, split: str) -> list[Example] | list[Comparison]:
+    """The records of `NAME` or `NAME:SIZE`. Raises InputError if there is no such data set."""
     name, _, size = name.partition(":")
     if name not in GENERATORS:
         raise InputError(f"builtin:{name} is no data set; there are: {', '.join(sorted(GENERATORS))}")

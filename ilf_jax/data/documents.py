@@ -33,7 +33,7 @@ def load_documents(config: Config) -> Documents:
     held_back = data.eval_size if data.eval_source is None else 0
     size = data.train_size
     wanted = (len(rows) - held_back if size is None else size * config.iterations) + held_back
-    if wanted > len(rows) or held_back >= len(rows):
+    if max(wanted, held_back + (config.iterations > 0)) > len(rows):
         training = "at least one document to train on" if size is None else (
             f"{config.iterations} iterations of config.data.train_size={size}")
         raise InputError(f"{data.source} has {len(rows)} usable documents, which is too few for {training} and "

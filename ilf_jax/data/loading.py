@@ -5,12 +5,13 @@ import difflib
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 from ilf_jax.errors import InputError
 from ilf_jax.records import Example
 
+T = TypeVar("T")
 FIELDS = tuple(field.name for field in dataclasses.fields(Example))
 SCHEMES = ("jsonl", "tfds", "builtin")
 _MISSING = object()
@@ -34,10 +35,18 @@ class LoadResult:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Row:
-    where: str  # file:line, for messages
-    number: int  # from 1: line of the file, or row of the data set
-    value: Any  # the parsed row, or the InputError that reading it gave
+class Row:
+    """One row of a source, as it stands there.
+
+    Attributes:
+        where: file:line, for messages.
+        number: from 1: line of the file, or row of the data set.
+        value: the parsed row, or the InputError that reading it gave.
+    """
+
+    where: str
+    number: int
+    value: Any
 
 
 def load_examples(
@@ -65,61 +74,89 @@ def load_examples(
         InputError: the source cannot be read, the arguments are not as described, a row is bad (under 'stop'), two
             examples have one id, or no example is left.
     """
-    scheme, found, name = source.partition(":")
-    if not found or scheme not in SCHEMES or not name:
-        raise InputError(f"config.data.source: {source!r} given; allowed are jsonl:FILE, tfds:NAME, builtin:NAME")
     if on_error not in ("stop", "skip"):
         raise InputError(f"config.data.on_error: {on_error!r} given; allowed are 'stop', 'skip'")
-    _check_names("config.data.fields", fields)
-    _check_names("config.data.skip_empty", skip_empty)
+    check_names("config.data.fields", fields, FIELDS)
+    check_names("config.data.skip_empty", skip_empty, FIELDS)
     for field, path in fields.items():
         if not isinstance(path, str):
             raise InputError(f"config.data.fields.{field}: {path!r} given; must be the path of a field, as a string")
+    left_out = 0
+
+    def make(row: Row) -> Example | None:
+        nonlocal left_out
+        example = _to_example(row, fields)
+        if any(not getattr(example, field).strip() for field in skip_empty):
+            left_out += 1
+            return None
+        if not example.document.strip():
+            raise InputError(f"{row.where}: the document is empty; to leave such rows out, add 'document' to "
+                             "config.data.skip_empty")
+        return example
+
+    rows = read_rows(source, split, folder, "config.data")
+    examples, skipped, first_error = collect(rows, make, skip=on_error == "skip")
+    if not examples:
+        raise InputError(f"{source}: {_why_empty(skipped, left_out, skip_empty, first_error)}")
+    return LoadResult(tuple(examples), skipped, left_out, first_error)
+
+
+def read_rows(source: str, split: str, folder: str | None, section: str) -> Iterator[Row]:
+    """The rows of `jsonl:FILE`, `tfds:NAME` or `builtin:NAME`.
+
+    Args:
+        section: of the configuration that names the source, for messages: "config.data".
+
+    Raises:
+        InputError: the source cannot be read.
+    """
+    scheme, found, name = source.partition(":")
+    if not found or scheme not in SCHEMES or not name:
+        raise InputError(f"{section}.source: {source!r} given; allowed are jsonl:FILE, tfds:NAME, builtin:NAME")
     if scheme == "jsonl":
-        rows = _read_jsonl(pathlib.Path(name).expanduser())
-    elif scheme == "tfds":
-        rows = _read_tfds(name, split, folder)
-    else:
-        rows = _read_builtin(name, split)
-    return _collect(source, rows, fields, on_error == "skip", skip_empty)
+        return _read_jsonl(pathlib.Path(name).expanduser(), section)
+    if scheme == "tfds":
+        return _read_tfds(name, split, folder, section)
+    return _read_builtin(name, split)
 
 
-def _check_names(where: str, names: Any) -> None:
+def check_names(where: str, names: Any, allowed: Sequence[str]) -> None:
+    """Raises InputError for the first name that is no field, with the nearest one that is."""
     for name in names:
-        if name not in FIELDS:
-            near = difflib.get_close_matches(str(name), FIELDS, n=1, cutoff=0.0)
+        if name not in allowed:
+            near = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.0)
             raise InputError(f"{where}: unknown field {name!r}; did you mean {near[0]!r}? "
-                             f"Allowed are {', '.join(FIELDS)}")
+                             f"Allowed are {', '.join(allowed)}")
 
 
-def _collect(
-    source: str, rows: Iterator[_Row], fields: Mapping[str, str], skip: bool, skip_empty: tuple[str, ...]
-) -> LoadResult:
-    examples: list[Example] = []
+def collect(rows: Iterator[Row], make: Callable[[Row], T | None], *, skip: bool) -> tuple[list[T], int, str]:
+    """Records made of rows; None leaves a row out. They have an `id`, which must be unique.
+
+    Args:
+        skip: pass over bad rows rather than raise what is wrong with the first.
+
+    Returns:
+        The records, how many rows were passed over, and what was wrong with the first of those.
+    """
+    made: list[T] = []
     places: dict[str, str] = {}
-    skipped, left_out, first_error = 0, 0, ""
+    skipped, first_error = 0, ""
     for row in rows:
         try:
-            example = _to_example(row, fields)
-            if any(not getattr(example, field).strip() for field in skip_empty):
-                left_out += 1
+            record = make(row)
+            if record is None:
                 continue
-            if not example.document.strip():
-                raise InputError(f"{row.where}: the document is empty; to leave such rows out, add 'document' to "
-                                 "config.data.skip_empty")
-            if example.id in places:
-                raise InputError(f"{row.where}: id {example.id!r} is taken by {places[example.id]}; "
+            if record.id in places:
+                raise InputError(f"{row.where}: id {record.id!r} is taken by {places[record.id]}; "
                                  "ids must be unique")
         except InputError as e:
             if not skip:
                 raise
             skipped, first_error = skipped + 1, first_error or str(e)
             continue
-        places[example.id] = row.where
-        examples.append(example)
-    if not examples:
-        raise InputError(f"{source}: {_why_empty(skipped, left_out, skip_empty, first_error)}")
-    return LoadResult(tuple(examples), skipped, left_out, first_error)
+        places[record.id] = row.where
+        made.append(record)
+    return made, skipped, first_error
 
 
 def _why_empty(skipped: int, left_out: int, skip_empty: tuple[str, ...], first_error: str) -> str:
@@ -131,29 +168,47 @@ def _why_empty(skipped: int, left_out: int, skip_empty: tuple[str, ...], first_e
     return "no examples are left: " + "; ".join(reasons) if reasons else "the data set is empty; it needs a row"
 
 
-def _to_example(row: _Row, fields: Mapping[str, str]) -> Example:
-    if isinstance(row.value, InputError):
-        raise row.value
-    if isinstance(row.value, Example):
-        if not fields:
-            return row.value  # whatever more a subclass may hold is kept
-        row = dataclasses.replace(row, value=dataclasses.asdict(row.value))
-    if not isinstance(row.value, Mapping):
+def _to_example(row: Row, fields: Mapping[str, str]) -> Example:
+    if isinstance(row.value, Example) and not fields:
+        return row.value  # whatever more a subclass may hold is kept
+    # "group" is a common word in data, and means something here: it is read where it is asked for only.
+    names = [name for name in FIELDS if name != "group" or name in fields]
+    return Example(**texts(row, names, ("document",), fields, "config.data"))
+
+
+def texts(
+    row: Row, names: Sequence[str], required: Sequence[str], fields: Mapping[str, str], section: str
+) -> dict[str, str]:
+    """The fields of a row as text, by name; `id` is always among them.
+
+    Args:
+        required: names that must be there; so must those that are in `fields`.
+        fields: name -> dotted path, see `load_examples`.
+
+    Raises:
+        InputError: the row is bad, or lacks one.
+    """
+    value = row.value
+    if isinstance(value, InputError):
+        raise value
+    if dataclasses.is_dataclass(value):  # of a builtin data set
+        value = dataclasses.asdict(value)
+    if not isinstance(value, Mapping):
         raise InputError(f"{row.where}: not a JSON object, as {{\"document\": ...}}")
     values = {}
-    for field in FIELDS:
+    for field in names:
         path = fields.get(field, field)
-        value = _look_up(row.value, path) if path else _MISSING
-        if value is not _MISSING:
-            values[field] = _to_text(f"{row.where}: field {path!r} ({field})", value)
-        elif field == "document" or (path and field in fields):
-            have = ", ".join(sorted(map(str, row.value))) or "no fields"
-            raise InputError(f"{row.where}: the row lacks {path!r}, read as {field} (config.data.fields.{field}); "
+        found = _look_up(value, path) if path else _MISSING
+        if found is not _MISSING:
+            values[field] = _to_text(f"{row.where}: field {path!r} ({field})", found)
+        elif field in required or (path and field in fields):
+            have = ", ".join(sorted(map(str, value))) or "no fields"
+            raise InputError(f"{row.where}: the row lacks {path!r}, read as {field} ({section}.fields.{field}); "
                              f"it has {have}")
     values.setdefault("id", f"row-{row.number:06d}")
     if not values["id"].strip():
         raise InputError(f"{row.where}: the id is empty; ids must be unique, or the field left out of all rows")
-    return Example(**values)
+    return values
 
 
 def _look_up(row: Mapping[str, Any], path: str) -> Any:
@@ -191,7 +246,7 @@ def _to_text(where: str, value: Any) -> str:
     return text
 
 
-def _read_jsonl(path: pathlib.Path) -> Iterator[_Row]:
+def _read_jsonl(path: pathlib.Path, section: str) -> Iterator[Row]:
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
@@ -199,25 +254,25 @@ def _read_jsonl(path: pathlib.Path) -> Iterator[_Row]:
                 try:
                     text = line.decode("utf-8-sig" if number == 1 else "utf-8")
                     if text.strip():
-                        yield _Row(where, number, json.loads(text))
+                        yield Row(where, number, json.loads(text))
                 except UnicodeDecodeError as e:
-                    yield _Row(where, number, InputError(f"{where}: not UTF-8: {e}"))
+                    yield Row(where, number, InputError(f"{where}: not UTF-8: {e}"))
                 except (ValueError, RecursionError) as e:
-                    yield _Row(where, number, InputError(f"{where}: not a line of JSON: {e}"))
+                    yield Row(where, number, InputError(f"{where}: not a line of JSON: {e}"))
     except FileNotFoundError as e:
         siblings = os.listdir(path.parent) if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, siblings, n=1)
         hint = f"; did you mean {path.parent / near[0]}?" if near else f" (looked from {os.getcwd()})"
-        raise InputError(f"config.data.source: no file {path}{hint}") from e
+        raise InputError(f"{section}.source: no file {path}{hint}") from e
     except OSError as e:
-        raise InputError(f"config.data.source: {path} cannot be read: {e.strerror or e}") from e
+        raise InputError(f"{section}.source: {path} cannot be read: {e.strerror or e}") from e
 
 
-def _read_tfds(name: str, split: str, folder: str | None) -> Iterator[_Row]:
+def _read_tfds(name: str, split: str, folder: str | None, section: str) -> Iterator[Row]:
     try:
         import tensorflow_datasets as tfds
     except ImportError as e:
-        raise InputError(f"config.data.source: tfds:{name} needs the package tensorflow-datasets: {e}") from e
+        raise InputError(f"{section}.source: tfds:{name} needs the package tensorflow-datasets: {e}") from e
     if name == "slf5k":
         from ilf_jax.data import slf5k
 
@@ -226,14 +281,14 @@ def _read_tfds(name: str, split: str, folder: str | None) -> Iterator[_Row]:
         try:
             rows = tfds.data_source(name, split=split, data_dir=folder)
         except Exception as e:  # builders are other people's code, and fail in ways of their own
-            raise InputError(f"config.data.source: tfds:{name}, split {split!r}, folder {folder!r}, cannot be opened: "
+            raise InputError(f"{section}.source: tfds:{name}, split {split!r}, folder {folder!r}, cannot be opened: "
                              f"{type(e).__name__}: {e}") from e
     for i in range(len(rows)):
-        yield _Row(f"tfds:{name}[{split}] row {i + 1}", i + 1, rows[i])
+        yield Row(f"tfds:{name}[{split}] row {i + 1}", i + 1, rows[i])
 
 
-def _read_builtin(name: str, split: str) -> Iterator[_Row]:
+def _read_builtin(name: str, split: str) -> Iterator[Row]:
     from ilf_jax.data import builtin
 
     for number, example in enumerate(builtin.generate(name, split), start=1):
-        yield _Row(f"builtin:{name}[{split}] row {number}", number, example)
+        yield Row(f"builtin:{name}[{split}] row {number}", number, example)

@@ -5,11 +5,10 @@ import tempfile
 from collections.abc import Mapping, Sequence
 
 import jax
-from jax.sharding import Mesh
 
+from ilf_jax import checks, hardware, progress, sharding, tokenizer_training
 from ilf_jax import config as config_lib
-from ilf_jax import hardware, ilf, progress, sharding, tokenizer_training
-from ilf_jax.data import documents
+from ilf_jax.data import comparisons, documents
 from ilf_jax.dry_run import advice, mask, shapes, steps
 from ilf_jax.errors import InputError
 from ilf_jax.models import transformer
@@ -38,12 +37,12 @@ def dry_run(config: config_lib.Config, topology: str | None = None) -> int:
     devices = hardware.topology(topology) if topology else jax.devices()
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
     models.compute_of(config, mesh)
-    ilf.check_sources(config, task)
+    checks.check_sources(config, task)
     placements = {part: sharding.Placement(mesh, models.read_model_config(steps.uri_of(config, part)))
                   for part in _PARTS}
     _show_models(config, placements)
     try:
-        sizes = _show_documents(config, task, mesh)
+        sizes = _show_documents(config, task, placements["policy"])
     except InputError as e:
         if topology is None:
             raise
@@ -52,15 +51,19 @@ def dry_run(config: config_lib.Config, topology: str | None = None) -> int:
     return _show_steps(config, placements, sizes)
 
 
-def _show_documents(config: config_lib.Config, task: Task, mesh: Mesh) -> shapes.Shapes:
+def _show_documents(config: config_lib.Config, task: Task, policy: sharding.Placement) -> shapes.Shapes:
     """What there is to see of documents and tokenizers, and how large it makes the steps."""
     found = documents.load_documents(config)
-    ilf.check_documents(config, found)
-    train = found.by_iteration[1]
+    checks.check_documents(config, found)
+    if config.reward.source is not None:
+        comparisons.load_comparisons(config.reward)
+    train = found.by_iteration.get(1) or found.held_out
+    _show_run(config, found)
+    if not train:
+        return shapes.assumed(config, policy)
     with tempfile.TemporaryDirectory() as folder:
-        roles = models.Roles(config, models.Models(mesh, config.seed), _tokenizer(config, train, folder), None)
+        roles = models.Roles(config, models.Models(policy.mesh, config.seed), _tokenizer(config, train, folder), None)
         sizes = shapes.measured(config, task, roles, train)
-        _show_run(config, found)
         _show_example(config, task, roles, train)
     return sizes
 
@@ -78,9 +81,13 @@ def _show_models(config: config_lib.Config, placements: Mapping[str, sharding.Pl
 
 def _show_run(config: config_lib.Config, found: documents.Documents) -> None:
     progress.print_table("documents", ["iterations", "each", "held out"],
-                         [[config.iterations, len(found.by_iteration[1]), len(found.held_out)]])
-    progress.print_table("stages", ["an iteration runs"],
-                         [[" -> ".join([*targets.needed_stages(config), "finetune", "evaluate"])]])
+                         [[config.iterations, len(found.by_iteration.get(1, ())), len(found.held_out)]])
+    held_out = ["evaluate", *(["best_of_n"] if config.evaluate.best_of_n > 1 else [])] if found.held_out else []
+    rows = [["before", " -> ".join([*(["reward"] if config.reward.source else []), *held_out])],
+            ["each iteration", " -> ".join([*targets.needed_stages(config), "finetune", *held_out])],
+            ["after", "rank"]]
+    wanted = {"each iteration": config.iterations > 0, "after": config.evaluate.rank}
+    progress.print_table("stages", ["when", "what"], [row for row in rows if wanted.get(row[0], True)])
 
 
 def _tokenizer(config: config_lib.Config, train: Sequence[Example], folder: str) -> pathlib.Path:

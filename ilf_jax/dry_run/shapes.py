@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from ilf_jax import config as config_lib
 from ilf_jax.records import Example
 from ilf_jax.sharding import Placement
-from ilf_jax.stages import batching, finetune, judge
+from ilf_jax.stages import batching, finetune, judge, training
 from ilf_jax.stages.role import Role
 from ilf_jax.stages.run import Roles
 from ilf_jax.tasks.base import Task
@@ -82,8 +82,7 @@ def measured(config: config_lib.Config, task: Task, roles: Roles, documents: Seq
     examples = [finetune.training_example(settings, task, policy, e, _completion(config, policy, e)) for e in chosen]
     planned = plan.make_plan(
         examples, epochs=1, batch_size=settings.batch_size, accumulation=settings.accumulation, shuffle=False, seed=0,
-        merge=settings.packing, row_length=batching.bucket(max(map(len, examples))),
-        row_multiple=policy.placement.batch_shards,
+        **training.row_shape(settings, policy, examples),
     )
     longest = f"the {len(chosen)} longest of" if len(chosen) < len(documents) else "all"
     return Shapes(

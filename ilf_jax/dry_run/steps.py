@@ -19,7 +19,7 @@ from ilf_jax.models.compute import Compute, in_precision
 from ilf_jax.models.config import ModelConfig
 from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.sharding import Placement, batch_sharding
-from ilf_jax.stages import finetune, generation, models, role, targets
+from ilf_jax.stages import generation, models, role, targets, training
 from ilf_jax.steps import finetune as finetune_steps
 from ilf_jax.training import lora, objectives, optimizer
 
@@ -222,7 +222,7 @@ def _finetune(config: config_lib.Config, placement: Placement, shapes: Shapes) -
              "weights": ((A, R, T), np.float32)}
     batch = dict(zip(named, _batch(placement, *named.values(), axis=1), strict=True))
     objective = objectives.NextTokenLoss(model, models.compute_of(config, placement.mesh), settings.remat)
-    lowered = finetune.train_step_program(state).lower(objective, opt, state, frozen, batch, np.float32(0))
+    lowered = training.train_step_program(state).lower(objective, opt, state, frozen, batch, np.float32(0))
     work = flops.training(model, tokens=A * R * L, seen=L / 2, targets=A * R * T)
     held = _bytes(state) + _bytes(frozen)
     return lowered, held, work, 2 * held

@@ -10,9 +10,10 @@ import jax.numpy as jnp
 from ilf_jax.models import kernels
 from ilf_jax.models.compute import Compute
 
-# Queries that are worked on together: a block sees only the keys up to its end, which spares half of the scores, and
-# what it needs stays in a CPU's cache.
-_BLOCK = 128
+# Queries that are worked on together: a block sees only the keys up to its end, which spares up to half of the scores,
+# and what it needs stays in a CPU's cache. Blocks make programs large, which XLA's CPU backend takes the square of to
+# load: up to a length, three blocks spare a third of the scores, and then blocks are kept from growing.
+_BLOCK, _BLOCKS, _LARGEST = 128, 3, 512
 _NEVER = -1e30
 
 
@@ -42,9 +43,10 @@ def blockwise(
     """`causal` in plain XLA, some queries at a time."""
     B, L, K, G, H = q_BxLxKxGxH.shape
     q = q_BxLxKxGxH.transpose(0, 2, 3, 1, 4)
+    size = min(max(_BLOCK, -(-L // _BLOCKS)), _LARGEST)
     outs = []
-    for start in range(0, L, _BLOCK):
-        stop = min(start + _BLOCK, L)
+    for start in range(0, L, size):
+        stop = min(start + size, L)
         first = 0 if window is None else max(0, start - window + 1)
         rows = q[:, :, :, start:stop].reshape(B, K, G * (stop - start), H)
         keys, values = k_BxKxLxH[:, :, first:stop], v_BxKxLxH[:, :, first:stop]

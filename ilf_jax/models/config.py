@@ -35,6 +35,7 @@ class ModelConfig:
         embedding_scale: multiplies embeddings (Gemma: sqrt(hidden_size)).
         logit_softcap: logits become cap * tanh(logits / cap); 0 means off.
         logit_scale: multiplies logits.
+        scalar_head: has a vector beside the vocabulary, whose product with a hidden state is a reward.
     """
 
     family: str
@@ -68,6 +69,7 @@ class ModelConfig:
     tied_embeddings: bool = True
     logit_softcap: float = 0.0
     logit_scale: float = 1.0
+    scalar_head: bool = False
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
@@ -102,7 +104,11 @@ def _llama(width: int, inner: int, layers: int, heads: int) -> ModelConfig:
 
 SHAPES: dict[str, ModelConfig] = {
     "tiny": small_shape(width=32, layers=2, vocab_size=512),
+    "word_removal_100k": small_shape(width=32, layers=4),
+    "word_removal_300k": small_shape(width=64, layers=4),
     "word_removal_1m": small_shape(width=128, layers=4),
+    "word_removal_3m": small_shape(width=192, layers=6),
+    "word_removal_10m": small_shape(width=288, layers=9),
     "llama_8b": _llama(4096, 14_336, 32, 32),
     "llama_70b": _llama(8192, 28_672, 80, 64),
     # Brown et al. 2020, table 2.1: the size of the paper's policy.

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
-_SPLASH_BLOCK = 128
+SPLASH_BLOCK = 128
+"""The splash kernel takes rows of multiples of this."""
 
 
 def flash(
@@ -30,7 +31,7 @@ def splash_fits(shape: tuple[int, ...], mesh: Mesh) -> bool:
     """Whether the splash kernel takes queries of this shape (B x L x K x G x H) on this mesh."""
     B, L, K, _, _ = shape
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    return L % _SPLASH_BLOCK == 0 and K % mesh.shape["tensor"] == 0 and B % shards == 0
+    return L % SPLASH_BLOCK == 0 and K % mesh.shape["tensor"] == 0 and B % shards == 0
 
 
 def splash(

@@ -29,6 +29,8 @@ _ACTIVATIONS = {
 }
 GRADIENT_SO_FAR = "gradient_so_far"
 """Name of what may stand beside a kernel in params; see `Linear`."""
+SCALAR_HEAD = "scalar_head"
+"""Name of a reward model's head in params."""
 # What a layer keeps for the backward pass: its input, and with "dots" the outputs of its Linears, but no scores.
 _KEPT = "matmul with params"
 _REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.save_only_these_names(_KEPT)}
@@ -256,6 +258,8 @@ class Transformer(nn.Module):
             x = x + positions[positions_BxCxL + c.position_offset]
         if not c.tied_embeddings:
             self.param("unembedding", rows_init, (c.vocab_size, c.hidden_size), jnp.float32)
+        if c.scalar_head:
+            self.param(SCALAR_HEAD, nn.initializers.zeros, (c.hidden_size,), jnp.float32)
         x = self.compute.in_rows(x.astype(self.compute.dtype))
         kvs = []
         layer_class = Layer
@@ -369,3 +373,13 @@ def unembed(config: ModelConfig, params: Params, hidden: jax.Array, rows: jax.Ar
     if config.logit_softcap:
         logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
     return logits
+
+
+def with_scalar_head(config: ModelConfig, params: Params) -> Params:
+    """The params of a language model with a scalar head, all zeros, beside the others."""
+    return {**params, SCALAR_HEAD: jnp.zeros(config.hidden_size, jnp.float32)}
+
+
+def scalar(params: Params, hidden: jax.Array) -> jax.Array:
+    """Float32 value of hidden states (... x D) by the scalar head, of shape (...)."""
+    return jnp.einsum("...d,d->...", hidden.astype(jnp.float32), params[SCALAR_HEAD])

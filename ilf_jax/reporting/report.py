@@ -8,7 +8,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from ilf_jax.reporting import plots, samples, tables, workfolder
+from ilf_jax.reporting import judgements, plots, samples, tables, workfolder
 
 
 def _lead(work: workfolder.WorkFolder) -> dict[str, Any] | None:
@@ -17,7 +17,7 @@ def _lead(work: workfolder.WorkFolder) -> dict[str, Any] | None:
     if name is None:
         return None
     found = tables.series(work, "evaluate", name)
-    others = {label: tables.series(run, "evaluate", name) for label, run in tables.runs(work).items()}
+    others = {label: tables.series(run, stage, name) for label, (run, stage) in tables.systems(work).items()}
     return {
         "name": tables.spoken(name),
         "direction": tables.direction(name),
@@ -55,6 +55,8 @@ def render(work: workfolder.WorkFolder) -> str:
         lead=_lead(work),
         headline=tables.headline_table(work),
         plots=[(plot, markupsafe.Markup(plot.svg)) for plot in plots.draw(work)],
+        rank=judgements.rank_table(work),
+        agreement=judgements.agreement_table(work),
         scorers=tables.scorer_table(work),
         stage_metrics=tables.stage_metrics(work),
         rates=tables.rate_table(work),

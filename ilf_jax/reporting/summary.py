@@ -20,10 +20,12 @@ def summary(work: WorkFolder) -> tuple[list[str], list[list[str]]]:
     lead = tables.headline(work)
     pickers = [p for p in _PICKERS if f"exact_match_{p}" in work.names("score")]
     target = work.config["finetune"]["target"]
+    best = {label: found for label, found in tables.systems(work).items() if found[1] == "best_of_n"}
     columns = ["iteration"]
     if lead:
         columns.append(f"{lead}: {tables.ILF if target == 'refinement' else target}")
         columns += [f"{lead}: on {tables.ARM_LABELS.get(arm, arm)}" for arm in work.arms]
+        columns += [f"{lead}: {label}" for label in best]
     if pickers:
         method = work.config["score"]["method"]
         columns.append("refinements right")
@@ -34,6 +36,7 @@ def summary(work: WorkFolder) -> tuple[list[str], list[list[str]]]:
         row = [str(k)]
         if lead:
             row += [tables.with_error(w.value(k, "evaluate", lead)) for w in (work, *work.arms.values())]
+            row += [tables.with_error(w.value(k, stage, lead)) for w, stage in best.values()]
         if pickers:
             row.append(tables.with_error(work.value(k, "refine", "exact_match")))
         row += [tables.with_error(work.value(k, "score", f"exact_match_{p}")) for p in pickers]

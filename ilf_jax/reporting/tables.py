@@ -12,6 +12,8 @@ from ilf_jax.reporting.workfolder import STAGES, Metric, WorkFolder
 
 HEADLINES = ("insult_rate", "win_rate", "nll_human_refinement", "nll_reference", "rouge_l")
 ARM_LABELS = {
+    "refinement": "ILF",
+    "feedback_refinement": "feedback and refinement",
     "initial": "initial drafts",
     "random": "random refinement",
     "longest": "longest refinement",
@@ -76,21 +78,30 @@ def runs(work: WorkFolder) -> dict[str, WorkFolder]:
     return {ILF: work, **{ARM_LABELS.get(name, name): arm for name, arm in work.arms.items()}}
 
 
+def systems(work: WorkFolder) -> dict[str, tuple[WorkFolder, str]]:
+    """What was evaluated, by label: (run, stage). ILF, its arms, and the best of N outputs of each that drew them."""
+    found = {label: (run, "evaluate") for label, run in runs(work).items()}
+    for label, run in runs(work).items():
+        if run.names("best_of_n"):
+            found[f"{label}, best of {run.config['evaluate']['best_of_n']}"] = (run, "best_of_n")
+    return found
+
+
 def series(work: WorkFolder, stage: str, metric: str) -> list[Metric]:
     """A metric over the iterations."""
     return [m for m in work.metrics if (m.stage, m.metric) == (stage, metric)]
 
 
 def headline_table(work: WorkFolder) -> Table:
-    """Evaluation metrics by iteration, a column for ILF and for each arm; the leading metric first."""
-    by_label = runs(work)
+    """Evaluation metrics by iteration, a column for each system; the leading metric first."""
+    by_label = systems(work)
     lead = headline(work)
-    names = dict.fromkeys(name for run in by_label.values() for name in run.names("evaluate"))
+    names = dict.fromkeys(name for run, _ in by_label.values() for name in run.names("evaluate"))
     rows = []
     for name in sorted(names, key=lambda name: name != lead):
-        numbers = sorted({m.iteration for run in by_label.values() for m in series(run, "evaluate", name)})
+        numbers = sorted({m.iteration for run, stage in by_label.values() for m in series(run, stage, name)})
         for i, iteration in enumerate(numbers):
-            values = [with_error(run.value(iteration, "evaluate", name)) for run in by_label.values()]
+            values = [with_error(run.value(iteration, stage, name)) for run, stage in by_label.values()]
             rows.append([spoken(name) if i == 0 else "", str(iteration), *values])
     return Table(["metric", "iteration", *by_label], rows, row_heads=2)
 
@@ -100,7 +111,7 @@ def stage_metrics(work: WorkFolder) -> dict[str, Table]:
     tables = {}
     for stage in [*STAGES, *sorted({m.stage for m in work.metrics} - set(STAGES))]:
         names = work.names(stage)
-        if stage == "evaluate" or not names:
+        if stage in ("evaluate", "rank") or not names:
             continue
         numbers = sorted({m.iteration for m in work.metrics if m.stage == stage})
         rows = [[spoken(name), *(with_error(work.value(k, stage, name)) for k in numbers)] for name in names]
@@ -199,14 +210,21 @@ def rate_table(work: WorkFolder) -> Table:
 
 
 def time_table(work: WorkFolder) -> Table:
-    """Wall time of each stage from the manifests, a row an iteration."""
+    """Wall time of each stage from the manifests, with tokens a second where those were counted; a row an iteration."""
+    stages = [name for name in STAGES if any(name in iteration.stages for iteration in work.iterations)]
     rows = []
     for iteration in work.iterations:
-        times = [iteration.stages[s].seconds if s in iteration.stages else None for s in STAGES]
-        total = sum(t for t in times if t is not None)
-        cells = ["–" if t is None else duration(t) for t in times]
-        rows.append([str(iteration.number), *cells, duration(total)])
-    return Table(["iteration", *STAGES, "sum"], rows)
+        costs = [iteration.stages[s].manifest.get("cost", {}) if s in iteration.stages else {} for s in stages]
+        total = sum(cost.get("seconds") or 0.0 for cost in costs)
+        rows.append([str(iteration.number), *map(_time_and_speed, costs), duration(total)])
+    return Table(["iteration", *stages, "sum"], rows)
+
+
+def _time_and_speed(cost: dict[str, Any]) -> str:
+    if cost.get("seconds") is None:
+        return "–"
+    speed = f", {cost['tokens'] / cost['seconds']:,.0f} tok/s" if cost.get("tokens") and cost["seconds"] else ""
+    return duration(cost["seconds"]) + speed
 
 
 def versions(work: WorkFolder) -> dict[str, str]:

@@ -14,15 +14,7 @@ from ilf_jax.errors import InputError
 
 R = TypeVar("R")
 
-RECORD_TYPES: dict[str, type] = {
-    "draft": records.Draft,
-    "feedback": records.Feedback,
-    "refine": records.Candidates,
-    "score": records.Scored,
-    "finetune": records.Target,
-    "evaluate": records.Output,
-}
-STAGES = tuple(RECORD_TYPES)
+STAGES = tuple(records.OF_STAGES)
 _SHARD = re.compile(r"\d{5}-of-\d{5}\.jsonl")
 _ITERATION = re.compile(r"iteration_(\d+)")
 
@@ -151,7 +143,8 @@ def _read_stage(folder: Path, cls: type, missing: list[str]) -> Stage:
 
 def _read_iteration(folder: Path, number: int, missing: list[str]) -> Iteration:
     stages = {
-        name: _read_stage(folder / name, cls, missing) for name, cls in RECORD_TYPES.items() if (folder / name).is_dir()
+        name: _read_stage(folder / name, cls, missing) for name, cls in records.OF_STAGES.items()
+        if (folder / name).is_dir()
     }
     return Iteration(
         number,
@@ -177,11 +170,13 @@ def _read_metrics(path: Path, missing: list[str]) -> list[Metric]:
     return sorted(found.values(), key=lambda metric: metric.iteration)
 
 
-def _absent(config: dict[str, Any], iterations: list[Iteration]) -> list[str]:
+def _absent(config: dict[str, Any], iterations: list[Iteration], arm: bool) -> list[str]:
     """Stages that a finished run of this config has and this one has not."""
     by_number = {iteration.number: iteration for iteration in iterations}
     before_target = STAGES_BEFORE_TARGET.get(config.get("finetune", {}).get("target"), TRAINING_STAGES)
     evaluates = config.get("data", {}).get("eval_size") != 0
+    settings = config.get("evaluate", {})
+    held_out = ("evaluate", *(("best_of_n",) if settings.get("best_of_n", 1) > 1 else ())) if evaluates else ()
     last = config.get("iterations")
     numbers = range(1, last + 1) if isinstance(last, int) else sorted(set(by_number) - {0})
     gone = []
@@ -190,7 +185,10 @@ def _absent(config: dict[str, Any], iterations: list[Iteration]) -> list[str]:
             gone.append(f"iteration {number}")
             continue
         wanted = () if number == 0 else (*before_target, "finetune")
-        wanted += ("evaluate",) if evaluates else ()
+        wanted += held_out
+        if not arm:  # arms are given the reward model, and ranked with the run
+            wanted += ("reward",) if number == 0 and config.get("reward", {}).get("source") else ()
+            wanted += ("rank",) if number == last and settings.get("rank") else ()
         for name in STAGES:
             stage = by_number[number].stages.get(name)
             if stage is None and name in wanted:
@@ -222,7 +220,7 @@ def read(path: str | Path, *, arm: bool = False) -> WorkFolder:
             iterations.append(_read_iteration(folder, int(match[1]), missing))
     iterations.sort(key=lambda iteration: iteration.number)
     metrics = _read_metrics(path / "metrics.jsonl", missing)
-    missing = _absent(config, iterations) + missing
+    missing = _absent(config, iterations, arm) + missing
     arms: dict[str, WorkFolder] = {}
     for folder in sorted((path / "compare").iterdir()) if not arm and (path / "compare").is_dir() else []:
         if (folder / "config.json").exists():

@@ -2,6 +2,8 @@
 
 import bisect
 import collections
+import itertools
+import math
 from collections.abc import Iterable, Sequence
 
 _SHORTEST = 16
@@ -31,18 +33,43 @@ def row_lengths(lengths: Iterable[int], program_tokens: float) -> tuple[int, ...
     padding, where another length in the set counts as `program_tokens` tokens (what could be computed while a program
     compiles).
     """
+    return min((tokens + program_tokens * len(chosen), chosen) for tokens, chosen in _sets(lengths))[1]
+
+
+def paired_row_lengths(
+    first: Iterable[int], second: Iterable[int], program_tokens: float
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """As `row_lengths`, for rows of two kinds of which a program takes some of each: one for each pair of lengths."""
+    pairs = itertools.product(_sets(first), _sets(second))
+    costs = ((a + b + program_tokens * len(ones) * len(others), ones, others) for (a, ones), (b, others) in pairs)
+    return min(costs)[1:]
+
+
+def _sets(lengths: Iterable[int]) -> list[tuple[int, tuple[int, ...]]]:
+    """For each number of lengths the set of that size with the fewest tokens after padding, and how many they are."""
     counts = sorted(collections.Counter(map(_fine, lengths)).items())
-    # best[i]: tokens of the rows of the i shortest lengths, and the set that holds them.
-    best: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
-    for i, (size, _) in enumerate(counts, start=1):
-        rows = 0
-        options = []
-        for j in range(i, 0, -1):  # rows of lengths j..i are all padded to the i-th
-            rows += counts[j - 1][1]
-            tokens, chosen = best[j - 1]
-            options.append((tokens + rows * size + program_tokens, (*chosen, size)))
-        best.append(min(options))
-    return best[-1][1]
+    # Of the rows of the i shortest lengths, by i: tokens, and the set that holds them; one list for each size of sets.
+    best: list[list[tuple[float, tuple[int, ...]]]] = [[(0, ()), *[(math.inf, ())] * len(counts)]]
+    for _ in counts:
+        last, found = best[-1], [(math.inf, ())]
+        for i, (size, _) in enumerate(counts, start=1):
+            rows = 0
+            options = []
+            for j in range(i, 0, -1):  # rows of lengths j..i are all padded to the i-th
+                rows += counts[j - 1][1]
+                tokens, chosen = last[j - 1]
+                options.append((tokens + rows * size, (*chosen, size)))
+            found.append(min(options))
+        best.append(found)
+    return [of_size[-1] for of_size in best[1:]] or [(0, ())]
+
+
+def lengths_between(shortest: int, longest: int) -> list[int]:
+    """Row lengths in steps of a sixteenth of an octave, the first of them no less than `shortest`; one at least."""
+    found = [_fine(shortest)]
+    while (following := _fine(found[-1] + 1)) <= longest:
+        found.append(following)
+    return found
 
 
 def row_length(longest: int, allowed: Sequence[int]) -> int:

@@ -81,6 +81,11 @@ def ask(role: Role, example_id: str, questions_CxQ: Sequence[Sequence[Question]]
     return Asked(min(apart, together, key=lambda groups: sum(g.num_tokens for g in groups)), exact)
 
 
+def continuations(prompt: Sequence[int], rows: Sequence[Sequence[int]]) -> Asked:
+    """C texts behind one prompt, for a model that says a number of its own after each: nothing is asked."""
+    return Asked([_group([[*prompt, *row] for row in rows], [(0, 0)] * len(rows), 1)], exact=True)
+
+
 def _group(rows: list[list[int]], answers: list[tuple[int, int]], count: int) -> Group:
     """C x `count` prompts, those about one text one after another."""
     shared = batching.common_prefix(rows)
@@ -102,10 +107,11 @@ def _branch(rows: list[list[int]], answers: list[tuple[int, int]]) -> Branch:
 
 @dataclasses.dataclass(frozen=True)
 class RowLengths:
-    """What prefixes and branches are padded to, by how many questions a branch asks; see `Role.row_lengths`."""
+    """What prefixes and branches are padded to, by how many questions a branch asks; to buckets where nothing is said.
+    """
 
-    prefixes: dict[int, tuple[int, ...]]
-    branches: dict[int, tuple[int, ...]]
+    prefixes: dict[int, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    branches: dict[int, tuple[int, ...]] = dataclasses.field(default_factory=dict)
 
 
 def row_lengths(role: Role, asked: Iterable[Asked]) -> RowLengths:
@@ -116,8 +122,8 @@ def row_lengths(role: Role, asked: Iterable[Asked]) -> RowLengths:
             prefixes[group.num_questions].append(len(group.prefix))
             longest = max(len(branch.tokens) for branch in group.branches)
             branches[group.num_questions] += [longest] * len(group.branches)
-    return RowLengths(*({count: role.row_lengths(found) for count, found in sorted(of.items())}
-                        for of in (prefixes, branches)))
+    paired = {count: role.paired_row_lengths(prefixes[count], branches[count]) for count in sorted(prefixes)}
+    return RowLengths(*({count: lengths[kind] for count, lengths in paired.items()} for kind in (0, 1)))
 
 
 def favourable_probabilities(role: Role, asked: Sequence[Asked], batch_size: int) -> list[np.ndarray]:
@@ -126,9 +132,14 @@ def favourable_probabilities(role: Role, asked: Sequence[Asked], batch_size: int
 
 
 def start_asking(
-    role: Role, asked: Sequence[Asked], batch_size: int, lengths: RowLengths
+    role: Role, asked: Sequence[Asked], batch_size: int, lengths: RowLengths,
+    read: Callable[[np.ndarray], np.ndarray] = instruct_rm.favourable_probability,
 ) -> Callable[[], list[np.ndarray]]:
-    """As `favourable_probabilities`, but returns while the device is at work; what it returns waits."""
+    """As `favourable_probabilities`, but returns while the device is at work; what it returns waits.
+
+    Args:
+        read: makes a number of the logits of a question's answers, which stand on the last axis.
+    """
     groups = [group for one in asked for group in one.groups]
     batches: list[tuple[list[int], jax.Array]] = []
     for count in sorted({group.num_questions for group in groups}):  # those of a batch ask as many questions
@@ -144,7 +155,7 @@ def start_asking(
     def probabilities() -> list[np.ndarray]:
         found: dict[int, np.ndarray] = {}
         for picked, logits in batches:
-            rows = instruct_rm.favourable_probability(performance.fetch(logits))
+            rows = read(performance.fetch(logits))
             found |= zip(picked, rows, strict=False)  # rows beyond those picked only fill up the batch
         scores = (found[i] for i in range(len(groups)))
         return [np.concatenate([next(scores) for _ in one.groups], axis=1) for one in asked]

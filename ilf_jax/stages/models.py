@@ -14,6 +14,8 @@ from ilf_jax.models.config import ModelConfig
 from ilf_jax.stages.role import Role
 from ilf_jax.tokenizer import Tokenizer, check_vocab
 
+# Parts that are described by the section of another one.
+_SECTIONS = {"base": "policy", "reward_base": "reward_model"}
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -119,14 +121,24 @@ class Roles:
 
     def __init__(
         self, config: config_lib.Config, models: Models, tokenizer_folder: storage.Path,
-        policy_checkpoint: storage.Path | None,
+        policy_checkpoint: storage.Path | None, reward_checkpoint: storage.Path | None = None,
     ) -> None:
-        """`policy_checkpoint`: the current policy's; None while it is the base checkpoint itself."""
+        """What plays a part that the configuration alone does not tell.
+
+        Args:
+            policy_checkpoint: the current policy's; None while it is the base checkpoint itself.
+            reward_checkpoint: that of the reward model which the run trains; None where it trains none.
+        """
         self._config, self._models, self._tokenizer_folder = config, models, tokenizer_folder
         self._policy_uri = config.policy.checkpoint if policy_checkpoint is None else _saved_uri(policy_checkpoint)
+        self._reward_uri = None if reward_checkpoint is None else _saved_uri(reward_checkpoint)
 
     def get(self, name: str) -> Role:
-        """The model that plays `name`: policy, base (the policy before training), refiner, judge, critic, embedder.
+        """The model that plays a part.
+
+        Args:
+            name: policy, base (the policy before training), refiner, judge, critic, embedder, reward_model, or
+                reward_base (what the reward model is trained from).
 
         Raises:
             InputError: the checkpoint cannot be loaded, or its tokenizer does not belong to it.
@@ -141,7 +153,7 @@ class Roles:
         tokenizer = self._models.tokenizer(tokenizer_uri(own, self._tokenizer_folder))
         check_vocab(tokenizer, model, uri)
         return Role(
-            name="policy" if name == "base" else name,  # for messages, which name config keys
+            name=_SECTIONS.get(name, name),  # for messages, which name config keys
             settings=settings, model=model, params={}, tokenizer=tokenizer,
             placement=sharding.Placement(self._models.mesh, model), compute=compute_of(self._config, self._models.mesh),
         )
@@ -150,14 +162,20 @@ class Roles:
         """Params to train, see `Models.take`."""
         return self._models.take(self._uri(name))
 
+    def forget(self, name: str) -> None:
+        """See `Models.forget`."""
+        self._models.forget(self._uri(name))
+
     def keep(self, checkpoint: storage.Path, params: transformer.Params) -> None:
         """Params that were trained and saved, see `Models.keep`."""
         self._models.keep(_saved_uri(checkpoint), params)
 
     def _settings(self, name: str) -> config_lib.Model:
-        return self._config.policy if name in ("policy", "base") else getattr(self._config, name)
+        return getattr(self._config, _SECTIONS.get(name, name))
 
     def _uri(self, name: str) -> str:
+        if name == "reward_model" and self._reward_uri is not None:
+            return self._reward_uri
         plays_policy = name == "policy" or self._settings(name).checkpoint == "policy"
         return self._policy_uri if plays_policy else self._settings(name).checkpoint
 
@@ -173,6 +191,9 @@ def check(config: config_lib.Config, roles: list[str]) -> None:
         if uri == "policy":
             continue
         try:
-            read_model_config(uri)
+            model = read_model_config(uri)
         except InputError as e:
             raise InputError(f"config.{name}.checkpoint: {e}") from e
+        if model.scalar_head and name != "reward_model":
+            raise InputError(f"config.{name}.checkpoint: {uri} is a reward model with a scalar head, which writes and "
+                             "answers nothing")

@@ -177,6 +177,7 @@ class Role:
     ) -> jax.Array:
         """Logits of both answers to the Q questions of each prefix's C branches, B x C x Q x 2.
 
+        A model with a scalar head gives its reward in their place, B x C x Q x 1.
         Prefixes are padded to `prefix_length`, branches to `branch_length`.
         B is `batch_size`, or a little more on a mesh; rows beyond the prefixes given mean nothing. The device may still
         be at work.
@@ -196,8 +197,19 @@ class Role:
 
     def row_lengths(self, lengths: Iterable[int]) -> tuple[int, ...]:
         """What rows of these lengths are padded to; the smaller the model, the fewer lengths are worth a program."""
+        return batching.row_lengths(lengths, self._program_tokens)
+
+    def paired_row_lengths(
+        self, first: Iterable[int], second: Iterable[int]
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """As `row_lengths`, for programs that take rows of two kinds."""
+        return batching.paired_row_lengths(first, second, self._program_tokens)
+
+    @property
+    def _program_tokens(self) -> float:
+        """Tokens that could be computed while a program compiles."""
         num_params = sum(leaf.size for leaf in jax.tree.leaves(transformer.param_shapes(self.model)))
-        return batching.row_lengths(lengths, _PROGRAM_FLOPS / (2 * num_params))
+        return _PROGRAM_FLOPS / (2 * num_params)
 
     def pad(
         self, rows: Sequence[Sequence[int]], batch: int, length: int | None = None

@@ -30,6 +30,9 @@ class Roles(Protocol):
     def take(self, name: str) -> Params:
         """Its params to train, float32, in the training layout; they are the caller's."""
 
+    def forget(self, name: str) -> None:
+        """Lets go of its params."""
+
     def keep(self, checkpoint: storage.Path, params: Params) -> None:
         """Holds params that were trained and saved, so that they are not read again."""
 

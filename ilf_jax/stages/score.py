@@ -11,6 +11,7 @@ from ilf_jax.records import Candidates, Draft, Example, Feedback, Scored
 from ilf_jax.sampling import decode
 from ilf_jax.scoring import baselines, embedding, instruct_rm, selection
 from ilf_jax.stages import judge as judge_lib
+from ilf_jax.stages import picks, rewarder
 from ilf_jax.stages import run as run_lib
 from ilf_jax.tasks.prompts import Question
 
@@ -43,7 +44,8 @@ def run(run: run_lib.Run) -> None:
         run.folder("draft").read(Draft), run.folder("feedback").read(Feedback), run.folder("refine").read(Candidates)
     )
     method = run.config.score.method
-    scorer = {"instruct_rm": _instruct_rm, "embedding": _embedding}.get(method, _baseline)(run, inputs)
+    scorers = {"instruct_rm": _instruct_rm, "embedding": _embedding, "reward_model": _reward_model}
+    scorer = scorers.get(method, _baseline)(run, inputs)
     works: dict[str, performance.Work] = {}
 
     def start(batch: list[Example]) -> Callable[[], list[Scored]]:
@@ -55,7 +57,7 @@ def run(run: run_lib.Run) -> None:
     lengths = [len(e.document) for e in run.examples]
     done = run_lib.process_shards(run, "score", run.examples, lengths, _SHARD_DOCUMENTS, Scored, start,
                                   lambda scored: works[scored.id])
-    numbers = _numbers(run, done.records, inputs)
+    numbers = picks.numbers(run, done.records, inputs.drafts, inputs.feedback, inputs.candidates)
     if method == "instruct_rm" and run.config.score.prompts == "tree":
         numbers += _agreement(run, done.records, inputs)
     metrics = run.summarise("score", numbers)
@@ -99,11 +101,11 @@ def _agreement(run: run_lib.Run, scored: dict[str, Scored], inputs: _Inputs) -> 
     asked = [judge_lib.ask(judge, e.id, _questions(run, e, inputs, "paper")) for e in compared]
     found = judge_lib.favourable_probabilities(judge, asked, run.config.score.batch_size)
     by_paper = {e.id: instruct_rm.ensemble(scores_CxP) for e, scores_CxP in zip(compared, found, strict=True)}
-    picks = {e.id: _select(run, e, inputs.candidates[e.id], by_paper[e.id], []).chosen for e in compared}
+    chosen = {e.id: _select(run, e, inputs.candidates[e.id], by_paper[e.id], []).chosen for e in compared}
     correlations = [rho for e in compared
                     if (rho := statistics.rank_correlation(scored[e.id].scores, by_paper[e.id].tolist())) is not None]
     metrics = [statistics.proportion("same_pick_as_paper_layout",
-                                     [picks[e.id] == scored[e.id].chosen for e in compared])]
+                                     [chosen[e.id] == scored[e.id].chosen for e in compared])]
     if correlations:
         metrics.append(statistics.mean("rank_correlation_with_paper_layout", correlations))
     return metrics
@@ -118,6 +120,23 @@ def _embedding(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
         vectors = iter(embedder.embed([text for group in texts for text in group], run.config.score.batch_size))
         stacked = [np.stack([next(vectors) for _ in group]) for group in texts]
         return lambda: [(embedding.cosine(rows[0], rows[1:]), []) for rows in stacked], _no_work(batch)
+
+    return score
+
+
+def _reward_model(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
+    """Rewards that know nothing of the feedback; a model that compares has the draft to compare with."""
+    model = rewarder.Rewarder(run.roles.get("reward_model"), run.task, run.config.reward.kind)
+
+    def ask(example: Example) -> judge_lib.Asked:
+        return model.ask(example, inputs.candidates[example.id].texts, inputs.drafts[example.id].text)
+
+    lengths = model.row_lengths(map(ask, run.examples))
+
+    def score(batch: list[Example]) -> tuple[Callable[[], list[_Scores]], list[performance.Work]]:
+        asked = [ask(e) for e in batch]
+        found = model.start(asked, run.config.score.batch_size, lengths)
+        return lambda: [(rewards, []) for rewards in found()], [model.work(one) for one in asked]
 
     return score
 
@@ -149,19 +168,5 @@ def _select(
 ) -> Scored:
     usable = np.array([[run.task.is_usable(example, text) for text in candidates.texts]])
     pick = lambda s: int(selection.best_of_n(np.asarray(s)[None], usable)[0])  # noqa: E731
-    picks = {name: pick(s) for name, s in baseline_scores(run, example, candidates).items()}
-    return Scored(example.id, [float(s) for s in scores], pick(scores), picks, parts)
-
-
-def _numbers(run: run_lib.Run, scored: dict[str, Scored], inputs: _Inputs) -> list[statistics.Metric]:
-    rows = [scored[e.id] for e in run.examples]
-    numbers = [statistics.mean("score_chosen", [row.scores[row.chosen] for row in rows]),
-               statistics.mean("score_mean", [float(np.mean(row.scores)) for row in rows])]
-    if run.task.has_oracle:
-        right = {e.id: run.task.oracle_refinement(e, inputs.drafts[e.id].text, inputs.feedback[e.id].text)
-                 for e in run.examples}
-        hit = lambda row, index: inputs.candidates[row.id].texts[index] == right[row.id]  # noqa: E731
-        numbers.append(statistics.proportion("exact_match_chosen", [hit(row, row.chosen) for row in rows]))
-        numbers += [statistics.proportion(f"exact_match_{name}", [hit(row, row.picks[name]) for row in rows])
-                    for name in ("random", "longest", "first")]
-    return numbers
+    of_baselines = {name: pick(s) for name, s in baseline_scores(run, example, candidates).items()}
+    return Scored(example.id, [float(s) for s in scores], pick(scores), of_baselines, parts)

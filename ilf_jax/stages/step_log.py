@@ -9,14 +9,17 @@ from ilf_jax import distributed, performance, storage
 from ilf_jax.errors import InputError
 from ilf_jax.workdir import write_atomically
 
-REMEDY = "A lower config.finetune.learning_rate or a config.finetune.clip_norm above 0 may help"
+
+def remedy(stage: str) -> str:
+    """What may help where numbers have grown beyond all bounds."""
+    return f"A lower config.{stage}.learning_rate or a config.{stage}.clip_norm above 0 may help"
 
 
 class StepLog:
     """Loss and the like of every step, a line each; a resumed run overwrites what came after its checkpoint."""
 
-    def __init__(self, path: storage.Path) -> None:
-        self._path = path
+    def __init__(self, path: storage.Path, stage: str) -> None:
+        self._path, self._stage = path, stage
         self._losses: list[float] = []
         self._lines: list[str] = []
 
@@ -35,8 +38,8 @@ class StepLog:
         """Writes a step's metrics and returns its loss. Raises InputError if that is no number."""
         row = {"step": step, **{name: float(value) for name, value in performance.fetch(metrics).items()}}
         if not np.isfinite(row["loss"]) or not np.isfinite(row["grad_norm"]):
-            raise InputError(f"finetuning stopped: loss {row['loss']}, gradient {row['grad_norm']} at step {step}. "
-                             f"The last checkpoint is kept. {REMEDY}")
+            raise InputError(f"{self._stage}: training stopped, loss {row['loss']}, gradient {row['grad_norm']} at "
+                             f"step {step}. The last checkpoint is kept. {remedy(self._stage)}")
         self._lines.append(json.dumps(row))
         if storage.is_local(self._path) and distributed.is_main():
             with self._path.open("a", encoding="utf-8") as f:

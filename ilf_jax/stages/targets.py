@@ -6,14 +6,14 @@ import numpy as np
 
 from ilf_jax.config import STAGES_BEFORE_TARGET, Config
 from ilf_jax.errors import InputError
-from ilf_jax.records import Candidates, Draft, Example, Scored, Target
+from ilf_jax.records import Candidates, Draft, Example, Feedback, Scored, Target
 from ilf_jax.scoring import selection
 from ilf_jax.stages import run as run_lib
 
 
 def needed_stages(config: Config) -> tuple[str, ...]:
     """Stages to run before finetuning, in order."""
-    return STAGES_BEFORE_TARGET[config.finetune.target]
+    return STAGES_BEFORE_TARGET[config.finetune.target] if config.iterations else ()
 
 
 def check(config: Config, examples: Sequence[Example]) -> None:
@@ -60,5 +60,9 @@ def _texts(run: run_lib.Run, iteration: int, examples: tuple[Example, ...]) -> d
         return {i: d.text for i, d in run.folder("draft", iteration).read(Draft).items()}
     candidates = run.folder("refine", iteration).read(Candidates)
     scored = run.folder("score", iteration).read(Scored)
-    index = {i: s.chosen if target == "refinement" else s.picks[target] for i, s in scored.items()}
-    return {i: c.texts[index[i]] for i, c in candidates.items()}
+    index = {i: s.picks.get(target, s.chosen) for i, s in scored.items()}
+    texts = {i: c.texts[index[i]] for i, c in candidates.items()}
+    if target == "feedback_refinement":
+        feedback = run.folder("feedback", iteration).read(Feedback)
+        return {i: run.task.join_feedback(feedback[i].text, text) if text.strip() else "" for i, text in texts.items()}
+    return texts

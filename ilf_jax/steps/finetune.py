@@ -47,11 +47,10 @@ def accumulated_gradients(
         grads = jax.tree.map_with_path(lambda path, old, new: new if _is_kernel(path) else old + new, so_far, grads)
         return (*jax.tree.map(jnp.add, sums, news), grads), None
 
-    first = jax.tree.map(lambda a: a[0], batch)
     if jax.tree.leaves(batch)[0].shape[0] == 1:
-        return micro(first, {})
-    nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(micro, first, {}))
-    return jax.lax.scan(add, nothing, batch)[0]
+        return micro(jax.tree.map(lambda a: a[0], batch), {})
+    zero = jnp.zeros((), jnp.float32)
+    return jax.lax.scan(add, (zero, zero, jax.tree.map(jnp.zeros_like, params)), batch)[0]
 
 
 def _is_kernel(path: tuple) -> bool:

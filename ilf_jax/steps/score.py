@@ -15,6 +15,8 @@ def answer_logits_step(
 ) -> jax.Array:
     """Logits of the answer tokens after each of Q questions about C texts, B x C x Q x R, float32.
 
+    Of a model with a scalar head: its reward in their place, R = 1.
+
     The prefix is computed once for all C suffixes, the stem of a suffix once for all Q questions; only the questions'
     last positions are unembedded, for the answers' rows only.
 
@@ -26,6 +28,8 @@ def answer_logits_step(
     _, prefix = transformer.prefill(config, params, prefix_BxP, prefix_lengths_B, compute=compute)
     hidden = transformer.extend(config, params, prefix, suffix_BxCxL, offsets_BxCxL, leaves_BxCxL, compute=compute)
     last_BxCxQxD = jnp.take_along_axis(hidden, ends_BxCxQ[..., None], axis=2)
+    if config.scalar_head:
+        return transformer.scalar(params, last_BxCxQxD)[..., None]
     return transformer.unembed(config, params, last_BxCxQxD, answers_BxCxQxR)
 
 

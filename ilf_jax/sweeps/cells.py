@@ -2,16 +2,35 @@
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
 
 Cell = dict[str, Any]
-"""What one run overrides: config key, without `config.`, -> value; `config` itself -> a config file of its own."""
+"""What one run overrides: config key, without `config.`, -> value; `config` itself -> a config file of its own.
+
+A key that `named` made stands for several.
+"""
 
 CONFIG = "config"
+
+
+@dataclasses.dataclass(frozen=True)
+class Named:
+    """Several overrides by one name."""
+
+    label: str
+    overrides: Cell
+
+    def __str__(self) -> str:
+        return self.label
+
+
+def named(key: str, **settings: Cell) -> list[Cell]:
+    """One cell for each setting; tables call it by its name under `key`, which is no config key."""
+    return [{key: Named(label, overrides)} for label, overrides in settings.items()]
 
 
 def axis(key: str, *values: Any) -> list[Cell]:
@@ -65,6 +84,7 @@ class Sweep:
         metrics: what the table shows, "stage/metric" as in metrics.jsonl, of each run's last iteration.
         always: what every cell overrides, without being called by it.
         x: the key that is the figure's x axis; None: no figure.
+        x_numbers: where values of that key stand on the axis, if they are no numbers.
         fit: whether a power law with offset is fitted to the first metric over x.
         seed: the key over whose values results are averaged.
     """
@@ -74,6 +94,7 @@ class Sweep:
     metrics: Sequence[str]
     always: Cell = dataclasses.field(default_factory=dict)
     x: str | None = None
+    x_numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
     fit: bool = False
     seed: str = "seed"
 
@@ -110,7 +131,9 @@ def spoken(key: str) -> str:
 
 def overrides(sweep: Sweep, cell: Cell) -> tuple[str, Cell]:
     """The config file that a cell begins with, and what it overrides there."""
-    whole = {**sweep.always, **cell}
+    whole: Cell = dict(sweep.always)
+    for key, value in cell.items():
+        whole |= value.overrides if isinstance(value, Named) else {key: value}
     return whole.pop(CONFIG, sweep.config), whole
 
 

@@ -7,7 +7,7 @@ import markupsafe
 import numpy as np
 
 from ilf_jax.evaluation import scaling
-from ilf_jax.reporting import plots, report, tables
+from ilf_jax.reporting import figures, report, tables
 from ilf_jax.sweeps import cells as cells_lib
 from ilf_jax.sweeps import results, runner
 from ilf_jax.sweeps.cells import Sweep
@@ -45,7 +45,7 @@ def _fit_table(fits: dict[str, results.Fit]) -> tables.Table:
 
 def _plot(
     sweep: Sweep, number: int, metric: str, lines: dict[str, list[results.Point]], fits: dict[str, results.Fit]
-) -> plots.Plot:
+) -> figures.Plot:
     drawn = {}
     for label, points in lines.items():
         xs = [p.x for p in points]
@@ -54,12 +54,12 @@ def _plot(
             at = np.geomspace(min(xs), _BEYOND * max(xs), 100)
             ys = fit.law(at)
             curve = (at, ys, *(scaling.interval(fit.draws, at) if fit.draws else (ys, ys)))
-        drawn[label] = plots.Line(xs, [p.number.value for p in points], [p.number.stderr or 0.0 for p in points], curve,
-                                  max(xs))
+        drawn[label] = figures.Line(xs, [p.number.value for p in points], [p.number.stderr or 0.0 for p in points],
+                                    curve, max(xs))
     name, x = metric.rpartition("/")[2], cells_lib.spoken(sweep.x or "")
     caption = "Bars: one standard error."
     if any(line.curve for line in drawn.values()):
         caption += (" Curves: power laws with offset, dashed beyond what was measured; bands: nine tenths of the fits "
                     "to data drawn again from the seeds.")
-    return plots.line_plot(f"line-{number}", f"{tables.spoken(name).capitalize()} by {tables.spoken(x)}", caption,
+    return figures.line_plot(f"line-{number}", f"{tables.spoken(name).capitalize()} by {tables.spoken(x)}", caption,
                            tables.spoken(x), tables.spoken(name), drawn)

@@ -119,6 +119,7 @@ def lines(sweep: Sweep, rows: Sequence[Row], metric: str) -> dict[str, list[Poin
     found: dict[str, list[Point]] = {}
     for row in rows if sweep.x is not None else ():
         x = row.setting.get(sweep.x)
+        x = sweep.x_numbers.get(str(x), x)
         if metric in row.numbers and isinstance(x, (int, float)):
             others = {key: value for key, value in row.setting.items() if key != sweep.x}
             found.setdefault(cells_lib.name(others) if others else "", []).append(Point(float(x), row.numbers[metric]))
@@ -147,5 +148,6 @@ def fit(points: Sequence[Point]) -> Fit:
 
 def to_json(sweep: Sweep, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The table's numbers."""
-    return [{"setting": row.setting, "complete": row.complete, "cells": row.cells,
+    return [{"setting": {key: str(value) if isinstance(value, cells_lib.Named) else value
+                         for key, value in row.setting.items()}, "complete": row.complete, "cells": row.cells,
              "numbers": {name: dataclasses.asdict(number) for name, number in row.numbers.items()}} for row in rows]

@@ -13,13 +13,15 @@ class Task:
         name: as in `config.task`.
         prompts: the templates.
         stop: a generation is cut at the first of these strings.
-        has_oracle: whether oracle_feedback and oracle_refinement are defined.
+        has_oracle: whether the methods oracle_... are defined.
+        refinement_cue: stands between feedback and refinement where the policy writes both.
     """
 
     name: str
     prompts: prompts.PromptSet
     stop: tuple[str, ...] = ("\n",)
     has_oracle: bool = False
+    refinement_cue: str = "Improved:"
 
     def policy_prompt(self, example: Example) -> prompts.Prompt:
         """What the policy sees."""
@@ -27,7 +29,8 @@ class Task:
 
     def refine_prompt(self, example: Example, draft: str, feedback: str) -> prompts.Prompt:
         """What the refiner sees."""
-        return prompts.fill(self.prompts.refine, _values(example, draft=draft, feedback=feedback))
+        template = self.prompts.refine if feedback else self.prompts.refine_alone
+        return prompts.fill(template, _values(example, draft=draft, feedback=feedback))
 
     def critic_prompt(self, example: Example, draft: str) -> prompts.Prompt:
         """What a model that writes feedback sees."""
@@ -46,6 +49,20 @@ class Task:
         return prompts.Question(prompts.fill(self.prompts.compare, _values(example, first=first, second=second)),
                                 ("A", "B"))
 
+    def rate_question(self, example: Example, output: str) -> prompts.Question:
+        """Is this output good?"""
+        template, good, bad = self.prompts.rate
+        return prompts.Question(prompts.fill(template, _values(example, draft=output)), (good, bad))
+
+    def join_feedback(self, feedback: str, refinement: str) -> str:
+        """Feedback and refinement as one text on one line, for a policy that writes both."""
+        return " ".join([*feedback.split(), self.refinement_cue, refinement])
+
+    def split_feedback(self, text: str) -> tuple[str, str]:
+        """(Feedback, refinement) of a text that such a policy wrote; without the cue, all of it is the refinement."""
+        feedback, cue, refinement = text.partition(self.refinement_cue)
+        return (feedback.strip(), refinement) if cue else ("", text)
+
     def postprocess(self, text: str) -> str:
         """Generated text made fit for use."""
         return re.sub(r"\s+", " ", text).strip()
@@ -61,6 +78,10 @@ class Task:
 
     def oracle_refinement(self, example: Example, draft: str, feedback: str) -> str:
         """The right refinement. Raises TypeError where the task has no oracle."""
+        raise TypeError(f"task {self.name} has no oracle")
+
+    def oracle_incorporates(self, example: Example, draft: str, feedback: str, refinement: str) -> bool:
+        """Whether the refinement takes in the feedback. Raises TypeError where the task has no oracle."""
         raise TypeError(f"task {self.name} has no oracle")
 
     def measure(self, example: Example, text: str) -> dict[str, float]:

@@ -46,20 +46,24 @@ class PromptSet:
     Attributes:
         policy: what the policy sees (title, document).
         refine: what the refiner sees (also draft, feedback).
+        refine_alone: what the refiner sees where there is no feedback.
         critic: asks for feedback on {draft}.
         judge: the InstructRM ensemble: (template, favourable answer, other answer); {refinement} stands late, so that
             all candidates of a document share what is before it.
         judge_tree: the same questions behind one head, word for word alike, so that the whole ensemble shares the
             document, draft and feedback, and the questions about one candidate share that too.
         compare: asks which of {first} and {second} is better, answered "A" or "B".
+        rate: asks whether {draft} is good: (template, favourable answer, other answer); {draft} stands late.
     """
 
     policy: str
     refine: str
+    refine_alone: str
     critic: str
     judge: tuple[tuple[str, str, str], ...]
     judge_tree: tuple[tuple[str, str, str], ...]
     compare: str
+    rate: tuple[str, str, str]
 
 
 def check_template(where: str, template: str, required: tuple[str, ...]) -> None:

@@ -28,6 +28,18 @@ Feedback on the summary: {feedback}
 
 Improved TL;DR:"""
 
+_REFINE_ALONE = """\
+Rewrite the summary of the text below so that it is a better one. \
+Keep to what the text says. Answer with the improved summary only, in one or two sentences.
+
+Title: {title}
+
+Text: {document}
+
+Summary: {draft}
+
+Improved TL;DR:"""
+
 _CRITIC = """\
 Read the text and its summary. Say in one or two sentences what matters most for making the summary better: \
 what it leaves out, gets wrong, or says unclearly. Do not write a new summary.
@@ -53,6 +65,19 @@ Summary A: {first}
 Summary B: {second}
 
 Which summary is better? Answer with the letter A or B.
+Answer:"""
+
+_RATE = """\
+Here is a text with a summary of it. Decide whether the summary is good: true to the text, clear, \
+and about what matters in it.
+
+Title: {title}
+
+Text: {document}
+
+Summary: {draft}
+
+Is this a good summary? Answer Yes or No.
 Answer:"""
 
 # The head of every judge prompt is the same but for the opening words: {refinement} comes after all that the N
@@ -131,9 +156,11 @@ class Summarize(Task):
 
     name = "summarize"
     stop = ("\n",)
+    refinement_cue = "Improved TL;DR:"
     prompts = prompts.PromptSet(
         policy=_POLICY,
         refine=_REFINE,
+        refine_alone=_REFINE_ALONE,
         critic=_CRITIC,
         judge=tuple(
             (_JUDGE_HEAD.format(opening=opening, question=question), yes, no)
@@ -141,6 +168,7 @@ class Summarize(Task):
         ),
         judge_tree=_TREE,
         compare=_COMPARE,
+        rate=(_RATE, "Yes", "No"),
     )
 
     def postprocess(self, text: str) -> str:

@@ -20,6 +20,17 @@ Feedback on the answer: {feedback}
 
 Improved answer:"""
 
+_REFINE_ALONE = """\
+Improve the answer below. Reply with the improved answer only.
+
+Title: {title}
+
+Input: {document}
+
+Answer: {draft}
+
+Improved answer:"""
+
 _CRITIC = """\
 Read the input and the answer. Say in one or two sentences what should be changed to make the answer better. \
 Do not write a new answer.
@@ -44,6 +55,18 @@ Answer A: {first}
 Answer B: {second}
 
 Which answer is better? Reply with the letter A or B.
+Reply:"""
+
+_RATE = """\
+Here are an input and an answer to it. Decide whether the answer is good.
+
+Title: {title}
+
+Input: {document}
+
+Answer: {draft}
+
+Is this a good answer? Reply Yes or No.
 Reply:"""
 
 _JUDGE_HEAD = """\
@@ -81,6 +104,7 @@ class TemplateTask(Task):
         critic: asks for feedback on {draft}.
         judge: (template, favourable answer, other answer) for each prompt of the ensemble; has {refinement}.
         compare: asks which of {first} and {second} is better; answered "A" or "B".
+        rate: asks whether {draft} is good; answered "Yes" or "No".
         stop: an output is cut at the first of these strings. Where a newline is none of them, outputs keep their
             line breaks (programs, lists).
 
@@ -97,6 +121,7 @@ class TemplateTask(Task):
         critic: str = "",
         judge: tuple[tuple[str, str, str], ...] = (),
         compare: str = "",
+        rate: str = "",
         stop: tuple[str, ...] = ("\n",),
     ) -> None:
         if isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
@@ -106,10 +131,12 @@ class TemplateTask(Task):
         self.prompts = prompts.PromptSet(
             policy=_checked("config.template.policy", policy, ("document",)),
             refine=_checked("config.template.refine", refine or _REFINE, ("draft", "feedback")),
+            refine_alone=_REFINE_ALONE,
             critic=_checked("config.template.critic", critic or _CRITIC, ("draft",)),
             judge=ensemble,
             judge_tree=ensemble,  # what the prompts share is found in their tokens, whoever wrote them
             compare=_checked("config.template.compare", compare or _COMPARE, ("first", "second")),
+            rate=(_checked("config.template.rate", rate or _RATE, ("draft",)), "Yes", "No"),
         )
 
     def postprocess(self, text: str) -> str:

@@ -34,10 +34,12 @@ _JUDGE = (
 PROMPTS = prompts.PromptSet(
     policy="Describe {document}.\nText:",
     refine=_GIVEN,
+    refine_alone="Text: {draft}\nBetter text:",
     critic="Text: {draft}\nFeedback:",
     judge=_JUDGE,
     judge_tree=_JUDGE,  # they begin alike as it is
     compare="First: {first}\nSecond: {second}\nWhich is nicer? A for first, B for second:",
+    rate=("Text: {draft}\nIs this kind? Yes or No:", "Yes", "No"),
 )
 
 
@@ -88,6 +90,7 @@ class WordRemoval(base.Task):
     name = "word_removal"
     prompts = PROMPTS
     has_oracle = True
+    refinement_cue = "Better text:"
 
     def __init__(self) -> None:
         self._insults = frozenset(insults())
@@ -114,6 +117,12 @@ class WordRemoval(base.Task):
         named = set(named_words(feedback))
         kept = [word for word in words if word not in named]
         return sentence(name, kept) if kept else f"{name} is a person."
+
+    def oracle_incorporates(self, example: Example, draft: str, feedback: str, refinement: str) -> bool:
+        """Whether a well-formed refinement holds none of the words that the feedback names."""
+        del example, draft
+        parsed = parse(refinement)
+        return parsed is not None and not set(named_words(feedback)) & set(parsed[1])
 
     def measure(self, example: Example, text: str) -> dict[str, float]:
         """insult_rate: 1 if any insult stands in the text; insults_per_text; well_formed: right form and name."""

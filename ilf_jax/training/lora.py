@@ -13,17 +13,18 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from ilf_jax.errors import InputError
-from ilf_jax.models.transformer import Params
+from ilf_jax.models.transformer import SCALAR_HEAD, Params
 
 _A, _B, _SCALE = "lora_a", "lora_b", "lora_scale"
 _KERNEL = "/kernel"
 
 
-def target_paths(params: Params, targets: str) -> list[str]:
+def target_paths(params: Params, targets: str, section: str = "finetune") -> list[str]:
     """Paths like 'layers_0/attention/q/kernel' of the kernels that the regular expression `targets` is found in.
 
     Args:
         params: arrays or jax.ShapeDtypeStruct; only the names count.
+        section: of the configuration that `targets` comes from, for messages.
 
     Raises:
         InputError: there are none, or it is no regular expression.
@@ -32,14 +33,16 @@ def target_paths(params: Params, targets: str) -> list[str]:
     try:
         found = [path for path in kernels if re.search(targets, path)]
     except re.error as e:
-        raise InputError(f"config.finetune.lora_targets={targets!r}: is no regular expression: {e}") from e
+        raise InputError(f"config.{section}.lora_targets={targets!r}: is no regular expression: {e}") from e
     if not found:
-        raise InputError(f"config.finetune.lora_targets={targets!r}: matches none of the {len(kernels)} kernels; the "
+        raise InputError(f"config.{section}.lora_targets={targets!r}: matches none of the {len(kernels)} kernels; the "
                          f"first are {', '.join(sorted(kernels)[:7])}")
     return found
 
 
-def add(params: Params, rank: int, alpha: float, targets: str, key: jax.Array) -> Params:
+def add(
+    params: Params, rank: int, alpha: float, targets: str, key: jax.Array, section: str = "finetune"
+) -> Params:
     """Params with `lora_a` (D x r), `lora_b` (r x F) and `lora_scale` (alpha / rank) beside each target kernel.
 
     A is normal with variance 1 / D, B is zero: the model is at first the one it was. Each A has its own key, which
@@ -51,7 +54,7 @@ def add(params: Params, rank: int, alpha: float, targets: str, key: jax.Array) -
     if rank == 0:
         return params
     flat = traverse_util.flatten_dict(params, sep="/")
-    for path in target_paths(params, targets):
+    for path in target_paths(params, targets, section):
         D, F = flat[path].shape
         beside = path.removesuffix("kernel")
         own_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
@@ -62,10 +65,13 @@ def add(params: Params, rank: int, alpha: float, targets: str, key: jax.Array) -
 
 
 def split(params: Params) -> tuple[Params, Params]:
-    """(Trainable, frozen) params, two trees without common leaves. Without LoRA everything is trainable."""
+    """(Trainable, frozen) params, two trees without common leaves. Without LoRA everything is trainable.
+
+    A scalar head, which begins at zero, is trained either way.
+    """
     flat = traverse_util.flatten_dict(params)
     low_rank = {path for path in flat if path[-1] in (_A, _B)}
-    trainable = low_rank or set(flat)
+    trainable = low_rank | {(SCALAR_HEAD,)} if low_rank else set(flat)
     parts = ({path: leaf for path, leaf in flat.items() if (path in trainable) == wanted} for wanted in (True, False))
     first, second = (traverse_util.unflatten_dict(part) for part in parts)
     return first, second

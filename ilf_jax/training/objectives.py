@@ -35,14 +35,21 @@ def token_losses(
     return jnp.concatenate(pieces, axis=1)
 
 
+def _hidden_at_targets(
+    config: ModelConfig, params: transformer.Params, batch: dict[str, jax.Array], compute: Compute, remat: str
+) -> jax.Array:
+    """The hidden states that predict, R x T x D; padding holds numbers without meaning."""
+    hidden = transformer.forward(
+        config, params, batch["tokens"], batch["positions"], batch["segments"], compute=compute, remat=remat
+    )
+    return compute.in_rows(jnp.take_along_axis(hidden, batch["index"][..., None], axis=1))
+
+
 def _at_targets(
     config: ModelConfig, params: transformer.Params, batch: dict[str, jax.Array], compute: Compute, remat: str
 ) -> jax.Array:
     """-log p of each predicted token, R x T; padding holds numbers without meaning."""
-    hidden = transformer.forward(
-        config, params, batch["tokens"], batch["positions"], batch["segments"], compute=compute, remat=remat
-    )
-    at_targets = compute.in_rows(jnp.take_along_axis(hidden, batch["index"][..., None], axis=1))
+    at_targets = _hidden_at_targets(config, params, batch, compute, remat)
     return token_losses(config, params, at_targets, batch["targets"], compute.num_devices)
 
 
@@ -58,6 +65,28 @@ class NextTokenLoss:
         """(Loss sum in nats, sum of weights) of a batch that `packing.assemble` made."""
         losses = _at_targets(self.config, params, batch, self.compute, self.remat)
         return jnp.sum(losses * batch["weights"]), jnp.sum(batch["weights"])
+
+
+@dataclasses.dataclass(frozen=True)
+class PairwiseLoss:
+    """-log sigmoid(r+ - r-) of a scalar head's rewards (Bradley & Terry 1952; PAPER: the standard reward model).
+
+    Every example is a `packing.pair` of the better text and the worse one, each with one predicted token, its end: the
+    reward is read where a language model would predict that.
+    """
+
+    config: ModelConfig
+    compute: Compute = FLOAT32
+    remat: str = "none"  # see transformer.Transformer
+
+    def __call__(self, params: transformer.Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        """(Loss sum in nats, sum of weights); a pair weighs as much as its better text."""
+        hidden_RxTxD = _hidden_at_targets(self.config, params, batch, self.compute, self.remat)
+        rewards_RxT = transformer.scalar(params, hidden_RxTxD)
+        # Pairs have two predicted tokens each, so they stand at even places.
+        margins = rewards_RxT[:, 0::2] - rewards_RxT[:, 1::2]
+        weights = batch["weights"][:, 0::2]
+        return jnp.sum(jax.nn.softplus(-margins) * weights), jnp.sum(weights)
 
 
 def sequence_logprobs(

@@ -12,10 +12,15 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class TrainingExample:
-    """Token ids of prompt + completion + end, and for each the weight of its loss (0: not predicted)."""
+    """Token ids of prompt + completion + end, and for each the weight of its loss (0: not predicted).
+
+    Attributes:
+        parts: lengths of the texts that it is made of, one behind the other, which do not see each other; () is one.
+    """
 
     tokens: np.ndarray
     weights: np.ndarray
+    parts: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -34,6 +39,12 @@ def training_example(
     weights = np.full(len(tokens), scale, np.float32)
     weights[: len(prompt_ids)] *= prompt_weight
     return TrainingExample(tokens, weights)
+
+
+def pair(first: TrainingExample, second: TrainingExample) -> TrainingExample:
+    """Two texts that stand in one row, so that a loss can compare them."""
+    return TrainingExample(np.concatenate([first.tokens, second.tokens]),
+                           np.concatenate([first.weights, second.weights]), (len(first), len(second)))
 
 
 def pack(lengths: Sequence[int], row_length: int, *, merge: bool) -> list[list[int]]:
@@ -79,12 +90,16 @@ def assemble(
     batch |= {name: np.zeros(target_shape, np.int32) for name in ("index", "targets")}
     batch["weights"] = np.zeros(target_shape, np.float32)
     for r, row in enumerate(rows):
-        at = filled = 0
-        for segment, i in enumerate(row, start=1):
+        at = filled = segment = 0
+        for i in row:
             example, n = examples[i], len(examples[i])
             batch["tokens"][r, at : at + n] = example.tokens
-            batch["positions"][r, at : at + n] = np.arange(n)
-            batch["segments"][r, at : at + n] = segment
+            begin = at
+            for length in example.parts or (n,):
+                segment += 1
+                batch["positions"][r, begin : begin + length] = np.arange(length)
+                batch["segments"][r, begin : begin + length] = segment
+                begin += length
             predicted = np.flatnonzero(example.weights[1:])
             span = slice(filled, filled + len(predicted))
             batch["index"][r, span] = at + predicted

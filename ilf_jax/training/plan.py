@@ -4,13 +4,16 @@ All of it is a function of (seed, epoch, step), so that a stopped run goes on wi
 """
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import grain
 import numpy as np
 
 from ilf_jax.training import packing
 from ilf_jax.training.packing import TrainingExample
+
+_LOOKED_AT = 64
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +57,17 @@ class Plan:
 
 def make_plan(
     examples: Sequence[TrainingExample], *, epochs: int, batch_size: int, accumulation: int, shuffle: bool, seed: int,
-    merge: bool, row_length: int, row_multiple: int,
+    merge: bool, row_lengths: Sequence[int], row_multiple: int, row_cost: Callable[[int], float] = float,
 ) -> Plan:
     """Plans `epochs` passes; each epoch has its own order, and a last, smaller batch where the sizes do not divide.
 
     Args:
         accumulation: micro-batches of a step at most.
         merge: pack several examples into a row.
-        row_length: L, at least the longest example.
+        row_lengths: what L may be, ascending; the first holds the longest example. With `merge`, the one is taken by
+            which a step computes least: examples fill up some lengths better than others.
         row_multiple: rows of a micro-batch are a multiple of this (the shards of the mesh).
+        row_cost: what a row of some length takes, in any unit.
     """
     order: list[tuple[int, ...]] = []
     for epoch in range(epochs):
@@ -71,15 +76,26 @@ def make_plan(
             indices = indices.shuffle(seed=(seed + epoch) % 2**32)
         epoch_order = [int(indices[i]) for i in range(len(examples))]
         order += [tuple(epoch_order[i : i + batch_size]) for i in range(0, len(epoch_order), batch_size)]
-    rows = targets = 0
-    for step in order:
-        batch = [examples[i] for i in step]
-        packed = packing.pack([len(e) for e in batch], row_length, merge=merge)
-        rows, targets = max(rows, len(packed)), max(targets, packing.targets_per_row(batch, packed))
-    of_micro = -(-rows // accumulation)
-    of_micro = -(-of_micro // row_multiple) * row_multiple
+    lengths = [[len(examples[i]) for i in step] for step in order]
+
+    def micro_batches(row_length: int, every: int = 1) -> tuple[int, int]:
+        """How many there are of a step, and rows in each; fewer than asked for where packing leaves some empty."""
+        rows = max(len(packing.pack(of_step, row_length, merge=merge)) for of_step in lengths[::every])
+        of_micro = -(-rows // accumulation)
+        of_micro = -(-of_micro // row_multiple) * row_multiple
+        return -(-rows // of_micro), of_micro
+
+    def cost(row_length: int) -> float:
+        # Some of the steps are enough to choose by.
+        return math.prod(micro_batches(row_length, -(-len(lengths) // _LOOKED_AT))) * row_cost(row_length)
+
+    row_length = min(row_lengths, key=cost) if merge else row_lengths[0]
+    targets = 0
+    for step, of_step in zip(order, lengths, strict=True):
+        packed = packing.pack(of_step, row_length, merge=merge)
+        targets = max(targets, packing.targets_per_row([examples[i] for i in step], packed))
+    count, of_micro = micro_batches(row_length)
     return Plan(
-        examples=examples, order=tuple(order), steps_per_epoch=len(order) // epochs,
-        accumulation=-(-rows // of_micro),  # fewer than asked for where packing has left some of them empty
+        examples=examples, order=tuple(order), steps_per_epoch=len(order) // epochs, accumulation=count,
         row_length=row_length, rows=of_micro, targets=targets, merge=merge,
     )

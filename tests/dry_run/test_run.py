@@ -12,7 +12,7 @@ from ilf_jax import config as config_lib
 from ilf_jax import sharding
 from ilf_jax.dry_run import advice, run, shapes, steps
 from ilf_jax.models import checkpoint_io
-from ilf_jax.stages import finetune, generation, role
+from ilf_jax.stages import generation, role, training
 
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -30,6 +30,13 @@ def test_tables_of_the_quickstart(quickstart, capsys):
     for words in ("refine", "score", "finetune", "984,192", "measured on all 32 documents", "[in brackets]: learned"):
         assert words in said, words
     assert "does not fit" not in said
+
+
+def test_a_reward_model_without_iterations(capsys):
+    config = config_lib.from_file(str(ROOT / "configs/reward_model.py"), {"data.eval_size": 4, "evaluate.rank": True})
+    assert run.dry_run(config) == 0
+    said = capsys.readouterr().out
+    assert "reward -> evaluate -> best_of_n" in said and "rank" in said and "each iteration" not in said
 
 
 def test_predicts_what_the_run_compiles(quickstart, tmp_path, monkeypatch):
@@ -61,7 +68,7 @@ def test_predicts_what_the_run_compiles(quickstart, tmp_path, monkeypatch):
     watch(role, "answer_logits_program", "score",
           lambda model, params, prefix, lengths, branch, offsets, leaves, ends, answers: {
               "prefix": prefix.shape[1], "branch": branch.shape[2], "questions": ends.shape[2]})
-    watch(finetune, "train_step_program", "finetune",
+    watch(training, "train_step_program", "finetune",
           lambda objective, opt, state, frozen, batch, rate: dict(
               zip(("accumulation", "rows", "row", "targets"), (*batch["tokens"].shape, batch["targets"].shape[2]),
                   strict=True)))

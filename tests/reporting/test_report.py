@@ -12,7 +12,7 @@ import pytest
 
 from ilf_jax import records
 from ilf_jax.errors import InputError
-from ilf_jax.reporting import plots, samples, tables, workfolder
+from ilf_jax.reporting import judgements, plots, samples, tables, workfolder
 from ilf_jax.reporting.report import build_report
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
@@ -331,3 +331,45 @@ def test_no_jax(finished):
         "assert not {'jax', 'jaxlib', 'flax', 'orbax', 'tensorflow', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(finished)], check=True)
+
+
+def test_reward_model_best_of_n_and_ranking(tmp_path):
+    path = make_run(tmp_path / "run", iterations=1)
+    config = json.loads((path / "config.json").read_text())
+    config["evaluate"] |= {"best_of_n": 4, "rank": True}
+    config["reward"] = {"source": "jsonl:pairs.jsonl"}
+    (path / "config.json").write_text(json.dumps(config))
+    missing = workfolder.read(path).missing
+    assert missing == ["iteration 0: reward", "iteration 0: best_of_n", "iteration 1: best_of_n", "iteration 1: rank"]
+    preferences = [records.Preference(f"c{i}", 0.5 + i / 50, "first" if i % 3 else "second") for i in range(20)]
+    write_stage(path / "iteration_000" / "reward", preferences)
+    for k in (0, 1):
+        best = [records.BestOfN(f"h{i}", ["a", "b"], [0.1, 0.2], 1) for i in range(9)]
+        write_stage(path / f"iteration_00{k}" / "best_of_n", best)
+    outcomes = {f"h{i}": float(i > 1) for i in range(9)}
+    match = records.Match("before_training vs refinement_best_of_4", "before_training", "refinement_best_of_4",
+                          outcomes, 7 / 9, 0.147, 0.5, 1.0, 0.75)
+    write_stage(path / "iteration_001" / "rank", [match], shards=1)
+    with (path / "metrics.jsonl").open("a") as lines:
+        for k, value in ((0, 0.55), (1, 0.111)):
+            lines.write(json.dumps({"iteration": k, "stage": "best_of_n", "metric": "insult_rate", "value": value,
+                                    "stderr": 0.01, "n": 9}) + "\n")
+    text, page = read_page(build_report(path))
+    assert "Finished run." in text and "ILF, best of 4" in text and "0.111 ± 0.010" in text
+    assert "Systems against each other" in text and "0.778 ± 0.147" in text and "0.222 (0.000 to 0.500)" in text
+    assert "Is the reward model as sure as it is right?" in text
+    assert page.tags.count("svg") == 7
+    for plot in plots.draw(workfolder.read(path)):
+        xml.etree.ElementTree.fromstring(plot.svg)
+
+
+def test_scorers_that_agree(tmp_path):
+    path = make_run(tmp_path / "run", iterations=1)
+    scored = [records.Scored(f"t{i}", [0.1, 0.9], 1, {"random": i % 2, "longest": 1, "first": 0},
+                             [[0.0, 0.7 * i], [1.0, 0.5]]) for i in range(2)]
+    write_stage(path / "iteration_001" / "score", scored)
+    table = judgements.agreement_table(workfolder.read(path))
+    assert table.columns == ["same pick", "scorer", "prompt 1", "prompt 2", "random", "longest", "first"]
+    by_name = {row[0]: row[1:] for row in table.rows}
+    assert by_name["scorer"] == ["", "1.000", "0.500", "0.500", "1.000", "0.000"]
+    assert by_name["prompt 2"][3] == "0.000"  # it picks 1, then 0; random 0, then 1

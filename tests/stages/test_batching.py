@@ -35,6 +35,30 @@ def test_the_cost_of_programs_decides_how_many_there_are():
     assert batching.row_lengths([300, 600], 0) == (304, 608)  # steps of 16 above 256, of 32 above 512
 
 
+@pytest.mark.parametrize("program_tokens", [0, 30, 200])
+@pytest.mark.parametrize("seed", range(4))
+def test_paired_row_lengths_are_the_best_of_all_pairs_of_sets(seed, program_tokens):
+    rng = np.random.default_rng(seed)
+    kinds = [rng.integers(1, 60, rng.integers(1, 20)).tolist() for _ in range(2)]
+    sets = []
+    for lengths in kinds:
+        steps = sorted({max(16, -(-n // 8) * 8) for n in lengths})
+        sets.append([s for k in range(1, len(steps) + 1) for s in itertools.combinations(steps, k)])
+
+    def cost(pair):
+        padded = sum(tokens(lengths, chosen, 0) for lengths, chosen in zip(kinds, pair, strict=True))
+        return padded + program_tokens * len(pair[0]) * len(pair[1])
+
+    found = batching.paired_row_lengths(*kinds, program_tokens)
+    assert cost(found) == min(map(cost, itertools.product(*sets)))
+
+
+def test_lengths_between_two_lengths():
+    assert batching.lengths_between(100, 130) == [104, 112, 120, 128]
+    assert batching.lengths_between(600, 600) == [608]  # the longest row fits, whatever is allowed
+    assert batching.lengths_between(512, 640) == [512, 544, 576, 608, 640]
+
+
 def test_a_row_takes_the_shortest_length_that_holds_it():
     assert [batching.row_length(n, (24, 112)) for n in (1, 24, 25, 112, 113)] == [24, 24, 112, 112, 128]
     assert batching.row_length(17, ()) == 20

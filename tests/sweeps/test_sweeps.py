@@ -10,7 +10,7 @@ import pytest
 
 from ilf_jax.errors import InputError
 from ilf_jax.sweeps import cells, page, results, runner
-from ilf_jax.sweeps.cells import Sweep, axis, chain, product, together
+from ilf_jax.sweeps.cells import Sweep, axis, chain, named, product, together
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs/quickstart.py")
@@ -242,3 +242,21 @@ def test_program(tmp_path):
     assert len(run("--emit=commands").stdout.splitlines()) == 2
     done = run("--jobs=0")
     assert done.returncode == 2 and done.stderr == "error: --jobs=0: at least 1\n"
+
+
+def test_settings_by_name_and_where_they_stand_on_the_axis(tmp_path):
+    sizes = named("documents", few={SIZE: 4, "seed": 1}, many={SIZE: 400, "seed": 1})
+    sweep = Sweep(CONFIG, product(named("method", a={"score.method": "random"}), sizes), ("evaluate/loss",),
+                  x="documents", x_numbers={"few": 4, "many": 400})
+    assert [cells.name(cell) for cell in sweep.cells] == ["method=a,documents=few", "method=a,documents=many"]
+    assert cells.overrides(sweep, sweep.cells[1])[1] == {"score.method": "random", SIZE: 400, "seed": 1}
+    assert cells.config_of(sweep, sweep.cells[0]).data.train_size == 4
+
+    def cell_command(sweep, cell, folder):
+        return fake(sweep, cells.overrides(sweep, cell)[1], folder)
+
+    assert runner.run(sweep, tmp_path, make_command=cell_command) == []
+    rows = results.collect(sweep, tmp_path)
+    assert [p.x for p in results.lines(sweep, rows, "evaluate/loss")["method=a"]] == [4.0, 400.0]
+    assert results.table(sweep, rows)[1][0][:2] == ["a", "few"]
+    assert results.to_json(sweep, rows)[0]["setting"] == {"method": "a", "documents": "few"}

@@ -19,7 +19,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.models import transformer
 from ilf_jax.models.compute import FLOAT32, in_precision
 from ilf_jax.models.config import small_shape
-from ilf_jax.stages import finetune as stage
+from ilf_jax.stages import training as stage
 from ilf_jax.steps import finetune
 from ilf_jax.training import lora, objectives, optimizer, packing
 

@@ -10,8 +10,8 @@ import optax
 import pytest
 
 from ilf_jax.models import transformer
-from ilf_jax.models.config import small_shape
-from ilf_jax.stages import finetune as stage
+from ilf_jax.models.config import SHAPES, small_shape
+from ilf_jax.stages import training as stage
 from ilf_jax.steps import finetune
 from ilf_jax.training import objectives, optimizer, packing
 
@@ -214,3 +214,30 @@ def test_training_learns_a_fixed_problem(params):
     assert losses[0] > 3.0
     assert np.isfinite(losses).all()
     assert losses[-1] < 0.5
+
+
+def test_pairwise_loss_and_gradient_are_those_of_the_formula():
+    config = dataclasses.replace(SHAPES["tiny"], scalar_head=True)
+    params = transformer.init_params(config, jax.random.key(0))
+    params["scalar_head"] = jax.random.normal(jax.random.key(1), (config.hidden_size,))
+    rng = np.random.default_rng(0)
+    texts = [rng.integers(1, config.vocab_size, n).tolist() for n in (5, 8, 7, 3, 6, 6)]
+    examples = [packing.pair(*(packing.training_example(text, (), 0, prompt_weight=0.0) for text in pair))
+                for pair in zip(texts[::2], texts[1::2], strict=True)]
+
+    def by_formula(params):
+        def reward(text):
+            return transformer.forward(config, params, jnp.array([text]))[0, -1] @ params["scalar_head"]
+
+        return sum(-jnp.log(jax.nn.sigmoid(reward(better) - reward(worse)))
+                   for better, worse in zip(texts[::2], texts[1::2], strict=True))
+
+    expected, expected_grads = jax.value_and_grad(by_formula)(params)
+    loss = objectives.PairwiseLoss(config)
+    for rows in ([[0], [1], [2]], [[1, 2], [0]]):  # one pair a row, and packed
+        batch = packing.assemble(examples, rows, num_rows=3, row_length=40, num_targets=4)
+        (total, weight), grads = jax.value_and_grad(loss, has_aux=True)(params, batch)
+        assert total == pytest.approx(float(expected), rel=1e-5) and weight == 3
+        for (path, grad), (_, other) in zip(jax.tree_util.tree_leaves_with_path(grads),
+                                            jax.tree_util.tree_leaves_with_path(expected_grads), strict=True):
+            np.testing.assert_allclose(grad, other, rtol=1e-4, atol=2e-5, err_msg=str(path))

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from ilf_jax.stages import finetune as stage
+from ilf_jax.stages import training as stage
 from ilf_jax.steps import finetune
 from ilf_jax.training import optimizer
 

@@ -151,7 +151,7 @@ def test_pack_fills_rows_and_loses_nothing():
 
 def plan_of(examples, **changes):
     settings = {"epochs": 3, "batch_size": 4, "accumulation": 1, "shuffle": True, "seed": 7, "merge": True,
-                "row_length": 24, "row_multiple": 1}
+                "row_lengths": (24,), "row_multiple": 1}
     return plan.make_plan(examples, **{**settings, **changes})
 
 
@@ -208,6 +208,18 @@ def test_plan_of_one_example():
 def test_no_micro_batch_is_empty():
     """Eight short examples fit into two rows: four micro-batches were asked for, two are enough."""
     examples = [packing.training_example([5] * 8, [6], END, prompt_weight=0.0) for _ in range(8)]
-    p = plan_of(examples, epochs=1, batch_size=8, accumulation=4, row_length=40)
+    p = plan_of(examples, epochs=1, batch_size=8, accumulation=4, row_lengths=(40,))
     assert (p.accumulation, p.rows) == (2, 1)
     assert len(contents(p.batch(0))) == 8
+
+
+def test_the_row_length_is_the_one_that_examples_fill_up_best():
+    examples = [packing.TrainingExample(np.arange(n), np.ones(n, np.float32)) for n in (30, 30, 20, 20)]
+    candidates = (32, 40, 48, 52, 64)
+    # 32: four rows, 128 tokens; 52: two rows of 30 + 20, 104 tokens; 64: two rows, 128 tokens.
+    assert plan_of(examples, epochs=1, batch_size=4, row_lengths=candidates).row_length == 52
+    quadratic = plan_of(examples, epochs=1, batch_size=4, row_lengths=candidates, row_cost=lambda n: n**2)
+    assert quadratic.row_length == 32  # longer rows are not worth it where a row's cost grows with its square
+    assert plan_of(examples, epochs=1, batch_size=4, row_lengths=candidates, merge=False).row_length == 32
+    shards = plan_of(examples, epochs=1, batch_size=4, row_lengths=candidates, row_multiple=4)
+    assert (shards.row_length, shards.rows) == (32, 4)  # rows that only fill up the shards cost as much

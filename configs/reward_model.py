@@ -1,0 +1,36 @@
+"""A reward model from comparisons, and the best of N outputs that it picks: no finetuning, the policy stays as it is.
+
+    python -m ilf_jax.main --config=configs/reward_model.py --workdir=runs/reward_model
+    python -m ilf_jax.main --config=configs/reward_model.py:scalar --workdir=runs/reward_scalar      # or comparison
+
+Our small model learns which of two descriptions is the kinder one from 2,000 comparisons, and picks the best of 64
+descriptions that the policy writes. Your own: --config.reward.source=jsonl:FILE --config.reward.fields.first=... Then
+--config.reward_model.checkpoint=orbax:runs/reward_model/iteration_000/reward_model gives it to any other run, as
+--config.score.method=reward_model or --config.evaluate.best_of_n=64. Expected: accuracy 0.97 or more, insult_rate 0.99
+as it writes and below 0.1 for the best of 64. Hardware: any two CPU cores, about two minutes.
+"""
+
+from ilf_jax.config import base_config
+
+
+def get_config(kind="classification"):
+    c = base_config()
+    c.task = "word_removal"
+    c.iterations = 0
+
+    c.data.source = c.data.eval_source = "builtin:word_removal"
+    c.data.eval_size = 128
+    c.policy.checkpoint = "builtin:word_removal_1m"
+
+    c.reward.kind = kind
+    c.reward.source = c.reward.eval_source = "builtin:word_removal_comparisons"
+    c.reward.eval_size = 500
+    c.reward.learning_rate = 3e-4
+    c.reward.batch_size = 32
+    c.reward.max_length = 128
+
+    c.evaluate.best_of_n = 64
+    c.evaluate.batch_size = 256
+    c.evaluate.max_new_tokens = 32
+    c.score.batch_size = 64
+    return c

@@ -1,0 +1,34 @@
+"""Who takes in feedback? PAPER's targeted word removal, by models of five sizes that differ in nothing else.
+
+    python launch/sweep.py --config=configs/sweeps/word_removal_scaling.py --workdir=runs/word_removal_scaling
+
+Each learns from the same 65,536 lessons and is then asked, greedily, to take one to three named insults out of
+sentences that hold one to ten: 50 sentences for each pair of counts. Right is only the very sentence without the words.
+Five runs of one iteration. Hardware: any two CPU cores, about an hour.
+"""
+
+from ilf_jax.sweeps.cells import Sweep, axis, product
+
+_SIZES = {"init:word_removal_100k": 0.1e6, "init:word_removal_300k": 0.3e6, "init:word_removal_1m": 1e6,
+          "init:word_removal_3m": 3e6, "init:word_removal_10m": 10e6}
+
+
+def get_sweep():
+    counts = [f"evaluate/exact_match[{n:02d} insults]" for n in range(1, 11)]
+    return Sweep(
+        config="configs/pretrain_word_removal.py",
+        cells=product(axis("policy.checkpoint", *_SIZES)),
+        always={
+            "data.source": "builtin:word_removal_pretraining:65536",
+            "data.eval_source": "builtin:word_removal_controlled",
+            "data.eval_size": 2000,
+            "evaluate.exact_match": True,
+            "evaluate.rouge": False,
+            "evaluate.max_new_tokens": 72,
+            "evaluate.batch_size": 64,
+        },
+        metrics=("evaluate/nll_reference", "evaluate/exact_match", *counts),
+        x="policy.checkpoint",
+        x_numbers=_SIZES,
+        fit=True,
+    )

@@ -1,0 +1,19 @@
+"""Settings of jax that every program of ours makes before it computes anything."""
+
+import os
+import pathlib
+
+import jax
+
+
+def apply(precision: str) -> None:
+    """Compiled programs outlive the process, and float32 means float32.
+
+    Args:
+        precision: config.precision.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # where the user has not said otherwise
+        jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "ilf_jax" / "compiled"))
+    if precision == "float32" and jax.default_backend() != "cpu":
+        # Accelerators would otherwise round the inputs of float32 matmuls (TF32, bfloat16).
+        jax.config.update("jax_default_matmul_precision", "highest")

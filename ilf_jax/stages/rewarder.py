@@ -1,0 +1,76 @@
+"""A reward model at work: a number for each of C outputs of a document; what they share is computed once."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from ilf_jax import performance
+from ilf_jax.errors import InputError
+from ilf_jax.records import Comparison, Example
+from ilf_jax.scoring import reward_model
+from ilf_jax.stages import judge
+from ilf_jax.stages.role import Role
+from ilf_jax.tasks.base import Task
+from ilf_jax.tasks.prompts import Question
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewarder:
+    """Rewards texts by a model of one of three kinds, see `config.reward.kind`.
+
+    A comparison model rates no text alone: its reward is the probability, over both orders, that it prefers the text to
+    an `anchor`.
+    """
+
+    role: Role
+    task: Task
+    kind: str
+
+    def ask(self, example: Example, texts: Sequence[str], anchor: str) -> judge.Asked:
+        """Tokenises what the model is shown for C texts.
+
+        Raises:
+            InputError: there is no room for a text even with the document cut away, or an answer is several tokens.
+        """
+        if self.kind == "scalar":
+            room = max(len(self.role.tokenizer.encode(text)) for text in texts) + 2
+            (prompt,) = self.role.encode(example.id, [self.task.policy_prompt(example)], room)
+            return judge.continuations(prompt.ids, [self.role.continuation(prompt, text) for text in texts])
+        asked = judge.ask(self.role, example.id, [self.questions(example, text, anchor) for text in texts])
+        if not asked.exact:
+            raise InputError(f"config.reward.kind={self.kind!r}: an answer is more than one token for the tokenizer of "
+                             f"{self.role.settings.checkpoint}; config.reward.kind='scalar' needs no answers")
+        return asked
+
+    def questions(self, example: Example, text: str, anchor: str) -> list[Question]:
+        """The questions about one text whose answers make its reward; the favourable answer speaks for the text."""
+        if self.kind == "classification":
+            return [self.task.rate_question(example, text)]
+        shown_second = self.task.compare_question(example, anchor, text)
+        return [dataclasses.replace(shown_second, answers=shown_second.answers[::-1]),
+                self.task.compare_question(example, text, anchor)]
+
+    def row_lengths(self, asked: Iterable[judge.Asked]) -> judge.RowLengths:
+        """See `judge.row_lengths`."""
+        return judge.row_lengths(self.role, asked)
+
+    def start(
+        self, asked: Sequence[judge.Asked], batch_size: int, lengths: judge.RowLengths
+    ) -> Callable[[], list[np.ndarray]]:
+        """The C rewards of each document. Returns while the device is at work; what it returns waits."""
+        found = judge.start_asking(self.role, asked, batch_size, lengths, reward_model.READ[self.kind])
+        return lambda: [reward_model.both_orders(rewards_CxQ) for rewards_CxQ in found()]
+
+    def work(self, asked: judge.Asked) -> performance.Work:
+        """What rewarding one document takes."""
+        return asked.work(self.role.model)
+
+    def preferences(self, comparisons: Sequence[Comparison], batch_size: int) -> np.ndarray:
+        """Probability that the first text of each comparison is the better one."""
+        if self.kind == "comparison":
+            asked = [self.ask(c.example, [c.first], c.second) for c in comparisons]
+            return np.array([found[0] for found in self.start(asked, batch_size, self.row_lengths(asked))()])
+        asked = [self.ask(c.example, [c.first, c.second], "") for c in comparisons]
+        rewards = np.stack(self.start(asked, batch_size, self.row_lengths(asked))())
+        return reward_model.preference(rewards[:, 0], rewards[:, 1])
