@@ -6,8 +6,8 @@
 Our small model learns which of two descriptions is the kinder one from 2,000 comparisons, and picks the best of 64
 descriptions that the policy writes. Your own: --config.reward.source=jsonl:FILE --config.reward.fields.first=... Then
 --config.reward_model.checkpoint=orbax:runs/reward_model/iteration_000/reward_model gives it to any other run, as
---config.score.method=reward_model or --config.evaluate.best_of_n=64. Expected: accuracy 0.97 or more, insult_rate 0.99
-as it writes and below 0.1 for the best of 64. Hardware: any two CPU cores, about two minutes.
+--config.score.method=reward_model or --config.evaluate.best_of_n=64. Expected: accuracy 0.99 (classification), and
+insult_rate 0.99 as it writes, 0.19 for the best of 64. Hardware: any two CPU cores, half a minute.
 """
 
 from ilf_jax.config import base_config

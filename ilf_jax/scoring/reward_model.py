@@ -3,11 +3,12 @@
 import numpy as np
 import scipy.special
 
-from ilf_jax.scoring import instruct_rm
-
 
 def log_odds(logits: np.ndarray) -> np.ndarray:
-    """log p(good) - log p(bad) from logits whose last axis is (good, bad): a rating's reward, in nats."""
+    """log p(favourable) - log p(other) from logits with those on the last axis: a language model's reward, in nats.
+
+    The probability itself would not tell texts apart of which the model is all but sure.
+    """
     return logits[..., 0].astype(np.float64) - logits[..., 1]
 
 
@@ -24,10 +25,13 @@ def preference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     return scipy.special.expit(np.asarray(first, np.float64) - second)
 
 
-def both_orders(probabilities_x2: np.ndarray) -> np.ndarray:
-    """Mean over the two orders in which a pair was shown (last axis): a liking for one place cancels out."""
-    return probabilities_x2.mean(axis=-1)
+def over_questions(rewards_xQ: np.ndarray) -> np.ndarray:
+    """Mean over the questions that were asked about a text (last axis).
+
+    A pair is shown in both orders: a liking for one place cancels out.
+    """
+    return rewards_xQ.mean(axis=-1)
 
 
-READ = {"comparison": instruct_rm.favourable_probability, "classification": log_odds, "scalar": head_value}
+READ = {"comparison": log_odds, "classification": log_odds, "scalar": head_value}
 """What a reward is read from, by config.reward.kind."""

@@ -19,8 +19,8 @@ from ilf_jax.tasks.prompts import Question
 class Rewarder:
     """Rewards texts by a model of one of three kinds, see `config.reward.kind`.
 
-    A comparison model rates no text alone: its reward is the probability, over both orders, that it prefers the text to
-    an `anchor`.
+    A comparison model rates no text alone: its reward is the log-odds, over both orders, that it prefers the text to an
+    `anchor`.
     """
 
     role: Role
@@ -60,7 +60,7 @@ class Rewarder:
     ) -> Callable[[], list[np.ndarray]]:
         """The C rewards of each document. Returns while the device is at work; what it returns waits."""
         found = judge.start_asking(self.role, asked, batch_size, lengths, reward_model.READ[self.kind])
-        return lambda: [reward_model.both_orders(rewards_CxQ) for rewards_CxQ in found()]
+        return lambda: [reward_model.over_questions(rewards_CxQ) for rewards_CxQ in found()]
 
     def work(self, asked: judge.Asked) -> performance.Work:
         """What rewarding one document takes."""
@@ -70,7 +70,8 @@ class Rewarder:
         """Probability that the first text of each comparison is the better one."""
         if self.kind == "comparison":
             asked = [self.ask(c.example, [c.first], c.second) for c in comparisons]
-            return np.array([found[0] for found in self.start(asked, batch_size, self.row_lengths(asked))()])
+            rewards = np.array([found[0] for found in self.start(asked, batch_size, self.row_lengths(asked))()])
+            return reward_model.preference(rewards, np.zeros_like(rewards))
         asked = [self.ask(c.example, [c.first, c.second], "") for c in comparisons]
         rewards = np.stack(self.start(asked, batch_size, self.row_lengths(asked))())
         return reward_model.preference(rewards[:, 0], rewards[:, 1])

@@ -16,11 +16,11 @@ def test_log_odds_and_preference_by_hand():
 
 
 def test_both_orders_take_a_liking_for_one_place_out():
-    np.testing.assert_allclose(reward_model.both_orders(np.array([[0.9, 0.1], [0.9, 0.7]])), [0.5, 0.8])
+    np.testing.assert_allclose(reward_model.over_questions(np.array([[2.0, -2.0], [3.0, 1.0]])), [0.0, 2.0])
 
 
 def test_each_kind_reads_its_own_number():
     logits = np.array([[2.0, -1.0]], np.float32)
     assert reward_model.READ["classification"](logits) == pytest.approx(3.0)
-    assert reward_model.READ["comparison"](logits) == pytest.approx(1 / (1 + np.exp(-3.0)))
+    assert reward_model.READ["comparison"](logits) == pytest.approx(3.0)
     assert reward_model.READ["scalar"](np.array([[0.25]], np.float32)) == pytest.approx(0.25)
