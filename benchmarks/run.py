@@ -80,20 +80,28 @@ class Bench:
                 in_pairs = load.OthersLoad([ours.pid, peer.pid])
                 calls = self._pairs(name, ours, peer)
                 shares["others_load"] = in_pairs.share()
-            with self._worker("ours", **environment) as ours:
-                ours.ask("setup", suite=name, tuned={})
-                first_warm = ours.ask("run")
-        with self._worker("peer") as peer:
-            peer.ask("setup", suite=name, tuned=self._tuned, warm_up=False)
-            peer_first = peer.ask("run")
-        say(f"{name}: first call, ours with compiled programs at hand {first_warm['seconds']:.1f} s, peer "
-            f"{peer_first['seconds']:.1f} s")
+            first_warm, peer_first = self._first_calls(name, environment)
         result = summary.suite_result(calls["ours"], calls["peer"], first, first_warm, peer_first)
         return result | {
             **shares, "size": vars(self._size), "machine": protocol.machine(),
             "versions": mine["versions"] | theirs["versions"],
             "ours_settings": mine["settings"], "peer_settings": theirs["settings"],
         }
+
+    def _first_calls(self, name: str, environment: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """A fresh process of ours, which finds its programs compiled, and one of the peer: the pair of median ratio."""
+        pairs = []
+        for _ in range(self._size.pairs):
+            with self._worker("ours", **environment) as ours:
+                ours.ask("setup", suite=name, tuned={})
+                mine = ours.ask("run")
+            with self._worker("peer") as peer:
+                peer.ask("setup", suite=name, tuned=self._tuned, warm_up=False)
+                theirs = peer.ask("run")
+            pairs.append((mine, theirs))
+            say(f"{name}: first call, ours with compiled programs at hand {mine['seconds']:.1f} s, peer "
+                f"{theirs['seconds']:.1f} s, ratio {theirs['seconds'] / mine['seconds']:.2f}")
+        return sorted(pairs, key=lambda pair: pair[1]["seconds"] / pair[0]["seconds"])[len(pairs) // 2]
 
     def _pairs(self, name: str, ours: protocol.Worker, peer: protocol.Worker) -> dict[str, list[dict[str, Any]]]:
         calls: dict[str, list[dict[str, Any]]] = {"ours": [], "peer": []}

@@ -4,7 +4,7 @@
 
 Each learns from the same 65,536 lessons and is then asked, greedily, to take one to three named insults out of
 sentences that hold one to ten: 50 sentences for each pair of counts. Right is only the very sentence without the words.
-Five runs of one iteration. Hardware: any two CPU cores, about an hour.
+Five runs of one iteration. Hardware: any two CPU cores; not run to its end yet.
 """
 
 from ilf_jax.sweeps.cells import Sweep, axis, product
