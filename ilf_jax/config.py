@@ -383,9 +383,10 @@ def unknown_key(path: str) -> InputError:
     """The error for a key that does not exist, naming the nearest one that does."""
     name = path.removeprefix("config.")
     near = difflib.get_close_matches(name, key_names(), n=1, cutoff=0.5)
-    if not near:
-        near = [k for k in key_names() if k.rsplit(".", 1)[-1] == name.rsplit(".", 1)[-1]][:1]
-    hint = f"; did you mean config.{near[0]}?" if near else ""
+    same_name = [k for k in key_names() if k.rpartition(".")[2] == name.rpartition(".")[2]]
+    if not near or "." not in name:  # perhaps only the section was left out, and several have such a key
+        near = same_name[:3] or near
+    hint = f"; did you mean {' or '.join(f'config.{k}' for k in near)}?" if near else ""
     return InputError(f"config.{name}: there is no such key{hint}")
 
 

@@ -81,7 +81,7 @@ def test_config_files(tmp_path, capsys, text, parts):
 @pytest.mark.parametrize(("flag", "parts"), [
     ("--config.refine.num_candidate=3", ["config.refine.num_candidate", "did you mean config.refine.num_candidates?"]),
     ("--config.fintune.epochs=3", ["config.fintune.epochs", "did you mean config.finetune.epochs?"]),
-    ("--config.learning_rate=3", ["config.learning_rate", "did you mean config.finetune.learning_rate?"]),
+    ("--config.learning_rate=3", ["did you mean config.finetune.learning_rate or config.reward.learning_rate?"]),
     ("--config.data.fields.documnt=x", ["did you mean config.data.fields.document?"]),
     ("--config.iterations=three", ["three", "config.iterations"]),
     ("--config.refine.redraw=perhaps", ["perhaps", "config.refine.redraw"]),

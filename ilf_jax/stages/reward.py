@@ -49,7 +49,7 @@ def check(config: config_lib.Config) -> None:
 
 
 def _kind_of(uri: str) -> str | None:
-    """The kind of a reward model that a run has trained; None of other models, and of language models of old."""
+    """The kind of a reward model that a run has trained; None of other models."""
     path = storage.path(uri.removeprefix("orbax:")) / _KIND_FILE
     if not uri.startswith("orbax:") or not path.exists():
         return None
