@@ -85,7 +85,8 @@ def add_legend(figure: Figure, axes: Axes) -> None:
     """Above the figure, where there is more than one thing to tell apart."""
     handles, labels = axes.get_legend_handles_labels()
     if len(handles) > 1:
-        figure.legend(handles, labels, loc="outside upper left", ncols=min(len(handles), 3))
+        columns = 3 if max(map(len, labels)) < 20 else 2  # longer ones would leave the figure
+        figure.legend(handles, labels, loc="outside upper left", ncols=min(len(handles), columns))
 
 
 def grouped_bars(figure: Figure, axes: Axes, groups: Mapping[str, Mapping[int, tuple[float, float]]]) -> None:
