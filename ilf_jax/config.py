@@ -48,7 +48,14 @@ TARGETS = tuple(STAGES_BEFORE_TARGET)
 
 
 @dataclasses.dataclass(frozen=True)
-class Fields:
+class _Paths:
+    def mapping(self) -> dict[str, str]:
+        """The fields that are set; '' says that a field is not to be read."""
+        return {name: path for name, path in dataclasses.asdict(self).items() if path is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields(_Paths):
     """Where each field of an Example stands in the data: a key, or a dotted path; '' where it is not to be read.
 
     A field that is set must be in every row. One that is not is read under its own name where a row has that.
@@ -62,10 +69,6 @@ class Fields:
     reference: str | None = _key(None, "a reference output")
     human_refinement: str | None = _key(None, "a person's refinement of the draft")
     group: str | None = _key(None, "a kind of document, of which the evaluation gives numbers of its own")
-
-    def mapping(self) -> dict[str, str]:
-        """The fields that are set; '' says that a field is not to be read."""
-        return {name: path for name, path in dataclasses.asdict(self).items() if path is not None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +194,7 @@ class Finetune(Training):
 
 
 @dataclasses.dataclass(frozen=True)
-class ComparisonFields:
+class ComparisonFields(_Paths):
     """Where each field of a Comparison stands in the records, as in `Fields`."""
 
     id: str | None = _key(None, "unique id; the row's number if unset")
@@ -200,10 +203,6 @@ class ComparisonFields:
     first: str | None = _key(None, "one output")
     second: str | None = _key(None, "the other")
     preferred: str | None = _key(None, "which of them is better, see config.reward.sides")
-
-    def mapping(self) -> dict[str, str]:
-        """The fields that are set; '' says that a field is not to be read."""
-        return {name: path for name, path in dataclasses.asdict(self).items() if path is not None}
 
 
 @dataclasses.dataclass(frozen=True)
