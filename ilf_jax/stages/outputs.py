@@ -1,5 +1,6 @@
 """What a policy writes for held-out examples: how it is drawn, and the numbers about it, alone or the best of N."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from ilf_jax.evaluation import diversity, rouge, statistics, win_rate
@@ -34,25 +35,23 @@ def text_of(run: run_lib.Run, generated: str) -> str:
 
 def numbers(run: run_lib.Run, texts: Mapping[str, str]) -> list[statistics.Metric]:
     """The task's own numbers, lengths, and how the outputs compare with references and with one another."""
-    found = [*run.measure(texts, run.held_out),
+    found = [*_of_examples(run, texts, run.held_out),
              statistics.mean("mean_words", [len(text.split()) for text in texts.values()])]
-    found += _against_references(run, texts, run.held_out)
-    groups = list(dict.fromkeys(e.group for e in run.held_out if e.group))
-    for group in groups:
+    for group in dict.fromkeys(e.group for e in run.held_out if e.group):
         of_group = [e for e in run.held_out if e.group == group]
-        found += [statistics.Metric(f"{m.name}[{group}]", m.value, m.stderr, m.n)
-                  for m in (*run.measure(texts, of_group), *_against_references(run, texts, of_group))]
+        found += [dataclasses.replace(m, name=f"{m.name}[{group}]") for m in _of_examples(run, texts, of_group)]
     if len(texts) > 1:
         _, equal, _ = diversity.diversity([list(texts.values())])
         found.append(statistics.Metric("equal_outputs", equal.value, float("nan"), len(texts)))
     return found
 
 
-def _against_references(
+def _of_examples(
     run: run_lib.Run, texts: Mapping[str, str], examples: Sequence[Example]
 ) -> list[statistics.Metric]:
+    """The task's own numbers, and those against references where there are any."""
+    found = run.measure(texts, examples)
     pairs = [(texts[e.id], e.reference.strip()) for e in examples if e.reference.strip()]
-    found = []
     if run.config.evaluate.rouge and pairs:
         found += rouge.rouge(*zip(*pairs, strict=True))
     if run.config.evaluate.exact_match and pairs:
