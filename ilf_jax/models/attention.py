@@ -4,6 +4,8 @@ Two cases. `causal`: independent rows, as in training and prefill. `behind_prefi
 document's prefix, as in decoding and scoring; the prefix part is one matmul for all candidates of a document.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -15,6 +17,8 @@ from ilf_jax.models.compute import Compute
 # load: up to a length, three blocks spare a third of the scores, and then blocks are kept from growing.
 _BLOCK, _BLOCKS, _LARGEST = 128, 3, 512
 _NEVER = -1e30
+# Where a key head of one document has so many scores (1 MiB in float32), a loop costs less than it spares.
+_WORTH_A_LOOP = 1 << 18
 
 
 def causal(
@@ -75,10 +79,9 @@ def blockwise(
 def behind_prefix(
     q_BxCxLxKxGxH: jax.Array, prefix: tuple[jax.Array, jax.Array], prefix_lengths_B: jax.Array,
     own: tuple[jax.Array, jax.Array], positions_BxCxL: jax.Array, distance_BxCxLxS: jax.Array, window: int | None,
+    *, one_by_one: bool = False,
 ) -> jax.Array:
     """C candidates of a document attend to its prefix and to keys of their own; B x C x L x K x G x H.
-
-    The two parts share one softmax: scores of both stand below one peak, and what they weigh is summed.
 
     Args:
         q_BxCxLxKxGxH: scaled queries.
@@ -87,35 +90,48 @@ def behind_prefix(
         positions_BxCxL: of the queries.
         distance_BxCxLxS: how far back each own key stands (0: the token itself); below 0: not seen.
         window: see `causal`.
+        one_by_one: where there are many scores, one document and key head after another: a CPU's cache holds them then.
     """
-    B, C, L, K, G, H = q_BxCxLxKxGxH.shape
-    (prefix_k, prefix_v), (own_k, own_v) = prefix, own
-    P, S = prefix_k.shape[2], own_k.shape[3]
-    q = q_BxCxLxKxGxH.transpose(0, 3, 1, 4, 2, 5)  # B K C G L H
+    _, C, L, _, G, _ = q_BxCxLxKxGxH.shape
+    looped = one_by_one and C * G * L * prefix[0].shape[2] >= _WORTH_A_LOOP
+    over = jax.lax.map if looped else lambda of_one, rows: jax.vmap(of_one)(rows)
+    q_BxKxCxGxLxH = q_BxCxLxKxGxH.transpose(0, 3, 1, 4, 2, 5)
 
-    slots = jnp.arange(P)
-    mask = (slots < prefix_lengths_B[:, None])[:, None, None, None, None]
-    if window is not None:
-        near = positions_BxCxL[..., None] - slots < window
-        mask = mask & near[:, None, :, None]
-    scores = jnp.einsum(
-        "bkqh,bkph->bkqp", q.reshape(B, K, C * G * L, H), prefix_k, preferred_element_type=jnp.float32
-    )
-    scores = jnp.where(mask, scores.reshape(B, K, C, G, L, P), _NEVER)
+    def of_document(rows: tuple) -> jax.Array:
+        heads, length, positions_CxL, distance_CxLxS = rows
+        slots = jnp.arange(prefix[0].shape[2])
+        sees_prefix, sees_own = (slots < length)[None, None], distance_CxLxS >= 0
+        if window is not None:
+            sees_prefix = sees_prefix & (positions_CxL[..., None] - slots < window)
+            sees_own = sees_own & (distance_CxLxS < window)
+        return over(lambda head: _of_key_head(*head, sees_prefix[:, None], sees_own[:, None]), heads)
 
-    mask = distance_BxCxLxS >= 0
-    if window is not None:
-        mask = mask & (distance_BxCxLxS < window)
-    own_scores = jnp.einsum("bkcqh,bkcsh->bkcqs", q.reshape(B, K, C, G * L, H), own_k,
-                            preferred_element_type=jnp.float32)
-    own_scores = jnp.where(mask[:, None, :, None], own_scores.reshape(B, K, C, G, L, S), _NEVER)
+    out = over(of_document, ((q_BxKxCxGxLxH, *prefix, *own), prefix_lengths_B, positions_BxCxL, distance_BxCxLxS))
+    return out.transpose(0, 2, 4, 1, 3, 5)
+
+
+def _of_key_head(
+    q_CxGxLxH: jax.Array, prefix_k_PxH: jax.Array, prefix_v_PxH: jax.Array, own_k_CxSxH: jax.Array,
+    own_v_CxSxH: jax.Array, sees_prefix: jax.Array, sees_own: jax.Array,
+) -> jax.Array:
+    """The G heads that share a key head; C x G x L x H.
+
+    The two parts share one softmax: scores of both stand below one peak, and what they weigh is summed.
+
+    Args:
+        sees_prefix, sees_own: masks that broadcast to C x G x L x P and C x G x L x S.
+    """
+    C, G, L, H = q_CxGxLxH.shape
+    matmul = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
+    scores = matmul("qh,ph->qp", q_CxGxLxH.reshape(C * G * L, H), prefix_k_PxH)
+    scores = jnp.where(sees_prefix, scores.reshape(C, G, L, -1), _NEVER)
+    own_scores = matmul("cqh,csh->cqs", q_CxGxLxH.reshape(C, G * L, H), own_k_CxSxH)
+    own_scores = jnp.where(sees_own, own_scores.reshape(C, G, L, -1), _NEVER)
 
     # A token always sees itself: the peak is that of a visible key, and hidden ones come out as exactly 0.
     peak = jnp.maximum(jnp.max(scores, axis=-1, keepdims=True), jnp.max(own_scores, axis=-1, keepdims=True))
     exp, own_exp = jnp.exp(scores - peak), jnp.exp(own_scores - peak)
     total = jnp.sum(exp, axis=-1, keepdims=True) + jnp.sum(own_exp, axis=-1, keepdims=True)
-    out = jnp.einsum("bkqp,bkph->bkqh", exp.reshape(B, K, C * G * L, P).astype(prefix_v.dtype), prefix_v,
-                     preferred_element_type=jnp.float32).reshape(B, K, C, G, L, H)
-    own_out = jnp.einsum("bkcqs,bkcsh->bkcqh", own_exp.reshape(B, K, C, G * L, S).astype(own_v.dtype), own_v,
-                         preferred_element_type=jnp.float32).reshape(B, K, C, G, L, H)
-    return ((out + own_out) / total).astype(q.dtype).transpose(0, 2, 4, 1, 3, 5)
+    out = matmul("qp,ph->qh", exp.reshape(C * G * L, -1).astype(prefix_v_PxH.dtype), prefix_v_PxH)
+    own_out = matmul("cqs,csh->cqh", own_exp.reshape(C, G * L, -1).astype(own_v_CxSxH.dtype), own_v_CxSxH)
+    return ((out.reshape(C, G, L, H) + own_out.reshape(C, G, L, H)) / total).astype(q_CxGxLxH.dtype)

@@ -17,6 +17,7 @@ class Compute:
         attention: what computes rows that stand by themselves (training, prefill): plain XLA, cuDNN's flash attention
             (NVIDIA, 16 bit), or TPU's splash attention, where a row's length allows it.
         mesh: the devices that splash attention is laid over.
+        one_by_one: attention behind a shared prefix may go head by head, see `attention.behind_prefix`; for one CPU.
         rows: how the rows of activations lie on several devices. Left to itself, XLA moves activations to where params
             are sharded over fsdp, instead of the params to them.
     """
@@ -24,6 +25,7 @@ class Compute:
     dtype: jnp.dtype = jnp.float32
     attention: str = "xla"
     mesh: Mesh | None = None
+    one_by_one: bool = False
     rows: NamedSharding | None = None
 
     @property

@@ -190,7 +190,8 @@ class Attention(nn.Module):
                 v = jax.lax.dynamic_update_slice(sight.cache.values, v, at)
             prefix = sight.prefix.keys, sight.prefix.values
             out = attention.behind_prefix(
-                q, prefix, sight.prefix.lengths_B, (k, v), positions_BxCxL, sight.distance_BxCxLxS, window
+                q, prefix, sight.prefix.lengths_B, (k, v), positions_BxCxL, sight.distance_BxCxLxS, window,
+                one_by_one=self.compute.one_by_one,
             )
         out = out.reshape(B, C, L, K * G * H)
         return linear(x.shape[-1], c.output_bias, init_variance=_branch_variance(c), name="o")(out), (k, v)

@@ -50,7 +50,8 @@ def compute_of(config: config_lib.Config, mesh: Mesh) -> Compute:
         raise InputError(f"config.attention='cudnn' needs an NVIDIA GPU and config.precision='bfloat16'; here are "
                          f"{platform} devices and config.precision={config.precision!r}; 'xla' runs everywhere")
     rows = sharding.batch_sharding(mesh) if mesh.size > 1 else None
-    return Compute(_DTYPES[config.precision], kernel, mesh if kernel == "splash" else None, rows)
+    return Compute(_DTYPES[config.precision], kernel, mesh if kernel == "splash" else None,
+                   one_by_one=platform == "cpu" and mesh.size == 1, rows=rows)
 
 
 class Models:

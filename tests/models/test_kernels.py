@@ -1,6 +1,7 @@
 """Every way to compute attention gives the same: blocks, one piece, the call to cuDNN, splash interpreted."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +72,28 @@ def test_gradients_are_those_of_one_plain_softmax(mesh, rows):
             np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+@pytest.mark.parametrize("window", [None, 50])
+def test_head_by_head_is_all_at_once(rows, window):
+    """Eight candidates of 64 tokens behind each prefix: just enough scores for the loop to be taken."""
+    (_, prefix_k, prefix_v), C, S = rows, 8, 64
+    rng = np.random.default_rng(2)
+    q = jnp.asarray(rng.normal(size=(B, C, S, K, 2, H)), jnp.float32) * H**-0.5
+    own = tuple(jnp.asarray(rng.normal(size=(B, K, C, S, H)), jnp.float32) for _ in range(2))
+    lengths = jnp.array([L, L - 70])
+    positions = jnp.broadcast_to(lengths[:, None, None] + jnp.arange(S), (B, C, S))
+    distance = jnp.broadcast_to(jnp.arange(S)[:, None] - jnp.arange(S), (B, C, S, S))
+
+    def attend(one_by_one):
+        return functools.partial(attention.behind_prefix, window=window, one_by_one=one_by_one)
+
+    given = q, (prefix_k, prefix_v), lengths, own, positions, distance
+    loops = [str(jax.make_jaxpr(attend(one_by_one))(*given)).count("= scan[") for one_by_one in (False, True)]
+    assert loops == [0, 2]  # documents, and key heads of each
+    fewer = q[:, :-1], (prefix_k, prefix_v), lengths, [a[:, :, :-1] for a in own], positions[:, :-1], distance[:, :-1]
+    assert "= scan[" not in str(jax.make_jaxpr(attend(True))(*fewer))
+    np.testing.assert_allclose(jax.jit(attend(True))(*given), jax.jit(attend(False))(*given), atol=1e-6)
+
+
 def test_splash_falls_back_where_it_does_not_fit(mesh, rows):
     compute, (q, k, v) = Compute(attention="splash", mesh=mesh), rows
     short = q[:, :100], k[:, :, :100], v[:, :, :100]
@@ -80,10 +103,10 @@ def test_splash_falls_back_where_it_does_not_fit(mesh, rows):
 
 
 def test_which_kernel_a_config_gets(mesh):
-    config = config_lib.Config()
-    assert models.compute_of(config, mesh) == Compute()
+    config, alone = config_lib.Config(), mesh.size == 1
+    assert models.compute_of(config, mesh) == Compute(one_by_one=alone)
     half = dataclasses.replace(config, precision="bfloat16")
-    assert models.compute_of(half, mesh) == Compute(jnp.bfloat16)  # no kernel of its own on a CPU
+    assert models.compute_of(half, mesh) == Compute(jnp.bfloat16, one_by_one=alone)  # no kernel of its own on a CPU
     splash = models.compute_of(dataclasses.replace(config, attention="splash"), mesh)
     assert (splash.attention, splash.mesh) == ("splash", mesh)
     with pytest.raises(InputError, match=r"config\.attention='cudnn' needs an NVIDIA GPU.*'xla' runs everywhere"):
