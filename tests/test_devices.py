@@ -10,6 +10,7 @@ import pytest
 _RUN = """
 import sys
 sys.path.insert(0, sys.argv[1])
+import jax
 from conftest import make_tiny_config
 from ilf_jax import checkpoint, ilf
 c = make_tiny_config()
@@ -25,7 +26,11 @@ if sys.argv[3] == "stop":
         if step == 2:
             raise SystemExit(7)
     checkpoint.TrainingCheckpoints.save = save_and_stop
+compiled = []
+jax.monitoring.register_event_duration_secs_listener(lambda name, seconds, **about: compiled.append(
+    about.get("fun_name") if name.endswith("backend_compile_duration") else None))
 ilf.run(c, sys.argv[2])
+assert compiled.count("jit(_train_step)") == 1
 """
 
 

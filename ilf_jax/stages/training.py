@@ -1,5 +1,6 @@
 """Trains a model's params on examples, step by step. Killed anywhere, it goes on to the same params."""
 
+import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -133,7 +134,7 @@ def train(
     schedule = optimizer.Schedule(settings.schedule, settings.learning_rate, num_steps=len(steps_plan),
                                   warmup_steps=round(settings.warmup_fraction * len(steps_plan)))
     opt = optimizer.OptimizerConfig(settings.weight_decay, settings.clip_norm, b2=settings.b2)
-    state = _first_state(params, opt, role)
+    train_step, state = _made_ready(objective, opt, params, frozen, role, steps_plan)
     del params  # the state holds them, until the step, or a restored state, takes their place
     stopping = early_stopping.EarlyStopping(settings.patience, state.params) if dev else None
     keeping = run.config.checkpoint
@@ -151,7 +152,6 @@ def train(
             stopping.restore(whole)
     step = begun or 0
     log.rewind(step)
-    train_step = train_step_program(state)
     pending: tuple[int, dict[str, jax.Array]] | None = None
 
     def log_pending() -> None:
@@ -251,13 +251,31 @@ def _work(model: ModelConfig, steps_plan: plan.Plan, step: int) -> performance.W
         for e in examples)
 
 
-def _first_state(params: transformer.Params, config: optimizer.OptimizerConfig, role: Role) -> steps.TrainState:
-    """State before the first step, every leaf on the whole mesh, counters too: a restored one is placed like it."""
-    init = optimizer.make_optimizer(config).init
-    # In one program: leaf by leaf, zeros for Adam's moments are filled by one core.
-    shardings = role.placement.shardings(jax.eval_shape(init, params), "train")
-    return steps.TrainState(jnp.zeros((), jnp.int32, device=role.placement.replicated), params,
-                            jax.jit(init, out_shardings=shardings)(params))
+def _made_ready(
+    objective: steps.Objective, opt: optimizer.OptimizerConfig, params: transformer.Params, frozen: transformer.Params,
+    role: Role, steps_plan: plan.Plan,
+) -> tuple[jax.stages.Wrapped, steps.TrainState]:
+    """The train step and the state before the first step, every leaf on the whole mesh, counters too.
+
+    Adam's moments are gigabytes that the system hands out page by page; meanwhile the step is compiled, or loaded.
+    """
+    init = optimizer.make_optimizer(opt).init
+    shapes = role.placement.with_shardings(jax.eval_shape(init, params), "train")
+    counter = jnp.zeros((), jnp.int32, device=role.placement.replicated)
+    like = jax.tree.map(_shape_of, steps.TrainState(counter, params, shapes))
+    train_step = train_step_program(like)
+    batch = role.placement.batch(steps_plan.batch(0), axis=1)
+    with concurrent.futures.ThreadPoolExecutor(1) as background:
+        lowered = train_step.lower(objective, opt, like, frozen, batch, np.float32(0))
+        ready = background.submit(lowered.compile)
+        # In one program: leaf by leaf, zeros for the moments are filled by one core.
+        opt_state = jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes))(params)
+        ready.result()
+    return train_step, steps.TrainState(counter, params, opt_state)
+
+
+def _shape_of(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
 def _split(

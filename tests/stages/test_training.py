@@ -1,0 +1,30 @@
+"""The training loop's way to its first step."""
+
+import jax
+import pytest
+
+import ilf_jax
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+
+@pytest.fixture
+def compiled():
+    """Names of the programs that are compiled, or loaded, from here on."""
+    names, event = [], "/jax/core/compile/backend_compile_duration"
+
+    def listen(name, seconds, **about):
+        if name == event:
+            names.append(about["fun_name"])
+
+    jax.clear_caches()
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield names
+    jax.monitoring.unregister_event_duration_listener(listen)
+
+
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_the_step_that_was_compiled_beforehand_is_the_one_that_is_run(tiny_config, tmp_path, compiled, lora_rank):
+    tiny_config.finetune.lora_rank = lora_rank
+    ilf_jax.run(tiny_config, tmp_path / "run")
+    assert compiled.count("jit(_train_step)") == 1
