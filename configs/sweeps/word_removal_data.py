@@ -22,7 +22,7 @@ def get_sweep():
             named(
                 "method",
                 ilf={"finetune.target": "refinement", **_REWARD},
-                random={"finetune.target": "random"},
+                random={"finetune.target": "random", "score.method": "random"},
                 initial={"finetune.target": "initial"},
                 reference={"finetune.target": "reference"},
                 best_of_n={"iterations": 0, **_REWARD},
