@@ -1,10 +1,12 @@
-"""A run on several devices: stopped while finetuning it goes on; its checkpoint is read where there is one device."""
+"""Runs on several devices: one that was stopped goes on, checkpoints are read on one device, rewards are those of one."""
 
+import json
 import os
 import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 _RUN = """
@@ -108,3 +110,38 @@ def test_checkpoint_is_restored_onto_other_meshes(tmp_path):
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
     done = subprocess.run([sys.executable, "-c", _ELSEWHERE, str(tmp_path)], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+_REWARDED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from conftest import make_tiny_config
+from test_reward import with_reward
+from ilf_jax import ilf
+c = with_reward(make_tiny_config(), sys.argv[3])
+c.mesh.data = c.mesh.fsdp = int(sys.argv[4])
+c.reward.dev_fraction, c.evaluate.rank = 0.3, True
+for section in (c.draft, c.feedback, c.refine, c.score, c.reward, c.evaluate, c.finetune):
+    section.batch_size = 4
+ilf.run(c, sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("kind", ["comparison", "scalar"])
+def test_rewards_on_four_devices_are_those_on_one(kind, tmp_path):
+    rows = {}
+    for side in (1, 2):
+        env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+               "XLA_FLAGS": f"--xla_force_host_platform_device_count={side * side}"}
+        here, folder = pathlib.Path(__file__).parent, tmp_path / str(side)
+        done = subprocess.run([sys.executable, "-c", _REWARDED, str(here), str(folder), kind, str(side)],
+                              cwd=here.parent, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        rows[side] = {stage: [json.loads(line) for path in sorted(folder.glob(f"iteration_*/{stage}/0*.jsonl"))
+                              for line in path.open()] for stage in ("reward", "best_of_n", "score", "rank")}
+    for stage, name in (("reward", "probability"), ("best_of_n", "rewards"), ("score", "scores"), ("rank", "win_rate")):
+        one, four = ({row["id"]: row[name] for row in rows[side][stage]} for side in (1, 2))
+        assert one and one.keys() == four.keys()
+        for key, value in one.items():
+            np.testing.assert_allclose(four[key], value, atol=1e-3, err_msg=f"{stage} {key}")
+    assert len({row["probability"] for row in rows[1]["reward"]}) > 1

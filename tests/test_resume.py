@@ -26,7 +26,10 @@ import pytest
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 STAGES = ("draft", "feedback", "refine", "score", "finetune", "evaluate")
-KILLS = 10
+ORDER = ("reward", *STAGES, "best_of_n", "rank")  # in an iteration
+# Stage, iteration, which run (see `configs`), kills.
+KILLED = (*((stage, 2, "loop", 10) for stage in STAGES),
+          ("reward", 0, "rewarded", 5), ("best_of_n", 1, "rewarded", 5), ("rank", 1, "rewarded", 5))
 SEED = 20240601
 _CALLS = ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir")
 
@@ -142,8 +145,9 @@ def _run(job):
 
     for stage, original in ilf._STAGES.items():
         ilf._STAGES[stage] = around(stage, original)
-    ilf.finetune.run = around("finetune", ilf.finetune.run)
-    ilf.evaluate.run = around("evaluate", ilf.evaluate.run)
+    for stage in ("reward", "finetune", "evaluate", "best_of_n", "rank"):
+        module = getattr(ilf, stage)
+        module.run = around(stage, module.run)
     if job.get("stop_after"):
         progress.TensorBoard.rewrite = lambda *args: enter("end", 0)
         if job["done_already"]:
@@ -232,36 +236,46 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def config():
+def configs():
+    """Two iterations of the loop; and a reward model with all that it is used for."""
     from conftest import make_tiny_config
+    from test_reward import with_reward
 
-    c = make_tiny_config()
-    c.iterations = 2
-    c.feedback.source = "critic"  # the oracle writes one shard only
-    c.finetune.dev_fraction, c.finetune.epochs, c.finetune.patience = 0.3, 2, 2
-    return json.loads(c.to_json())
+    loop, rewarded = make_tiny_config(), with_reward(make_tiny_config(), "scalar")
+    loop.iterations = 2
+    loop.feedback.source = "critic"  # the oracle writes one shard only
+    for training in (loop.finetune, rewarded.reward):
+        training.dev_fraction, training.epochs, training.patience = 0.3, 2, 2
+    rewarded.evaluate.rank = True
+    return {name: json.loads(c.to_json()) for name, c in (("loop", loop), ("rewarded", rewarded))}
 
 
 @pytest.fixture(scope="module")
-def reference(server, config, tmp_path_factory):
-    """The folder of a run that was never killed, and how many writes it made in all."""
-    folder = tmp_path_factory.mktemp("reference") / "run"
-    log = server.log()
-    codes = server([[{"config": config, "workdir": str(folder), "stage": "", "iteration": 0, "log": log}]])
-    assert codes == [[0]], pathlib.Path(log + ".stderr").read_text()
-    return folder, json.loads(pathlib.Path(log).read_text())["count"]
+def reference(server, configs, tmp_path_factory):
+    """By name: the folder of a run that was never killed, and how many writes it made in all."""
+
+    @functools.cache
+    def run(name):
+        folder = tmp_path_factory.mktemp("reference") / name
+        log = server.log()
+        codes = server([[{"config": configs[name], "workdir": str(folder), "stage": "", "iteration": 0, "log": log}]])
+        assert codes == [[0]], pathlib.Path(log + ".stderr").read_text()
+        return folder, json.loads(pathlib.Path(log).read_text())["count"]
+
+    return run
 
 
 def before_stage(reference, stage, iteration, target):
-    """A copy of the reference run as it was before a stage began."""
+    """A copy of the reference run as it was before a stage of its last iteration, or of iteration 0, began."""
     shutil.copytree(reference, target)
-    for name in STAGES[STAGES.index(stage):]:
-        shutil.rmtree(target / f"iteration_{iteration:03d}" / name, ignore_errors=True)
-    if stage != "evaluate":
-        shutil.rmtree(target / f"iteration_{iteration:03d}" / "checkpoint")
+    here = target / f"iteration_{iteration:03d}"
+    gone = [here / name for name in ORDER[ORDER.index(stage):]]
+    if ORDER.index(stage) < ORDER.index("evaluate"):
+        gone += [here / "checkpoint", here / "reward_model", *target.glob(f"iteration_{iteration + 1:03d}")]
+    for folder in (*gone, target / "tensorboard"):
+        shutil.rmtree(folder, ignore_errors=True)
     for name in ("report.html", "metrics.jsonl"):
         (target / name).unlink()
-    shutil.rmtree(target / "tensorboard")
     return target
 
 
@@ -303,55 +317,60 @@ def assert_each_step_once(folder):
     assert steps == list(range(len(steps))) and steps
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_killed_in_a_stage(stage, server, config, reference, tmp_path):
-    folder, iteration = reference[0], 2
+def kill_points(stage, names, kills):
+    """Points before and behind the writes `names`: every kind of write, the others spread over all of them."""
+    points, rng = 2 * len(names), random.Random(f"{SEED} {stage}")
+    assert points >= kills, names
+    kinds = {name: [2 * n + half for n, found in enumerate(names) if found == name for half in (0, 1)]
+             for name in sorted(set(names))}
+    spread = [rng.randrange(points * i // kills, points * (i + 1) // kills) for i in range(kills)]
+    rng.shuffle(spread)
+    picked = [rng.choice([k for k in found if k % 2] if name in ("append", "write_text") else found)
+              for name, found in kinds.items()]
+    found = sorted(list(dict.fromkeys([*picked, *spread]))[:kills])
+    at = [f"{'behind' if k % 2 else 'before'} {names[k // 2]} {k // 2}" for k in found]
+    print(f"{stage}: {points} points, seed {SEED}, killed at {len(found)}: {', '.join(at)}")
+    assert len(found) == kills
+    return found
+
+
+@pytest.mark.parametrize(("stage", "iteration", "name", "kills"), KILLED)
+def test_killed_in_a_stage(stage, iteration, name, kills, server, configs, reference, tmp_path):
+    folder = reference(name)[0]
 
     def job(workdir, **more):
-        return {"config": config, "workdir": str(workdir), "stage": stage, "iteration": iteration,
+        return {"config": configs[name], "workdir": str(workdir), "stage": stage, "iteration": iteration,
                 "log": server.log(), **more}
 
     count_job = job(before_stage(folder, stage, iteration, tmp_path / "count"), stop_after=True)
     assert server([[count_job]]) == [[0]], pathlib.Path(count_job["log"] + ".stderr").read_text()
-    writes = json.loads(pathlib.Path(count_job["log"]).read_text())
-    points = 2 * writes["count"]
-    assert points >= KILLS, writes
-    # Every kind of write is met at least once; the others are spread over all points, one in each tenth.
-    rng = random.Random(f"{SEED} {stage}")
-    kinds = {name: [2 * n + half for n, found in enumerate(writes["names"]) if found == name for half in (0, 1)]
-             for name in sorted(set(writes["names"]))}
-    spread = [rng.randrange(points * i // KILLS, points * (i + 1) // KILLS) for i in range(KILLS)]
-    rng.shuffle(spread)
-    picked = [rng.choice([k for k in found if k % 2] if name in ("append", "write_text") else found)
-              for name, found in kinds.items()]
-    kills = sorted(list(dict.fromkeys([*picked, *spread]))[:KILLS])
-    assert len(kills) == KILLS
-    at = [f"{'behind' if k % 2 else 'before'} {writes['names'][k // 2]} {k // 2}" for k in kills]
-    print(f"{stage}: {points} points, seed {SEED}, killed at {len(kills)}: {', '.join(at)}")
+    points = kill_points(stage, json.loads(pathlib.Path(count_job["log"]).read_text())["names"], kills)
 
     chains = []
-    for k in kills:
+    for k in points:
         workdir = before_stage(folder, stage, iteration, tmp_path / f"kill-{k}")
         chains.append([job(workdir, kill_at=k), job(workdir, stop_after=True)])
     codes = server(chains)
-    for k, (_killed, resumed), found in zip(kills, chains, codes, strict=True):
+    trained = {"finetune": "checkpoint", "reward": "reward_model"}.get(stage)
+    for k, (_killed, resumed), found in zip(points, chains, codes, strict=True):
         where = f"{stage}, point {k}"
         assert found == [-signal.SIGKILL, 0], (where, pathlib.Path(resumed["log"] + ".stderr").read_text())
         ours = pathlib.Path(resumed["workdir"])
-        relative = f"iteration_{iteration:03d}/{stage}"
+        here = f"iteration_{iteration:03d}"
+        relative = f"{here}/{stage}"
         assert records(ours / relative) == records(folder / relative), where
         assert manifests(ours / relative) == manifests(folder / relative), where
         rows = (folder / "metrics.jsonl").read_text().splitlines()
         done = [row for row in rows if (r := json.loads(row))["iteration"] < iteration
-                or STAGES.index(r["stage"]) <= STAGES.index(stage)]
+                or (r["iteration"] == iteration and ORDER.index(r["stage"]) <= ORDER.index(stage))]
         if not json.loads(pathlib.Path(resumed["log"] + ".done").read_text()):  # else written with the next stage's
             assert (ours / "metrics.jsonl").read_text().splitlines() == done, where
-        if stage == "finetune":
-            assert_same_params(ours / f"iteration_{iteration:03d}/checkpoint", folder / "iteration_002/checkpoint")
+        if trained:
+            assert_same_params(ours / here / trained, folder / here / trained)
             assert_each_step_once(ours / relative)
             assert not (ours / relative / "state").exists() or json.loads(
                 pathlib.Path(resumed["log"] + ".done").read_text()), where
-            assert not [p for p in (ours / "iteration_002/checkpoint").rglob("*") if "tmp" in p.name], where
+            assert not [p for p in (ours / here / trained).rglob("*") if "tmp" in p.name], where
         else:
             left = json.loads(pathlib.Path(resumed["log"] + ".found").read_text())
             for path, facts in left.items():
@@ -359,9 +378,9 @@ def test_killed_in_a_stage(stage, server, config, reference, tmp_path):
                 assert [stat.st_mtime_ns, stat.st_ino] == facts, f"{where}: {path} was done again"
 
 
-def test_killed_again_and_again(server, config, reference, tmp_path):
+def test_killed_again_and_again(server, configs, reference, tmp_path):
     """From nothing to the report through eight kills anywhere, each start going on from the last."""
-    folder, count = reference
+    config, (folder, count) = configs["loop"], reference("loop")
     rng = random.Random(SEED)
     kills = [rng.randrange(count // 4) for _ in range(8)]
     print(f"{count} writes in all, seed {SEED}, killed behind so many points: {kills}")
