@@ -1,4 +1,4 @@
-"""Runs on several devices: one that was stopped goes on, checkpoints are read on one device, rewards are those of one."""
+"""Runs on several devices: a stopped one goes on, checkpoints are read on one device, rewards are those of one."""
 
 import json
 import os
