@@ -25,7 +25,7 @@ def get_sweep():
                 random={"finetune.target": "random", "score.method": "random"},
                 initial={"finetune.target": "initial"},
                 reference={"finetune.target": "reference"},
-                best_of_n={"iterations": 0, **_REWARD},
+                no_finetuning={"iterations": 0, **_REWARD},
             ),
             named("documents", **{str(n): {"data.train_size": n, "reward.train_size": n} for n in _SIZES}),
             axis("seed", 0, 1, 2),
@@ -38,6 +38,7 @@ def get_sweep():
         },
         metrics=(*(f"evaluate/{name}" for name in _NUMBERS), *(f"best_of_n/{name}" for name in _NUMBERS),
                  "reward/accuracy", "finetune/target_nll_before_training"),
+        side_by_side=("evaluate/insult_rate", "best_of_n/insult_rate"),
         x="documents",
         x_numbers={str(n): n for n in _SIZES},
     )

@@ -6,6 +6,7 @@ import io
 import math
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib
 from matplotlib.axes import Axes
@@ -68,6 +69,13 @@ def to_svg(figure: Figure, name: str, title: str) -> str:
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     return text.replace("<svg", f'<svg role="img" aria-label="{html.escape(title)}"', 1)
+
+
+def standalone(plot: Plot) -> str:
+    """The figure as the text of an SVG file, in the report's colours, light and dark."""
+    colors = (Path(__file__).parent / "colors.css").read_text(encoding="utf-8")
+    ground = '<rect width="100%" height="100%" fill="var(--card)"/>'
+    return plot.svg.replace(">", f">\n<style>\n{colors}</style>\n{ground}", 1) + "\n"
 
 
 def make_axes(ylabel: str) -> tuple[Figure, Axes]:

@@ -86,6 +86,7 @@ class Sweep:
         x: the key that is the figure's x axis; None: no figure.
         x_numbers: where values of that key stand on the axis, if they are no numbers.
         fit: whether a power law with offset is fitted to the first metric over x.
+        side_by_side: metrics that one more figure, the first, shows together.
         seed: the key over whose values results are averaged.
     """
 
@@ -96,6 +97,7 @@ class Sweep:
     x: str | None = None
     x_numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
     fit: bool = False
+    side_by_side: Sequence[str] = ()
     seed: str = "seed"
 
 
@@ -114,6 +116,9 @@ def load(path: str) -> Sweep:
         raise InputError(f"--config={path}: two cells are called {twice[0]}")
     if sweep.x is not None and not all(sweep.x in cell for cell in sweep.cells):
         raise InputError(f"--config={path}: the figure is to be drawn over {sweep.x}, which not every cell sets")
+    unknown = [metric for metric in sweep.side_by_side if metric not in sweep.metrics]
+    if unknown:
+        raise InputError(f"--config={path}: the figure is to show {unknown[0]}, which is not among the metrics")
     return sweep
 
 

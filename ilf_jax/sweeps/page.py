@@ -1,5 +1,6 @@
-"""The sweep's own report.html: one table, a figure for each metric, and the power laws that were fitted."""
+"""The sweep's own report.html: one table, a figure for each metric (as a file too), and the power laws fitted."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,11 +18,17 @@ _BEYOND = 3.0
 
 
 def build(sweep: Sweep, rows: Sequence[results.Row], workdir: Path, title: str) -> Path:
-    """Writes `workdir/report.html` from the cells that are complete, and returns its path."""
+    """Writes `workdir/report.html` and `workdir/figures/*.svg` from the complete cells; returns the page's path."""
     found = {metric: results.lines(sweep, rows, metric) for metric in sweep.metrics}
     fits = {label: results.fit(points) for label, points in found[sweep.metrics[0]].items()} if sweep.fit else {}
-    drawn = [_plot(sweep, i, metric, lines, fits if i == 0 else {})
-             for i, (metric, lines) in enumerate(found.items()) if lines]
+    drawn = [_plot(sweep, metric, metric, lines, fits if metric == sweep.metrics[0] else {})
+             for metric, lines in found.items() if lines]
+    lines = results.lines_side_by_side(sweep, rows)
+    if lines:
+        drawn.insert(0, _plot(sweep, "side_by_side", sweep.side_by_side[0], lines, {}))
+    (workdir / "figures").mkdir(exist_ok=True)
+    for plot in drawn:
+        report.write_page(workdir / "figures" / f"{plot.name}.svg", figures.standalone(plot))
     text = report.template("sweep.html").render(
         title=title, config=sweep.config, cells=len(sweep.cells), complete=sum(row.complete for row in rows),
         missing=[cells_lib.name(cell) for cell in sweep.cells if not runner.is_done(workdir, cell)],
@@ -44,7 +51,7 @@ def _fit_table(fits: dict[str, results.Fit]) -> tables.Table:
 
 
 def _plot(
-    sweep: Sweep, number: int, metric: str, lines: dict[str, list[results.Point]], fits: dict[str, results.Fit]
+    sweep: Sweep, figure: str, metric: str, lines: dict[str, list[results.Point]], fits: dict[str, results.Fit]
 ) -> figures.Plot:
     drawn = {}
     for label, points in lines.items():
@@ -61,5 +68,6 @@ def _plot(
     if any(line.curve for line in drawn.values()):
         caption += (" Curves: power laws with offset, dashed beyond what was measured; bands: nine tenths of the fits "
                     "to data drawn again from the seeds.")
-    return figures.line_plot(f"line-{number}", f"{tables.spoken(name).capitalize()} by {tables.spoken(x)}", caption,
-                           tables.spoken(x), tables.spoken(name), drawn)
+    title = f"{tables.spoken(name).capitalize()} by {tables.spoken(x)}"
+    return figures.line_plot(re.sub(r"\W+", "_", figure).strip("_"), title, caption, tables.spoken(x),
+                             tables.spoken(name), drawn)

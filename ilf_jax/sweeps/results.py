@@ -126,6 +126,17 @@ def lines(sweep: Sweep, rows: Sequence[Row], metric: str) -> dict[str, list[Poin
     return {label: sorted(points, key=lambda p: p.x) for label, points in found.items()}
 
 
+def lines_side_by_side(sweep: Sweep, rows: Sequence[Row]) -> dict[str, list[Point]]:
+    """`lines` of all metrics of `sweep.side_by_side`; those of another stage than the first one's say which."""
+    found = {}
+    for metric in sweep.side_by_side:
+        stage = metric.partition("/")[0]
+        ending = "" if stage == sweep.side_by_side[0].partition("/")[0] else stage
+        for label, points in lines(sweep, rows, metric).items():
+            found[", ".join(part for part in (label, ending) if part)] = points
+    return found
+
+
 @dataclasses.dataclass(frozen=True)
 class Fit:
     """A power law through one line of the figure, or why there is none."""

@@ -1,9 +1,11 @@
 """Sweeps: their algebra, what is run and skipped, and what comes out. The cells here are small programs, not runs."""
 
+import dataclasses
 import os
 import subprocess
 import sys
 import time
+import xml.etree.ElementTree
 from pathlib import Path
 
 import pytest
@@ -26,8 +28,8 @@ with (folder / "started").open("a") as f:
 if size == 13 and (folder / "started").read_text() == "x":
     print("what went wrong")
     sys.exit(3)
-rows = [{"iteration": k, "stage": "evaluate", "metric": "loss", "value": 100 / k / size + seed, "stderr": 0.5, "n": 9}
-        for k in (1, 2)]
+rows = [{"iteration": k, "stage": stage, "metric": "loss", "value": 100 / k / size + seed, "stderr": 0.5, "n": 9}
+        for k in (1, 2) for stage in ("evaluate", "best_of_n")]
 (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + chr(10) for row in rows))
 """
 
@@ -73,6 +75,7 @@ def write(tmp_path, text):
     ("return 1 / 0", "ZeroDivisionError"),
     ("return Sweep('c.py', axis('seed', 1, 1), ('a/b',))", "two cells are called seed=1"),
     ("return Sweep('c.py', axis('seed', 1, 2), ('a/b',), x='data.train_size')", "over data.train_size"),
+    ("return Sweep('c.py', axis('seed', 1, 2), ('a/b',), side_by_side=('a/c',))", "a/c, which is not among"),
 ])
 def test_a_sweep_that_makes_no_sense(tmp_path, text, message):
     with pytest.raises(InputError, match=message):
@@ -216,6 +219,11 @@ def test_table_and_page(tmp_path):
     text = page.build(sweep, rows, tmp_path, "sizes").read_text()
     assert text.count("<svg") == 1 and "Power law" in text and "8 of 8 cells" in text
     assert "Not complete yet" not in text and "http" not in text.replace("http://www.w3.org", "")
+    (figure,) = (tmp_path / "figures").iterdir()
+    assert figure.name == "evaluate_loss.svg"
+    root = xml.etree.ElementTree.parse(figure).getroot()
+    style = root.find("{http://www.w3.org/2000/svg}style").text
+    assert "--series-0: #0072b2" in style and "prefers-color-scheme: dark" in style and "viewBox" in root.attrib
 
 
 def test_of_one_seed_the_run_s_own_error_is_shown(tmp_path):
@@ -259,4 +267,13 @@ def test_settings_by_name_and_where_they_stand_on_the_axis(tmp_path):
     rows = results.collect(sweep, tmp_path)
     assert [p.x for p in results.lines(sweep, rows, "evaluate/loss")["method=a"]] == [4.0, 400.0]
     assert results.table(sweep, rows)[1][0][:2] == ["a", "few"]
+    assert results.lines_side_by_side(sweep, rows) == {}
+    metrics = ("evaluate/loss", "best_of_n/loss")
+    both = dataclasses.replace(sweep, metrics=metrics, side_by_side=metrics)
+    rows = results.collect(both, tmp_path)
+    assert list(results.lines_side_by_side(both, rows)) == ["method=a", "method=a, best_of_n"]
+    text = page.build(both, rows, tmp_path, "both").read_text()
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {
+        "side_by_side.svg", "evaluate_loss.svg", "best_of_n_loss.svg"}
+    assert text.count("<svg") == 3
     assert results.to_json(sweep, rows)[0]["setting"] == {"method": "a", "documents": "few"}
