@@ -75,7 +75,9 @@ def _number(found: Sequence[tuple[float, float | None]]) -> Number:
 def table(sweep: Sweep, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Heads and cells: settings down, metrics across with their standard errors, and how many seeds that is."""
     keys = setting_keys(rows)
-    heads = [*map(cells_lib.spoken, keys), *(metric.rpartition("/")[2] for metric in sweep.metrics), "seeds"]
+    names = [metric.rpartition("/")[2] for metric in sweep.metrics]
+    named = [metric if names.count(name) > 1 else name for metric, name in zip(sweep.metrics, names, strict=True)]
+    heads = [*map(cells_lib.spoken, keys), *named, "seeds"]
     lines = []
     for row in rows:
         numbers = [shown(row.numbers.get(metric)) for metric in sweep.metrics]

@@ -272,6 +272,7 @@ def test_settings_by_name_and_where_they_stand_on_the_axis(tmp_path):
     both = dataclasses.replace(sweep, metrics=metrics, side_by_side=metrics)
     rows = results.collect(both, tmp_path)
     assert list(results.lines_side_by_side(both, rows)) == ["method=a", "method=a, best_of_n"]
+    assert results.table(both, rows)[0] == ["method", "documents", "evaluate/loss", "best_of_n/loss", "seeds"]
     text = page.build(both, rows, tmp_path, "both").read_text()
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {
         "side_by_side.svg", "evaluate_loss.svg", "best_of_n_loss.svg"}
