@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
+import matplotlib.ticker
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -21,6 +22,7 @@ INK, GRID = "#0a0b01", "#0a0b02"
 SERIES = [f"#0a0b1{i}" for i in range(7)]
 _CSS = {INK: "var(--ink)", GRID: "var(--rule)", **{color: f"var(--series-{i})" for i, color in enumerate(SERIES)}}
 MARKERS = "osD^vPX"
+_MOST_TICKS = 8  # of a logarithmic axis, where what was measured is marked
 DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))]
 STYLE = {
     "svg.fonttype": "none",
@@ -172,6 +174,11 @@ def line_plot(name: str, title: str, caption: str, xlabel: str, ylabel: str, lin
         every = [x for line in lines.values() for x in line.xs]
         if min(every) > 0 and max(every) > 10 * min(every):
             axes.set_xscale("log")
+            marked = sorted(set(every))
+            if len(marked) <= _MOST_TICKS:
+                axes.set_xticks(marked)
+            axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))  # 100, 5k, 10M
+            axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
         axes.set_xlabel(xlabel)
         axes.margins(x=0.1, y=0.15)
         add_legend(figure, axes)

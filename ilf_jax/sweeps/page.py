@@ -21,11 +21,12 @@ def build(sweep: Sweep, rows: Sequence[results.Row], workdir: Path, title: str) 
     """Writes `workdir/report.html` and `workdir/figures/*.svg` from the complete cells; returns the page's path."""
     found = {metric: results.lines(sweep, rows, metric) for metric in sweep.metrics}
     fits = {label: results.fit(points) for label, points in found[sweep.metrics[0]].items()} if sweep.fit else {}
-    drawn = [_plot(sweep, metric, metric, lines, fits if metric == sweep.metrics[0] else {})
+    x = cells_lib.spoken(sweep.x or "")
+    drawn = [_plot(metric, results.name(sweep, metric), x, lines, fits if metric == sweep.metrics[0] else {})
              for metric, lines in found.items() if lines]
     lines = results.lines_side_by_side(sweep, rows)
     if lines:
-        drawn.insert(0, _plot(sweep, "side_by_side", sweep.side_by_side[0], lines, {}))
+        drawn.insert(0, _plot("side by side", sweep.side_by_side[0].rpartition("/")[2], x, lines, {}))
     (workdir / "figures").mkdir(exist_ok=True)
     for plot in drawn:
         report.write_page(workdir / "figures" / f"{plot.name}.svg", figures.standalone(plot))
@@ -51,7 +52,7 @@ def _fit_table(fits: dict[str, results.Fit]) -> tables.Table:
 
 
 def _plot(
-    sweep: Sweep, figure: str, metric: str, lines: dict[str, list[results.Point]], fits: dict[str, results.Fit]
+    figure: str, metric: str, x: str, lines: dict[str, list[results.Point]], fits: dict[str, results.Fit]
 ) -> figures.Plot:
     drawn = {}
     for label, points in lines.items():
@@ -63,11 +64,10 @@ def _plot(
             curve = (at, ys, *(scaling.interval(fit.draws, at) if fit.draws else (ys, ys)))
         drawn[label] = figures.Line(xs, [p.number.value for p in points], [p.number.stderr or 0.0 for p in points],
                                     curve, max(xs))
-    name, x = metric.rpartition("/")[2], cells_lib.spoken(sweep.x or "")
     caption = "Bars: one standard error."
     if any(line.curve for line in drawn.values()):
         caption += (" Curves: power laws with offset, dashed beyond what was measured; bands: nine tenths of the fits "
                     "to data drawn again from the seeds.")
-    title = f"{tables.spoken(name).capitalize()} by {tables.spoken(x)}"
-    return figures.line_plot(re.sub(r"\W+", "_", figure).strip("_"), title, caption, tables.spoken(x),
-                             tables.spoken(name), drawn)
+    spoken = tables.spoken(metric.replace("/", ": "))
+    title = f"{spoken.capitalize()} by {tables.spoken(x)}"
+    return figures.line_plot(re.sub(r"\W+", "_", figure).strip("_"), title, caption, tables.spoken(x), spoken, drawn)

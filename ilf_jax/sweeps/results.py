@@ -75,15 +75,19 @@ def _number(found: Sequence[tuple[float, float | None]]) -> Number:
 def table(sweep: Sweep, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Heads and cells: settings down, metrics across with their standard errors, and how many seeds that is."""
     keys = setting_keys(rows)
-    names = [metric.rpartition("/")[2] for metric in sweep.metrics]
-    named = [metric if names.count(name) > 1 else name for metric, name in zip(sweep.metrics, names, strict=True)]
-    heads = [*map(cells_lib.spoken, keys), *named, "seeds"]
+    heads = [*map(cells_lib.spoken, keys), *(name(sweep, metric) for metric in sweep.metrics), "seeds"]
     lines = []
     for row in rows:
         numbers = [shown(row.numbers.get(metric)) for metric in sweep.metrics]
         seeds = str(row.cells) if row.complete == row.cells else f"{row.complete} of {row.cells}"
         lines.append([*(str(row.setting.get(key, "")) for key in keys), *numbers, seeds])
     return heads, lines
+
+
+def name(sweep: Sweep, metric: str) -> str:
+    """A metric without its stage, if no other of the sweep's is called alike."""
+    short = metric.rpartition("/")[2]
+    return metric if [m.rpartition("/")[2] for m in sweep.metrics].count(short) > 1 else short
 
 
 def setting_keys(rows: Sequence[Row]) -> list[str]:
@@ -116,7 +120,7 @@ class Point:
 def lines(sweep: Sweep, rows: Sequence[Row], metric: str) -> dict[str, list[Point]]:
     """What the figure shows: a line for each setting of all but the x axis, its points by x. {} without an x axis.
 
-    The only line there is is called "".
+    A line is called by its setting; by the value alone where that is of one key, and "" where it is the only one.
     """
     found: dict[str, list[Point]] = {}
     for row in rows if sweep.x is not None else ():
@@ -124,7 +128,8 @@ def lines(sweep: Sweep, rows: Sequence[Row], metric: str) -> dict[str, list[Poin
         x = sweep.x_numbers.get(str(x), x)
         if metric in row.numbers and isinstance(x, (int, float)):
             others = {key: value for key, value in row.setting.items() if key != sweep.x}
-            found.setdefault(cells_lib.name(others) if others else "", []).append(Point(float(x), row.numbers[metric]))
+            label = cells_lib.name(others) if len(others) > 1 else "".join(map(str, others.values()))
+            found.setdefault(label, []).append(Point(float(x), row.numbers[metric]))
     return {label: sorted(points, key=lambda p: p.x) for label, points in found.items()}
 
 

@@ -265,16 +265,17 @@ def test_settings_by_name_and_where_they_stand_on_the_axis(tmp_path):
 
     assert runner.run(sweep, tmp_path, make_command=cell_command) == []
     rows = results.collect(sweep, tmp_path)
-    assert [p.x for p in results.lines(sweep, rows, "evaluate/loss")["method=a"]] == [4.0, 400.0]
+    assert [p.x for p in results.lines(sweep, rows, "evaluate/loss")["a"]] == [4.0, 400.0]
     assert results.table(sweep, rows)[1][0][:2] == ["a", "few"]
     assert results.lines_side_by_side(sweep, rows) == {}
     metrics = ("evaluate/loss", "best_of_n/loss")
     both = dataclasses.replace(sweep, metrics=metrics, side_by_side=metrics)
     rows = results.collect(both, tmp_path)
-    assert list(results.lines_side_by_side(both, rows)) == ["method=a", "method=a, best_of_n"]
+    assert list(results.lines_side_by_side(both, rows)) == ["a", "a, best_of_n"]
     assert results.table(both, rows)[0] == ["method", "documents", "evaluate/loss", "best_of_n/loss", "seeds"]
     text = page.build(both, rows, tmp_path, "both").read_text()
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {
         "side_by_side.svg", "evaluate_loss.svg", "best_of_n_loss.svg"}
-    assert text.count("<svg") == 3
+    assert text.count("<svg") == 3 and "Evaluate: loss by documents" in text
+    assert ">4</text>" in text and ">400</text>" in text and "mathdefault" not in text
     assert results.to_json(sweep, rows)[0]["setting"] == {"method": "a", "documents": "few"}
