@@ -5,6 +5,12 @@ import pathlib
 
 import jax
 
+KEPT_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+"""Compiler options for CPUs, whose backend otherwise drops each `optimization_barrier` before it fuses operations.
+
+What is rematerialised is then kept after all, and what layers share is computed again in each of them.
+"""
+
 
 def apply(precision: str) -> None:
     """Compiled programs outlive the process, and float32 means float32.

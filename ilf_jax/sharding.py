@@ -16,6 +16,7 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ilf_jax import jax_settings
 from ilf_jax.errors import InputError
 from ilf_jax.models.config import ModelConfig
 
@@ -173,7 +174,9 @@ class Placement:
 
 @functools.cache
 def _jitted(step: Callable[..., Any], out: NamedSharding, options: tuple[tuple[str, Any], ...]) -> jax.stages.Wrapped:
-    return jax.jit(step, **{"out_shardings": out, **dict(options)})
+    on_cpu = out.mesh.devices.flat[0].platform == "cpu"
+    return jax.jit(step, compiler_options=jax_settings.KEPT_BARRIERS if on_cpu else None,
+                   **{"out_shardings": out, **dict(options)})
 
 
 def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:

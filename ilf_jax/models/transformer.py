@@ -20,6 +20,8 @@ from ilf_jax.models.config import ModelConfig, RopeScaling
 
 Params = dict
 KV = tuple[jax.Array, jax.Array]
+Rotation = tuple[jax.Array, jax.Array]
+"""Cosines and sines, B x C x L x 1 x head_dim/2, of the angles by which positions turn queries and keys."""
 
 _ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -52,6 +54,20 @@ def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -
     blend = (ratio - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
     blend = jnp.clip(blend, 0.0, 1.0)
     return (1 - blend) * freqs / scaling.factor + blend * freqs
+
+
+def _rotation(config: ModelConfig, slides: bool, positions_BxCxL: jax.Array) -> Rotation | None:
+    """By how much layers of a kind turn queries and keys; None: the model does not.
+
+    Behind a barrier, for XLA would fuse sines and cosines into every layer and compute them there again.
+    """
+    if config.position != "rope":
+        return None
+    local = slides and config.rope_local_theta is not None
+    theta = config.rope_local_theta if local else config.rope_theta
+    freqs = rope_frequencies(config.head_dim, theta, None if local else config.rope_scaling)
+    angles = positions_BxCxL[..., None, None].astype(jnp.float32) * freqs
+    return jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
 
 
 def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
@@ -157,7 +173,9 @@ class Attention(nn.Module):
     compute: Compute
 
     @nn.compact
-    def __call__(self, x: jax.Array, positions_BxCxL: jax.Array, sight: Sight) -> tuple[jax.Array, KV]:
+    def __call__(
+        self, x: jax.Array, positions_BxCxL: jax.Array, rotation: Rotation | None, sight: Sight
+    ) -> tuple[jax.Array, KV]:
         c = self.config
         B, C, L, _ = x.shape
         K, G, H = c.num_kv_heads, c.num_heads // c.num_kv_heads, c.head_dim
@@ -169,13 +187,8 @@ class Attention(nn.Module):
         v = linear(K * H, c.qkv_bias, name="v")(x).reshape(B, C, L, K, H)
         if c.qk_norm:
             q, k = Norm(c, self.compute.dtype, name="q_norm")(q), Norm(c, self.compute.dtype, name="k_norm")(k)
-        if c.position == "rope":
-            local = self.slides and c.rope_local_theta is not None
-            theta = c.rope_local_theta if local else c.rope_theta
-            freqs = rope_frequencies(H, theta, None if local else c.rope_scaling)
-            angles = positions_BxCxL[..., None, None].astype(jnp.float32) * freqs
-            cos, sin = jnp.cos(angles), jnp.sin(angles)
-            q, k = apply_rope(q, cos, sin), apply_rope(k, cos, sin)
+        if rotation is not None:
+            q, k = apply_rope(q, *rotation), apply_rope(k, *rotation)
         q = q * jnp.asarray(c.query_scale if c.query_scale is not None else H**-0.5, self.compute.dtype)
         q = q.reshape(B, C, L, K, G, H)
         k, v = k.transpose(0, 3, 1, 2, 4), v.transpose(0, 3, 1, 2, 4)  # B K C L H: a head's keys lie together
@@ -228,10 +241,12 @@ class Layer(nn.Module):
     compute: Compute
 
     @nn.compact
-    def __call__(self, x: jax.Array, positions_BxCxL: jax.Array, sight: Sight) -> tuple[jax.Array, KV]:
+    def __call__(
+        self, x: jax.Array, positions_BxCxL: jax.Array, rotation: Rotation | None, sight: Sight
+    ) -> tuple[jax.Array, KV]:
         c, norm = self.config, functools.partial(Norm, self.config, self.compute.dtype)
         attend = Attention(c, self.slides, self.compute, name="attention")
-        y, kv = attend(norm(name="attention_norm")(x), positions_BxCxL, sight)
+        y, kv = attend(norm(name="attention_norm")(x), positions_BxCxL, rotation, sight)
         x = self.compute.in_rows(x + (norm(name="attention_post_norm")(y) if c.post_norms else y))
         y = MLP(c, self.compute, name="mlp")(norm(name="mlp_norm")(x))
         return self.compute.in_rows(x + (norm(name="mlp_post_norm")(y) if c.post_norms else y)), kv
@@ -268,9 +283,11 @@ class Transformer(nn.Module):
             layer_class = nn.remat(Layer, prevent_cse=True, policy=_REMAT_POLICIES[self.remat])
         # XLA sees the layers as if they had been written out one after another.
         layer_class = nn.jit(layer_class)
-        for i in range(c.num_layers):
-            layer = layer_class(c, c.is_sliding(i), self.compute, name=f"layers_{i}")
-            x, kv = layer(x, positions_BxCxL, sight.of_layer(i))
+        kinds = [c.is_sliding(i) for i in range(c.num_layers)]
+        rotations = {slides: _rotation(c, slides, positions_BxCxL) for slides in sorted(set(kinds))}
+        for i, slides in enumerate(kinds):
+            layer = layer_class(c, slides, self.compute, name=f"layers_{i}")
+            x, kv = layer(x, positions_BxCxL, rotations[slides], sight.of_layer(i))
             kvs.append(kv)
         return Norm(c, self.compute.dtype, name="final_norm")(x), tuple(kvs)
 

@@ -81,6 +81,16 @@ def test_prefill_and_extend_equal_the_full_forward_pass(name):
     np.testing.assert_allclose(hidden, behind, atol=1e-5)
 
 
+@pytest.mark.parametrize(("name", "angles"), [("gqa", 1), ("sliding_mixed", 2), ("learned", 0)])
+def test_layers_of_a_kind_share_their_sines(name, angles):
+    config, params, prompts, suffixes, _, _ = problem(name)
+    prefix = prefill(config, params, prompts, LENGTHS)[1]
+    program = sharding.Placement(sharding.make_mesh(1, 1, 1, jax.devices()[:1]), config).jit(
+        transformer.extend, static_argnames=("config", "compute"))
+    text = program.lower(config, params, prefix, suffixes).compile().as_text()
+    assert text.count(" sine(") == angles
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_token_by_token_equals_the_full_forward_pass(name):
     config, params, prompts, suffixes, _, behind = problem(name)
