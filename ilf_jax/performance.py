@@ -5,6 +5,7 @@ import pathlib
 import resource
 import sys
 import tempfile
+import threading
 import time
 from typing import Any, NamedTuple, TypeVar
 
@@ -28,17 +29,20 @@ class _Counts:
 
 
 _counts = _Counts()
+_counting = threading.Lock()  # programs are compiled by several threads
 
 
 def _on_duration(event: str, seconds: float, **_: Any) -> None:
     if event == "/jax/core/compile/backend_compile_duration":
-        _counts.built_or_loaded += 1
-        _counts.compile_seconds += seconds
+        with _counting:
+            _counts.built_or_loaded += 1
+            _counts.compile_seconds += seconds
 
 
 def _on_event(event: str, **_: Any) -> None:
     if event == "/jax/compilation_cache/cache_hits":
-        _counts.cache_hits += 1
+        with _counting:
+            _counts.cache_hits += 1
 
 
 monitoring.register_event_duration_secs_listener(_on_duration)

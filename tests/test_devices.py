@@ -77,13 +77,16 @@ _ELSEWHERE = """
 import dataclasses, pathlib, sys
 import jax, numpy as np
 from ilf_jax import checkpoint, sharding
+from ilf_jax import config as config_lib
 from ilf_jax.models import transformer
+from ilf_jax.stages import models
 from ilf_jax.models.config import small_shape
 
 config = dataclasses.replace(small_shape(64, 2, 96), num_heads=4, num_kv_heads=2, head_dim=16)
 devices, folder = jax.devices(), pathlib.Path(sys.argv[1])
 place = lambda sizes, some: sharding.Placement(sharding.make_mesh(*sizes, some), config)
 first = place((1, 8, 1), devices)
+assert not models.compute_of(config_lib.Config(), first.mesh).one_by_one
 params = first.params(transformer.init_params(config, jax.random.key(3)), "train")
 assert len(params["embedding"].sharding.device_set) == 8 and not params["embedding"].is_fully_replicated
 checkpoint.save_model(folder, params, config)
@@ -137,11 +140,12 @@ def test_rewards_on_four_devices_are_those_on_one(kind, tmp_path):
         done = subprocess.run([sys.executable, "-c", _REWARDED, str(here), str(folder), kind, str(side)],
                               cwd=here.parent, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-        rows[side] = {stage: [json.loads(line) for path in sorted(folder.glob(f"iteration_*/{stage}/0*.jsonl"))
-                              for line in path.open()] for stage in ("reward", "best_of_n", "score", "rank")}
+        rows[side] = {(path.parts[-3], path.parts[-2], row["id"]): row for path in folder.glob("iteration_*/*/0*.jsonl")
+                      for row in map(json.loads, path.open())}
     for stage, name in (("reward", "probability"), ("best_of_n", "rewards"), ("score", "scores"), ("rank", "win_rate")):
-        one, four = ({row["id"]: row[name] for row in rows[side][stage]} for side in (1, 2))
+        one, four = ({key: row[name] for key, row in rows[side].items() if key[1] == stage} for side in (1, 2))
         assert one and one.keys() == four.keys()
         for key, value in one.items():
-            np.testing.assert_allclose(four[key], value, atol=1e-3, err_msg=f"{stage} {key}")
-    assert len({row["probability"] for row in rows[1]["reward"]}) > 1
+            np.testing.assert_allclose(four[key], value, atol=1e-3, err_msg=str(key))
+        assert len(set(map(str, one.values()))) > 1
+    assert {key[0] for key in rows[1] if key[1] == "best_of_n"} == {"iteration_000", "iteration_001"}

@@ -29,7 +29,7 @@ STAGES = ("draft", "feedback", "refine", "score", "finetune", "evaluate")
 ORDER = ("reward", *STAGES, "best_of_n", "rank")  # in an iteration
 # Stage, iteration, which run (see `configs`), kills.
 KILLED = (*((stage, 2, "loop", 10) for stage in STAGES),
-          ("reward", 0, "rewarded", 5), ("best_of_n", 1, "rewarded", 5), ("rank", 1, "rewarded", 5))
+          ("reward", 0, "rewarded", 10), ("best_of_n", 1, "rewarded", 5), ("rank", 1, "rewarded", 5))
 SEED = 20240601
 _CALLS = ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir")
 
@@ -327,6 +327,7 @@ def kill_points(stage, names, kills):
     rng.shuffle(spread)
     picked = [rng.choice([k for k in found if k % 2] if name in ("append", "write_text") else found)
               for name, found in kinds.items()]
+    assert len(picked) <= kills, kinds
     found = sorted(list(dict.fromkeys([*picked, *spread]))[:kills])
     at = [f"{'behind' if k % 2 else 'before'} {names[k // 2]} {k // 2}" for k in found]
     print(f"{stage}: {points} points, seed {SEED}, killed at {len(found)}: {', '.join(at)}")

@@ -38,7 +38,7 @@ def get_sweep():
         },
         metrics=(*(f"evaluate/{name}" for name in _NUMBERS), *(f"best_of_n/{name}" for name in _NUMBERS),
                  "reward/accuracy", "finetune/target_nll_before_training"),
-        side_by_side=("evaluate/insult_rate", "best_of_n/insult_rate"),
+        side_by_side="insult_rate",
         x="documents",
         x_numbers={str(n): n for n in _SIZES},
     )

@@ -93,7 +93,8 @@ def behind_prefix(
         one_by_one: where there are many scores, one document and key head after another: a CPU's cache holds them then.
     """
     _, C, L, _, G, _ = q_BxCxLxKxGxH.shape
-    looped = one_by_one and C * G * L * prefix[0].shape[2] >= _WORTH_A_LOOP
+    keys = prefix[0].shape[2] + own[0].shape[3]
+    looped = one_by_one and L > 1 and C * G * L * keys >= _WORTH_A_LOOP  # L = 1: decoding, where it has not paid
     over = jax.lax.map if looped else lambda of_one, rows: jax.vmap(of_one)(rows)
     q_BxKxCxGxLxH = q_BxCxLxKxGxH.transpose(0, 3, 1, 4, 2, 5)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import html
 import io
+import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -16,8 +17,8 @@ from matplotlib.figure import Figure
 
 from ilf_jax.reporting import tables
 
-# matplotlib draws in these stand-ins; in the SVG each becomes the CSS variable that template.html sets for light and
-# for dark. Markers and dashes differ too, so that nothing hangs on colour alone.
+# matplotlib draws in these stand-ins; in the SVG each becomes the CSS variable that colors.css sets for light and for
+# dark. Markers and dashes differ too, so that nothing hangs on colour alone.
 INK, GRID = "#0a0b01", "#0a0b02"
 SERIES = [f"#0a0b1{i}" for i in range(7)]
 _CSS = {INK: "var(--ink)", GRID: "var(--rule)", **{color: f"var(--series-{i})" for i, color in enumerate(SERIES)}}
@@ -155,6 +156,14 @@ class Line:
     known_to: float = math.inf
 
 
+def _far_apart(xs: Sequence[float]) -> list[float]:
+    """Those of ascending numbers above 0 whose marks on a logarithmic axis leave each other room for a label."""
+    least = (xs[-1] / xs[0]) ** 0.06
+    kept = [xs[0]]
+    kept += [x for before, x in itertools.pairwise(xs) if x / before >= least]
+    return kept
+
+
 def line_plot(name: str, title: str, caption: str, xlabel: str, ylabel: str, lines: Mapping[str, Line]) -> Plot:
     """A figure of several lines; the x axis is logarithmic where it spans more than a factor of ten."""
     with matplotlib.rc_context(STYLE):
@@ -174,10 +183,11 @@ def line_plot(name: str, title: str, caption: str, xlabel: str, ylabel: str, lin
         every = [x for line in lines.values() for x in line.xs]
         if min(every) > 0 and max(every) > 10 * min(every):
             axes.set_xscale("log")
-            marked = sorted(set(every))
+            marked = _far_apart(sorted(set(every)))
             if len(marked) <= _MOST_TICKS:
                 axes.set_xticks(marked)
-            axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep=""))  # 100, 5k, 10M
+            axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep="") if min(every) >= 1  # 100, 5k, 10M
+                                           else matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
             axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
         axes.set_xlabel(xlabel)
         axes.margins(x=0.1, y=0.15)

@@ -86,7 +86,7 @@ class Sweep:
         x: the key that is the figure's x axis; None: no figure.
         x_numbers: where values of that key stand on the axis, if they are no numbers.
         fit: whether a power law with offset is fitted to the first metric over x.
-        side_by_side: metrics that one more figure, the first, shows together.
+        side_by_side: name of a metric that several stages have; one more figure, the first, shows it of all of them.
         seed: the key over whose values results are averaged.
     """
 
@@ -97,7 +97,7 @@ class Sweep:
     x: str | None = None
     x_numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)
     fit: bool = False
-    side_by_side: Sequence[str] = ()
+    side_by_side: str | None = None
     seed: str = "seed"
 
 
@@ -116,9 +116,10 @@ def load(path: str) -> Sweep:
         raise InputError(f"--config={path}: two cells are called {twice[0]}")
     if sweep.x is not None and not all(sweep.x in cell for cell in sweep.cells):
         raise InputError(f"--config={path}: the figure is to be drawn over {sweep.x}, which not every cell sets")
-    unknown = [metric for metric in sweep.side_by_side if metric not in sweep.metrics]
-    if unknown:
-        raise InputError(f"--config={path}: the figure is to show {unknown[0]}, which is not among the metrics")
+    stages = [metric for metric in sweep.metrics if metric.rpartition("/")[2] == sweep.side_by_side]
+    if sweep.side_by_side is not None and (sweep.x is None or len(stages) < 2):
+        raise InputError(f"--config={path}: side_by_side={sweep.side_by_side!r} takes an x axis, and two metrics that are "
+                         f"called so; there are {', '.join(stages) or 'none'}")
     return sweep
 
 

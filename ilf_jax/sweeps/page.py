@@ -26,9 +26,9 @@ def build(sweep: Sweep, rows: Sequence[results.Row], workdir: Path, title: str) 
              for metric, lines in found.items() if lines]
     lines = results.lines_side_by_side(sweep, rows)
     if lines:
-        drawn.insert(0, _plot("side by side", sweep.side_by_side[0].rpartition("/")[2], x, lines, {}))
-    (workdir / "figures").mkdir(exist_ok=True)
+        drawn.insert(0, _plot("side by side", sweep.side_by_side, x, lines, {}))
     for plot in drawn:
+        (workdir / "figures").mkdir(exist_ok=True)
         report.write_page(workdir / "figures" / f"{plot.name}.svg", figures.standalone(plot))
     text = report.template("sweep.html").render(
         title=title, config=sweep.config, cells=len(sweep.cells), complete=sum(row.complete for row in rows),
@@ -62,8 +62,9 @@ def _plot(
             at = np.geomspace(min(xs), _BEYOND * max(xs), 100)
             ys = fit.law(at)
             curve = (at, ys, *(scaling.interval(fit.draws, at) if fit.draws else (ys, ys)))
-        drawn[label] = figures.Line(xs, [p.number.value for p in points], [p.number.stderr or 0.0 for p in points],
-                                    curve, max(xs))
+        numbers = [p.number for p in points]
+        drawn[tables.spoken(label)] = figures.Line(
+            xs, [n.value for n in numbers], [n.stderr or 0.0 for n in numbers], curve, max(xs))
     caption = "Bars: one standard error."
     if any(line.curve for line in drawn.values()):
         caption += (" Curves: power laws with offset, dashed beyond what was measured; bands: nine tenths of the fits "

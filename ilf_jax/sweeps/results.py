@@ -120,27 +120,28 @@ class Point:
 def lines(sweep: Sweep, rows: Sequence[Row], metric: str) -> dict[str, list[Point]]:
     """What the figure shows: a line for each setting of all but the x axis, its points by x. {} without an x axis.
 
-    A line is called by its setting; by the value alone where that is of one key, and "" where it is the only one.
+    A line is called by its setting; by the value alone where all set one key, and "" where it is the only one.
     """
+    keys = [key for key in setting_keys(rows) if key != sweep.x]
     found: dict[str, list[Point]] = {}
     for row in rows if sweep.x is not None else ():
         x = row.setting.get(sweep.x)
         x = sweep.x_numbers.get(str(x), x)
         if metric in row.numbers and isinstance(x, (int, float)):
             others = {key: value for key, value in row.setting.items() if key != sweep.x}
-            label = cells_lib.name(others) if len(others) > 1 else "".join(map(str, others.values()))
+            label = cells_lib.name(others) if len(keys) > 1 else "".join(map(str, others.values()))
             found.setdefault(label, []).append(Point(float(x), row.numbers[metric]))
     return {label: sorted(points, key=lambda p: p.x) for label, points in found.items()}
 
 
 def lines_side_by_side(sweep: Sweep, rows: Sequence[Row]) -> dict[str, list[Point]]:
-    """`lines` of all metrics of `sweep.side_by_side`; those of another stage than the first one's say which."""
+    """`lines` of the metric `sweep.side_by_side` of all stages that have it; of all but the first they say which."""
     found = {}
-    for metric in sweep.side_by_side:
-        stage = metric.partition("/")[0]
-        ending = "" if stage == sweep.side_by_side[0].partition("/")[0] else stage
+    metrics = [metric for metric in sweep.metrics if metric.rpartition("/")[2] == sweep.side_by_side]
+    for i, metric in enumerate(metrics):
+        stage = metric.partition("/")[0] if i else ""
         for label, points in lines(sweep, rows, metric).items():
-            found[", ".join(part for part in (label, ending) if part)] = points
+            found[", ".join(part for part in (label, stage) if part)] = points
     return found
 
 

@@ -4,6 +4,7 @@ import jax
 import pytest
 
 import ilf_jax
+from ilf_jax.stages import training
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -24,7 +25,22 @@ def compiled():
 
 
 @pytest.mark.parametrize("lora_rank", [0, 2])
-def test_the_step_that_was_compiled_beforehand_is_the_one_that_is_run(tiny_config, tmp_path, compiled, lora_rank):
+def test_the_step_that_was_compiled_beforehand_is_the_one_that_is_run(
+    tiny_config, tmp_path, compiled, monkeypatch, lora_rank,
+):
+    original, at_call = training.train_step_program, []
+
+    def program(state):
+        jitted = original(state)
+
+        def call(*args):
+            at_call.append(compiled.count("jit(_train_step)"))
+            return jitted(*args)
+
+        call.lower = jitted.lower
+        return call
+
+    monkeypatch.setattr(training, "train_step_program", program)
     tiny_config.finetune.lora_rank = lora_rank
     ilf_jax.run(tiny_config, tmp_path / "run")
-    assert compiled.count("jit(_train_step)") == 1
+    assert at_call == [1, 1, 1] and compiled.count("jit(_train_step)") == 1

@@ -75,7 +75,8 @@ def write(tmp_path, text):
     ("return 1 / 0", "ZeroDivisionError"),
     ("return Sweep('c.py', axis('seed', 1, 1), ('a/b',))", "two cells are called seed=1"),
     ("return Sweep('c.py', axis('seed', 1, 2), ('a/b',), x='data.train_size')", "over data.train_size"),
-    ("return Sweep('c.py', axis('seed', 1, 2), ('a/b',), side_by_side=('a/c',))", "a/c, which is not among"),
+    ("return Sweep('c.py', axis('seed', 1, 2), ('a/b',), x='seed', side_by_side='c')", "called so; there are none"),
+    ("return Sweep('c.py', axis('seed', 1, 2), ('a/b', 'c/b'), side_by_side='b')", "takes an x axis"),
 ])
 def test_a_sweep_that_makes_no_sense(tmp_path, text, message):
     with pytest.raises(InputError, match=message):
@@ -269,7 +270,7 @@ def test_settings_by_name_and_where_they_stand_on_the_axis(tmp_path):
     assert results.table(sweep, rows)[1][0][:2] == ["a", "few"]
     assert results.lines_side_by_side(sweep, rows) == {}
     metrics = ("evaluate/loss", "best_of_n/loss")
-    both = dataclasses.replace(sweep, metrics=metrics, side_by_side=metrics)
+    both = dataclasses.replace(sweep, metrics=metrics, side_by_side="loss")
     rows = results.collect(both, tmp_path)
     assert list(results.lines_side_by_side(both, rows)) == ["a", "a, best_of_n"]
     assert results.table(both, rows)[0] == ["method", "documents", "evaluate/loss", "best_of_n/loss", "seeds"]
@@ -279,3 +280,12 @@ def test_settings_by_name_and_where_they_stand_on_the_axis(tmp_path):
     assert text.count("<svg") == 3 and "Evaluate: loss by documents" in text
     assert ">4</text>" in text and ">400</text>" in text and "mathdefault" not in text
     assert results.to_json(sweep, rows)[0]["setting"] == {"method": "a", "documents": "few"}
+
+
+def test_lines_of_settings_by_different_keys_stay_apart(tmp_path):
+    sizes = axis(SIZE, 4, 400)
+    sweep = Sweep(CONFIG, product(chain(axis("score.method", "random"), axis("finetune.epochs", 1)), sizes),
+                  ("evaluate/loss",), x=SIZE)
+    runner.run(sweep, tmp_path, make_command=fake)
+    found = results.lines(sweep, results.collect(sweep, tmp_path), "evaluate/loss")
+    assert {label: len(points) for label, points in found.items()} == {"method=random": 2, "epochs=1": 2}
