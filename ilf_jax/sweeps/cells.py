@@ -118,7 +118,7 @@ def load(path: str) -> Sweep:
         raise InputError(f"--config={path}: the figure is to be drawn over {sweep.x}, which not every cell sets")
     stages = [metric for metric in sweep.metrics if metric.rpartition("/")[2] == sweep.side_by_side]
     if sweep.side_by_side is not None and (sweep.x is None or len(stages) < 2):
-        raise InputError(f"--config={path}: side_by_side={sweep.side_by_side!r} takes an x axis, and two metrics that are "
+        raise InputError(f"--config={path}: side_by_side={sweep.side_by_side!r} takes an x axis and two metrics "
                          f"called so; there are {', '.join(stages) or 'none'}")
     return sweep
 
