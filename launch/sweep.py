@@ -1,4 +1,4 @@
-"""Runs the cells of a sweep, skips those that are complete, and shows one table of them all:
+"""Runs the cells of a sweep, skips those that are complete, and shows one table of them all (figures in the folder):
 
     python launch/sweep.py --config=configs/sweeps/NAME.py --workdir=DIR [--jobs=N] [--dry_run]
     python launch/sweep.py --config=configs/sweeps/NAME.py --workdir=DIR --emit=commands     # or --emit=slurm

@@ -10,7 +10,7 @@ Fifteen runs of one iteration, three seeds of all sizes. Hardware: any two CPU c
 from ilf_jax.sweeps.cells import Sweep, axis, named, product
 
 # Parameters and width. One recipe: the learning rate falls with the width (Yang et al. 2022: what suits Adam's hidden
-# matrices). With one rate for all, the largest two learned less than the middle one.
+# matrices). What else was tried is in benchmarks/RESULTS.md.
 _SIZES = {"100k": (0.1e6, 32), "300k": (0.3e6, 64), "1m": (1e6, 128), "3m": (3e6, 192), "10m": (10e6, 288)}
 
 
