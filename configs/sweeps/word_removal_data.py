@@ -3,10 +3,9 @@
     python launch/sweep.py --config=configs/sweeps/word_removal_data.py --workdir=runs/word_removal_data
 
 ILF against imitation of drafts, of references and of random refinements, and the best of 16 by a reward model that
-learned from as many comparisons: of the policy as it is, and of ILF's. Three seeds each; 45 runs of one iteration.
-There are
-1,200 training names: 5,000 documents are those again, each time with a draft of its own. Hardware: any two CPU cores,
-about an hour; benchmarks/RESULTS.md has the table.
+learned from as many comparisons: of the policy as it is, and of ILF's. There are 1,200 training names: 5,000 documents
+are those again, each time with a draft of its own. Three seeds each; 45 runs of one iteration.
+Hardware: any two CPU cores, about an hour; benchmarks/RESULTS.md has the table.
 """
 
 from ilf_jax.sweeps.cells import Sweep, axis, named, product
