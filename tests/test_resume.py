@@ -29,7 +29,7 @@ STAGES = ("draft", "feedback", "refine", "score", "finetune", "evaluate")
 ORDER = ("reward", *STAGES, "best_of_n", "rank")  # in an iteration
 # Stage, iteration, which run (see `configs`), kills.
 KILLED = (*((stage, 2, "loop", 10) for stage in STAGES),
-          ("reward", 0, "rewarded", 10), ("best_of_n", 1, "rewarded", 5), ("rank", 1, "rewarded", 5))
+          ("reward", 0, "rewarded", 8), ("best_of_n", 1, "rewarded", 5), ("rank", 1, "rewarded", 5))
 SEED = 20240601
 _CALLS = ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir")
 
