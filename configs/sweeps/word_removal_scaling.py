@@ -4,24 +4,30 @@
 
 Each learns from the same 32,768 lessons and is then asked, greedily, to take one to three named insults out of
 sentences that hold one to ten: 50 sentences for each pair of counts. Right is only the very sentence without the words.
-Fifteen runs of one iteration, three seeds of all sizes. Hardware: any two CPU cores;
-not run to its end yet (the first five took 50 minutes beside other work).
+Fifteen runs of one iteration, three seeds of all sizes. Hardware: any two CPU cores; not run to its end yet (the first
+five took 50 minutes beside other work).
 """
 
+from ilf_jax.models.config import SHAPES
 from ilf_jax.sweeps.cells import Sweep, axis, named, product
 
-# Parameters and width. One recipe: the learning rate falls with the width (Yang et al. 2022: what suits Adam's hidden
-# matrices). What else was tried is in benchmarks/RESULTS.md.
-_SIZES = {"100k": (0.1e6, 32), "300k": (0.3e6, 64), "1m": (1e6, 128), "3m": (3e6, 192), "10m": (10e6, 288)}
+_PARAMETERS = {"100k": 0.1e6, "300k": 0.3e6, "1m": 1e6, "3m": 3e6, "10m": 10e6}
+
+
+def _size(name):
+    """One recipe, whose learning rate falls with the width (Yang et al. 2022: what suits Adam's hidden matrices).
+
+    What else was tried is in benchmarks/RESULTS.md.
+    """
+    shape = f"word_removal_{name}"
+    return {"policy.checkpoint": f"init:{shape}", "finetune.learning_rate": 0.08 / SHAPES[shape].hidden_size}
 
 
 def get_sweep():
     counts = [f"evaluate/exact_match[{n:02d} insults]" for n in range(1, 11)]
     return Sweep(
         config="configs/pretrain_word_removal.py",
-        cells=product(axis("seed", 0, 1, 2), named("size", **{
-            size: {"policy.checkpoint": f"init:word_removal_{size}", "finetune.learning_rate": 0.08 / width}
-            for size, (_, width) in _SIZES.items()})),
+        cells=product(axis("seed", 0, 1, 2), named("size", **{name: _size(name) for name in _PARAMETERS})),
         always={
             "data.source": "builtin:word_removal_pretraining:32768",
             "finetune.batch_size": 16,
@@ -34,6 +40,6 @@ def get_sweep():
         },
         metrics=("evaluate/nll_reference", "evaluate/exact_match", *counts),
         x="size",
-        x_numbers={size: count for size, (count, _) in _SIZES.items()},
+        x_numbers=_PARAMETERS,
         fit=True,
     )

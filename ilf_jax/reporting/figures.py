@@ -3,7 +3,6 @@
 import dataclasses
 import html
 import io
-import itertools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -160,7 +159,9 @@ def _far_apart(xs: Sequence[float]) -> list[float]:
     """Those of ascending numbers above 0 whose marks on a logarithmic axis leave each other room for a label."""
     least = (xs[-1] / xs[0]) ** 0.06
     kept = [xs[0]]
-    kept += [x for before, x in itertools.pairwise(xs) if x / before >= least]
+    for x in xs[1:]:
+        if x / kept[-1] >= least:
+            kept.append(x)
     return kept
 
 
