@@ -4,8 +4,7 @@
 
 Each learns from the same 32,768 lessons and is then asked, greedily, to take one to three named insults out of
 sentences that hold one to ten: 50 sentences for each pair of counts. Right is only the very sentence without the words.
-Fifteen runs of one iteration, three seeds of all sizes. Hardware: any two CPU cores; not run to its end yet (the first
-five took 50 minutes beside other work).
+Ten runs of one iteration, two seeds of all sizes. Hardware: any two CPU cores; 100 minutes beside other work.
 """
 
 from ilf_jax.models.config import SHAPES
@@ -27,7 +26,7 @@ def get_sweep():
     counts = [f"evaluate/exact_match[{n:02d} insults]" for n in range(1, 11)]
     return Sweep(
         config="configs/pretrain_word_removal.py",
-        cells=product(axis("seed", 0, 1, 2), named("size", **{name: _size(name) for name in _PARAMETERS})),
+        cells=product(axis("seed", 0, 1), named("size", **{name: _size(name) for name in _PARAMETERS})),
         always={
             "data.source": "builtin:word_removal_pretraining:32768",
             "finetune.batch_size": 16,
