@@ -4,7 +4,8 @@
 
 Each learns from the same 32,768 lessons and is then asked, greedily, to take one to three named insults out of
 sentences that hold one to ten: 50 sentences for each pair of counts. Right is only the very sentence without the words.
-Ten runs of one iteration, two seeds of all sizes. Hardware: any two CPU cores; 100 minutes beside other work.
+Ten runs of one iteration, two seeds of all sizes. Hardware: any two CPU cores; 92 minutes of training beside other
+work. Exact match came out as 0.28 (100k), 0.27, 0.40, 0.47 and 0.37 (10m); two seeds of the smallest as 0.46 and 0.11.
 """
 
 from ilf_jax.models.config import SHAPES
