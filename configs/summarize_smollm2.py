@@ -8,7 +8,7 @@ The file has one JSON object a line. By default its fields are those of DeFacto 
 yours by --config.data.fields.document=..., draft, feedback, and, to measure progress, human_refinement (and reference,
 for ROUGE). Without human refinements: --config.data.fields.human_refinement= --config.data.skip_empty="('feedback',)".
 `:compare` behind the config's name asks how much ILF helps: 200 documents, arms that imitate the drafts and people's
-refinements, and every system judged against every other by the untrained policy; two hours on two shared cores. With
+refinements, and every system judged against every other by the untrained policy; 2 h 20 min on two shared cores. With
 DeFacto's documents imitating people or the drafts helped more than ILF (benchmarks/RESULTS.md).
 Sized for two CPU cores: 32 documents, 4 refinements each, 16 held-out documents; 25 minutes at most.
 """
