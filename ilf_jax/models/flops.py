@@ -18,6 +18,8 @@ def layer_params(config: ModelConfig) -> int:
 def forward(config: ModelConfig, *, tokens: float, seen: float, unembedded: float) -> float:
     """2 N + 4 layers heads head_dim seen for each token, and 2 V D for each logit row (Kaplan et al. 2020, table 1).
 
+    As if every token went through all of the last layer, as is usual; `transformer` computes there what is wanted only.
+
     Args:
         tokens: how many go through the layers.
         seen: keys that a token attends to, on average; half the row's length where attention is causal.

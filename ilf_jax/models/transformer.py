@@ -165,8 +165,16 @@ def _branch_variance(config: ModelConfig) -> float:
     return 0.5 / (config.num_layers * config.hidden_size)
 
 
+def _rows(x_BxCxLxD: jax.Array, wanted_BxCxW: jax.Array | None) -> jax.Array:
+    """Those of the L tokens that are wanted, B x C x W x D; all of them if None."""
+    return x_BxCxLxD if wanted_BxCxW is None else jnp.take_along_axis(x_BxCxLxD, wanted_BxCxW[..., None], axis=2)
+
+
 class Attention(nn.Module):
-    """Grouped-query attention among the tokens at hand, or, behind a shared prefix, to that and own tokens too."""
+    """Grouped-query attention among the tokens at hand, or, behind a shared prefix, to that and own tokens too.
+
+    Returns the outputs of the wanted tokens, and all keys and values.
+    """
 
     config: ModelConfig
     slides: bool  # sees only keys within the window
@@ -174,7 +182,8 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, positions_BxCxL: jax.Array, rotation: Rotation | None, sight: Sight
+        self, x: jax.Array, positions_BxCxL: jax.Array, rotation: Rotation | None, sight: Sight,
+        wanted_BxCxW: jax.Array | None,
     ) -> tuple[jax.Array, KV]:
         c = self.config
         B, C, L, _ = x.shape
@@ -206,7 +215,7 @@ class Attention(nn.Module):
                 q, prefix, sight.prefix.lengths_B, (k, v), positions_BxCxL, sight.distance_BxCxLxS, window,
                 one_by_one=self.compute.one_by_one,
             )
-        out = out.reshape(B, C, L, K * G * H)
+        out = _rows(out.reshape(B, C, L, K * G * H), wanted_BxCxW)
         return linear(x.shape[-1], c.output_bias, init_variance=_branch_variance(c), name="o")(out), (k, v)
 
 
@@ -242,18 +251,23 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, positions_BxCxL: jax.Array, rotation: Rotation | None, sight: Sight
+        self, x: jax.Array, positions_BxCxL: jax.Array, rotation: Rotation | None, sight: Sight,
+        wanted_BxCxW: jax.Array | None,
     ) -> tuple[jax.Array, KV]:
         c, norm = self.config, functools.partial(Norm, self.config, self.compute.dtype)
         attend = Attention(c, self.slides, self.compute, name="attention")
-        y, kv = attend(norm(name="attention_norm")(x), positions_BxCxL, rotation, sight)
+        y, kv = attend(norm(name="attention_norm")(x), positions_BxCxL, rotation, sight, wanted_BxCxW)
+        x = _rows(x, wanted_BxCxW)
         x = self.compute.in_rows(x + (norm(name="attention_post_norm")(y) if c.post_norms else y))
         y = MLP(c, self.compute, name="mlp")(norm(name="mlp_norm")(x))
         return self.compute.in_rows(x + (norm(name="mlp_post_norm")(y) if c.post_norms else y)), kv
 
 
 class Transformer(nn.Module):
-    """Embedding, layers, final norm. Returns hidden states; `unembed` turns them into logits."""
+    """Embedding, layers, final norm. Returns hidden states; `unembed` turns them into logits.
+
+    Of those that are not wanted the last layer computes keys and values, but no MLP.
+    """
 
     config: ModelConfig
     compute: Compute = FLOAT32
@@ -261,7 +275,8 @@ class Transformer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, tokens_BxCxL: jax.Array, positions_BxCxL: jax.Array, sight: Sight
+        self, tokens_BxCxL: jax.Array, positions_BxCxL: jax.Array, sight: Sight,
+        wanted_BxCxW: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[KV, ...]]:
         c = self.config
         # Length 1 a row: tied logits then start near variance 1.
@@ -287,7 +302,8 @@ class Transformer(nn.Module):
         rotations = {slides: _rotation(c, slides, positions_BxCxL) for slides in sorted(set(kinds))}
         for i, slides in enumerate(kinds):
             layer = layer_class(c, slides, self.compute, name=f"layers_{i}")
-            x, kv = layer(x, positions_BxCxL, rotations[slides], sight.of_layer(i))
+            wanted = wanted_BxCxW if i == c.num_layers - 1 else None
+            x, kv = layer(x, positions_BxCxL, rotations[slides], sight.of_layer(i), wanted)
             kvs.append(kv)
         return Norm(c, self.compute.dtype, name="final_norm")(x), tuple(kvs)
 
@@ -305,18 +321,22 @@ def param_shapes(config: ModelConfig) -> Params:
 
 def forward(
     config: ModelConfig, params: Params, tokens_BxL: jax.Array, positions_BxL: jax.Array | None = None,
-    segments_BxL: jax.Array | None = None, *, compute: Compute = FLOAT32, remat: str = "none",
+    segments_BxL: jax.Array | None = None, wanted_BxW: jax.Array | None = None, *, compute: Compute = FLOAT32,
+    remat: str = "none",
 ) -> jax.Array:
-    """Hidden states, B x L x D, of independent rows.
+    """Hidden states of independent rows, B x L x D, or B x W x D of those that are wanted.
 
     Args:
         positions_BxL: position of each token in its own text; 0..L-1 when None.
         segments_BxL: tokens see only tokens of their own segment (packing); one segment a row when None.
+        wanted_BxW: where in their row the wanted tokens stand; all are when None.
     """
     if positions_BxL is None:
         positions_BxL = jnp.broadcast_to(jnp.arange(tokens_BxL.shape[1]), tokens_BxL.shape)
-    model = Transformer(config, compute, remat)
-    hidden, _ = model.apply({"params": params}, tokens_BxL[:, None], positions_BxL[:, None], Sight(segments_BxL))
+    hidden, _ = Transformer(config, compute, remat).apply(
+        {"params": params}, tokens_BxL[:, None], positions_BxL[:, None], Sight(segments_BxL),
+        None if wanted_BxW is None else wanted_BxW[:, None],
+    )
     return hidden[:, 0]
 
 
@@ -326,25 +346,26 @@ def prefill(
 ) -> tuple[jax.Array, Prefix]:
     """Hidden state of each row's last real token, B x D, and the prefix that its candidates share."""
     positions = jnp.broadcast_to(jnp.arange(tokens_BxP.shape[1]), tokens_BxP.shape)
-    model = Transformer(config, compute)
-    hidden, kvs = model.apply({"params": params}, tokens_BxP[:, None], positions[:, None], Sight())
-    last_BxD = jnp.take_along_axis(hidden[:, 0], (lengths_B - 1)[:, None, None], axis=1)[:, 0]
+    last_Bx1x1 = (lengths_B - 1)[:, None, None]
+    hidden, kvs = Transformer(config, compute).apply(
+        {"params": params}, tokens_BxP[:, None], positions[:, None], Sight(), last_Bx1x1)
     keys, values = zip(*kvs, strict=True)
-    return last_BxD, Prefix(keys, values, lengths_B)
+    return hidden[:, 0, 0], Prefix(keys, values, lengths_B)
 
 
 def extend(
     config: ModelConfig, params: Params, prefix: Prefix, suffix_BxCxL: jax.Array,
-    offsets_BxCxL: jax.Array | None = None, leaves_BxCxL: jax.Array | None = None, *,
-    compute: Compute = FLOAT32,
+    offsets_BxCxL: jax.Array | None = None, leaves_BxCxL: jax.Array | None = None,
+    wanted_BxCxW: jax.Array | None = None, *, compute: Compute = FLOAT32,
 ) -> jax.Array:
-    """Hidden states of C continuations of one prefix, B x C x L x D.
+    """Hidden states of C continuations of one prefix, B x C x L x D, or B x C x W x D of those that are wanted.
 
     A continuation may be a tree: a stem and leaves that see the stem and themselves, but not each other.
 
     Args:
         offsets_BxCxL: position of each token behind the prefix; 0..L-1 when None.
         leaves_BxCxL: 0 on the stem, the number of its leaf on others; all stem when None.
+        wanted_BxCxW: where in their continuation the wanted tokens stand; all are when None.
     """
     B, C, L = suffix_BxCxL.shape
     if offsets_BxCxL is None:
@@ -355,7 +376,7 @@ def extend(
         distance = jnp.where((key_leaf == 0) | (key_leaf == leaves_BxCxL[..., :, None]), distance, -1)
     positions = prefix.lengths_B[:, None, None] + offsets_BxCxL
     hidden, _ = Transformer(config, compute).apply(
-        {"params": params}, suffix_BxCxL, positions, Sight(prefix=prefix, distance_BxCxLxS=distance)
+        {"params": params}, suffix_BxCxL, positions, Sight(prefix=prefix, distance_BxCxLxS=distance), wanted_BxCxW
     )
     return hidden
 

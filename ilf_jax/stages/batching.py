@@ -23,7 +23,7 @@ def _round_up(length: int, *, steps_per_octave: int, smallest_step: int) -> int:
 
 
 def _fine(length: int) -> int:
-    return _round_up(length, steps_per_octave=16, smallest_step=8)
+    return _round_up(length, steps_per_octave=16, smallest_step=4)
 
 
 def row_lengths(lengths: Iterable[int], program_tokens: float) -> tuple[int, ...]:

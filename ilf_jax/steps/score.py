@@ -18,7 +18,7 @@ def answer_logits_step(
     Of a model with a scalar head: its reward in their place, R = 1.
 
     The prefix is computed once for all C suffixes, the stem of a suffix once for all Q questions; only the questions'
-    last positions are unembedded, for the answers' rows only.
+    last positions leave the last layer and are unembedded, for the answers' rows only.
 
     Args:
         prefix_lengths_B: may be 0.
@@ -26,8 +26,8 @@ def answer_logits_step(
         ends_BxCxQ: where in the suffix each question's last token stands.
     """
     _, prefix = transformer.prefill(config, params, prefix_BxP, prefix_lengths_B, compute=compute)
-    hidden = transformer.extend(config, params, prefix, suffix_BxCxL, offsets_BxCxL, leaves_BxCxL, compute=compute)
-    last_BxCxQxD = jnp.take_along_axis(hidden, ends_BxCxQ[..., None], axis=2)
+    last_BxCxQxD = transformer.extend(
+        config, params, prefix, suffix_BxCxL, offsets_BxCxL, leaves_BxCxL, ends_BxCxQ, compute=compute)
     if config.scalar_head:
         return transformer.scalar(params, last_BxCxQxD)[..., None]
     return transformer.unembed(config, params, last_BxCxQxD, answers_BxCxQxR)

@@ -39,10 +39,8 @@ def _hidden_at_targets(
     config: ModelConfig, params: transformer.Params, batch: dict[str, jax.Array], compute: Compute, remat: str
 ) -> jax.Array:
     """The hidden states that predict, R x T x D; padding holds numbers without meaning."""
-    hidden = transformer.forward(
-        config, params, batch["tokens"], batch["positions"], batch["segments"], compute=compute, remat=remat
-    )
-    return compute.in_rows(jnp.take_along_axis(hidden, batch["index"][..., None], axis=1))
+    return transformer.forward(config, params, batch["tokens"], batch["positions"], batch["segments"], batch["index"],
+                               compute=compute, remat=remat)
 
 
 def _at_targets(

@@ -81,6 +81,18 @@ def test_prefill_and_extend_equal_the_full_forward_pass(name):
     np.testing.assert_allclose(hidden, behind, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_wanted_tokens_come_out_as_if_all_were_wanted(name):
+    config, params, prompts, suffixes, _, behind = problem(name)
+    prefix, pick = prefill(config, params, prompts, LENGTHS)[1], np.random.default_rng(1)
+    wanted_BxCxW = pick.integers(0, L, (B, C, 4))
+    hidden = extend(config, params, prefix, suffixes, None, None, wanted_BxCxW)
+    np.testing.assert_allclose(hidden, np.take_along_axis(behind, wanted_BxCxW[..., None], axis=2), atol=1e-5)
+    wanted_BxW, whole = pick.integers(0, P, (B, 5)), np.asarray(forward(config, params, prompts))
+    hidden = forward(config, params, prompts, None, None, wanted_BxW)
+    np.testing.assert_allclose(hidden, np.take_along_axis(whole, wanted_BxW[..., None], axis=1), atol=1e-5)
+
+
 @pytest.mark.parametrize(("name", "angles"), [("gqa", 1), ("sliding_mixed", 2), ("learned", 0)])
 def test_layers_of_a_kind_share_their_sines(name, angles):
     config, params, prompts, suffixes, _, _ = problem(name)

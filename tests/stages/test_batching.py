@@ -18,8 +18,8 @@ def tokens(lengths, chosen, program_tokens):
 @pytest.mark.parametrize("seed", range(4))
 def test_row_lengths_are_the_best_of_all_sets(seed, program_tokens):
     rng = np.random.default_rng(seed)
-    lengths = rng.integers(1, 90, rng.integers(1, 40)).tolist()
-    steps = sorted({max(16, -(-n // 8) * 8) for n in lengths})  # below 128: multiples of 8
+    lengths = rng.integers(1, 60, rng.integers(1, 40)).tolist()
+    steps = sorted({max(16, -(-n // 4) * 4) for n in lengths})  # below 128: multiples of 4
     sets = [s for k in range(1, len(steps) + 1) for s in itertools.combinations(steps, k)]
     found = batching.row_lengths(lengths, program_tokens)
     assert tokens(lengths, found, program_tokens) == min(tokens(lengths, s, program_tokens) for s in sets)
@@ -28,21 +28,21 @@ def test_row_lengths_are_the_best_of_all_sets(seed, program_tokens):
 
 def test_the_cost_of_programs_decides_how_many_there_are():
     lengths = [20] * 100 + [100] * 10
-    assert batching.row_lengths(lengths, 0) == (24, 104)
-    assert batching.row_lengths(lengths, 100 * 80 - 1) == (24, 104)
-    assert batching.row_lengths(lengths, 100 * 80 + 1) == (104,)
+    assert batching.row_lengths(lengths, 0) == (20, 100)
+    assert batching.row_lengths(lengths, 100 * 80 - 1) == (20, 100)
+    assert batching.row_lengths(lengths, 100 * 80 + 1) == (100,)
     assert batching.row_lengths([], 100) == ()
-    assert batching.row_lengths([300, 600], 0) == (304, 608)  # steps of 16 above 256, of 32 above 512
+    assert batching.row_lengths([130, 300, 600], 0) == (136, 304, 608)  # steps of 8 above 128, 16 above 256, 32 ...
 
 
 @pytest.mark.parametrize("program_tokens", [0, 30, 200])
 @pytest.mark.parametrize("seed", range(4))
 def test_paired_row_lengths_are_the_best_of_all_pairs_of_sets(seed, program_tokens):
     rng = np.random.default_rng(seed)
-    kinds = [rng.integers(1, 60, rng.integers(1, 20)).tolist() for _ in range(2)]
+    kinds = [rng.integers(1, 45, rng.integers(1, 20)).tolist() for _ in range(2)]
     sets = []
     for lengths in kinds:
-        steps = sorted({max(16, -(-n // 8) * 8) for n in lengths})
+        steps = sorted({max(16, -(-n // 4) * 4) for n in lengths})
         sets.append([s for k in range(1, len(steps) + 1) for s in itertools.combinations(steps, k)])
 
     def cost(pair):
@@ -54,7 +54,7 @@ def test_paired_row_lengths_are_the_best_of_all_pairs_of_sets(seed, program_toke
 
 
 def test_lengths_between_two_lengths():
-    assert batching.lengths_between(100, 130) == [104, 112, 120, 128]
+    assert batching.lengths_between(101, 140) == [104, 108, 112, 116, 120, 124, 128, 136]
     assert batching.lengths_between(600, 600) == [608]  # the longest row fits, whatever is allowed
     assert batching.lengths_between(512, 640) == [512, 544, 576, 608, 640]
 
