@@ -21,9 +21,9 @@ from ilf_jax.training import objectives, packing
 
 _STATIC = ("config", "compute")
 
-# What could be computed while a program compiles, or is traced and loaded: three seconds at 300 GFLOP/s, measured for
-# SmolLM2-135M on two CPU cores (compiled in 5 to 8 s, loaded in 1.5 to 2.5 s).
-_PROGRAM_FLOPS = 1e12
+# What could be computed while a layer of a program compiles, or is traced and loaded: a tenth of a second at 300
+# GFLOP/s, measured for SmolLM2-135M on two CPU cores (30 layers, compiled in 5 to 8 s, loaded in 1.5 to 2.5 s).
+_LAYER_FLOPS = 3e10
 
 
 def answer_logits_program(placement: sharding.Placement) -> jax.stages.Wrapped:
@@ -210,7 +210,7 @@ class Role:
     def _program_tokens(self) -> float:
         """Tokens that could be computed while a program compiles."""
         num_params = sum(leaf.size for leaf in jax.tree.leaves(transformer.param_shapes(self.model)))
-        return _PROGRAM_FLOPS / (2 * num_params)
+        return self.model.num_layers * _LAYER_FLOPS / (2 * num_params)
 
     def pad(
         self, rows: Sequence[Sequence[int]], batch: int, length: int | None = None

@@ -47,6 +47,14 @@ def _jitted_train_step(tree: jax.tree_util.PyTreeDef, shardings: tuple, platform
     )
 
 
+@functools.cache
+def _jitted_init(
+    opt: optimizer.OptimizerConfig, tree: jax.tree_util.PyTreeDef, shardings: tuple
+) -> jax.stages.Wrapped:
+    """Adam's state in one program: leaf by leaf, zeros for the moments are filled by one core."""
+    return jax.jit(optimizer.make_optimizer(opt).init, out_shardings=jax.tree.unflatten(tree, shardings))
+
+
 def _train_step(
     objective: steps.Objective, optimizer_config: optimizer.OptimizerConfig, state: steps.TrainState,
     frozen: transformer.Params, batch: steps.Batch, learning_rate: np.float32,
@@ -256,8 +264,7 @@ def _made_ready(
     On a CPU, Adam's moments are gigabytes that the system hands out page by page; meanwhile the step is compiled, or
     loaded. jax keeps what was compiled by shapes and shardings: the first call with arrays like these finds it there.
     """
-    init = optimizer.make_optimizer(opt).init
-    shapes = role.placement.with_shardings(jax.eval_shape(init, params), "train")
+    shapes = role.placement.with_shardings(jax.eval_shape(optimizer.make_optimizer(opt).init, params), "train")
     counter = jnp.zeros((), jnp.int32, device=role.placement.replicated)
     like = jax.tree.map(_shape_of, steps.TrainState(counter, params, shapes))
     train_step = train_step_program(like)
@@ -265,8 +272,8 @@ def _made_ready(
     with concurrent.futures.ThreadPoolExecutor(1) as background:
         lowered = train_step.lower(objective, opt, like, frozen, batch, np.float32(0))
         ready = background.submit(lowered.compile)
-        # In one program: leaf by leaf, zeros for the moments are filled by one core.
-        opt_state = jax.jit(init, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, shapes))(params)
+        shardings, tree = jax.tree.flatten(jax.tree.map(lambda leaf: leaf.sharding, shapes))
+        opt_state = _jitted_init(opt, tree, tuple(shardings))(params)
         ready.result()
     return train_step, steps.TrainState(counter, params, opt_state)
 

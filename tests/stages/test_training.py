@@ -44,3 +44,11 @@ def test_the_step_that_was_compiled_beforehand_is_the_one_that_is_run(
     tiny_config.finetune.lora_rank = lora_rank
     ilf_jax.run(tiny_config, tmp_path / "run")
     assert at_call == [1, 1, 1] and compiled.count("jit(_train_step)") == 1
+
+
+def test_the_same_run_once_more_compiles_nothing_but_what_makes_random_params(tiny_config, tmp_path, compiled):
+    ilf_jax.run(tiny_config, tmp_path / "first")
+    assert "jit(_train_step)" in compiled
+    compiled.clear()
+    ilf_jax.run(tiny_config, tmp_path / "second")
+    assert set(compiled) <= {"jit(init_params)"}
