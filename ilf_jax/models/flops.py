@@ -9,6 +9,12 @@ from ilf_jax.models.config import ModelConfig
 
 
 @functools.cache
+def num_params(config: ModelConfig) -> int:
+    """Entries of all params."""
+    return sum(leaf.size for leaf in jax.tree.leaves(transformer.param_shapes(config)))
+
+
+@functools.cache
 def layer_params(config: ModelConfig) -> int:
     """Entries of the layers' matrices: what each token is multiplied by, but for the unembedding."""
     layers = {k: v for k, v in transformer.param_shapes(config).items() if k.startswith("layers_")}

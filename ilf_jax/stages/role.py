@@ -10,7 +10,7 @@ import numpy as np
 from ilf_jax import config as config_lib
 from ilf_jax import performance, sharding
 from ilf_jax.errors import InputError
-from ilf_jax.models import transformer
+from ilf_jax.models import flops, transformer
 from ilf_jax.models.compute import Compute
 from ilf_jax.models.config import ModelConfig
 from ilf_jax.stages import batching
@@ -209,8 +209,7 @@ class Role:
     @property
     def _program_tokens(self) -> float:
         """Tokens that could be computed while a program compiles."""
-        num_params = sum(leaf.size for leaf in jax.tree.leaves(transformer.param_shapes(self.model)))
-        return self.model.num_layers * _LAYER_FLOPS / (2 * num_params)
+        return self.model.num_layers * _LAYER_FLOPS / (2 * flops.num_params(self.model))
 
     def pad(
         self, rows: Sequence[Sequence[int]], batch: int, length: int | None = None
