@@ -316,6 +316,12 @@ def snapshot(folder):
     return {str(p): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
+def test_a_sampler_that_disagrees_with_the_trainer(trained, run, tmp_path):
+    trained.refine.max_logprob_gap = 1e-12
+    refused(run(trained), "sampler and trainer disagree", "config.refine.max_logprob_gap=1e-12")
+    assert [p.name for p in (tmp_path / "run/iteration_001/refine").iterdir()] == ["manifest.json"]
+
+
 def test_loss_that_is_no_number(trained, run, tmp_path):
     trained.finetune.learning_rate, trained.finetune.schedule = 1e30, "constant"
     trained.finetune.warmup_fraction, trained.finetune.clip_norm = 0.0, 0.0

@@ -12,7 +12,7 @@ from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.stages import run as run_lib
 from ilf_jax.stages.generation import Generator, Sample
-from ilf_jax.stages.role import Encoded
+from ilf_jax.stages.role import Encoded, Role
 
 # The check that sampler and trainer agree looks at this many documents.
 _CHECKED_DOCUMENTS = 2
@@ -21,7 +21,9 @@ _CHECKED_DOCUMENTS = 2
 def run(run: run_lib.Run) -> None:
     """Writes the Candidates of each example of the iteration."""
     folder, settings, meter = run.folder("refine"), run.config.refine, performance.Meter()
-    begun = folder.manifest()
+    gap = folder.manifest().get("logprob_gap")
+    if gap is None:
+        folder.begin()
     drafts, feedback = run.folder("draft").read(Draft), run.folder("feedback").read(Feedback)
     refiner = run.roles.get("refiner")
     prompts = {
@@ -33,13 +35,6 @@ def run(run: run_lib.Run) -> None:
     generator = Generator(refiner, make_sampling(settings.temperature, settings.top_k, settings.top_p),
                           settings.max_new_tokens, settings.batch_size, run.task.stop,
                           refiner.row_lengths(len(p.ids) for p in prompts.values()))
-    # The longest documents go first: they are the ones on which a check is worth most.
-    checked = sorted(run.examples, key=lambda e: (-len(prompts[e.id].ids), e.id))
-    checked = checked[: min(_CHECKED_DOCUMENTS, settings.batch_size)]
-    gap = begun.get("logprob_gap")
-    if gap is None:
-        gap = _logprob_gap(run, generator, [prompts[e.id] for e in checked])
-        folder.begin(logprob_gap=gap)
 
     def draw(batch: Sequence[Example], candidates: Sequence[int]) -> Callable[[], list[list[Sample]]]:
         keys = decode.candidate_keys(run.config.seed, run.iteration, "refine", [e.id for e in batch], candidates)
@@ -52,7 +47,11 @@ def run(run: run_lib.Run) -> None:
         samples = draw(batch, range(N))
 
         def finish() -> list[Candidates]:
+            nonlocal gap
             drawn = dict(zip((e.id for e in batch), samples(), strict=True))
+            if gap is None:  # before anything is written; the first batch has the longest documents
+                gap = _logprob_gap(run, refiner, [(prompts[e.id], drawn[e.id]) for e in batch[:_CHECKED_DOCUMENTS]])
+                folder.begin(logprob_gap=gap)
             again = [e for e in batch if may_redraw and _degenerate(run, e, drawn[e.id])]
             more = dict(zip((e.id for e in again), draw(again, range(N, 2 * N))(), strict=True)) if again else {}
             return [_candidates(run, e, drawn[e.id], more.get(e.id, []), N) for e in batch]
@@ -70,7 +69,7 @@ def run(run: run_lib.Run) -> None:
     folder.finish(shards=done.shards, count=len(done.records), cost=cost, metrics=metrics, logprob_gap=gap)
 
 
-def _logprob_gap(run: run_lib.Run, generator: Generator, prompts: list[Encoded]) -> float:
+def _logprob_gap(run: run_lib.Run, refiner: Role, drawn: Sequence[tuple[Encoded, Sequence[Sample]]]) -> float:
     """Largest difference, in nats, between a sampled token's log-probability then and in the training forward pass.
 
     Raises:
@@ -78,13 +77,11 @@ def _logprob_gap(run: run_lib.Run, generator: Generator, prompts: list[Encoded])
             the one that was sampled.
     """
     settings = run.config.refine
-    ids = [p.id for p in prompts]
-    keys = decode.candidate_keys(run.config.seed, run.iteration, "refine", ids, range(settings.num_candidates))
-    samples = [group[:2] for group in generator.start(prompts, keys)()]
-    pairs = [(p.ids, s.tokens.tolist()) for p, group in zip(prompts, samples, strict=True) for s in group]
-    again = generator.role.logprobs(pairs, len(pairs))
-    flat = [sample for group in samples for sample in group]
-    gap = max(float(np.max(np.abs(a - s.logprobs))) for a, s in zip(again, flat, strict=True))
+    checked = [(prompt, sample) for prompt, samples in drawn for sample in samples[:2]]
+    again = refiner.logprobs([(prompt.ids, sample.tokens.tolist()) for prompt, sample in checked],
+                             2 * _CHECKED_DOCUMENTS)
+    gap = max(float(np.max(np.abs(logprobs - sample.logprobs)))
+              for logprobs, (_, sample) in zip(again, checked, strict=True))
     if not gap <= settings.max_logprob_gap:
         raise InputError(f"sampler and trainer disagree by {gap:.3g} nats on a token; allowed is "
                          f"config.refine.max_logprob_gap={settings.max_logprob_gap} (bfloat16 needs more than float32)")
