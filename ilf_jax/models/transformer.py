@@ -314,8 +314,9 @@ def init_params(config: ModelConfig, key: jax.Array) -> Params:
     return Transformer(config).init(key, tokens, tokens, Sight())["params"]
 
 
+@functools.cache
 def param_shapes(config: ModelConfig) -> Params:
-    """The params pytree as jax.ShapeDtypeStruct leaves."""
+    """The params pytree as jax.ShapeDtypeStruct leaves; one for all who ask, to be read only."""
     return jax.eval_shape(functools.partial(init_params, config), jax.ShapeDtypeStruct((2,), jnp.uint32))
 
 

@@ -87,10 +87,9 @@ def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
-def common_prefix(rows: Sequence[Sequence[int]]) -> int:
+def common_prefix(rows: Sequence[list[int]]) -> int:
     """Length of the longest prefix that all rows share and that leaves each at least one token."""
-    shortest = min(len(row) for row in rows)
-    for i in range(shortest - 1):
-        if any(row[i] != rows[0][i] for row in rows):
-            return i
-    return shortest - 1
+    limit = min(map(len, rows)) - 1
+    # In lexicographic order no row between the first and the last differs from them earlier than those two differ.
+    pairs = zip(min(rows)[:limit], max(rows)[:limit], strict=True)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), limit)

@@ -21,9 +21,9 @@ _ANSWER_ROOM = 4
 
 @dataclasses.dataclass(frozen=True)
 class Group:
-    """Q questions about each of a document's C texts: the prefix that all share, and a branch for each text."""
+    """Q questions about each of a document's C texts: the prefix that all share (int32), and a branch for each text."""
 
-    prefix: list[int]
+    prefix: np.ndarray
     branches: list[Branch]
 
     @property
@@ -90,19 +90,17 @@ def _group(rows: list[list[int]], answers: list[tuple[int, int]], count: int) ->
     """C x `count` prompts, those about one text one after another."""
     shared = batching.common_prefix(rows)
     behind = [row[shared:] for row in rows]
-    return Group(rows[0][:shared], [_branch(behind[i : i + count], answers[i : i + count])
-                                    for i in range(0, len(rows), count)])
+    return Group(np.array(rows[0][:shared], np.int32), [
+        _branch(behind[i : i + count], answers[i : i + count]) for i in range(0, len(rows), count)])
 
 
 def _branch(rows: list[list[int]], answers: list[tuple[int, int]]) -> Branch:
     stem = batching.common_prefix(rows)
-    tokens, offsets, leaves, ends = rows[0][:stem], list(range(stem)), [0] * stem, []
-    for leaf, row in enumerate(rows, start=1):
-        tokens = tokens + row[stem:]
-        offsets += range(stem, len(row))
-        leaves += [leaf] * (len(row) - stem)
+    tokens, ends = rows[0][:stem], []
+    for row in rows:
+        tokens += row[stem:]
         ends.append(len(tokens) - 1)
-    return Branch(tokens, offsets, leaves, ends, answers)
+    return Branch(np.array(tokens, np.int32), stem, tuple(ends), tuple(answers))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,17 +45,28 @@ class Branch:
     """What stands behind a prefix that it shares with others: a stem, then Q questions side by side.
 
     Attributes:
-        offsets: position of each token behind the prefix; each question begins where the stem ends.
-        leaves: 0 on the stem, 1..Q on the questions.
+        tokens: int32; those of all documents of an iteration are held at once, so nothing else is held a token.
+        stem: how many of the tokens stand before the first question.
         ends: index of each question's last token.
         answers: token ids of (favourable, other) for each question.
     """
 
-    tokens: list[int]
-    offsets: list[int]
-    leaves: list[int]
-    ends: list[int]
-    answers: list[tuple[int, int]]
+    tokens: np.ndarray
+    stem: int
+    ends: tuple[int, ...]
+    answers: tuple[tuple[int, int], ...]
+
+    def tree(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of each token: its position behind the prefix, and 0 on the stem or 1..Q on the questions.
+
+        Each question begins where the stem ends.
+        """
+        index = np.arange(len(self.tokens))
+        questions = np.searchsorted(self.ends, index)
+        begins = np.array([self.stem, *(end + 1 for end in self.ends[:-1])])
+        on_stem = index < self.stem
+        return (np.where(on_stem, index, index - begins[questions] + self.stem),
+                np.where(on_stem, 0, questions + 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -191,7 +202,8 @@ class Role:
         for b, group in enumerate(branches):
             for c, branch in enumerate(group):
                 n = len(branch.tokens)
-                suffix[b, c, :n], offsets[b, c, :n], leaves[b, c, :n] = branch.tokens, branch.offsets, branch.leaves
+                suffix[b, c, :n] = branch.tokens
+                offsets[b, c, :n], leaves[b, c, :n] = branch.tree()
                 ends[b, c], answers[b, c] = branch.ends, branch.answers
         arrays = self.placement.batch((tokens, lengths, suffix, offsets, leaves, ends, answers))
         return answer_logits_program(self.placement)(self.model, self.params, *arrays, compute=self.compute)

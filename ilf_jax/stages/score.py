@@ -68,19 +68,14 @@ def run(run: run_lib.Run) -> None:
 def _instruct_rm(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
     """The ensemble: what prompts about one document have in common is computed once."""
     judge = run.roles.get("judge")
-    told: list[str] = []
-
-    def ask(example: Example) -> judge_lib.Asked:
-        return judge_lib.ask(judge, example.id, _questions(run, example, inputs, run.config.score.prompts))
-
-    # Tokenised here for their lengths alone, one by one: all of them would not fit into memory.
-    lengths = judge_lib.row_lengths(judge, map(ask, run.examples))
+    asked_of = {e.id: judge_lib.ask(judge, e.id, _questions(run, e, inputs, run.config.score.prompts))
+                for e in run.examples}
+    lengths = judge_lib.row_lengths(judge, asked_of.values())
+    if not all(asked.exact for asked in asked_of.values()):
+        progress.log("judge: an answer is more than one token here; it is scored by its first distinguishing one")
 
     def score(batch: list[Example]) -> tuple[Callable[[], list[_Scores]], list[performance.Work]]:
-        asked = [ask(e) for e in batch]
-        if not told and not all(one.exact for one in asked):
-            told.append("an answer is more than one token here; it is scored by its first distinguishing one")
-            progress.log(f"judge: {told[0]}")
+        asked = [asked_of[e.id] for e in batch]
         found = judge_lib.start_asking(judge, asked, run.config.score.batch_size, lengths)
         scores = lambda: [(instruct_rm.ensemble(scores_CxP), scores_CxP.tolist()) for scores_CxP in found()]  # noqa: E731
         return scores, [one.work(judge.model) for one in asked]
@@ -128,13 +123,11 @@ def _reward_model(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
     """Rewards that know nothing of the feedback; a model that compares has the draft to compare with."""
     model = rewarder.Rewarder(run.roles.get("reward_model"), run.task, run.config.reward.kind)
 
-    def ask(example: Example) -> judge_lib.Asked:
-        return model.ask(example, inputs.candidates[example.id].texts, inputs.drafts[example.id].text)
-
-    lengths = model.row_lengths(map(ask, run.examples))
+    asked_of = {e.id: model.ask(e, inputs.candidates[e.id].texts, inputs.drafts[e.id].text) for e in run.examples}
+    lengths = model.row_lengths(asked_of.values())
 
     def score(batch: list[Example]) -> tuple[Callable[[], list[_Scores]], list[performance.Work]]:
-        asked = [ask(e) for e in batch]
+        asked = [asked_of[e.id] for e in batch]
         found = model.start(asked, run.config.score.batch_size, lengths)
         return lambda: [(rewards, []) for rewards in found()], [model.work(one) for one in asked]
 

@@ -245,8 +245,8 @@ def test_shared_prefix_equals_separate_prompts(role, before, texts):
     asked = judge.ask(role, "id", [[Question(Prompt(p, "", ""), ("Y", "N"))] for p in prompts])
     (group,) = asked.groups
     whole = [role.tokenizer.encode(p + " ") for p in prompts]
-    assert [group.prefix + branch.tokens for branch in group.branches] == whole
-    assert all(branch.tokens for branch in group.branches)
+    assert [[*group.prefix, *branch.tokens] for branch in group.branches] == whole
+    assert all(len(branch.tokens) for branch in group.branches)
     # A longer prefix would not be shared.
     assert len({tuple(row[: len(group.prefix) + 1]) for row in whole}) > 1
     assert asked.exact is False  # the answer is a space and a letter; the space went to the prompt
