@@ -125,13 +125,14 @@ class Ours:
         ]
         asked = [judge.ask(self.role, e.id, of_one)
                  for e, of_one in zip(self._examples, questions, strict=True)]
-        found = judge.favourable_probabilities(self.role, asked, self._config.score.batch_size)
+        arrangement = judge.arrange(self.role, asked)
+        found = judge.start_asking(self.role, asked, self._config.score.batch_size, arrangement)()
 
         def count() -> dict[str, Any]:
             flat = [q for of_one in questions for about_one in of_one for q in about_one]
             tokens = self._count(flat)
             return {"tokens": tokens, "prompt_tokens": tokens,
-                    "computed_tokens": sum(group.num_tokens for one in asked for group in one.groups),
+                    "computed_tokens": sum(one.num_tokens(arrangement.together) for one in asked),
                     "check": np.concatenate([scores_CxQ.reshape(-1) for scores_CxQ in found]).tolist()}
 
         return count

@@ -66,18 +66,18 @@ def measured(config: config_lib.Config, task: Task, roles: Roles, documents: Seq
         InputError: a prompt is too long, as the run would.
     """
     chosen = sorted(documents, key=lambda e: -len(e.document))[:_DOCUMENTS]
-    refiner, asked, policy = (roles.without_params(name) for name in ("refiner", "judge", "policy"))
+    refiner, judging, policy = (roles.without_params(name) for name in ("refiner", "judge", "policy"))
     texts = {e.id: _texts(config, task, refiner, e) for e in chosen}
     new_tokens = config.refine.max_new_tokens
     prompt = max(len(refiner.encode(e.id, [task.refine_prompt(e, *texts[e.id])], new_tokens)[0].ids) for e in chosen)
-    prefix = branch = questions = 0
+    asked = []
     for e in chosen:
-        candidates = (_stand_in(refiner, e, new_tokens), _stand_in(refiner, e, new_tokens, skipped=1))  # unlike at once
-        groups = judge.ask(asked, e.id, [task.judge_questions(e, *texts[e.id], text, config.score.prompts)
-                                         for text in candidates]).groups
-        prefix = max(prefix, *(len(group.prefix) for group in groups))
-        branch = max(branch, *(len(b.tokens) for group in groups for b in group.branches))
-        questions = groups[0].num_questions
+        # They differ from the first word on, so nothing of one is shared with another.
+        unlike = _stand_in(refiner, e, new_tokens), _stand_in(refiner, e, new_tokens, skipped=1)
+        candidates = [unlike[0], *[unlike[1]] * (config.refine.num_candidates - 1)]
+        asked.append(judge.ask(judging, e.id, [task.judge_questions(e, *texts[e.id], text, config.score.prompts)
+                                               for text in candidates]))
+    arrangement = judge.arrange(judging, asked)
     settings = config.finetune
     examples = [finetune.training_example(settings, task, policy, e, _completion(config, policy, e)) for e in chosen]
     planned = plan.make_plan(
@@ -86,9 +86,9 @@ def measured(config: config_lib.Config, task: Task, roles: Roles, documents: Seq
     )
     longest = f"the {len(chosen)} longest of" if len(chosen) < len(documents) else "all"
     return Shapes(
-        prompt=refiner.row_lengths([prompt])[-1], prefix=asked.row_lengths([prefix])[-1],
-        branch=asked.row_lengths([branch])[-1], questions=questions, row=planned.row_length, rows=planned.rows,
-        accumulation=planned.accumulation, targets=planned.targets,
+        prompt=refiner.row_lengths([prompt])[-1], prefix=arrangement.prefixes[-1], branch=arrangement.branches[-1],
+        questions=len(asked[0].groups(arrangement.together)[0].branches[0].ends), row=planned.row_length,
+        rows=planned.rows, accumulation=planned.accumulation, targets=planned.targets,
         told=f"measured on {longest} {len(documents)} documents, texts still to be written as long as allowed",
     )
 

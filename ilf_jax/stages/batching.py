@@ -38,11 +38,15 @@ def row_lengths(lengths: Iterable[int], program_tokens: float) -> tuple[int, ...
 
 def paired_row_lengths(
     first: Iterable[int], second: Iterable[int], program_tokens: float
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """As `row_lengths`, for rows of two kinds of which a program takes some of each: one for each pair of lengths."""
+) -> tuple[float, tuple[int, ...], tuple[int, ...]]:
+    """As `row_lengths`, for rows of two kinds of which a program takes some of each: one for each pair of lengths.
+
+    Returns:
+        Tokens after padding, programs counted in, and the lengths of either kind.
+    """
     pairs = itertools.product(_sets(first), _sets(second))
     costs = ((a + b + program_tokens * len(ones) * len(others), ones, others) for (a, ones), (b, others) in pairs)
-    return min(costs)[1:]
+    return min(costs)
 
 
 def _sets(lengths: Iterable[int]) -> list[tuple[int, tuple[int, ...]]]:

@@ -35,10 +35,11 @@ def run(run: run_lib.Run) -> None:
             texts = [[outputs.text_of(run, s.text) for s in group] for group in drawn]
             # A model that compares needs something to compare with: the first output.
             asked = [model.ask(e, of_one, of_one[0]) for e, of_one in zip(batch, texts, strict=True)]
-            rewards = model.start(asked, prefixes, judge.RowLengths())()
+            arrangement = judge.arrange_some(asked)
+            rewards = model.start(asked, prefixes, arrangement)()
             for e, group, one in zip(batch, drawn, asked, strict=True):
                 drawing = generator.work(prompts[e.id], [len(s.tokens) for s in group])
-                works[e.id] = run_lib.total([drawing, model.work(one)])
+                works[e.id] = run_lib.total([drawing, model.work(one, arrangement)])
             return [_pick(run, e, *found) for e, *found in zip(batch, texts, rewards, strict=True)]
 
         return finish

@@ -1,8 +1,7 @@
 """Asking a model two-valued questions about texts: the prefix that questions share is computed once."""
 
-import collections
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import jax
 import numpy as np
@@ -27,11 +26,6 @@ class Group:
     branches: list[Branch]
 
     @property
-    def num_questions(self) -> int:
-        """Q: how many questions a branch asks."""
-        return len(self.branches[0].ends)
-
-    @property
     def num_tokens(self) -> int:
         """Tokens to compute."""
         return len(self.prefix) + sum(len(branch.tokens) for branch in self.branches)
@@ -39,51 +33,60 @@ class Group:
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """Everything asked about one document: C x Q questions in one group, or C x 1 in each of Q groups.
+    """Q questions about each of a document's C texts, in two arrangements; the answers are the same.
 
     Attributes:
+        apart: Q groups of C x 1. Prompts of one question share what stands before the text that it is about.
+        together: one group of C x Q, a tree: the prefix is what all prompts begin with, a stem what those about one
+            text have in common behind that, and the questions are its leaves.
         exact: whether each answer is one token; if not, the first token that tells two answers apart is scored.
     """
 
-    groups: list[Group]
+    apart: list[Group]
+    together: Group
     exact: bool
 
-    def work(self, model: ModelConfig) -> performance.Work:
-        """What computing the answers takes."""
+    def groups(self, together: bool) -> list[Group]:
+        """Those of one arrangement."""
+        return [self.together] if together else self.apart
+
+    def num_tokens(self, together: bool) -> int:
+        """Tokens to compute in one arrangement."""
+        return sum(group.num_tokens for group in self.groups(together))
+
+    def work(self, model: ModelConfig, together: bool) -> performance.Work:
+        """What computing the answers takes in one arrangement."""
         needed = 0.0
-        for group in self.groups:
+        for group in self.groups(together):
             P = len(group.prefix)
             needed += flops.forward(model, tokens=P, seen=P / 2, unembedded=0)
             needed += sum(flops.forward(model, tokens=len(b.tokens), seen=P + len(b.tokens) / 2, unembedded=0)
                           for b in group.branches)
-        return performance.Work(sum(group.num_tokens for group in self.groups), needed)
+        return performance.Work(self.num_tokens(together), needed)
 
 
 def ask(role: Role, example_id: str, questions_CxQ: Sequence[Sequence[Question]]) -> Asked:
-    """Tokenises Q questions about each of C texts, and finds what they share.
-
-    Prompts of one question share what stands before the text that it is about. If the questions begin alike, one tree
-    holds them all: the prefix is what all prompts begin with, a stem what those about one text have in common behind
-    that, and the questions are its leaves. Whichever way computes fewer tokens is taken.
-    """
+    """Tokenises Q questions about each of C texts, and finds what they share."""
     count = len(questions_CxQ[0])
     flat = [question for about_one in questions_CxQ for question in about_one]
-    encoded = role.encode(example_id, [q.prompt for q in flat], reserve=_ANSWER_ROOM)
-    rows, answers, exact = [], [], True
-    for prompt, question in zip(encoded, flat, strict=True):
+    unlike = list(dict.fromkeys(flat))  # candidates often are equal, and then so is what is asked about them
+    encoded = role.encode(example_id, [q.prompt for q in unlike], reserve=_ANSWER_ROOM)
+    found, exact = {}, True
+    for prompt, question in zip(encoded, unlike, strict=True):
         first, second = (role.completion_text(prompt, answer) for answer in question.answers)
         tokens = role.tokenizer.answer_tokens(prompt.text, prompt.ids, (first, second))
-        rows.append([*prompt.ids, *tokens.common])
-        answers.append(tokens.ids)
+        found[question] = [*prompt.ids, *tokens.common], tokens.ids
         exact = exact and tokens.exact
-    apart = [_group(rows[q::count], answers[q::count], 1) for q in range(count)]
-    together = [_group(rows, answers, count)]
-    return Asked(min(apart, together, key=lambda groups: sum(g.num_tokens for g in groups)), exact)
+    rows, answers = map(list, zip(*(found[question] for question in flat), strict=True))
+    together = _group(rows, answers, count)
+    apart = [_group(rows[q::count], answers[q::count], 1) for q in range(count)] if count > 1 else [together]
+    return Asked(apart, together, exact)
 
 
 def continuations(prompt: Sequence[int], rows: Sequence[Sequence[int]]) -> Asked:
     """C texts behind one prompt, for a model that says a number of its own after each: nothing is asked."""
-    return Asked([_group([[*prompt, *row] for row in rows], [(0, 0)] * len(rows), 1)], exact=True)
+    group = _group([[*prompt, *row] for row in rows], [(0, 0)] * len(rows), 1)
+    return Asked([group], group, exact=True)
 
 
 def _group(rows: list[list[int]], answers: list[tuple[int, int]], count: int) -> Group:
@@ -104,33 +107,44 @@ def _branch(rows: list[list[int]], answers: list[tuple[int, int]]) -> Branch:
 
 
 @dataclasses.dataclass(frozen=True)
-class RowLengths:
-    """What prefixes and branches are padded to, by how many questions a branch asks; to buckets where nothing is said.
+class Arrangement:
+    """How questions are put to the device.
+
+    Attributes:
+        together: which of the two arrangements of `Asked`; one for all documents, so that they fill batches.
+        prefixes, branches: what those are padded to; to buckets where nothing is said.
     """
 
-    prefixes: dict[int, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-    branches: dict[int, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    together: bool
+    prefixes: tuple[int, ...] = ()
+    branches: tuple[int, ...] = ()
 
 
-def row_lengths(role: Role, asked: Iterable[Asked]) -> RowLengths:
-    """For all that is going to be asked, so that few programs serve it."""
-    prefixes, branches = collections.defaultdict(list), collections.defaultdict(list)
-    for one in asked:
-        for group in one.groups:
-            prefixes[group.num_questions].append(len(group.prefix))
-            longest = max(len(branch.tokens) for branch in group.branches)
-            branches[group.num_questions] += [longest] * len(group.branches)
-    paired = {count: role.paired_row_lengths(prefixes[count], branches[count]) for count in sorted(prefixes)}
-    return RowLengths(*({count: lengths[kind] for count, lengths in paired.items()} for kind in (0, 1)))
+def arrange(role: Role, asked: Collection[Asked]) -> Arrangement:
+    """By all that is going to be asked: what computes fewest tokens, padding and programs to compile included."""
+    found = []
+    for together in (False, True):
+        groups = [group for one in asked for group in one.groups(together)]
+        longest = [max(len(branch.tokens) for branch in group.branches) for group in groups]
+        branches = [length for group, length in zip(groups, longest, strict=True) for _ in group.branches]
+        cost, *lengths = role.paired_row_lengths([len(group.prefix) for group in groups], branches)
+        found.append((cost, Arrangement(together, *lengths)))
+    return min(found, key=lambda pair: pair[0])[1]
+
+
+def arrange_some(asked: Collection[Asked]) -> Arrangement:
+    """By a part of what is going to be asked: what computes fewer tokens, in rows padded to buckets."""
+    apart, together = (sum(one.num_tokens(arrangement) for one in asked) for arrangement in (False, True))
+    return Arrangement(together < apart)
 
 
 def favourable_probabilities(role: Role, asked: Sequence[Asked], batch_size: int) -> list[np.ndarray]:
     """p(favourable) / (p(favourable) + p(other)) of each question, one C x Q array a document."""
-    return start_asking(role, asked, batch_size, row_lengths(role, asked))()
+    return start_asking(role, asked, batch_size, arrange(role, asked))()
 
 
 def start_asking(
-    role: Role, asked: Sequence[Asked], batch_size: int, lengths: RowLengths,
+    role: Role, asked: Sequence[Asked], batch_size: int, arrangement: Arrangement,
     read: Callable[[np.ndarray], np.ndarray] = instruct_rm.favourable_probability,
 ) -> Callable[[], list[np.ndarray]]:
     """As `favourable_probabilities`, but returns while the device is at work; what it returns waits.
@@ -138,17 +152,15 @@ def start_asking(
     Args:
         read: makes a number of the logits of a question's answers, which stand on the last axis.
     """
-    groups = [group for one in asked for group in one.groups]
+    groups_of = [one.groups(arrangement.together) for one in asked]
+    groups = [group for of_one in groups_of for group in of_one]
     batches: list[tuple[list[int], jax.Array]] = []
-    for count in sorted({group.num_questions for group in groups}):  # those of a batch ask as many questions
-        alike = [i for i, group in enumerate(groups) if group.num_questions == count]
-        for batch in batching.batches_by_length([len(groups[i].prefix) for i in alike], batch_size):
-            picked = [alike[j] for j in batch]
-            prefixes, branches = [groups[i].prefix for i in picked], [groups[i].branches for i in picked]
-            prefix = batching.row_length(max(map(len, prefixes)), lengths.prefixes.get(count, ()))
-            longest = max(len(branch.tokens) for group in branches for branch in group)
-            branch = batching.row_length(longest, lengths.branches.get(count, ()))
-            batches.append((picked, role.answer_logits(prefixes, branches, batch_size, prefix, branch)))
+    for picked in batching.batches_by_length([len(group.prefix) for group in groups], batch_size):
+        prefixes, branches = [groups[i].prefix for i in picked], [groups[i].branches for i in picked]
+        prefix = batching.row_length(max(map(len, prefixes)), arrangement.prefixes)
+        longest = max(len(branch.tokens) for of_one in branches for branch in of_one)
+        branch = batching.row_length(longest, arrangement.branches)
+        batches.append((picked, role.answer_logits(prefixes, branches, batch_size, prefix, branch)))
 
     def probabilities() -> list[np.ndarray]:
         found: dict[int, np.ndarray] = {}
@@ -156,6 +168,6 @@ def start_asking(
             rows = read(performance.fetch(logits))
             found |= zip(picked, rows, strict=False)  # rows beyond those picked only fill up the batch
         scores = (found[i] for i in range(len(groups)))
-        return [np.concatenate([next(scores) for _ in one.groups], axis=1) for one in asked]
+        return [np.concatenate([next(scores) for _ in of_one], axis=1) for of_one in groups_of]
 
     return probabilities

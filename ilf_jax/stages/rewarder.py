@@ -1,7 +1,7 @@
 """A reward model at work: a number for each of C outputs of a document; what they share is computed once."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 
@@ -51,27 +51,27 @@ class Rewarder:
         return [dataclasses.replace(shown_second, answers=shown_second.answers[::-1]),
                 self.task.compare_question(example, text, anchor)]
 
-    def row_lengths(self, asked: Iterable[judge.Asked]) -> judge.RowLengths:
-        """See `judge.row_lengths`."""
-        return judge.row_lengths(self.role, asked)
+    def arrange(self, asked: Collection[judge.Asked]) -> judge.Arrangement:
+        """See `judge.arrange`."""
+        return judge.arrange(self.role, asked)
 
     def start(
-        self, asked: Sequence[judge.Asked], batch_size: int, lengths: judge.RowLengths
+        self, asked: Sequence[judge.Asked], batch_size: int, arrangement: judge.Arrangement
     ) -> Callable[[], list[np.ndarray]]:
         """The C rewards of each document. Returns while the device is at work; what it returns waits."""
-        found = judge.start_asking(self.role, asked, batch_size, lengths, reward_model.READ[self.kind])
+        found = judge.start_asking(self.role, asked, batch_size, arrangement, reward_model.READ[self.kind])
         return lambda: [reward_model.over_questions(rewards_CxQ) for rewards_CxQ in found()]
 
-    def work(self, asked: judge.Asked) -> performance.Work:
+    def work(self, asked: judge.Asked, arrangement: judge.Arrangement) -> performance.Work:
         """What rewarding one document takes."""
-        return asked.work(self.role.model)
+        return asked.work(self.role.model, arrangement.together)
 
     def preferences(self, comparisons: Sequence[Comparison], batch_size: int) -> np.ndarray:
         """Probability that the first text of each comparison is the better one."""
         if self.kind == "comparison":
             asked = [self.ask(c.example, [c.first], c.second) for c in comparisons]
-            rewards = np.array([found[0] for found in self.start(asked, batch_size, self.row_lengths(asked))()])
+            rewards = np.array([found[0] for found in self.start(asked, batch_size, self.arrange(asked))()])
             return reward_model.preference(rewards, np.zeros_like(rewards))
         asked = [self.ask(c.example, [c.first, c.second], "") for c in comparisons]
-        rewards = np.stack(self.start(asked, batch_size, self.row_lengths(asked))())
+        rewards = np.stack(self.start(asked, batch_size, self.arrange(asked))())
         return reward_model.preference(rewards[:, 0], rewards[:, 1])

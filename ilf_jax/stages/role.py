@@ -214,8 +214,8 @@ class Role:
 
     def paired_row_lengths(
         self, first: Iterable[int], second: Iterable[int]
-    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """As `row_lengths`, for programs that take rows of two kinds."""
+    ) -> tuple[float, tuple[int, ...], tuple[int, ...]]:
+        """As `row_lengths`, for programs that take rows of two kinds; and what all of it costs, in tokens."""
         return batching.paired_row_lengths(first, second, self._program_tokens)
 
     @property

@@ -15,7 +15,7 @@ from ilf_jax.stages import picks, rewarder
 from ilf_jax.stages import run as run_lib
 from ilf_jax.tasks.prompts import Question
 
-# Documents whose scores make one shard.
+# Documents whose scores make one shard, at least; and as many as fill the batches.
 _SHARD_DOCUMENTS = 8
 # So many documents are judged in the paper's layout too, to say how far the tree agrees with it.
 _COMPARED_DOCUMENTS = 16
@@ -54,9 +54,10 @@ def run(run: run_lib.Run) -> None:
         return lambda: [_select(run, e, inputs.candidates[e.id], *scores)
                         for e, scores in zip(batch, found(), strict=True)]
 
-    lengths = [len(e.document) for e in run.examples]
-    done = run_lib.process_shards(run, "score", run.examples, lengths, _SHARD_DOCUMENTS, Scored, start,
-                                  lambda scored: works[scored.id])
+    batch_size = run.config.score.batch_size
+    done = run_lib.process_shards(
+        run, "score", run.examples, [len(e.document) for e in run.examples],
+        -(-_SHARD_DOCUMENTS // batch_size) * batch_size, Scored, start, lambda scored: works[scored.id])
     numbers = picks.numbers(run, done.records, inputs.drafts, inputs.feedback, inputs.candidates)
     if method == "instruct_rm" and run.config.score.prompts == "tree":
         numbers += _agreement(run, done.records, inputs)
@@ -70,15 +71,15 @@ def _instruct_rm(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
     judge = run.roles.get("judge")
     asked_of = {e.id: judge_lib.ask(judge, e.id, _questions(run, e, inputs, run.config.score.prompts))
                 for e in run.examples}
-    lengths = judge_lib.row_lengths(judge, asked_of.values())
+    arrangement = judge_lib.arrange(judge, asked_of.values())
     if not all(asked.exact for asked in asked_of.values()):
         progress.log("judge: an answer is more than one token here; it is scored by its first distinguishing one")
 
     def score(batch: list[Example]) -> tuple[Callable[[], list[_Scores]], list[performance.Work]]:
         asked = [asked_of[e.id] for e in batch]
-        found = judge_lib.start_asking(judge, asked, run.config.score.batch_size, lengths)
+        found = judge_lib.start_asking(judge, asked, run.config.score.batch_size, arrangement)
         scores = lambda: [(instruct_rm.ensemble(scores_CxP), scores_CxP.tolist()) for scores_CxP in found()]  # noqa: E731
-        return scores, [one.work(judge.model) for one in asked]
+        return scores, [one.work(judge.model, arrangement.together) for one in asked]
 
     return score
 
@@ -124,12 +125,12 @@ def _reward_model(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
     model = rewarder.Rewarder(run.roles.get("reward_model"), run.task, run.config.reward.kind)
 
     asked_of = {e.id: model.ask(e, inputs.candidates[e.id].texts, inputs.drafts[e.id].text) for e in run.examples}
-    lengths = model.row_lengths(asked_of.values())
+    arrangement = model.arrange(asked_of.values())
 
     def score(batch: list[Example]) -> tuple[Callable[[], list[_Scores]], list[performance.Work]]:
         asked = [asked_of[e.id] for e in batch]
-        found = model.start(asked, run.config.score.batch_size, lengths)
-        return lambda: [(rewards, []) for rewards in found()], [model.work(one) for one in asked]
+        found = model.start(asked, run.config.score.batch_size, arrangement)
+        return lambda: [(rewards, []) for rewards in found()], [model.work(one, arrangement) for one in asked]
 
     return score
 

@@ -243,7 +243,7 @@ def asked_separately(role, text, answers):
 def test_shared_prefix_equals_separate_prompts(role, before, texts):
     prompts = [f"{before}{text}? answer:" for text in texts]
     asked = judge.ask(role, "id", [[Question(Prompt(p, "", ""), ("Y", "N"))] for p in prompts])
-    (group,) = asked.groups
+    group = asked.together
     whole = [role.tokenizer.encode(p + " ") for p in prompts]
     assert [[*group.prefix, *branch.tokens] for branch in group.branches] == whole
     assert all(len(branch.tokens) for branch in group.branches)

@@ -63,13 +63,13 @@ def test_instruct_rm_equals_a_computation_by_hand(role):
     questions = [task.judge_questions(example, draft, feedback, text) for text in texts]
     asked = judge.ask(role, "1", questions)
     assert asked.exact
-    (group,) = asked.groups  # the five prompts begin alike: one tree
-    assert len(group.prefix) > 10
-    (found,) = judge.favourable_probabilities(role, [asked], batch_size=2)
-    assert found.shape == (5, 5)
+    assert len(asked.together.prefix) > 10  # the five prompts begin alike
     right = np.array([[probability_by_hand(role, q.prompt.text, q.answers) for q in row] for row in questions])
     assert right.std() > 0.01
-    np.testing.assert_allclose(found, right, atol=1e-5)
+    for together in (False, True):
+        (found,) = judge.start_asking(role, [asked], 2, judge.Arrangement(together))()
+        assert found.shape == (5, 5)
+        np.testing.assert_allclose(found, right, atol=1e-5)
     np.testing.assert_allclose(instruct_rm.ensemble(found), right.mean(axis=1), atol=1e-5)
     assert found[2].tolist() == pytest.approx(found[4].tolist(), abs=1e-6)  # equal texts, equal scores
 

@@ -49,8 +49,8 @@ def test_paired_row_lengths_are_the_best_of_all_pairs_of_sets(seed, program_toke
         padded = sum(tokens(lengths, chosen, 0) for lengths, chosen in zip(kinds, pair, strict=True))
         return padded + program_tokens * len(pair[0]) * len(pair[1])
 
-    found = batching.paired_row_lengths(*kinds, program_tokens)
-    assert cost(found) == min(map(cost, itertools.product(*sets)))
+    found, *chosen = batching.paired_row_lengths(*kinds, program_tokens)
+    assert found == cost(chosen) == min(map(cost, itertools.product(*sets)))
 
 
 def test_lengths_between_two_lengths():
