@@ -22,7 +22,6 @@ setup(
         "etils[epath]>=1.9",
         "flax>=0.12",
         "gguf>=0.17",
-        "grain>=0.2.12",
         "huggingface_hub>=0.30",
         "importlib_resources>=6",  # tensorflow-datasets imports it without asking for it
         "jax>=0.10.2",

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import jax
 from orbax.checkpoint import v1 as ocp
 
-from ilf_jax import distributed, storage
+from ilf_jax import distributed, performance, storage
 from ilf_jax.errors import InputError
 from ilf_jax.models.config import ModelConfig, RopeScaling
 from ilf_jax.workdir import write_atomically
@@ -49,7 +49,8 @@ def load_model(folder: storage.Path, shapes: Any) -> Any:
 
 def _in_words(path: storage.Path, write: Callable[[], T]) -> T:
     try:
-        return write()
+        with performance.saving():
+            return write()
     except OSError as e:
         raise InputError(f"{path}: cannot be written: {e.strerror or e}; earlier checkpoints are whole") from e
 

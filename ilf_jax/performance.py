@@ -1,5 +1,6 @@
-"""What work cost: seconds, programs compiled or found compiled, seconds spent waiting for the device."""
+"""What work cost: seconds, programs compiled or found compiled, seconds spent waiting for the device or on saving."""
 
+import contextlib
 import dataclasses
 import pathlib
 import resource
@@ -7,6 +8,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -26,6 +28,7 @@ class _Counts:
     compile_seconds: float = 0.0
     cache_hits: int = 0
     waited_seconds: float = 0.0
+    saving_seconds: float = 0.0
 
 
 _counts = _Counts()
@@ -55,6 +58,16 @@ def fetch(arrays: T) -> T:
     found = jax.device_get(jax.tree.map(_whole, arrays))
     _counts.waited_seconds += time.monotonic() - start
     return found
+
+
+@contextlib.contextmanager
+def saving() -> Iterator[None]:
+    """The time in here counts as spent on saving params and states: nothing else goes on."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        _counts.saving_seconds += time.monotonic() - start
 
 
 def _whole(array: Any) -> Any:
@@ -88,6 +101,7 @@ class Meter:
         Returns:
             seconds; compilations (programs built anew), cache_hits (programs found compiled), compile_seconds (both);
             host_seconds, in which the host did not wait for the device: the device stood idle for no longer than that;
+            saving_seconds, of those, in which params and states were written and nothing else was done;
             peak_memory, see there; and of `work`: tokens, tokens_per_second_per_device, and mfu where the device's peak
             is known: FLOPs / (seconds x devices x peak FLOP/s) (Chowdhery et al. 2022, appendix B).
         """
@@ -97,7 +111,8 @@ class Meter:
         cost = {
             "seconds": seconds, "compilations": now.built_or_loaded - before.built_or_loaded - hits,
             "cache_hits": hits, "compile_seconds": now.compile_seconds - before.compile_seconds,
-            "host_seconds": seconds - (now.waited_seconds - before.waited_seconds), "peak_memory": peak_memory(),
+            "host_seconds": seconds - (now.waited_seconds - before.waited_seconds),
+            "saving_seconds": now.saving_seconds - before.saving_seconds, "peak_memory": peak_memory(),
         }
         if work.tokens:
             chip = hardware.chip(jax.devices()[0])

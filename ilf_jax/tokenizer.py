@@ -86,6 +86,10 @@ class Tokenizer:
 
     def token_texts(self) -> list[str]:
         """The text of every single token, with its leading space; bytes that are no character alone are U+FFFD."""
+        return self._token_texts
+
+    @functools.cached_property
+    def _token_texts(self) -> list[str]:
         return self._backend.token_texts()
 
     @functools.cached_property

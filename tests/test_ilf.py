@@ -57,6 +57,8 @@ def test_what_the_stages_cost(tiny_run):
         for name in ("seconds", "tokens", "tokens_per_second_per_device", "peak_memory", "host_seconds"):
             assert found[2, stage, f"performance/{name}"] > 0, (stage, name)
     assert (2, "draft", "performance/mfu") not in found  # of a CPU nobody knows the peak
+    assert 0 < found[2, "finetune", "performance/saving_seconds"] < found[2, "finetune", "performance/host_seconds"]
+    assert found[2, "refine", "performance/saving_seconds"] == 0
     assert 0 < found[2, "run", "performance/goodput"] < 1
     examples = [json.loads(line) for path in (tiny_run[1] / "iteration_002/draft").glob("0*.jsonl")
                 for line in path.read_text().splitlines()]

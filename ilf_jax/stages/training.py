@@ -49,10 +49,11 @@ def _jitted_train_step(tree: jax.tree_util.PyTreeDef, shardings: tuple, platform
 
 @functools.cache
 def _jitted_init(
-    opt: optimizer.OptimizerConfig, tree: jax.tree_util.PyTreeDef, shardings: tuple
+    opt: optimizer.OptimizerConfig, tree: jax.tree_util.PyTreeDef | None = None, shardings: tuple | None = None
 ) -> jax.stages.Wrapped:
     """Adam's state in one program: leaf by leaf, zeros for the moments are filled by one core."""
-    return jax.jit(optimizer.make_optimizer(opt).init, out_shardings=jax.tree.unflatten(tree, shardings))
+    out = None if tree is None else jax.tree.unflatten(tree, shardings)
+    return jax.jit(optimizer.make_optimizer(opt).init, out_shardings=out)
 
 
 def _train_step(
@@ -264,7 +265,7 @@ def _made_ready(
     On a CPU, Adam's moments are gigabytes that the system hands out page by page; meanwhile the step is compiled, or
     loaded. jax keeps what was compiled by shapes and shardings: the first call with arrays like these finds it there.
     """
-    shapes = role.placement.with_shardings(jax.eval_shape(optimizer.make_optimizer(opt).init, params), "train")
+    shapes = role.placement.with_shardings(_jitted_init(opt).eval_shape(params), "train")
     counter = jnp.zeros((), jnp.int32, device=role.placement.replicated)
     like = jax.tree.map(_shape_of, steps.TrainState(counter, params, shapes))
     train_step = train_step_program(like)

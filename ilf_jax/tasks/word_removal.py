@@ -70,7 +70,8 @@ def parse(text: str) -> tuple[str, list[str]] | None:
 
 def named_words(feedback: str) -> list[str]:
     """The words that a feedback sentence names."""
-    return [word for word in insults() if re.search(rf"\b{re.escape(word)}(?![\w-])", feedback)]
+    return [word for word in insults()
+            if word in feedback and re.search(rf"\b{re.escape(word)}(?![\w-])", feedback)]
 
 
 def feedback_on(words: list[str], wording: int) -> str:

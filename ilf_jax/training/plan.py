@@ -7,7 +7,6 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 
-import grain
 import numpy as np
 
 from ilf_jax.training import packing
@@ -71,10 +70,9 @@ def make_plan(
     """
     order: list[tuple[int, ...]] = []
     for epoch in range(epochs):
-        indices = grain.MapDataset.range(len(examples))
+        epoch_order = list(range(len(examples)))
         if shuffle:
-            indices = indices.shuffle(seed=(seed + epoch) % 2**32)
-        epoch_order = [int(indices[i]) for i in range(len(examples))]
+            epoch_order = np.random.default_rng((seed, epoch)).permutation(len(examples)).tolist()
         order += [tuple(epoch_order[i : i + batch_size]) for i in range(0, len(epoch_order), batch_size)]
     lengths = [[len(examples[i]) for i in step] for step in order]
 
