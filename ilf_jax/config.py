@@ -151,7 +151,7 @@ class Score:
     prompts: str = _key("paper", "the ensemble: five whole prompts, or five questions behind one head, sooner computed",
                         choices=("paper", "tree"))
     win_rate: bool = _key(False, "of the picked refinements against the drafts, by the judge, and of other picks")
-    batch_size: int = _key(8, "prefixes a batch: (document, prompt) pairs, documents where prompts begin alike", low=1)
+    batch_size: int = _key(8, "prefixes a batch: (document, prompt) pairs, documents where prompts form a tree", low=1)
 
 
 @dataclasses.dataclass(frozen=True)

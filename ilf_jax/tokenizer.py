@@ -84,13 +84,10 @@ class Tokenizer:
         """Text of ids, special tokens left out."""
         return self._backend.decode([int(i) for i in ids])
 
-    def token_texts(self) -> list[str]:
-        """The text of every single token, with its leading space; bytes that are no character alone are U+FFFD."""
-        return self._token_texts
-
     @functools.cached_property
-    def _token_texts(self) -> list[str]:
-        return self._backend.token_texts()
+    def token_texts(self) -> tuple[str, ...]:
+        """The text of every single token, with its leading space; bytes that are no character alone are U+FFFD."""
+        return tuple(self._backend.token_texts())
 
     @functools.cached_property
     def _prepends_space(self) -> bool:

@@ -322,6 +322,15 @@ def test_a_sampler_that_disagrees_with_the_trainer(trained, run, tmp_path):
     assert [p.name for p in (tmp_path / "run/iteration_001/refine").iterdir()] == ["manifest.json"]
 
 
+def test_a_manifest_that_is_lost(trained, run, tmp_path):
+    assert run(trained)[0] == 0
+    shutil.rmtree(tmp_path / "run/iteration_001/finetune")
+    (tmp_path / "run/iteration_001/refine/manifest.json").unlink()
+    before = snapshot(tmp_path / "run/iteration_001/refine")
+    refused(run(trained), "refine/manifest.json: says no logprob_gap although all shards are there")
+    assert before.items() <= snapshot(tmp_path / "run/iteration_001/refine").items()
+
+
 def test_loss_that_is_no_number(trained, run, tmp_path):
     trained.finetune.learning_rate, trained.finetune.schedule = 1e30, "constant"
     trained.finetune.warmup_fraction, trained.finetune.clip_norm = 0.0, 0.0

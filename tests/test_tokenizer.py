@@ -110,12 +110,12 @@ def test_batch(tokenizer):
 
 def test_specials_in_text(tokenizer):
     ids = tokenizer.encode(RENDERED)
-    texts = tokenizer.token_texts()
+    texts = tokenizer.token_texts
     assert [texts[i] for i in ids].count("<|im_start|>") == 2 and [texts[i] for i in ids].count("<|im_end|>") == 1
 
 
 def test_token_texts(tokenizer):
-    texts = tokenizer.token_texts()
+    texts = tokenizer.token_texts
     assert len(texts) == tokenizer.vocab_size
     ids = tokenizer.encode("Yes, it is not good\nat all")
     assert "".join(texts[i] for i in ids).lstrip() == "Yes, it is not good\nat all"
@@ -269,7 +269,7 @@ def test_gguf_byte_level(byte_tokenizer, tmp_path):
     tokenizer = Tokenizer.load(uri)
     for text in TEXTS:
         assert tokenizer.encode(text) == byte_tokenizer.encode(text), text
-    assert tokenizer.token_texts() == byte_tokenizer.token_texts()
+    assert tokenizer.token_texts == byte_tokenizer.token_texts
     assert tokenizer.stop_ids == (2, 0) and not tokenizer.adds_bos
     assert tokenizer.render_chat([{"role": "user", "content": "Hi"}]) == RENDERED
 
@@ -310,7 +310,7 @@ def test_gguf_sentencepiece(dummy_prefix, tmp_path):
     for text in TEXTS:
         assert ours.encode(text) == original.encode(text), text
         assert ours.decode(ours.encode(text)) == original.decode(original.encode(text))
-    assert ours.token_texts() == original.token_texts()
+    assert ours.token_texts == original.token_texts
     assert (ours.bos_id, ours.eos_id, ours.adds_bos) == (1, 2, True)
 
 

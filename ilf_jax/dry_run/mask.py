@@ -12,7 +12,7 @@ _TRAINED, _PROMPT, _END = "\033[42;30m", "\033[2m", "\033[0m"
 
 def show(tokenizer: Tokenizer, pair: packing.TrainingExample) -> None:
     """Prints it: green what is learned, dim what is only read; the end token is learned too."""
-    pieces = tokenizer.token_texts()
+    pieces = tokenizer.token_texts
     color = sys.stdout.isatty()
     shown = []
     for token, weight in zip(pair.tokens.tolist(), pair.weights.tolist(), strict=True):

@@ -26,7 +26,8 @@ class Shapes:
 
     Attributes:
         prompt: of the refiner.
-        prefix, branch, questions: of the judge: what candidates share, what each adds, how many questions that asks.
+        prefix, branch, questions: of the judge: what candidates share, what each adds, how many questions that asks;
+            arranged as is best for what is looked at here, which another arrangement may be for what models will write.
         row, rows, accumulation, targets: of a training step: tokens a row, rows a micro-batch, micro-batches,
             predicted tokens a row.
         told: where all this was taken from.

@@ -92,7 +92,7 @@ def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]
 
 
 def common_prefix(rows: Sequence[list[int]]) -> int:
-    """Length of the longest prefix that all rows share and that leaves each at least one token."""
+    """Length of the longest prefix that all rows share and that leaves each at least one token. No row is empty."""
     limit = min(map(len, rows)) - 1
     # In lexicographic order no row between the first and the last differs from them earlier than those two differ.
     pairs = zip(min(rows)[:limit], max(rows)[:limit], strict=True)

@@ -35,7 +35,7 @@ def run(run: run_lib.Run) -> None:
             texts = [[outputs.text_of(run, s.text) for s in group] for group in drawn]
             # A model that compares needs something to compare with: the first output.
             asked = [model.ask(e, of_one, of_one[0]) for e, of_one in zip(batch, texts, strict=True)]
-            arrangement = judge.arrange_some(asked)
+            arrangement = judge.arrange_part(asked)
             rewards = model.start(asked, prefixes, arrangement)()
             for e, group, one in zip(batch, drawn, asked, strict=True):
                 drawing = generator.work(prompts[e.id], [len(s.tokens) for s in group])

@@ -71,7 +71,7 @@ class Generator:
         ends = np.zeros(self.role.model.vocab_size, bool)
         if not self.forced_length:
             ends[list(self.role.tokenizer.stop_ids)] = True
-            for token, text in enumerate(self.role.tokenizer.token_texts()):
+            for token, text in enumerate(self.role.tokenizer.token_texts):
                 if any(string in text for string in self.stop):
                     ends[token] = True
         return ends

@@ -18,7 +18,7 @@ from ilf_jax.tasks.prompts import Question
 _ANSWER_ROOM = 4
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Group:
     """Q questions about each of a document's C texts: the prefix that all share (int32), and a branch for each text."""
 
@@ -31,7 +31,7 @@ class Group:
         return len(self.prefix) + sum(len(branch.tokens) for branch in self.branches)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Asked:
     """Q questions about each of a document's C texts, in two arrangements; the answers are the same.
 
@@ -111,7 +111,7 @@ class Arrangement:
     """How questions are put to the device.
 
     Attributes:
-        together: which of the two arrangements of `Asked`; one for all documents, so that they fill batches.
+        together: which of the two arrangements of `Asked`; one for all documents of a call, so that they fill batches.
         prefixes, branches: what those are padded to; to buckets where nothing is said.
     """
 
@@ -132,10 +132,10 @@ def arrange(role: Role, asked: Collection[Asked]) -> Arrangement:
     return min(found, key=lambda pair: pair[0])[1]
 
 
-def arrange_some(asked: Collection[Asked]) -> Arrangement:
+def arrange_part(asked: Collection[Asked]) -> Arrangement:
     """By a part of what is going to be asked: what computes fewer tokens, in rows padded to buckets."""
-    apart, together = (sum(one.num_tokens(arrangement) for one in asked) for arrangement in (False, True))
-    return Arrangement(together < apart)
+    apart, joint = (sum(one.num_tokens(together) for one in asked) for together in (False, True))
+    return Arrangement(together=joint < apart)
 
 
 def favourable_probabilities(role: Role, asked: Sequence[Asked], batch_size: int) -> list[np.ndarray]:
@@ -150,8 +150,15 @@ def start_asking(
     """As `favourable_probabilities`, but returns while the device is at work; what it returns waits.
 
     Args:
+        asked: as many questions about as many texts of each document.
+        arrangement: how they are put, see `arrange`.
         read: makes a number of the logits of a question's answers, which stand on the last axis.
+
+    Raises:
+        ValueError: there are more questions, or more texts, of one document than of another.
     """
+    if len({(len(one.apart), len(one.together.branches)) for one in asked}) > 1:
+        raise ValueError("documents of one call must have as many questions and as many texts")
     groups_of = [one.groups(arrangement.together) for one in asked]
     groups = [group for of_one in groups_of for group in of_one]
     batches: list[tuple[list[int], jax.Array]] = []

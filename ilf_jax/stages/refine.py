@@ -21,7 +21,7 @@ _CHECKED_DOCUMENTS = 2
 def run(run: run_lib.Run) -> None:
     """Writes the Candidates of each example of the iteration."""
     folder, settings, meter = run.folder("refine"), run.config.refine, performance.Meter()
-    gap = folder.manifest().get("logprob_gap")
+    gap: float | None = folder.manifest().get("logprob_gap")
     if gap is None:
         folder.begin()
     drafts, feedback = run.folder("draft").read(Draft), run.folder("feedback").read(Feedback)
@@ -49,7 +49,8 @@ def run(run: run_lib.Run) -> None:
         def finish() -> list[Candidates]:
             nonlocal gap
             drawn = dict(zip((e.id for e in batch), samples(), strict=True))
-            if gap is None:  # before anything is written; the first batch has the longest documents
+            # Before anything is written, on the longest documents. The device is already at work on the next ones.
+            if gap is None:
                 gap = _logprob_gap(run, refiner, [(prompts[e.id], drawn[e.id]) for e in batch[:_CHECKED_DOCUMENTS]])
                 folder.begin(logprob_gap=gap)
             again = [e for e in batch if may_redraw and _degenerate(run, e, drawn[e.id])]
@@ -63,6 +64,9 @@ def run(run: run_lib.Run) -> None:
         settings.batch_size * settings.batches_per_shard, Candidates, start,
         lambda c: generator.work(prompts[c.id], c.num_tokens),
     )
+    if gap is None:  # all shards were there, and what was noted before the first of them was not
+        raise InputError(f"{folder.path}/manifest.json: says no logprob_gap although all shards are there; restore it, "
+                         "or delete the stage's folder to do it again")
     metrics = run.summarise("refine", _numbers(run, done.records, drafts, feedback))
     metrics.append(run.metric("refine", "logprob_gap", gap))
     cost = meter.cost(done.work, run.config.precision)
@@ -78,6 +82,7 @@ def _logprob_gap(run: run_lib.Run, refiner: Role, drawn: Sequence[tuple[Encoded,
     """
     settings = run.config.refine
     checked = [(prompt, sample) for prompt, samples in drawn for sample in samples[:2]]
+    # As many rows whatever there is to check, so that one program does it.
     again = refiner.logprobs([(prompt.ids, sample.tokens.tolist()) for prompt, sample in checked],
                              2 * _CHECKED_DOCUMENTS)
     gap = max(float(np.max(np.abs(logprobs - sample.logprobs)))

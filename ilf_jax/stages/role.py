@@ -40,12 +40,12 @@ class Encoded:
     ids: list[int]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Branch:
     """What stands behind a prefix that it shares with others: a stem, then Q questions side by side.
 
     Attributes:
-        tokens: int32; those of all documents of an iteration are held at once, so nothing else is held a token.
+        tokens: int32, and all that is stored of each token, for those of all documents are in memory at once.
         stem: how many of the tokens stand before the first question.
         ends: index of each question's last token.
         answers: token ids of (favourable, other) for each question.

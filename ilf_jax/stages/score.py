@@ -15,7 +15,7 @@ from ilf_jax.stages import picks, rewarder
 from ilf_jax.stages import run as run_lib
 from ilf_jax.tasks.prompts import Question
 
-# Documents whose scores make one shard, at least; and as many as fill the batches.
+# Documents whose scores make one shard, rounded up to whole batches.
 _SHARD_DOCUMENTS = 8
 # So many documents are judged in the paper's layout too, to say how far the tree agrees with it.
 _COMPARED_DOCUMENTS = 16

@@ -72,7 +72,7 @@ def make_plan(
     for epoch in range(epochs):
         epoch_order = list(range(len(examples)))
         if shuffle:
-            epoch_order = np.random.default_rng((seed, epoch)).permutation(len(examples)).tolist()
+            epoch_order = np.random.default_rng((seed, 1 + epoch)).permutation(len(examples)).tolist()
         order += [tuple(epoch_order[i : i + batch_size]) for i in range(0, len(epoch_order), batch_size)]
     lengths = [[len(examples[i]) for i in step] for step in order]
 

@@ -15,7 +15,7 @@ from ilf_jax.models.config import small_shape
 from ilf_jax.records import Example
 from ilf_jax.scoring import baselines, embedding, instruct_rm, selection
 from ilf_jax.stages import judge
-from ilf_jax.stages.role import Role
+from ilf_jax.stages.role import Branch, Role
 from ilf_jax.steps import score
 from ilf_jax.tasks import word_removal
 from ilf_jax.tokenizer import Tokenizer
@@ -72,6 +72,68 @@ def test_instruct_rm_equals_a_computation_by_hand(role):
         np.testing.assert_allclose(found, right, atol=1e-5)
     np.testing.assert_allclose(instruct_rm.ensemble(found), right.mean(axis=1), atol=1e-5)
     assert found[2].tolist() == pytest.approx(found[4].tolist(), abs=1e-6)  # equal texts, equal scores
+
+
+def asked_about(role, names, texts):
+    task = word_removal.WordRemoval()
+    return [judge.ask(role, name, [task.judge_questions(Example(name, name), f"{name} is a fool.", "Remove a fool.",
+                                                        f"{name} is {text}.") for text in texts]) for name in names]
+
+
+def test_arrangements_give_the_same_answers_of_many_documents(role):
+    """Batches of three hold groups of several documents, the last one a short rest."""
+    asked = asked_about(role, ["Ada", "Bo the baker", "Cy", "Di of the long and winding road"], ["a gem", "a fool"])
+    right = [judge.favourable_probabilities(role, [one], 1)[0] for one in asked]
+    assert np.ptp(right) > 1e-3
+    for arrangement in (judge.Arrangement(False), judge.Arrangement(True), judge.arrange(role, asked)):
+        found = judge.start_asking(role, asked, 3, arrangement)()
+        np.testing.assert_allclose(found, right, atol=1e-5)
+
+
+def group(prefix, *branches):
+    return judge.Group(np.zeros(prefix, np.int32), [
+        Branch(np.zeros(n, np.int32), 0, (n - 1,), ((0, 1),)) for n in branches])
+
+
+def test_the_arrangement_that_computes_least_is_taken(role):
+    # A program of this model counts as hundreds of thousands of tokens, so each kind of row has one length.
+    few = judge.Asked([group(100, 10)] * 2, group(100, 20), exact=True)  # 2 x (100 + 16) or 100 + 20 tokens
+    many = judge.Asked([group(100, 10)] * 2, group(10, 400), exact=True)
+    assert judge.arrange(role, [few]) == judge.Arrangement(True, (100,), (20,))
+    assert judge.arrange(role, [many]) == judge.Arrangement(False, (100,), (16,))
+    # One long row pads all others: 2 x 4 x (100 + 16) tokens apart are fewer than 4 x (100 + 400) together.
+    assert judge.arrange(role, [few, few, few, many]) == judge.Arrangement(False, (100,), (16,))
+    assert judge.arrange_part([few, few, few, few]).together
+    assert not judge.arrange_part([many]).together
+    assert judge.arrange(role, []) == judge.Arrangement(False)
+
+
+def test_equal_candidates_are_tokenised_once(role, monkeypatch):
+    encoded = []
+    encode = Tokenizer.encode
+
+    def counted(self, text, **more):
+        encoded.append(text)
+        return encode(self, text, **more)
+
+    monkeypatch.setattr(Tokenizer, "encode", counted)
+    (asked,) = asked_about(role, ["Ada"], ["a gem", "a fool", "a gem", "a gem"])
+    assert len(encoded) == len(set(encoded)) == 2 * 5
+    assert len(asked.together.branches) == 4
+    np.testing.assert_array_equal(asked.together.branches[0].tokens, asked.together.branches[3].tokens)
+
+
+def test_documents_of_one_call_are_asked_alike(role):
+    (two,), (three,) = (asked_about(role, ["Ada"], texts) for texts in (["a", "b"], ["a", "b", "c"]))
+    with pytest.raises(ValueError, match="as many texts"):
+        judge.start_asking(role, [two, three], 2, judge.Arrangement(False))
+
+
+def test_a_branch_as_a_tree():
+    branch = Branch(np.arange(9, dtype=np.int32), 3, (4, 7, 8), ((0, 1),) * 3)
+    offsets, leaves = branch.tree()
+    assert offsets.tolist() == [0, 1, 2, 3, 4, 3, 4, 5, 3]
+    assert leaves.tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 3]
 
 
 def test_the_favourable_answer_comes_first(role):

@@ -53,6 +53,15 @@ def test_paired_row_lengths_are_the_best_of_all_pairs_of_sets(seed, program_toke
     assert found == cost(chosen) == min(map(cost, itertools.product(*sets)))
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_the_longest_common_prefix(seed):
+    rng = np.random.default_rng(seed)
+    start = rng.integers(0, 2, rng.integers(0, 4)).tolist()
+    rows = [start + rng.integers(0, 2, rng.integers(1, 4)).tolist() for _ in range(rng.integers(1, 5))]
+    shared = [n for n in range(min(map(len, rows))) if len({tuple(row[:n]) for row in rows}) == 1]
+    assert batching.common_prefix(rows) == max(shared)
+
+
 def test_lengths_between_two_lengths():
     assert batching.lengths_between(101, 140) == [104, 108, 112, 116, 120, 124, 128, 136]
     assert batching.lengths_between(600, 600) == [608]  # the longest row fits, whatever is allowed
