@@ -5,7 +5,7 @@
 
 Task: word_removal. The policy is a model of a million parameters that ships with the package; nearly all its drafts
 hold an insult. Feedback names up to three of them, the refiner writes five refinements, the InstructRM ensemble picks
-one, and the policy learns from the picks. Expected: insult_rate 1.00 before, 0.37 after one iteration, 0.00 after two;
+one, and the policy learns from the picks. Expected: insult_rate 1.00 before, 0.46 after one iteration, 0.00 after two;
 imitating its own drafts leaves it above 0.95. Hardware: any two CPU cores, about two minutes.
 """
 
