@@ -225,7 +225,7 @@ def encode_prompt(
 def save_model(run: run_lib.Run, folder: storage.Path, role: Role, params: transformer.Params) -> None:
     """Writes a trained model with its tokenizer, and holds it for who asks for it next."""
     if distributed.is_main():
-        with storage.written_locally(folder / "tokenizer") as place:
+        with performance.saving(), storage.written_locally(folder / "tokenizer") as place:
             role.tokenizer.save(place)
     params = role.placement.params(params, "train")
     checkpoint.save_model(folder, params, role.model)
