@@ -11,7 +11,7 @@ from ilf_jax import config as config_lib
 from ilf_jax.data import comparisons, documents
 from ilf_jax.dry_run import advice, mask, shapes, steps
 from ilf_jax.errors import InputError
-from ilf_jax.models import transformer
+from ilf_jax.models import flops
 from ilf_jax.records import Example
 from ilf_jax.stages import finetune, models, targets
 from ilf_jax.tasks import registry
@@ -74,7 +74,7 @@ def _show_models(config: config_lib.Config, placements: Mapping[str, sharding.Pl
         if part != "policy" and getattr(config, part).checkpoint == "policy":
             rows.append([part, "the current policy", "", ""])
             continue
-        count = sum(leaf.size for leaf in jax.tree.leaves(transformer.param_shapes(placement.model)))
+        count = flops.num_params(placement.model)
         rows.append([part, steps.uri_of(config, part), f"{count:,}", f"{4 * count / 2**20:,.0f} MiB"])
     progress.print_table("models", ["part", "checkpoint", "parameters", "float32"], rows)
 

@@ -130,7 +130,8 @@ def _extrapolated(
     kinds = {**first.collectives, **second.collectives}
     nothing = (0, 0)
     return Step(
-        name=first.name, parameters=_num_params(placement), held=first.held, flops=work / placement.mesh.size,
+        name=first.name, parameters=flops.num_params(placement.model), held=first.held,
+        flops=work / placement.mesh.size,
         arguments=line(first.arguments, second.arguments), temporaries=temporaries,
         outputs=line(first.outputs, second.outputs), traffic=traffic + 2 * temporaries,
         collectives={kind: tuple(map(line, first.collectives.get(kind, nothing), second.collectives.get(kind, nothing)))
@@ -139,16 +140,12 @@ def _extrapolated(
     )
 
 
-def _num_params(placement: Placement) -> int:
-    return sum(leaf.size for leaf in jax.tree.leaves(transformer.param_shapes(placement.model)))
-
-
 def _compile(
     name: str, placement: Placement, held: int, lowered: jax.stages.Lowered, arguments: int, work: float,
     traffic: float, *, loops: int,
 ) -> Step:
-    facts = {"name": name, "parameters": _num_params(placement), "held": held, "flops": work / placement.mesh.size,
-             "depths": (placement.model.num_layers,)}
+    facts = {"name": name, "parameters": flops.num_params(placement.model), "held": held,
+             "flops": work / placement.mesh.size, "depths": (placement.model.num_layers,)}
     start = time.monotonic()
     try:
         compiled = lowered.compile()

@@ -8,7 +8,6 @@ from ilf_jax.models import transformer
 from ilf_jax.models.config import ModelConfig
 
 
-@functools.cache
 def num_params(config: ModelConfig) -> int:
     """Entries of all params."""
     return sum(leaf.size for leaf in jax.tree.leaves(transformer.param_shapes(config)))
