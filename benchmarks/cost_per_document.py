@@ -1,12 +1,12 @@
 """Does a document cost the same in a small run and in a large one?
 
-    python benchmarks/cost_per_document.py [--documents=32,128,512] [--json=FILE]
+    python benchmarks/cost_per_document.py [--documents=32,128,512] [--rounds=8] [--json=FILE]
 
-One iteration of configs/quickstart.py, without arms to compare with, on so many documents, again and again: each number
-of documents in a process of its own, until it has been through as many documents as the others, and all of them once
-more, as the machine's speed drifts. The first third of a process's runs warms up (programs are compiled, which is
-counted, and memory is new); the table has medians of the others. Saving the trained model takes the same time however
-many documents there were: it is no cost of a document, and has a column of its own.
+One iteration of configs/quickstart.py, without arms to compare with, on so many documents, in turns in one process, for
+the machine's speed drifts by more than what is looked for. A turn goes as often through a small number of documents as
+makes up the largest, up to eight times. The first turn warms up (programs are compiled, memory is new); the table has
+medians of the others. Programs are counted apart, each number of documents in a process of its own. Saving the trained
+model takes the same time however many documents there were: it is no cost of a document, and has a column of its own.
 """
 
 import argparse
@@ -22,14 +22,13 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for a script Python puts only its own folder there
 
-_ROUNDS = 2
-_RUNS = 3  # of the largest number of documents in a process
+_MOST_RUNS = 8  # of one number of documents in a turn
 _STAGES = ("draft", "feedback", "refine", "score", "finetune")
 _ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
-def measure(documents: int, runs: int) -> dict[str, Any]:
-    """In this process: programs that the stages needed, and what each stage cost in the runs after the first third."""
+def costs(documents: int) -> dict[str, dict[str, Any]]:
+    """What each stage of one iteration on so many documents cost, in this process."""
     import ilf_jax
     from configs import quickstart
 
@@ -37,21 +36,32 @@ def measure(documents: int, runs: int) -> dict[str, Any]:
     config.iterations, config.compare, config.data.train_size = 1, (), documents
     config.data.eval_size = 8  # is not looked at
     config.draft.batch_size = 32  # as the other stages have it: 32 documents fill one batch
-    costs = []
-    for _ in range(runs):
-        with tempfile.TemporaryDirectory(prefix="ilf_jax_benchmark_") as folder:
-            ilf_jax.run(config, folder)
-            stages = Path(folder) / "iteration_001"
-            costs.append({s: json.loads((stages / s / "manifest.json").read_text())["cost"] for s in _STAGES})
-    first, timed = costs[0], costs[-(-runs // 3):]
-    if any(cost["compilations"] + cost["cache_hits"] for run in timed for cost in run.values()):
-        raise RuntimeError("a later run compiled programs, so its times are not of the work alone")
-    return {
-        "programs": sum(cost["compilations"] + cost["cache_hits"] for cost in first.values()),
-        "ms": [{stage: 1000 * (cost["seconds"] - cost["saving_seconds"]) / documents for stage, cost in run.items()}
-               for run in timed],
-        "saving_ms": [1000 * sum(cost["saving_seconds"] for cost in run.values()) for run in timed],
-    }
+    with tempfile.TemporaryDirectory(prefix="ilf_jax_benchmark_") as folder:
+        ilf_jax.run(config, folder)
+        stages = Path(folder) / "iteration_001"
+        return {s: json.loads((stages / s / "manifest.json").read_text())["cost"] for s in _STAGES}
+
+
+def programs(documents: int) -> int:
+    """Programs that the stages needed; to be asked first in a process."""
+    return sum(cost["compilations"] + cost["cache_hits"] for cost in costs(documents).values())
+
+
+def timed(numbers: list[int], rounds: int) -> dict[int, dict[str, Any]]:
+    """Milliseconds of each stage for a document, and of saving for a run, in each run after the first turn."""
+    results: dict[int, dict[str, Any]] = {documents: {"ms": [], "saving_ms": []} for documents in numbers}
+    for turn in range(1 + rounds):
+        for documents, result in results.items():
+            for _ in range(min(_MOST_RUNS, max(numbers) // documents)):
+                run = costs(documents)
+                if turn == 0:
+                    continue
+                if any(cost["compilations"] + cost["cache_hits"] for cost in run.values()):
+                    raise RuntimeError("a later run compiled programs, so its times are not of the work alone")
+                result["ms"].append({stage: 1000 * (cost["seconds"] - cost["saving_seconds"]) / documents
+                                     for stage, cost in run.items()})
+                result["saving_ms"].append(1000 * sum(cost["saving_seconds"] for cost in run.values()))
+    return results
 
 
 def markdown(results: dict[int, dict[str, Any]]) -> str:
@@ -73,29 +83,32 @@ def _spread(totals: dict[int, float]) -> str:
     return f"{max(totals.values()) / min(totals.values()) - 1:+.1%}"
 
 
+def _in_process(*flags: str) -> Any:
+    """What this script prints last when called so."""
+    done = subprocess.run([sys.executable, __file__, *flags], stdout=subprocess.PIPE, text=True, check=True,
+                          env={**os.environ, **_ENVIRONMENT})
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", default="32,128,512", help="numbers of documents")
+    parser.add_argument("--rounds", type=int, default=8, help="turns that are timed")
     parser.add_argument("--json", type=Path, help="write the numbers here")
-    parser.add_argument("--measure", type=int, nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--programs", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--timed", action="store_true", help=argparse.SUPPRESS)
     flags = parser.parse_args()
-    if flags.measure:
-        print(json.dumps(measure(*flags.measure)))
-        return
-    results: dict[int, dict[str, Any]] = {}
     numbers = [int(number) for number in flags.documents.split(",")]
-    for documents in numbers * _ROUNDS:
-        runs = _RUNS * max(numbers) // documents
-        done = subprocess.run(
-            [sys.executable, __file__, "--measure", str(documents), str(runs)], stdout=subprocess.PIPE, text=True,
-            check=True, env={**os.environ, **_ENVIRONMENT})
-        found = json.loads(done.stdout.splitlines()[-1])
-        before = results.setdefault(documents, {**found, "ms": [], "saving_ms": []})
-        if found["programs"] != before["programs"]:
-            raise RuntimeError(f"{documents} documents took {before['programs']} programs, then {found['programs']}")
-        for name in ("ms", "saving_ms"):
-            before[name] += found[name]
+    if flags.programs:
+        print(json.dumps(programs(flags.programs)))
+        return
+    if flags.timed:
+        print(json.dumps(timed(numbers, flags.rounds)))
+        return
+    counted = {documents: _in_process(f"--programs={documents}") for documents in numbers}
+    measured = _in_process("--timed", f"--documents={flags.documents}", f"--rounds={flags.rounds}")
+    results = {documents: {**measured[str(documents)], "programs": counted[documents]} for documents in numbers}
     if flags.json:
         flags.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
     print(markdown(results))
