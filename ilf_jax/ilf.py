@@ -3,13 +3,16 @@
 Before the first, a reward model is trained if the run has comparisons; after the last, the systems are ranked.
 
 The order of resume is the order of the stages: a stage whose manifest says complete is left alone, one that has begun
-goes on after its last shard (finetuning: after its last checkpoint), and everything behind it runs.
+goes on after its last shard (finetuning: after its last checkpoint), and everything behind it runs. While finetuning's
+params are being written the evaluation is under way; its first records are written once finetuning is complete.
 """
 
+import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -151,15 +154,37 @@ class Arm:
             if not folder.stage(k, stage).complete:
                 _STAGES[stage](before)
                 folder.write_metrics()
-        if not folder.stage(k, "finetune").complete:
-            finetune.run(before, self.found.by_iteration)
-            folder.write_metrics()
-        finetune.tidy(before)
-        if k > 1:
-            self.shared.forget(f"orbax:{folder.checkpoint(k - 1)}")
-        self._evaluate(self._in_iteration(k, k))
+        with self._finetuned(before) as complete:
+            if k > 1:
+                self.shared.forget(f"orbax:{folder.checkpoint(k - 1)}")
+            self._evaluate(dataclasses.replace(self._in_iteration(k, k), before_writing=complete))
         if config.checkpoint.keep is not None and k > config.checkpoint.keep and distributed.is_main():
             storage.delete(folder.checkpoint(k - config.checkpoint.keep))
+
+    @contextlib.contextmanager
+    def _finetuned(self, run: Run) -> Iterator[Callable[[], None]]:
+        """Within, the policy is trained, and its params may still be on their way to the disk.
+
+        Yields:
+            Waits for them, and completes the stage. Called when this is left, unless that was done before.
+        """
+        if run.folder("finetune").complete:
+            finetune.tidy(run)  # a kill may have come before that
+            yield lambda: None
+            return
+        finish = finetune.run(run, self.found.by_iteration)
+
+        @functools.cache
+        def complete() -> None:
+            finish()
+            self.folder.write_metrics()
+
+        try:
+            yield complete
+        except (InputError, KeyboardInterrupt, SystemExit):  # on other errors not all processes may come here
+            complete()
+            raise
+        complete()
 
     def _evaluate(self, run: Run) -> None:
         if not run.held_out:

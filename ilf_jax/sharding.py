@@ -192,6 +192,8 @@ def from_host(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
 
 
 def _move(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if isinstance(leaf, jax.Array) and leaf.committed and leaf.sharding == sharding:
+        return leaf  # as device_put would, in a tenth of the time
     if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable and not sharding.is_fully_addressable):
         return jax.device_put(leaf, sharding)
     return from_host(np.asarray(leaf), sharding)  # made on this process, the same on each

@@ -89,7 +89,7 @@ first = place((1, 8, 1), devices)
 assert not models.compute_of(config_lib.Config(), first.mesh).one_by_one
 params = first.params(transformer.init_params(config, jax.random.key(3)), "train")
 assert len(params["embedding"].sharding.device_set) == 8 and not params["embedding"].is_fully_replicated
-checkpoint.save_model(folder, params, config)
+checkpoint.save_model(folder, params, config)()
 tokens = np.arange(24, dtype=np.int32).reshape(8, 3)
 
 @jax.jit

@@ -118,7 +118,7 @@ class _Append:
         return self._writes.around("append", whole, torn)
 
 
-class _StopHereError(BaseException):
+class _StopHereError(SystemExit):
     pass
 
 
@@ -350,12 +350,17 @@ def test_killed_in_a_stage(stage, iteration, name, kills, server, configs, refer
     chains = []
     for k in points:
         workdir = before_stage(folder, stage, iteration, tmp_path / f"kill-{k}")
-        chains.append([job(workdir, kill_at=k), job(workdir, stop_after=True)])
+        chains.append([job(workdir, kill_at=k, stop_after=True), job(workdir, stop_after=True)])
     codes = server(chains)
     trained = {"finetune": "checkpoint", "reward": "reward_model"}.get(stage)
-    for k, (_killed, resumed), found in zip(points, chains, codes, strict=True):
+    assert sum(found[0] == -signal.SIGKILL for found in codes) >= kills - 1, codes
+    for k, (killed, resumed), found in zip(points, chains, codes, strict=True):
         where = f"{stage}, point {k}"
-        assert found == [-signal.SIGKILL, 0], (where, pathlib.Path(resumed["log"] + ".stderr").read_text())
+        if found[0] == 0:  # Orbax writes, and we delete, a file more or less each time: this run had ended before
+            assert 2 * json.loads(pathlib.Path(killed["log"]).read_text())["count"] <= k, where
+        else:
+            assert found[0] == -signal.SIGKILL, where
+        assert found[1] == 0, (where, pathlib.Path(resumed["log"] + ".stderr").read_text())
         ours = pathlib.Path(resumed["workdir"])
         here = f"iteration_{iteration:03d}"
         relative = f"{here}/{stage}"

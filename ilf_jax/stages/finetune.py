@@ -1,6 +1,6 @@
 """Finetune: maximise log pi_theta(x1 | c) over the picked texts."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ilf_jax import config as config_lib
 from ilf_jax import performance
@@ -18,11 +18,15 @@ def check(config: config_lib.Config) -> None:
     training.check("finetune", config.finetune, models.read_model_config(config.policy.checkpoint))
 
 
-def run(run: run_lib.Run, examples_of: dict[int, tuple]) -> None:
-    """Writes the training pairs and the params after training.
+def run(run: run_lib.Run, examples_of: dict[int, tuple]) -> Callable[[], None]:
+    """Writes the training pairs, trains, and begins to write the params.
 
     Args:
         examples_of: the examples of this iteration and of those before it.
+
+    Returns:
+        Waits until the params are written, and completes the stage. The stage's cost does not hold that wait: who has
+        nothing better to do meanwhile counts it.
     """
     folder, settings = run.folder("finetune"), run.config.finetune
     folder.begin()
@@ -45,15 +49,21 @@ def run(run: run_lib.Run, examples_of: dict[int, tuple]) -> None:
         if part != "base":
             run.roles.forget("base")  # nothing is held beside the optimizer's state
     trained = train(run, part, examples)
-    training.save_model(run, run.workdir.checkpoint(run.iteration), role, trained.params)
+    wait = training.save_model(run, run.workdir.checkpoint(run.iteration), role, trained.params)
     metrics = [
         run.metric("finetune", "loss", trained.loss), run.metric("finetune", "steps", trained.steps),
         run.metric("finetune", "examples", len(pairs)),
         run.metric("finetune", "target_tokens", sum(e.num_targets for e in examples)),
         *run.summarise("finetune", numbers),
     ]
-    folder.finish(shards=1, count=len(pairs), cost=meter.cost(trained.work, run.config.precision), metrics=metrics)
-    tidy(run)
+    cost = meter.cost(trained.work, run.config.precision)
+
+    def complete() -> None:
+        wait()
+        folder.finish(shards=1, count=len(pairs), cost=cost, metrics=metrics)
+        tidy(run)
+
+    return complete
 
 
 def train(run: run_lib.Run, part: str, examples: Sequence[packing.TrainingExample]) -> training.Trained:

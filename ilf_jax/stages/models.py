@@ -64,6 +64,7 @@ class Models:
     def __init__(self, mesh: Mesh, seed: int, precision: str = "float32") -> None:
         self.mesh, self._seed, self._dtype = mesh, seed, _DTYPES[precision]
         self._params: dict[str, transformer.Params] = {}
+        self._trained: dict[str, ModelConfig] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
 
     def tokenizer(self, uri: str) -> Tokenizer:
@@ -74,6 +75,10 @@ class Models:
         elif uri not in self._tokenizers:
             self._tokenizers[uri] = Tokenizer.load(uri)
         return self._tokenizers[uri]
+
+    def config(self, uri: str) -> ModelConfig:
+        """The architecture of a checkpoint; of one that is held because it was trained here, nothing is read."""
+        return self._trained[uri] if uri in self._trained else read_model_config(uri)
 
     def get(self, uri: str) -> transformer.Params:
         """The params of a checkpoint to read, loaded once."""
@@ -90,20 +95,22 @@ class Models:
         if held is None or self._dtype != jnp.float32:
             del held
             return self._load(uri, "train", jnp.float32)
-        return sharding.Placement(self.mesh, read_model_config(uri)).params(held, "train")
+        return sharding.Placement(self.mesh, self.config(uri)).params(held, "train")
 
-    def keep(self, uri: str, params: transformer.Params) -> None:
-        """Holds float32 params in the training layout that were saved as `uri`: they are not read again."""
-        placement = sharding.Placement(self.mesh, read_model_config(uri))
+    def keep(self, uri: str, params: transformer.Params, model: ModelConfig) -> None:
+        """Holds float32 params in the training layout that are being saved as `uri`: they are not read from there."""
+        self._trained[uri] = model
+        placement = sharding.Placement(self.mesh, model)
         self._params[uri] = placement.params(in_precision(params, self._dtype), "decode")
 
     def forget(self, uri: str) -> None:
         """Lets go of a checkpoint; asked for again, it is loaded again."""
         self._params.pop(uri, None)
+        self._trained.pop(uri, None)
 
     def _load(self, uri: str, layout: str, dtype: jnp.dtype) -> transformer.Params:
         progress.log(f"loading {uri}")
-        model = read_model_config(uri)
+        model = self.config(uri)
         placement = sharding.Placement(self.mesh, model)
         shapes = transformer.param_shapes(model)
         if uri.startswith("orbax:"):
@@ -149,7 +156,7 @@ class Roles:
     def without_params(self, name: str) -> Role:
         """As `get`, but nothing is loaded: enough to put prompts into tokens."""
         settings, uri = self._settings(name), self._uri(name)
-        model = read_model_config(uri)
+        model = self._models.config(uri)
         own = self._config.policy if settings.checkpoint == "policy" else settings
         tokenizer = self._models.tokenizer(tokenizer_uri(own, self._tokenizer_folder))
         check_vocab(tokenizer, model, uri)
@@ -167,9 +174,9 @@ class Roles:
         """See `Models.forget`."""
         self._models.forget(self._uri(name))
 
-    def keep(self, checkpoint: storage.Path, params: transformer.Params) -> None:
-        """Params that were trained and saved, see `Models.keep`."""
-        self._models.keep(_saved_uri(checkpoint), params)
+    def keep(self, checkpoint: storage.Path, params: transformer.Params, model: ModelConfig) -> None:
+        """Params that were trained, see `Models.keep`."""
+        self._models.keep(_saved_uri(checkpoint), params, model)
 
     def _settings(self, name: str) -> config_lib.Model:
         return getattr(self._config, _SECTIONS.get(name, name))

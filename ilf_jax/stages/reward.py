@@ -69,10 +69,11 @@ def run(run: run_lib.Run, comparisons: Comparisons) -> None:
     trained = training.train(run, "reward", settings, _PART, role, objective, examples)
     said = json.dumps({"kind": settings.kind}) + "\n"
     distributed.on_main(lambda: write_atomically(run.workdir.reward_model / _KIND_FILE, said))
-    training.save_model(run, run.workdir.reward_model, role, trained.params)
+    wait = training.save_model(run, run.workdir.reward_model, role, trained.params)
     rewarder = Rewarder(run.roles.get("reward_model"), run.task, settings.kind)
     found = rewarder.preferences(comparisons.held_out, run.config.score.batch_size)
     rows = [Preference(c.id, float(p), c.preferred) for c, p in zip(comparisons.held_out, found, strict=True)]
+    wait()
     folder.write_shard(0, 1, rows)
     metrics = [run.metric("reward", "loss", trained.loss), run.metric("reward", "steps", trained.steps),
                run.metric("reward", "comparisons", len(comparisons.train)),

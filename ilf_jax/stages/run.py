@@ -8,6 +8,7 @@ from ilf_jax import distributed, performance, preemption, progress, storage
 from ilf_jax.config import Config
 from ilf_jax.evaluation import statistics
 from ilf_jax.evaluation.statistics import Metric
+from ilf_jax.models.config import ModelConfig
 from ilf_jax.models.transformer import Params
 from ilf_jax.records import Example
 from ilf_jax.stages import batching
@@ -33,13 +34,18 @@ class Roles(Protocol):
     def forget(self, name: str) -> None:
         """Lets go of its params."""
 
-    def keep(self, checkpoint: storage.Path, params: Params) -> None:
-        """Holds params that were trained and saved, so that they are not read again."""
+    def keep(self, checkpoint: storage.Path, params: Params, model: ModelConfig) -> None:
+        """Holds params that were trained and are being saved, so that they are not read again."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One iteration: its number, its documents, and all that the stages need. `roles` loads models when asked."""
+    """One iteration: its number, its documents, and all that the stages need. `roles` loads models when asked.
+
+    Attributes:
+        before_writing: called before the first records of a stage are written, while the device is at work on them;
+            completes the stage before it, if that is still writing.
+    """
 
     config: Config
     workdir: Workdir
@@ -49,6 +55,7 @@ class Run:
     held_out: tuple[Example, ...]
     roles: Roles
     profiled_steps: int = 0
+    before_writing: Callable[[], None] = lambda: None
 
     def folder(self, stage: str, iteration: int | None = None) -> StageFolder:
         """Folder of a stage, of this iteration unless another is given."""
@@ -105,6 +112,7 @@ def process_shards(
     with progress.Progress(f"{stage} {run.iteration}", len(examples), "documents", done=done) as bar:
 
         def write(i: int, finish: Callable[[], list[R]]) -> None:
+            run.before_writing()
             made = finish()
             folder.write_shard(i, len(shards), made)
             works.extend(map(work, made))

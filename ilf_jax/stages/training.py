@@ -3,7 +3,7 @@
 import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -222,14 +222,21 @@ def encode_prompt(
                          "to be learned") from e
 
 
-def save_model(run: run_lib.Run, folder: storage.Path, role: Role, params: transformer.Params) -> None:
-    """Writes a trained model with its tokenizer, and holds it for who asks for it next."""
+def save_model(
+    run: run_lib.Run, folder: storage.Path, role: Role, params: transformer.Params
+) -> Callable[[], None]:
+    """Begins to write a trained model with its tokenizer, and holds it for who asks for it next.
+
+    Returns:
+        Waits until it is written whole.
+    """
+    params = role.placement.params(params, "train")
+    wait = checkpoint.save_model(folder, params, role.model)
     if distributed.is_main():
         with performance.saving(), storage.written_locally(folder / "tokenizer") as place:
             role.tokenizer.save(place)
-    params = role.placement.params(params, "train")
-    checkpoint.save_model(folder, params, role.model)
-    run.roles.keep(folder, params)
+    run.roles.keep(folder, params, role.model)
+    return wait
 
 
 def tidy(run: run_lib.Run, stage: str) -> None:
@@ -270,13 +277,22 @@ def _made_ready(
     like = jax.tree.map(_shape_of, steps.TrainState(counter, params, shapes))
     train_step = train_step_program(like)
     batch = role.placement.batch(steps_plan.batch(0), axis=1)
+    leaves, tree = jax.tree.flatten((like, *jax.tree.map(_shape_of, (frozen, batch))))
     with concurrent.futures.ThreadPoolExecutor(1) as background:
-        lowered = train_step.lower(objective, opt, like, frozen, batch, np.float32(0))
-        ready = background.submit(lowered.compile)
+        ready = background.submit(_compile, train_step, objective, opt, tree, tuple(leaves))
         shardings, tree = jax.tree.flatten(jax.tree.map(lambda leaf: leaf.sharding, shapes))
         opt_state = _jitted_init(opt, tree, tuple(shardings))(params)
         ready.result()
     return train_step, steps.TrainState(counter, params, opt_state)
+
+
+@functools.cache
+def _compile(
+    train_step: jax.stages.Wrapped, objective: steps.Objective, opt: optimizer.OptimizerConfig,
+    tree: jax.tree_util.PyTreeDef, leaves: tuple[jax.ShapeDtypeStruct, ...],
+) -> None:
+    """Compiles the train step for state, frozen params and batch of these shapes, once in a process."""
+    train_step.lower(objective, opt, *jax.tree.unflatten(tree, leaves), np.float32(0)).compile()
 
 
 def _shape_of(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
