@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import ilf_jax
-from ilf_jax import ilf, records
+from ilf_jax import checkpoint, ilf, records, workdir
 from ilf_jax.data import builtin
 from ilf_jax.errors import InputError
 from ilf_jax.tasks import word_removal
@@ -153,6 +153,36 @@ def test_order_of_stages(trained, tmp_path, monkeypatch):
     trained.iterations = 2
     ilf_jax.run(trained, tmp_path / "run")
     assert seen == [(0, "evaluate"), *((k, stage) for k in (1, 2) for stage in RECORDS)]
+
+
+def test_finetuning_is_complete_before_the_evaluation_writes(trained, tmp_path, monkeypatch):
+    finetuned, seen = tmp_path / "run/iteration_001/finetune/manifest.json", []
+    write_shard = workdir.StageFolder.write_shard
+
+    def watch(folder, *args):
+        if str(folder.path).endswith("iteration_001/evaluate"):
+            seen.append(json.loads(finetuned.read_text())["complete"])
+        return write_shard(folder, *args)
+
+    monkeypatch.setattr(workdir.StageFolder, "write_shard", watch)
+    ilf_jax.run(trained, tmp_path / "run")
+    assert seen
+    assert all(seen)
+
+
+@pytest.mark.parametrize("error", [SystemExit(143), KeyboardInterrupt(), InputError("a document is too long")])
+def test_finetuning_is_kept_where_the_evaluation_behind_it_ends_early(trained, tmp_path, monkeypatch, error):
+    def evaluate(run):
+        if run.iteration == 1:
+            raise error
+
+    monkeypatch.setattr(ilf.evaluate, "run", evaluate)
+    with pytest.raises(type(error)):
+        ilf_jax.run(trained, tmp_path / "run")
+    here = tmp_path / "run/iteration_001"
+    assert json.loads((here / "finetune/manifest.json").read_text())["complete"]
+    assert checkpoint.read_model_config(here / "checkpoint")
+    assert not (here / "finetune/state").exists()
 
 
 def test_picked_texts_are_trained_on(tiny_run):
