@@ -68,7 +68,7 @@ def load_model(folder: storage.Path, shapes: Any) -> Any:
 
 
 def _context() -> ocp.Context:
-    """How arrays are written: as they are. Compressing weights takes several times as long and spares a tenth."""
+    """How arrays are written: as they are. zstd takes three times as long, and spares 8 % of random float32."""
     context = ocp.Context()
     context.array.saving.use_compression = False
     context.memory.deepcopy_host_arrays = False  # jax's own do not change
