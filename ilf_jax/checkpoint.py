@@ -71,7 +71,7 @@ def _context() -> ocp.Context:
     """How arrays are written: as they are. zstd takes three times as long, and spares 8 % of random float32."""
     context = ocp.Context()
     context.array.saving.use_compression = False
-    context.memory.deepcopy_host_arrays = False  # jax's own do not change
+    context.memory.deepcopy_host_arrays = False  # nobody changes those that come here
     return context
 
 

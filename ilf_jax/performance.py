@@ -62,7 +62,7 @@ def fetch(arrays: T) -> T:
 
 @contextlib.contextmanager
 def saving() -> Iterator[None]:
-    """The time in here counts as spent on saving params and states: nothing else goes on."""
+    """The time in here counts as spent on saving params and states: the host does nothing else."""
     start = time.monotonic()
     try:
         yield
@@ -101,7 +101,7 @@ class Meter:
         Returns:
             seconds; compilations (programs built anew), cache_hits (programs found compiled), compile_seconds (both);
             host_seconds, in which the host did not wait for the device: the device stood idle for no longer than that;
-            saving_seconds, of those, in which params and states were written and nothing else was done;
+            saving_seconds, of those, in which the host wrote params and states, or waited until they were written;
             peak_memory, see there; and of `work`: tokens, tokens_per_second_per_device, and mfu where the device's peak
             is known: FLOPs / (seconds x devices x peak FLOP/s) (Chowdhery et al. 2022, appendix B).
         """

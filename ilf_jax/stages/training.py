@@ -222,9 +222,7 @@ def encode_prompt(
                          "to be learned") from e
 
 
-def save_model(
-    run: run_lib.Run, folder: storage.Path, role: Role, params: transformer.Params
-) -> Callable[[], None]:
+def save_model(run: run_lib.Run, folder: storage.Path, role: Role, params: transformer.Params) -> Callable[[], None]:
     """Begins to write a trained model with its tokenizer, and holds it for who asks for it next.
 
     Returns:
@@ -277,9 +275,9 @@ def _made_ready(
     like = jax.tree.map(_shape_of, steps.TrainState(counter, params, shapes))
     train_step = train_step_program(like)
     batch = role.placement.batch(steps_plan.batch(0), axis=1)
-    leaves, tree = jax.tree.flatten((like, *jax.tree.map(_shape_of, (frozen, batch))))
+    leaves, arguments = jax.tree.flatten((like, *jax.tree.map(_shape_of, (frozen, batch))))
     with concurrent.futures.ThreadPoolExecutor(1) as background:
-        ready = background.submit(_compile, train_step, objective, opt, tree, tuple(leaves))
+        ready = background.submit(_compile, train_step, objective, opt, arguments, tuple(leaves))
         shardings, tree = jax.tree.flatten(jax.tree.map(lambda leaf: leaf.sharding, shapes))
         opt_state = _jitted_init(opt, tree, tuple(shardings))(params)
         ready.result()
