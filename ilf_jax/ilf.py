@@ -17,30 +17,21 @@ from typing import Any
 
 import ml_collections
 
-from ilf_jax import checks, distributed, jax_settings, progress, records, sharding, storage, tokenizer_training
 from ilf_jax import config as config_lib
-from ilf_jax import workdir as workdir_lib
+from ilf_jax import preflight, records
 from ilf_jax.data import comparisons, documents
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import systems as systems_lib
+from ilf_jax.inference import model_pool
 from ilf_jax.records import BestOfN, Comparison, Example, Output
-from ilf_jax.reporting import report, summary
-from ilf_jax.stages import (
-    best_of_n,
-    draft,
-    evaluate,
-    feedback,
-    finetune,
-    models,
-    rank,
-    refine,
-    reward,
-    score,
-    targets,
-)
-from ilf_jax.stages.run import Run
-from ilf_jax.tasks import registry
-from ilf_jax.tasks.base import Task
+from ilf_jax.reporting import html_report, summary
+from ilf_jax.runtime import distributed, jax_settings, progress, sharding, storage
+from ilf_jax.runtime import workdir as workdir_lib
+from ilf_jax.stages import best_of_n, draft, evaluate, feedback, finetune, rank, refine, reward, score, targets
+from ilf_jax.stages.context import Run
+from ilf_jax.tasks import make
+from ilf_jax.tasks.task import Task
+from ilf_jax.tokenizers import bpe_training
 
 _STAGES = {"draft": draft.run, "feedback": feedback.run, "refine": refine.run, "score": score.run}
 
@@ -61,18 +52,18 @@ def run(
     """
     if not isinstance(config, config_lib.Config):
         config = config_lib.read(config)
-    task = registry.make_task(config)
-    checks.check_sources(config, task)
+    task = make.make_task(config)
+    preflight.check_sources(config, task)
     found = documents.load_documents(config)
-    checks.check_documents(config, found)
+    preflight.check_documents(config, found)
     compared = comparisons.load_comparisons(config.reward) if config.reward.source else None
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    models.compute_of(config, mesh)  # refuses what the devices cannot do
+    model_pool.compute_of(config, mesh)  # refuses what the devices cannot do
     folder, lock = workdir_lib.open_workdir(workdir, config_lib.to_dict(config))
     with lock, workdir_lib.full_disk_in_words(folder.path):
         jax_settings.apply(config.precision)
         _train_tokenizer(config, folder.path, found)
-        shared = models.Models(mesh, config.seed, config.precision)
+        shared = model_pool.Models(mesh, config.seed, config.precision)
         arm = Arm(config, folder, task, found, shared, folder.path / "tokenizer",
                   folder.reward_model if compared else None, profiled_steps)
         if compared is not None:
@@ -80,7 +71,7 @@ def run(
         metrics = arm.run()
         arms = [arm]
         for target in config.compare:
-            settings = checks.arm_config(config, target)
+            settings = preflight.arm_config(config, target)
             other, lock = workdir_lib.open_workdir(folder.path / "compare" / target, config_lib.to_dict(settings))
             with lock:
                 progress.log(f"baseline arm: imitating {target}")
@@ -96,7 +87,7 @@ def _show(folder: workdir_lib.Workdir, metrics: list[dict[str, Any]]) -> None:
     """TensorBoard, the report and the closing table."""
     with storage.read_locally(folder.path, leave_out=workdir_lib.PARAMS) as place:
         progress.TensorBoard(place).rewrite([*metrics, *folder.performance()])
-        page = report.build_report(place)
+        page = html_report.build_report(place)
         summary.print_summary(place)
         if not storage.is_local(folder.path):
             storage.delete(folder.path / "tensorboard")
@@ -118,7 +109,7 @@ class Arm:
     folder: workdir_lib.Workdir
     task: Task
     found: documents.Documents
-    shared: models.Models
+    shared: model_pool.Models
     tokenizer_folder: storage.Path
     reward_model: storage.Path | None
     profiled_steps: int = 0
@@ -126,7 +117,7 @@ class Arm:
     def _in_iteration(self, k: int, trained: int) -> Run:
         """Iteration k, while the policy has been trained for `trained` iterations."""
         checkpoint = self.folder.checkpoint(trained) if trained else None
-        roles = models.Roles(self.config, self.shared, self.tokenizer_folder, checkpoint, self.reward_model)
+        roles = model_pool.Roles(self.config, self.shared, self.tokenizer_folder, checkpoint, self.reward_model)
         return Run(self.config, self.folder, self.task, k, self.found.by_iteration.get(k, ()), self.found.held_out,
                    roles, self.profiled_steps if k == 1 else 0)
 
@@ -234,13 +225,13 @@ def _write_records(path: storage.Path, rows: Sequence[Example | Comparison], sec
 
 
 def _train_tokenizer(config: config_lib.Config, folder: storage.Path, found: documents.Documents) -> None:
-    size = checks.trained_tokenizer_size(config)
+    size = preflight.trained_tokenizer_size(config)
     if size is None:
         return
 
     def train() -> None:
         if not (folder / "tokenizer" / "tokenizer_config.json").exists():
             texts = (f"{e.document} {e.reference}" for examples in found.by_iteration.values() for e in examples)
-            tokenizer_training.train_bpe(texts, size, folder / "tokenizer")
+            bpe_training.train_bpe(texts, size, folder / "tokenizer")
 
     distributed.on_main(train)

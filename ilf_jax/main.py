@@ -11,8 +11,8 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from ilf_jax import config as config_lib
-from ilf_jax import distributed, preemption
 from ilf_jax.errors import InputError
+from ilf_jax.runtime import distributed, preemption
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's configuration.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps its files; an interrupted run goes on from there.")
@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
             raise InputError("--config=configs/NAME.py is needed")
         config = config_lib.read(_CONFIG.value)
         if _DRY_RUN.value:
-            from ilf_jax.dry_run.run import dry_run  # jax is loaded only once the flags are known to be good
+            from ilf_jax.dry_run.dry_run import dry_run  # jax is loaded only once the flags are known to be good
 
             return dry_run(config, _TOPOLOGY.value)
         if _TOPOLOGY.value:

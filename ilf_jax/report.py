@@ -1,39 +1,8 @@
-"""Rebuilds a run's report.html from the files of its work folder, finished or not.
+"""python -m ilf_jax.report: see `ilf_jax.reporting.rebuild`."""
 
-python -m ilf_jax.report --workdir=DIR
-"""
+from absl import app
 
-import sys
-from collections.abc import Sequence
-
-from absl import app, flags
-
-from ilf_jax import storage
-from ilf_jax.errors import InputError
-from ilf_jax.reporting.report import build_report
-from ilf_jax.workdir import PARAMS
-
-_WORKDIR = flags.DEFINE_string("workdir", None, "The work folder of a run.")
-
-
-def main(argv: Sequence[str]) -> int:
-    """Builds the report and prints its path; exit code 2 where the input is at fault."""
-    try:
-        if len(argv) > 1:
-            raise InputError(f"unexpected argument {argv[1]!r}; the only flag is --workdir=DIR")
-        if not _WORKDIR.value:
-            raise InputError("--workdir=DIR is needed: the work folder of a run")
-        folder = storage.path(_WORKDIR.value)
-        with storage.read_locally(folder, leave_out=PARAMS) as place:
-            page = build_report(place)
-            if not storage.is_local(folder):
-                (folder / page.name).write_text(page.read_text(encoding="utf-8"))
-        print(folder / page.name)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
-
+from ilf_jax.reporting.rebuild import main
 
 if __name__ == "__main__":
     app.run(main)

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # for a script Python puts only its own folder there
 
 from ilf_jax.errors import InputError  # noqa: E402
-from ilf_jax.sweeps import cells, page, results, runner  # noqa: E402
+from ilf_jax.sweeps import grid, page, results, runner  # noqa: E402
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -35,19 +35,19 @@ def main(arguments: Sequence[str]) -> int:
     flags = _parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cells are ended too
     try:
-        sweep, workdir = cells.load(flags.config), flags.workdir.absolute()
+        sweep, workdir = grid.load(flags.config), flags.workdir.absolute()
         if flags.jobs < 1:
             raise InputError(f"--jobs={flags.jobs}: at least 1")
         if flags.dry_run or flags.emit:
             for cell in sweep.cells:
-                cells.config_of(sweep, cell)
+                grid.config_of(sweep, cell)
         if flags.emit:
             print(runner.slurm_script(sweep, workdir) if flags.emit == "slurm" else
                   "\n".join(runner.shell_lines(sweep, workdir)))
             return 0
         if flags.dry_run:
             for cell in sweep.cells:
-                print(f"{'done   ' if runner.is_done(workdir, cell) else 'to run '} {cells.name(cell)}")
+                print(f"{'done   ' if runner.is_done(workdir, cell) else 'to run '} {grid.name(cell)}")
             return 0
         failures = [] if flags.table else runner.run(sweep, workdir, jobs=flags.jobs)
         rows = results.collect(sweep, workdir)

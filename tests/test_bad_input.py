@@ -14,8 +14,8 @@ import pytest
 from conftest import main_with_flags, run_main
 
 import ilf_jax
-from ilf_jax import checkpoint, workdir
 from ilf_jax.errors import InputError
+from ilf_jax.runtime import checkpoint, workdir
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -220,16 +220,17 @@ def test_long_documents_are_shortened(trained, run, tmp_path):
     assert run(trained)[0] == 0
 
     from ilf_jax import config as config_lib
-    from ilf_jax import sharding
-    from ilf_jax.stages import models
+    from ilf_jax.inference import model_pool
+    from ilf_jax.runtime import sharding
     from ilf_jax.tasks.prompts import Prompt
 
-    roles = models.Roles(config_lib.read(trained), models.Models(sharding.make_mesh(-1, 1, 1), 0), tmp_path, None)
+    models = model_pool.Models(sharding.make_mesh(-1, 1, 1), 0)
+    roles = model_pool.Roles(config_lib.read(trained), models, tmp_path, None)
     policy = roles.get("policy")
     cue, head = ".\nText:", "Describe "
     long = Prompt(head, " ".join(f"Ada{n}" for n in range(600)), cue)
     (encoded,) = policy.encode("d2", [long], 8)
-    assert policy.model.max_positions - 8 - 8 <= len(encoded.ids) <= policy.model.max_positions - 8
+    assert policy.architecture.max_positions - 8 - 8 <= len(encoded.ids) <= policy.architecture.max_positions - 8
     assert encoded.text.startswith(head + "Ada0 Ada1") and encoded.text.endswith(cue)
     assert policy.tokenizer.decode(encoded.ids) == encoded.text
 

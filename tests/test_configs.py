@@ -9,7 +9,7 @@ import pytest
 import ilf_jax
 from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
-from ilf_jax.sweeps import cells
+from ilf_jax.sweeps import grid
 from ilf_jax.tasks import word_removal
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -167,8 +167,8 @@ def test_tldr_without_data_stops_before_anything(tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", sorted((FOLDER / "sweeps").glob("*.py")), ids=lambda path: path.name)
 def test_every_cell_of_a_sweep_has_a_good_configuration(path, monkeypatch):
     monkeypatch.chdir(FOLDER.parent)  # sweeps name config files as the README's commands do
-    sweep = cells.load(str(path))
-    configs = [cells.config_of(sweep, cell) for cell in sweep.cells]
+    sweep = grid.load(str(path))
+    configs = [grid.config_of(sweep, cell) for cell in sweep.cells]
     assert len({json.dumps(config_lib.to_dict(c)) for c in configs}) == len(configs)
 
 
@@ -202,8 +202,8 @@ def test_comparison_on_real_text(tiny_run, tmp_path):
 
 def test_the_scaling_sweep_s_cells_run(tmp_path, monkeypatch):
     monkeypatch.chdir(FOLDER.parent)
-    sweep = cells.load("configs/sweeps/word_removal_scaling.py")
-    path, overrides = cells.overrides(sweep, sweep.cells[0])
+    sweep = grid.load("configs/sweeps/word_removal_scaling.py")
+    path, overrides = grid.overrides(sweep, sweep.cells[0])
     overrides |= {"data.source": "builtin:word_removal_pretraining:16", "policy.checkpoint": "init:tiny",
                   "policy.tokenizer": "train:512", "data.eval_source": "builtin:word_removal_controlled:1",
                   "evaluate.max_new_tokens": 8}
@@ -214,14 +214,14 @@ def test_the_scaling_sweep_s_cells_run(tmp_path, monkeypatch):
 
 def test_the_data_sweep_s_cells_run(tiny_run, tmp_path, monkeypatch):
     monkeypatch.chdir(FOLDER.parent)
-    sweep = cells.load("configs/sweeps/word_removal_data.py")
+    sweep = grid.load("configs/sweeps/word_removal_data.py")
     small = {"data.train_size": 4, "reward.train_size": 16, "reward.eval_size": 4, "data.eval_size": 4,
              "evaluate.max_new_tokens": 8, "refine.num_candidates": 2, "refine.max_new_tokens": 8,
              "draft.max_new_tokens": 8, "reward.epochs": 1}
     found = set()
     for cell in (sweep.cells[0], sweep.cells[-1]):  # ILF with a reward model, and the best of N alone
-        path, overrides = cells.overrides(sweep, cell)
+        path, overrides = grid.overrides(sweep, cell)
         config = config_lib.from_file(path, {**overrides, **small})
-        metrics = ilf_jax.run(config, tmp_path / cells.name(cell))
+        metrics = ilf_jax.run(config, tmp_path / grid.name(cell))
         found |= {f"{m['stage']}/{m['metric']}" for m in metrics}
     assert set(sweep.metrics) <= found

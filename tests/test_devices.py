@@ -80,7 +80,7 @@ from ilf_jax import checkpoint, sharding
 from ilf_jax import config as config_lib
 from ilf_jax.models import transformer
 from ilf_jax.stages import models
-from ilf_jax.models.config import small_shape
+from ilf_jax.models.architecture import small_shape
 
 config = dataclasses.replace(small_shape(64, 2, 96), num_heads=4, num_kv_heads=2, head_dim=16)
 devices, folder = jax.devices(), pathlib.Path(sys.argv[1])

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from ilf_jax import distributed
 from ilf_jax.errors import InputError
+from ilf_jax.runtime import distributed
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLAGS = [

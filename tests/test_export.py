@@ -25,9 +25,9 @@ def test_logits_and_tokens_are_those_of_transformers(tiny_run, exported):
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
 
-    from ilf_jax import checkpoint
     from ilf_jax.models import transformer
-    from ilf_jax.tokenizer import Tokenizer
+    from ilf_jax.runtime import checkpoint
+    from ilf_jax.tokenizers.tokenizer import Tokenizer
 
     source = tiny_run[1] / "iteration_002/checkpoint"
     config = checkpoint.read_model_config(source)

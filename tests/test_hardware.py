@@ -5,8 +5,8 @@ import types
 
 import pytest
 
-from ilf_jax import hardware
 from ilf_jax.errors import InputError
+from ilf_jax.runtime import hardware
 
 
 @pytest.mark.parametrize(("kind", "memory"), [

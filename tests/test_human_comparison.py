@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ilf_jax import human_comparison
+from ilf_jax.comparison import by_people
 from ilf_jax.errors import InputError
 from ilf_jax.records import Example
 
@@ -27,10 +27,10 @@ def answer(path, better):
 
 def test_answers_come_back_as_win_rates(tmp_path):
     path = tmp_path / "pairs.jsonl"
-    assert human_comparison.export(path, DOCUMENTS, SYSTEMS, seed=1) == 6 * 3 - 1
+    assert by_people.export(path, DOCUMENTS, SYSTEMS, seed=1) == 6 * 3 - 1
     value = {"good": 2, "fair": 1, "bad": 0}
     answer(path, lambda row: "A" if value[row["A"].split()[0]] > value[row["B"].split()[0]] else "B")
-    found = {m.id: m for m in human_comparison.read(path, SYSTEMS)}
+    found = {m.id: m for m in by_people.read(path, SYSTEMS)}
     assert found["ilf vs old"].outcomes == {**{f"d{i}": 1.0 for i in range(5)}, "d5": 0.5}
     assert found["ilf vs other"].win_rate == 1.0
     assert found["old vs other"].outcomes == {**{f"d{i}": 0.0 for i in range(5)}, "d5": 1.0}
@@ -39,7 +39,7 @@ def test_answers_come_back_as_win_rates(tmp_path):
 def test_judges_cannot_tell_who_wrote_what(tmp_path):
     one, same, other = (tmp_path / name for name in ("a.jsonl", "b.jsonl", "c.jsonl"))
     for path, seed in ((one, 1), (same, 1), (other, 2)):
-        human_comparison.export(path, DOCUMENTS, SYSTEMS, seed)
+        by_people.export(path, DOCUMENTS, SYSTEMS, seed)
     assert one.read_text() == same.read_text() != other.read_text()
     rows = lines(one)
     assert all(set(row) == {"pair", "title", "document", "A", "B", "better"} for row in rows)
@@ -51,34 +51,34 @@ def test_judges_cannot_tell_who_wrote_what(tmp_path):
 
 def test_what_is_not_answered_does_not_count(tmp_path):
     path = tmp_path / "pairs.jsonl"
-    human_comparison.export(path, DOCUMENTS, {n: SYSTEMS[n] for n in ("ilf", "other")}, seed=0)
+    by_people.export(path, DOCUMENTS, {n: SYSTEMS[n] for n in ("ilf", "other")}, seed=0)
     with pytest.raises(InputError, match="no line has an answer"):
-        human_comparison.read(path, SYSTEMS)
+        by_people.read(path, SYSTEMS)
     answer(path, lambda row: "tie" if row["pair"] <= 2 else "")
-    (found,) = human_comparison.read(path, {n: SYSTEMS[n] for n in ("ilf", "other")})
+    (found,) = by_people.read(path, {n: SYSTEMS[n] for n in ("ilf", "other")})
     assert list(found.outcomes.values()) == [0.5, 0.5]
 
 
 def test_bad_files(tmp_path):
     path = tmp_path / "pairs.jsonl"
     with pytest.raises(InputError, match="no such file"):
-        human_comparison.read(path, SYSTEMS)
-    human_comparison.export(path, DOCUMENTS, SYSTEMS, seed=0)
+        by_people.read(path, SYSTEMS)
+    by_people.export(path, DOCUMENTS, SYSTEMS, seed=0)
     with pytest.raises(InputError, match="is there already"):
-        human_comparison.export(path, DOCUMENTS, SYSTEMS, seed=0)
+        by_people.export(path, DOCUMENTS, SYSTEMS, seed=0)
     answer(path, lambda row: "C")
     with pytest.raises(InputError, match=r"pairs\.jsonl:1: better is 'C'; allowed are A, B, tie"):
-        human_comparison.read(path, SYSTEMS)
+        by_people.read(path, SYSTEMS)
     answer(path, lambda row: "A")
     with pytest.raises(InputError, match="not a pair of these systems"):
-        human_comparison.read(path, {**SYSTEMS, "ilf": {i: "edited" for i in DOCUMENTS}})
+        by_people.read(path, {**SYSTEMS, "ilf": {i: "edited" for i in DOCUMENTS}})
     row = lines(path)[0]
     path.write_text(f"{json.dumps(row)}\n{json.dumps(row)}\n")
     with pytest.raises(InputError, match=r":2: pair \d+ stands there twice"):
-        human_comparison.read(path, SYSTEMS)
+        by_people.read(path, SYSTEMS)
     path.write_text(json.dumps({name: text for name, text in row.items() if name != "pair"}))
     with pytest.raises(InputError, match=r":1: a line is an object with pair"):
-        human_comparison.read(path, SYSTEMS)
+        by_people.read(path, SYSTEMS)
     path.write_text("{\n")
     with pytest.raises(InputError, match=r":1: is no JSON"):
-        human_comparison.read(path, SYSTEMS)
+        by_people.read(path, SYSTEMS)

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 import ilf_jax
-from ilf_jax import checkpoint, ilf, records, workdir
+from ilf_jax import ilf, records
 from ilf_jax.data import builtin
 from ilf_jax.errors import InputError
+from ilf_jax.runtime import checkpoint, workdir
 from ilf_jax.tasks import word_removal
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")

@@ -9,7 +9,7 @@ import pytest
 import rich.console
 from tensorboardX import proto
 
-from ilf_jax import progress
+from ilf_jax.runtime import progress
 
 
 @pytest.fixture

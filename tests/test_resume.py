@@ -124,7 +124,8 @@ class _StopHereError(SystemExit):
 
 def _run(job):
     """A run in this (forked) process: killed at a write, or stopped where the stage behind `stop_after` begins."""
-    from ilf_jax import ilf, progress
+    from ilf_jax import ilf
+    from ilf_jax.runtime import progress
 
     writes = _Writes(job["workdir"], job["stage"], job["iteration"], job.get("kill_at"))
     writes.install()
@@ -296,8 +297,8 @@ def params(folder):
     """The params of a model checkpoint, by path."""
     import jax
 
-    from ilf_jax import checkpoint
     from ilf_jax.models import transformer
+    from ilf_jax.runtime import checkpoint
 
     shapes = transformer.param_shapes(checkpoint.read_model_config(folder))
     loaded = checkpoint.load_model(folder, shapes)

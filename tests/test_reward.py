@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 import ilf_jax
-from ilf_jax import checkpoint, records, workdir
 from ilf_jax import config as config_lib
+from ilf_jax import records
 from ilf_jax.data import builtin
 from ilf_jax.errors import InputError
 from ilf_jax.models import transformer
+from ilf_jax.runtime import checkpoint, workdir
 from ilf_jax.tasks import word_removal
-from ilf_jax.tokenizer import Tokenizer
+from ilf_jax.tokenizers.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from ilf_jax import sharding
 from ilf_jax.errors import InputError
 from ilf_jax.models import transformer
-from ilf_jax.models.config import small_shape
+from ilf_jax.models.architecture import small_shape
+from ilf_jax.runtime import sharding
 
 # Two shards do not divide 3 kv heads; they do divide 24 query heads.
 CONFIG = dataclasses.replace(
@@ -30,7 +30,7 @@ SCRIPT = '''
 import functools, json
 import jax, numpy as np, optax
 from ilf_jax import sharding
-from ilf_jax.models.compute import FLOAT32, Compute
+from ilf_jax.models.compute import FLOAT32, ComputeOptions
 from ilf_jax.errors import InputError
 from ilf_jax.models import transformer
 from ilf_jax.sampling import decode
@@ -88,7 +88,7 @@ report = {"moved": float(np.abs(right["params"]["embedding"] - init["embedding"]
           "drawn": int(right["sampled"].mask_BxCxL.sum()), "meshes": {}, "errors": {}}
 for sizes in MESHES:
     placement = sharding.Placement(sharding.make_mesh(*sizes), CONFIG)
-    compute = Compute(rows=sharding.batch_sharding(placement.mesh))
+    compute = ComputeOptions(rows=sharding.batch_sharding(placement.mesh))
     params = placement.params(init, "train"), placement.params(init, "decode")
     found, spec = everything(*params, placement.batch, compute)
     worst = {}
@@ -110,7 +110,8 @@ print(json.dumps(report))
 def report(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices")
     (folder / "tests_sharding.py").write_text(
-        f"from ilf_jax.models.config import ModelConfig\nCONFIG = {CONFIGS[request.param]!r}\nMESHES = {MESHES!r}\n"
+        "from ilf_jax.models.architecture import ModelConfig\n"
+        f"CONFIG = {CONFIGS[request.param]!r}\nMESHES = {MESHES!r}\n"
     )
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
            "PYTHONPATH": os.pathsep.join([str(folder), os.getcwd()])}

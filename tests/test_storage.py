@@ -5,10 +5,10 @@ import pytest
 from etils import epath
 from fsspec.implementations.memory import MemoryFileSystem
 
-from ilf_jax import storage, workdir
 from ilf_jax.errors import InputError
 from ilf_jax.records import Draft
-from ilf_jax.stages.step_log import StepLog
+from ilf_jax.runtime import storage, workdir
+from ilf_jax.training.step_log import StepLog
 
 
 @pytest.fixture

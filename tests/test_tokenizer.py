@@ -10,8 +10,8 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from ilf_jax.errors import InputError
-from ilf_jax.models.config import SHAPES
-from ilf_jax.tokenizer import AnswerTokens, Tokenizer, check_vocab
+from ilf_jax.models.architecture import SHAPES
+from ilf_jax.tokenizers.tokenizer import AnswerTokens, Tokenizer, check_vocab
 
 CORPUS = [
     "Yes, the summary is good.", "No, it is not good at all.", "Yesterday nobody said yes or no.", "a b c d 1 2 3",

@@ -6,7 +6,7 @@
 the number of documents under ILF, and stays near 1 for the drafts.
 """
 
-from ilf_jax.sweeps.cells import Sweep, axis, product
+from ilf_jax.sweeps.grid import Sweep, axis, product
 
 
 def get_sweep():

@@ -8,7 +8,7 @@ are those again, each time with a draft of its own. Three seeds each; 45 runs of
 Hardware: any two CPU cores, about an hour; benchmarks/RESULTS.md has the table.
 """
 
-from ilf_jax.sweeps.cells import Sweep, axis, named, product
+from ilf_jax.sweeps.grid import Sweep, axis, named, product
 
 _REWARD = {"reward.source": "builtin:word_removal_comparisons:5000",
            "reward.eval_source": "builtin:word_removal_comparisons", "evaluate.best_of_n": 16}

@@ -3,11 +3,11 @@
 import dataclasses
 from collections.abc import Sequence
 
-from ilf_jax import progress
 from ilf_jax.config import Reward
 from ilf_jax.data import loading
 from ilf_jax.errors import InputError
 from ilf_jax.records import Comparison
+from ilf_jax.runtime import progress
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Comparison))
 _REQUIRED = ("document", "first", "second", "preferred")

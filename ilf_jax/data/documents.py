@@ -2,11 +2,11 @@
 
 import dataclasses
 
-from ilf_jax import progress
 from ilf_jax.config import Config
 from ilf_jax.data import loading
 from ilf_jax.errors import InputError
 from ilf_jax.records import Example
+from ilf_jax.runtime import progress
 
 
 @dataclasses.dataclass(frozen=True)

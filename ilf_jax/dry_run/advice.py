@@ -1,9 +1,9 @@
 """What to change where a step does not fit: estimates of the memory that each change saves, largest first."""
 
 from ilf_jax import config as config_lib
-from ilf_jax.dry_run.shapes import Shapes
-from ilf_jax.dry_run.steps import Step
-from ilf_jax.sharding import Placement
+from ilf_jax.dry_run.batch_shapes import Shapes
+from ilf_jax.dry_run.compiled_steps import Step
+from ilf_jax.runtime.sharding import Placement
 
 
 def changes(config: config_lib.Config, placement: Placement, shapes: Shapes, step: Step, count: int = 3) -> list[str]:

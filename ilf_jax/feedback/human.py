@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ilf_jax import distributed, storage
 from ilf_jax.errors import InputError
 from ilf_jax.records import Draft, Example, Feedback
-from ilf_jax.workdir import write_atomically
+from ilf_jax.runtime import distributed, storage
+from ilf_jax.runtime.workdir import write_atomically
 
 FILE = "to_review.jsonl"
 

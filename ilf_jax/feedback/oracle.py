@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ilf_jax.records import Draft, Example, Feedback
-from ilf_jax.tasks.base import Task
+from ilf_jax.tasks.task import Task
 
 
 def give(task: Task, examples: Sequence[Example], drafts: Sequence[Draft]) -> list[Feedback]:

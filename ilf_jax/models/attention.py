@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ilf_jax.models import kernels
-from ilf_jax.models.compute import Compute
+from ilf_jax.models.compute import ComputeOptions
 
 # Queries that are worked on together: a block sees only the keys up to its end, which spares up to half of the scores,
 # and what it needs stays in a CPU's cache. Blocks make programs large, which XLA's CPU backend takes the square of to
@@ -23,7 +23,7 @@ _WORTH_A_LOOP = 1 << 18
 
 def causal(
     q_BxLxKxGxH: jax.Array, k_BxKxLxH: jax.Array, v_BxKxLxH: jax.Array, segments_BxL: jax.Array | None,
-    window: int | None, compute: Compute,
+    window: int | None, compute: ComputeOptions,
 ) -> jax.Array:
     """Each token attends to itself and what stands before it in its own segment; B x L x K x G x H.
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ilf_jax.models.config import ModelConfig
+from ilf_jax.models.architecture import ModelConfig
 
 
 @struct.dataclass
@@ -41,7 +41,7 @@ class Cache:
 
 
 @struct.dataclass
-class Sight:
+class AttentionContext:
     """What the tokens at hand may attend to.
 
     Attributes:
@@ -56,7 +56,7 @@ class Sight:
     cache: Cache | None = None
     distance_BxCxLxS: jax.Array | None = None
 
-    def of_layer(self, layer: int) -> "Sight":
+    def of_layer(self, layer: int) -> "AttentionContext":
         """The same, with the keys and values of one layer in place of all layers'."""
         one = lambda held: held and held.replace(keys=held.keys[layer], values=held.values[layer])  # noqa: E731
         return self.replace(prefix=one(self.prefix), cache=one(self.cache))

@@ -21,7 +21,7 @@ from flax import traverse_util
 
 from ilf_jax.errors import InputError
 from ilf_jax.models import family_configs, family_configs_gguf
-from ilf_jax.models.config import SHAPES, ModelConfig
+from ilf_jax.models.architecture import SHAPES, ModelConfig
 from ilf_jax.models.families import GGUF_TABLES, HF_TABLES, Rule, Table
 from ilf_jax.models.transformer import Params, init_params, param_shapes
 

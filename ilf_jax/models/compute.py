@@ -9,7 +9,7 @@ from jax.sharding import Mesh, NamedSharding
 
 
 @dataclasses.dataclass(frozen=True)
-class Compute:
+class ComputeOptions:
     """Static under jit; equal settings compile once.
 
     Attributes:
@@ -38,7 +38,7 @@ class Compute:
         return x if self.rows is None else jax.lax.with_sharding_constraint(x, self.rows)
 
 
-FLOAT32 = Compute()
+FLOAT32 = ComputeOptions()
 """Plain float32, on any device."""
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
-from ilf_jax.models.config import ModelConfig
+from ilf_jax.models.architecture import ModelConfig
 
 Arrays = list[np.ndarray]
 

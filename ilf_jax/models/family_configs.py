@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ilf_jax.errors import InputError
-from ilf_jax.models.config import ModelConfig, RopeScaling
+from ilf_jax.models.architecture import ModelConfig, RopeScaling
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3", "gpt2", "opt")
 _MODEL_TYPES = {**{f: f for f in FAMILIES}, "gemma3_text": "gemma3"}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ilf_jax.errors import InputError
-from ilf_jax.models.config import ModelConfig, RopeScaling
+from ilf_jax.models.architecture import ModelConfig, RopeScaling
 from ilf_jax.models.family_configs import Keys, gemma_fields, layer_windows, learned_fields
 
 _GGUF_RMS = ("llama", "qwen2", "qwen3", "gemma3")

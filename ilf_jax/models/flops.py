@@ -5,7 +5,7 @@ import functools
 import jax
 
 from ilf_jax.models import transformer
-from ilf_jax.models.config import ModelConfig
+from ilf_jax.models.architecture import ModelConfig
 
 
 def num_params(config: ModelConfig) -> int:

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from ilf_jax.models import attention
-from ilf_jax.models.cache import Cache, Prefix, Sight
-from ilf_jax.models.compute import FLOAT32, Compute
-from ilf_jax.models.config import ModelConfig, RopeScaling
+from ilf_jax.models.architecture import ModelConfig, RopeScaling
+from ilf_jax.models.cache import AttentionContext, Cache, Prefix
+from ilf_jax.models.compute import FLOAT32, ComputeOptions
 
 Params = dict
 KV = tuple[jax.Array, jax.Array]
@@ -178,11 +178,11 @@ class Attention(nn.Module):
 
     config: ModelConfig
     slides: bool  # sees only keys within the window
-    compute: Compute
+    compute: ComputeOptions
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, positions_BxCxL: jax.Array, rotation: Rotation | None, sight: Sight,
+        self, x: jax.Array, positions_BxCxL: jax.Array, rotation: Rotation | None, context: AttentionContext,
         wanted_BxCxW: jax.Array | None,
     ) -> tuple[jax.Array, KV]:
         c = self.config
@@ -202,17 +202,17 @@ class Attention(nn.Module):
         q = q.reshape(B, C, L, K, G, H)
         k, v = k.transpose(0, 3, 1, 2, 4), v.transpose(0, 3, 1, 2, 4)  # B K C L H: a head's keys lie together
 
-        if sight.prefix is None:
+        if context.prefix is None:
             k, v = k[:, :, 0], v[:, :, 0]
-            out = attention.causal(q[:, 0], k, v, sight.segments_BxL, window, self.compute)
+            out = attention.causal(q[:, 0], k, v, context.segments_BxL, window, self.compute)
         else:
-            if sight.cache is not None:
-                at = (0, 0, 0, sight.cache.index, 0)
-                k = jax.lax.dynamic_update_slice(sight.cache.keys, k, at)
-                v = jax.lax.dynamic_update_slice(sight.cache.values, v, at)
-            prefix = sight.prefix.keys, sight.prefix.values
+            if context.cache is not None:
+                at = (0, 0, 0, context.cache.index, 0)
+                k = jax.lax.dynamic_update_slice(context.cache.keys, k, at)
+                v = jax.lax.dynamic_update_slice(context.cache.values, v, at)
+            prefix = context.prefix.keys, context.prefix.values
             out = attention.behind_prefix(
-                q, prefix, sight.prefix.lengths_B, (k, v), positions_BxCxL, sight.distance_BxCxLxS, window,
+                q, prefix, context.prefix.lengths_B, (k, v), positions_BxCxL, context.distance_BxCxLxS, window,
                 one_by_one=self.compute.one_by_one,
             )
         out = _rows(out.reshape(B, C, L, K * G * H), wanted_BxCxW)
@@ -223,7 +223,7 @@ class MLP(nn.Module):
     """Gated or plain feed-forward layer."""
 
     config: ModelConfig
-    compute: Compute
+    compute: ComputeOptions
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -247,16 +247,16 @@ class Layer(nn.Module):
 
     config: ModelConfig
     slides: bool
-    compute: Compute
+    compute: ComputeOptions
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, positions_BxCxL: jax.Array, rotation: Rotation | None, sight: Sight,
+        self, x: jax.Array, positions_BxCxL: jax.Array, rotation: Rotation | None, context: AttentionContext,
         wanted_BxCxW: jax.Array | None,
     ) -> tuple[jax.Array, KV]:
         c, norm = self.config, functools.partial(Norm, self.config, self.compute.dtype)
         attend = Attention(c, self.slides, self.compute, name="attention")
-        y, kv = attend(norm(name="attention_norm")(x), positions_BxCxL, rotation, sight, wanted_BxCxW)
+        y, kv = attend(norm(name="attention_norm")(x), positions_BxCxL, rotation, context, wanted_BxCxW)
         x = _rows(x, wanted_BxCxW)
         x = self.compute.in_rows(x + (norm(name="attention_post_norm")(y) if c.post_norms else y))
         y = MLP(c, self.compute, name="mlp")(norm(name="mlp_norm")(x))
@@ -270,12 +270,12 @@ class Transformer(nn.Module):
     """
 
     config: ModelConfig
-    compute: Compute = FLOAT32
+    compute: ComputeOptions = FLOAT32
     remat: str = "none"  # or a key of _REMAT_POLICIES
 
     @nn.compact
     def __call__(
-        self, tokens_BxCxL: jax.Array, positions_BxCxL: jax.Array, sight: Sight,
+        self, tokens_BxCxL: jax.Array, positions_BxCxL: jax.Array, context: AttentionContext,
         wanted_BxCxW: jax.Array | None = None,
     ) -> tuple[jax.Array, tuple[KV, ...]]:
         c = self.config
@@ -303,7 +303,7 @@ class Transformer(nn.Module):
         for i, slides in enumerate(kinds):
             layer = layer_class(c, slides, self.compute, name=f"layers_{i}")
             wanted = wanted_BxCxW if i == c.num_layers - 1 else None
-            x, kv = layer(x, positions_BxCxL, rotations[slides], sight.of_layer(i), wanted)
+            x, kv = layer(x, positions_BxCxL, rotations[slides], context.of_layer(i), wanted)
             kvs.append(kv)
         return Norm(c, self.compute.dtype, name="final_norm")(x), tuple(kvs)
 
@@ -311,7 +311,7 @@ class Transformer(nn.Module):
 def init_params(config: ModelConfig, key: jax.Array) -> Params:
     """Random float32 params. Under `jax.eval_shape` this gives the shapes without any memory."""
     tokens = jnp.zeros((1, 1, 1), jnp.int32)
-    return Transformer(config).init(key, tokens, tokens, Sight())["params"]
+    return Transformer(config).init(key, tokens, tokens, AttentionContext())["params"]
 
 
 @functools.cache
@@ -322,7 +322,7 @@ def param_shapes(config: ModelConfig) -> Params:
 
 def forward(
     config: ModelConfig, params: Params, tokens_BxL: jax.Array, positions_BxL: jax.Array | None = None,
-    segments_BxL: jax.Array | None = None, wanted_BxW: jax.Array | None = None, *, compute: Compute = FLOAT32,
+    segments_BxL: jax.Array | None = None, wanted_BxW: jax.Array | None = None, *, compute: ComputeOptions = FLOAT32,
     remat: str = "none",
 ) -> jax.Array:
     """Hidden states of independent rows, B x L x D, or B x W x D of those that are wanted.
@@ -335,7 +335,7 @@ def forward(
     if positions_BxL is None:
         positions_BxL = jnp.broadcast_to(jnp.arange(tokens_BxL.shape[1]), tokens_BxL.shape)
     hidden, _ = Transformer(config, compute, remat).apply(
-        {"params": params}, tokens_BxL[:, None], positions_BxL[:, None], Sight(segments_BxL),
+        {"params": params}, tokens_BxL[:, None], positions_BxL[:, None], AttentionContext(segments_BxL),
         None if wanted_BxW is None else wanted_BxW[:, None],
     )
     return hidden[:, 0]
@@ -343,13 +343,13 @@ def forward(
 
 def prefill(
     config: ModelConfig, params: Params, tokens_BxP: jax.Array, lengths_B: jax.Array, *,
-    compute: Compute = FLOAT32,
+    compute: ComputeOptions = FLOAT32,
 ) -> tuple[jax.Array, Prefix]:
     """Hidden state of each row's last real token, B x D, and the prefix that its candidates share."""
     positions = jnp.broadcast_to(jnp.arange(tokens_BxP.shape[1]), tokens_BxP.shape)
     last_Bx1x1 = (lengths_B - 1)[:, None, None]
     hidden, kvs = Transformer(config, compute).apply(
-        {"params": params}, tokens_BxP[:, None], positions[:, None], Sight(), last_Bx1x1)
+        {"params": params}, tokens_BxP[:, None], positions[:, None], AttentionContext(), last_Bx1x1)
     keys, values = zip(*kvs, strict=True)
     return hidden[:, 0, 0], Prefix(keys, values, lengths_B)
 
@@ -357,7 +357,7 @@ def prefill(
 def extend(
     config: ModelConfig, params: Params, prefix: Prefix, suffix_BxCxL: jax.Array,
     offsets_BxCxL: jax.Array | None = None, leaves_BxCxL: jax.Array | None = None,
-    wanted_BxCxW: jax.Array | None = None, *, compute: Compute = FLOAT32,
+    wanted_BxCxW: jax.Array | None = None, *, compute: ComputeOptions = FLOAT32,
 ) -> jax.Array:
     """Hidden states of C continuations of one prefix, B x C x L x D, or B x C x W x D of those that are wanted.
 
@@ -377,14 +377,15 @@ def extend(
         distance = jnp.where((key_leaf == 0) | (key_leaf == leaves_BxCxL[..., :, None]), distance, -1)
     positions = prefix.lengths_B[:, None, None] + offsets_BxCxL
     hidden, _ = Transformer(config, compute).apply(
-        {"params": params}, suffix_BxCxL, positions, Sight(prefix=prefix, distance_BxCxLxS=distance), wanted_BxCxW
+        {"params": params}, suffix_BxCxL, positions, AttentionContext(prefix=prefix, distance_BxCxLxS=distance),
+        wanted_BxCxW,
     )
     return hidden
 
 
 def decode_step(
     config: ModelConfig, params: Params, prefix: Prefix, cache: Cache, tokens_BxC: jax.Array, *,
-    compute: Compute = FLOAT32,
+    compute: ComputeOptions = FLOAT32,
 ) -> tuple[jax.Array, Cache]:
     """Hidden states of one more token of each candidate, B x C x D, and the cache that holds it.
 
@@ -396,8 +397,8 @@ def decode_step(
     distance = jnp.where(back <= cache.ages_B[:, None], back, -1)
     distance = jnp.broadcast_to(distance[:, None, None], (B, C, 1, slots))
     positions = jnp.broadcast_to((prefix.lengths_B + cache.ages_B)[:, None, None], (B, C, 1))
-    sight = Sight(prefix=prefix, cache=cache, distance_BxCxLxS=distance)
-    hidden, kvs = Transformer(config, compute).apply({"params": params}, tokens_BxC[:, :, None], positions, sight)
+    context = AttentionContext(prefix=prefix, cache=cache, distance_BxCxLxS=distance)
+    hidden, kvs = Transformer(config, compute).apply({"params": params}, tokens_BxC[:, :, None], positions, context)
     keys, values = zip(*kvs, strict=True)
     return hidden[:, :, 0], Cache(keys, values, (cache.index + 1) % slots, cache.ages_B + 1)
 

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from ilf_jax import progress
 from ilf_jax.reporting import tables, workfolder
 from ilf_jax.reporting.workfolder import WorkFolder
+from ilf_jax.runtime import progress
 
 _PICKERS = ("chosen", *tables.BASELINES)
 

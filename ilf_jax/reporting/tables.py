@@ -6,9 +6,9 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from ilf_jax.progress import duration
 from ilf_jax.records import Candidates
 from ilf_jax.reporting.workfolder import STAGES, Metric, WorkFolder
+from ilf_jax.runtime.progress import duration
 
 HEADLINES = ("insult_rate", "win_rate", "nll_human_refinement", "nll_reference", "rouge_l")
 ARM_LABELS = {

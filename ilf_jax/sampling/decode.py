@@ -9,9 +9,9 @@ import numpy as np
 from flax import struct
 
 from ilf_jax.models import transformer
+from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.cache import Cache, Prefix, empty_cache
-from ilf_jax.models.compute import FLOAT32, Compute
-from ilf_jax.models.config import ModelConfig
+from ilf_jax.models.compute import FLOAT32, ComputeOptions
 from ilf_jax.sampling import logits as logits_lib
 
 
@@ -74,7 +74,7 @@ def candidate_keys(
 def start(
     config: ModelConfig, params: transformer.Params, tokens_BxP: jax.Array, lengths_B: jax.Array,
     keys_BxCx2: jax.Array, sampling: logits_lib.Sampling, ends_V: jax.Array, *, max_new_tokens: int,
-    compute: Compute = FLOAT32,
+    compute: ComputeOptions = FLOAT32,
 ) -> Slots:
     """Prefills B prompts (right-padded; length 0: an empty slot) and draws the first token of each candidate.
 
@@ -95,7 +95,7 @@ def start(
 
 def run(
     config: ModelConfig, params: transformer.Params, slots: Slots, sampling: logits_lib.Sampling, ends_V: jax.Array,
-    until: jax.Array, *, compute: Compute = FLOAT32,
+    until: jax.Array, *, compute: ComputeOptions = FLOAT32,
 ) -> Slots:
     """Goes on token by token until at least `until` of the B documents are finished."""
 

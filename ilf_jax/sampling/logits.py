@@ -66,8 +66,8 @@ def in_nucleus(weights_RxV: jax.Array, token_weights_R: jax.Array, top_p: jax.Ar
     Ties at the edge are all kept.
     """
     heavier = jnp.sum(jnp.where(weights_RxV > token_weights_R[:, None], weights_RxV, 0.0), axis=-1)
-    # At 1 all are kept; in float32 the tail's share may be lost in the sums. Asked the other way round, so that weights
-    # that are no numbers are kept too, and `draw` ends: what they do to log-probabilities is seen and told later.
+    # At 1 all are kept; in float32 the tail's share may be lost in the sums. The condition is negated so that
+    # NaN weights are kept too and `draw` ends; the NaN shows in the log-probabilities and is reported there.
     return ~(heavier >= top_p * jnp.sum(weights_RxV, axis=-1)) | ((top_p >= 1) & (token_weights_R > 0))
 
 

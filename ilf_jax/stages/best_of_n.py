@@ -4,13 +4,14 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ilf_jax import performance
 from ilf_jax.evaluation import statistics
+from ilf_jax.inference import answer_scoring, reward_scorer
 from ilf_jax.records import BestOfN, Example
+from ilf_jax.runtime import performance
 from ilf_jax.sampling import decode
 from ilf_jax.scoring import selection
-from ilf_jax.stages import judge, outputs, rewarder
-from ilf_jax.stages import run as run_lib
+from ilf_jax.stages import context as run_lib
+from ilf_jax.stages import outputs
 
 
 def run(run: run_lib.Run) -> None:
@@ -23,7 +24,7 @@ def run(run: run_lib.Run) -> None:
     documents = max(1, settings.batch_size // N)
     prefixes = max(1, run.config.score.batch_size * run.config.refine.num_candidates // N)
     generator, prompts = outputs.generator(run, policy, documents)
-    model = rewarder.Rewarder(run.roles.get("reward_model"), run.task, run.config.reward.kind)
+    model = reward_scorer.Rewarder(run.roles.get("reward_model"), run.task, run.config.reward.kind)
     works: dict[str, performance.Work] = {}
 
     def start(batch: list[Example]) -> Callable[[], list[BestOfN]]:
@@ -35,7 +36,7 @@ def run(run: run_lib.Run) -> None:
             texts = [[outputs.text_of(run, s.text) for s in group] for group in drawn]
             # A model that compares needs something to compare with: the first output.
             asked = [model.ask(e, of_one, of_one[0]) for e, of_one in zip(batch, texts, strict=True)]
-            arrangement = judge.arrange_part(asked)
+            arrangement = answer_scoring.arrange_part(asked)
             rewards = model.start(asked, prefixes, arrangement)()
             for e, group, one in zip(batch, drawn, asked, strict=True):
                 drawing = generator.work(prompts[e.id], [len(s.tokens) for s in group])

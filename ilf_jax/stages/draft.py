@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 
-from ilf_jax import performance
 from ilf_jax.config import Config
 from ilf_jax.evaluation import statistics
+from ilf_jax.inference.generation import Generator
 from ilf_jax.records import Draft, Example
+from ilf_jax.runtime import performance
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
-from ilf_jax.stages import run as run_lib
-from ilf_jax.stages.generation import Generator
+from ilf_jax.stages import context as run_lib
 
 
 def uses_recorded(config: Config) -> bool:

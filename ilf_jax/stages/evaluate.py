@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
-from ilf_jax import performance
 from ilf_jax.evaluation import statistics
+from ilf_jax.inference import likelihoods
 from ilf_jax.records import Example, Output
+from ilf_jax.runtime import performance
 from ilf_jax.sampling import decode
-from ilf_jax.stages import likelihoods, outputs
-from ilf_jax.stages import run as run_lib
+from ilf_jax.stages import context as run_lib
+from ilf_jax.stages import outputs
 
 
 def run(run: run_lib.Run) -> None:

@@ -3,13 +3,13 @@
 import functools
 from collections.abc import Callable
 
-from ilf_jax import performance
 from ilf_jax.feedback import human, oracle, recorded
+from ilf_jax.inference.generation import Generator
 from ilf_jax.records import Draft, Example, Feedback
+from ilf_jax.runtime import performance
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
-from ilf_jax.stages import run as run_lib
-from ilf_jax.stages.generation import Generator
+from ilf_jax.stages import context as run_lib
 
 
 def run(run: run_lib.Run) -> None:

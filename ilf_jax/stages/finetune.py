@@ -3,19 +3,20 @@
 from collections.abc import Callable, Sequence
 
 from ilf_jax import config as config_lib
-from ilf_jax import performance
 from ilf_jax.errors import InputError
+from ilf_jax.inference import likelihoods, model_pool
+from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.records import Example
-from ilf_jax.stages import likelihoods, models, targets, training
-from ilf_jax.stages import run as run_lib
-from ilf_jax.stages.role import Role
-from ilf_jax.tasks.base import Task
-from ilf_jax.training import objectives, packing
+from ilf_jax.runtime import performance
+from ilf_jax.stages import context as run_lib
+from ilf_jax.stages import targets
+from ilf_jax.tasks.task import Task
+from ilf_jax.training import loop, objectives, packing
 
 
 def check(config: config_lib.Config) -> None:
     """Raises InputError if config.finetune asks for what the policy has not. Reads the checkpoint's header only."""
-    training.check("finetune", config.finetune, models.read_model_config(config.policy.checkpoint))
+    loop.check("finetune", config.finetune, model_pool.read_model_config(config.policy.checkpoint))
 
 
 def run(run: run_lib.Run, examples_of: dict[int, tuple]) -> Callable[[], None]:
@@ -38,9 +39,9 @@ def run(run: run_lib.Run, examples_of: dict[int, tuple]) -> Callable[[], None]:
         raise InputError(f"iteration {run.iteration}: every text to imitate is empty, there is nothing to learn from")
     folder.write_shard(0, 1, pairs)
     part = "policy" if settings.init == "previous" else "base"
-    role = run.roles.without_params(part)
+    lm = run.roles.without_params(part)
     by_id = {e.id: e for k in learnt_from for e in examples_of[k]}
-    examples = [training_example(settings, run.task, role, by_id[pair.id], pair.completion, pair.weight)
+    examples = [training_example(settings, run.task, lm, by_id[pair.id], pair.completion, pair.weight)
                 for pair in pairs]
     numbers = []
     if run.config.evaluate.target_nll:
@@ -49,7 +50,7 @@ def run(run: run_lib.Run, examples_of: dict[int, tuple]) -> Callable[[], None]:
         if part != "base":
             run.roles.forget("base")  # nothing is held beside the optimizer's state
     trained = train(run, part, examples)
-    wait = training.save_model(run, run.workdir.checkpoint(run.iteration), role, trained.params)
+    wait = loop.save_model(run, run.workdir.checkpoint(run.iteration), lm, trained.params)
     metrics = [
         run.metric("finetune", "loss", trained.loss), run.metric("finetune", "steps", trained.steps),
         run.metric("finetune", "examples", len(pairs)),
@@ -66,20 +67,20 @@ def run(run: run_lib.Run, examples_of: dict[int, tuple]) -> Callable[[], None]:
     return complete
 
 
-def train(run: run_lib.Run, part: str, examples: Sequence[packing.TrainingExample]) -> training.Trained:
+def train(run: run_lib.Run, part: str, examples: Sequence[packing.TrainingExample]) -> loop.Trained:
     """Trains from the params of `part` ("policy" or "base"), see `training.train`."""
-    role, settings = run.roles.without_params(part), run.config.finetune
-    objective = objectives.NextTokenLoss(role.model, role.compute, settings.remat)
-    return training.train(run, "finetune", settings, part, role, objective, examples)
+    lm, settings = run.roles.without_params(part), run.config.finetune
+    objective = objectives.NextTokenLoss(lm.architecture, lm.compute, settings.remat)
+    return loop.train(run, "finetune", settings, part, lm, objective, examples)
 
 
 def tidy(run: run_lib.Run) -> None:
     """Deletes the states of a training that is complete; a kill may have come before that."""
-    training.tidy(run, "finetune")
+    loop.tidy(run, "finetune")
 
 
 def training_example(
-    settings: config_lib.Finetune, task: Task, role: Role, example: Example, completion: str,
+    settings: config_lib.Finetune, task: Task, lm: LanguageModel, example: Example, completion: str,
     weight: float = 1.0,
 ) -> packing.TrainingExample:
     """Token ids and loss weights of one pair; a document that leaves no room is shortened, the completion never.
@@ -87,12 +88,12 @@ def training_example(
     Raises:
         InputError: prompt and completion do not fit into config.finetune.max_length even so.
     """
-    limit = min(settings.max_length, role.model.max_positions)
-    room = len(role.tokenizer.encode(completion)) + 2
+    limit = min(settings.max_length, lm.architecture.max_positions)
+    room = len(lm.tokenizer.encode(completion)) + 2
     while True:
-        prompt = training.encode_prompt(role, example.id, task.policy_prompt(example), room, "finetune", settings)
+        prompt = loop.encode_prompt(lm, example.id, task.policy_prompt(example), room, "finetune", settings)
         made = packing.training_example(
-            prompt.ids, role.continuation(prompt, completion), role.end_id,
+            prompt.ids, lm.continuation(prompt, completion), lm.end_id,
             prompt_weight=settings.prompt_loss_weight, scale=weight,
         )
         if len(made) <= limit:

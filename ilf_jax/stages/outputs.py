@@ -4,15 +4,15 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from ilf_jax.evaluation import diversity, rouge, statistics, win_rate
+from ilf_jax.inference import answer_scoring
+from ilf_jax.inference.generation import Generator
+from ilf_jax.inference.language_model import Encoded, LanguageModel
 from ilf_jax.records import Example, Output
 from ilf_jax.sampling.logits import make_sampling
-from ilf_jax.stages import judge
-from ilf_jax.stages import run as run_lib
-from ilf_jax.stages.generation import Generator
-from ilf_jax.stages.role import Encoded, Role
+from ilf_jax.stages import context as run_lib
 
 
-def generator(run: run_lib.Run, policy: Role, batch_size: int) -> tuple[Generator, dict[str, Encoded]]:
+def generator(run: run_lib.Run, policy: LanguageModel, batch_size: int) -> tuple[Generator, dict[str, Encoded]]:
     """What draws outputs as config.evaluate has it, and the held-out prompts by example id."""
     settings, longest = run.config.evaluate, run.config.evaluate.max_new_tokens
     if _writes_feedback(run):
@@ -70,18 +70,21 @@ def win_rates(run: run_lib.Run, texts: Mapping[str, str]) -> list[statistics.Met
 
 
 def both_orders(
-    run: run_lib.Run, model: Role, examples: Sequence[Example], ours: Mapping[str, str], others: Mapping[str, str]
+    run: run_lib.Run, model: LanguageModel, examples: Sequence[Example], ours: Mapping[str, str],
+    others: Mapping[str, str],
 ) -> tuple[list[float], list[float]]:
     """The judge's probability of "A" for each example: where A is ours, and where A is the other's."""
     return _preferences(run, model, examples, ours, others), _preferences(run, model, examples, others, ours)
 
 
 def _preferences(
-    run: run_lib.Run, model: Role, examples: Sequence[Example], first: Mapping[str, str], second: Mapping[str, str]
+    run: run_lib.Run, model: LanguageModel, examples: Sequence[Example], first: Mapping[str, str],
+    second: Mapping[str, str],
 ) -> list[float]:
     """The judge's probability that the text shown first is better; 0.5 where both are equal, without asking."""
     differ = [e for e in examples if first[e.id] != second[e.id]]
-    asked = [judge.ask(model, e.id, [[run.task.compare_question(e, first[e.id], second[e.id])]]) for e in differ]
-    found = judge.favourable_probabilities(model, asked, run.config.score.batch_size)
+    questions = [run.task.compare_question(e, first[e.id], second[e.id]) for e in differ]
+    asked = [answer_scoring.ask(model, e.id, [[question]]) for e, question in zip(differ, questions, strict=True)]
+    found = answer_scoring.favourable_probabilities(model, asked, run.config.score.batch_size)
     by_id = {e.id: p.item() for e, p in zip(differ, found, strict=True)}
     return [by_id.get(e.id, 0.5) for e in examples]

@@ -7,8 +7,8 @@ import numpy as np
 from ilf_jax.evaluation import statistics, win_rate
 from ilf_jax.records import Candidates, Draft, Feedback, Scored
 from ilf_jax.scoring import selection
+from ilf_jax.stages import context as run_lib
 from ilf_jax.stages import outputs
-from ilf_jax.stages import run as run_lib
 
 _BASELINES = ("random", "longest", "first")
 

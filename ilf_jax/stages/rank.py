@@ -3,11 +3,11 @@
 import itertools
 from collections.abc import Mapping
 
-from ilf_jax import distributed, performance, preemption, progress
 from ilf_jax.evaluation import ranking, statistics, win_rate
 from ilf_jax.records import Match
+from ilf_jax.runtime import distributed, performance, preemption, progress
+from ilf_jax.stages import context as run_lib
 from ilf_jax.stages import outputs
-from ilf_jax.stages import run as run_lib
 
 
 def run(run: run_lib.Run, systems: Mapping[str, Mapping[str, str]]) -> None:

@@ -4,15 +4,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ilf_jax import performance
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import diversity, statistics
+from ilf_jax.inference.generation import Generator, Sample
+from ilf_jax.inference.language_model import Encoded, LanguageModel
 from ilf_jax.records import Candidates, Draft, Example, Feedback
+from ilf_jax.runtime import performance
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
-from ilf_jax.stages import run as run_lib
-from ilf_jax.stages.generation import Generator, Sample
-from ilf_jax.stages.role import Encoded, Role
+from ilf_jax.stages import context as run_lib
 
 # The check that sampler and trainer agree looks at this many documents.
 _CHECKED_DOCUMENTS = 2
@@ -73,7 +73,7 @@ def run(run: run_lib.Run) -> None:
     folder.finish(shards=done.shards, count=len(done.records), cost=cost, metrics=metrics, logprob_gap=gap)
 
 
-def _logprob_gap(run: run_lib.Run, refiner: Role, drawn: Sequence[tuple[Encoded, Sequence[Sample]]]) -> float:
+def _logprob_gap(run: run_lib.Run, refiner: LanguageModel, drawn: Sequence[tuple[Encoded, Sequence[Sample]]]) -> float:
     """Largest difference, in nats, between a sampled token's log-probability then and in the training forward pass.
 
     Raises:

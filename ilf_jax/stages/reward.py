@@ -9,19 +9,19 @@ import json
 import zlib
 
 from ilf_jax import config as config_lib
-from ilf_jax import distributed, performance, storage
 from ilf_jax.data.comparisons import Comparisons
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import calibration, statistics
+from ilf_jax.inference import model_pool
+from ilf_jax.inference.language_model import LanguageModel
+from ilf_jax.inference.reward_scorer import Rewarder
 from ilf_jax.records import Comparison, Preference
-from ilf_jax.stages import models, training
-from ilf_jax.stages import run as run_lib
-from ilf_jax.stages.rewarder import Rewarder
-from ilf_jax.stages.role import Role
-from ilf_jax.tasks.base import Task
+from ilf_jax.runtime import distributed, performance, storage
+from ilf_jax.runtime.workdir import write_atomically
+from ilf_jax.stages import context as run_lib
 from ilf_jax.tasks.prompts import Question
-from ilf_jax.training import objectives, packing
-from ilf_jax.workdir import write_atomically
+from ilf_jax.tasks.task import Task
+from ilf_jax.training import loop, objectives, packing
 
 _PART = "reward_base"
 _KIND_FILE = "reward.json"
@@ -35,11 +35,11 @@ def check(config: config_lib.Config) -> None:
         raise InputError("a reward model is needed (config.score.method='reward_model' or config.evaluate.best_of_n "
                          "above 1): give one as config.reward_model.checkpoint, or comparisons to train one on as "
                          "config.reward.source")
-    model = models.read_model_config(config.policy.checkpoint if uri == "policy" else uri)
+    model = model_pool.read_model_config(config.policy.checkpoint if uri == "policy" else uri)
     if learns:
         if model.scalar_head and kind != "scalar":
             raise InputError(f"config.reward.kind={kind!r} is learned by a language model, but {uri} has a scalar head")
-        training.check("reward", config.reward, model)
+        loop.check("reward", config.reward, model)
         return
     said = _kind_of(uri) or ("scalar" if model.scalar_head else None)
     if said is not None and said != kind:
@@ -60,16 +60,16 @@ def run(run: run_lib.Run, comparisons: Comparisons) -> None:
     """Writes the params, and a Preference for each held-out comparison."""
     folder, settings, meter = run.folder("reward"), run.config.reward, performance.Meter()
     folder.begin()
-    role = run.roles.without_params(_PART)
+    lm = run.roles.without_params(_PART)
     if settings.kind == "scalar":
-        role = dataclasses.replace(role, model=dataclasses.replace(role.model, scalar_head=True))
-    examples = [example for c in comparisons.train for example in _examples(run.config, run.task, role, c)]
+        lm = dataclasses.replace(lm, architecture=dataclasses.replace(lm.architecture, scalar_head=True))
+    examples = [example for c in comparisons.train for example in _examples(run.config, run.task, lm, c)]
     loss = objectives.PairwiseLoss if settings.kind == "scalar" else objectives.NextTokenLoss
-    objective = loss(role.model, role.compute, settings.remat)
-    trained = training.train(run, "reward", settings, _PART, role, objective, examples)
+    objective = loss(lm.architecture, lm.compute, settings.remat)
+    trained = loop.train(run, "reward", settings, _PART, lm, objective, examples)
     said = json.dumps({"kind": settings.kind}) + "\n"
     distributed.on_main(lambda: write_atomically(run.workdir.reward_model / _KIND_FILE, said))
-    wait = training.save_model(run, run.workdir.reward_model, role, trained.params)
+    wait = loop.save_model(run, run.workdir.reward_model, lm, trained.params)
     rewarder = Rewarder(run.roles.get("reward_model"), run.task, settings.kind)
     found = rewarder.preferences(comparisons.held_out, run.config.score.batch_size)
     rows = [Preference(c.id, float(p), c.preferred) for c, p in zip(comparisons.held_out, found, strict=True)]
@@ -84,7 +84,7 @@ def run(run: run_lib.Run, comparisons: Comparisons) -> None:
 
 def tidy(run: run_lib.Run) -> None:
     """See `training.tidy`."""
-    training.tidy(run, "reward")
+    loop.tidy(run, "reward")
 
 
 def _numbers(rows: list[Preference]) -> list[statistics.Metric]:
@@ -94,52 +94,54 @@ def _numbers(rows: list[Preference]) -> list[statistics.Metric]:
             statistics.Metric("calibration_error", error, float("nan"), len(rows))]
 
 
-def _examples(config: config_lib.Config, task: Task, role: Role, compared: Comparison) -> list[packing.TrainingExample]:
+def _examples(
+    config: config_lib.Config, task: Task, lm: LanguageModel, compared: Comparison
+) -> list[packing.TrainingExample]:
     """What a comparison teaches, by the kind of reward model."""
     example, (better, worse) = compared.example, compared.in_order
     if config.reward.kind == "scalar":
-        return [_pair(config.reward, task, role, compared)]
+        return [_pair(config.reward, task, lm, compared)]
     if config.reward.kind == "classification":
         good, bad = (task.rate_question(example, text) for text in (better, worse))
-        return [_answered(config.reward, role, example.id, good, 0),
-                _answered(config.reward, role, example.id, bad, 1)]
+        return [_answered(config.reward, lm, example.id, good, 0),
+                _answered(config.reward, lm, example.id, bad, 1)]
     # Which is shown first is left to chance: records may have an order of their own.
     swapped = zlib.crc32(f"{config.seed}/{compared.id}".encode()) % 2
     shown = (worse, better) if swapped else (better, worse)
-    return [_answered(config.reward, role, example.id, task.compare_question(example, *shown), swapped)]
+    return [_answered(config.reward, lm, example.id, task.compare_question(example, *shown), swapped)]
 
 
 def _answered(
-    settings: config_lib.Reward, role: Role, example_id: str, question: Question, which: int
+    settings: config_lib.Reward, lm: LanguageModel, example_id: str, question: Question, which: int
 ) -> packing.TrainingExample:
     """A question and its answer, one token, which alone is learned. What is too long is cut from the document.
 
     Raises:
         InputError: the answers are not one token each, or the question does not fit.
     """
-    prompt = training.encode_prompt(role, example_id, question.prompt, 1, "reward", settings)
-    first, second = (role.completion_text(prompt, answer) for answer in question.answers)
-    answers = role.tokenizer.answer_tokens(prompt.text, prompt.ids, (first, second))
+    prompt = loop.encode_prompt(lm, example_id, question.prompt, 1, "reward", settings)
+    first, second = (lm.completion_text(prompt, answer) for answer in question.answers)
+    answers = lm.tokenizer.answer_tokens(prompt.text, prompt.ids, (first, second))
     if not answers.exact:
         raise InputError(f"config.reward.kind={settings.kind!r}: of the answers {first!r} and {second!r} one is more "
-                         f"than one token for the tokenizer of {role.settings.checkpoint}; config.reward.kind='scalar' "
+                         f"than one token for the tokenizer of {lm.settings.checkpoint}; config.reward.kind='scalar' "
                          "needs no answers")
     return packing.training_example(prompt.ids, (), answers.ids[which], prompt_weight=0.0)
 
 
-def _pair(settings: config_lib.Reward, task: Task, role: Role, compared: Comparison) -> packing.TrainingExample:
+def _pair(settings: config_lib.Reward, task: Task, lm: LanguageModel, compared: Comparison) -> packing.TrainingExample:
     """The better and the worse text behind the same prompt.
 
     Raises:
         InputError: with the longer of them, the prompt does not fit even without the document.
     """
-    limit = min(settings.max_length, role.model.max_positions)
-    room = max(len(role.tokenizer.encode(text)) for text in compared.in_order) + 2
+    limit = min(settings.max_length, lm.architecture.max_positions)
+    room = max(len(lm.tokenizer.encode(text)) for text in compared.in_order) + 2
     while True:
-        prompt = training.encode_prompt(role, compared.id, task.policy_prompt(compared.example), room, "reward",
+        prompt = loop.encode_prompt(lm, compared.id, task.policy_prompt(compared.example), room, "reward",
                                         settings)
         # Of each only the end is "predicted": there the reward is read.
-        both = [packing.training_example([*prompt.ids, *role.continuation(prompt, text)], (), role.end_id,
+        both = [packing.training_example([*prompt.ids, *lm.continuation(prompt, text)], (), lm.end_id,
                                          prompt_weight=0.0) for text in compared.in_order]
         longest = max(map(len, both))
         if longest <= limit:

@@ -5,14 +5,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ilf_jax import performance, progress
 from ilf_jax.evaluation import statistics
+from ilf_jax.inference import answer_scoring as judge_lib
+from ilf_jax.inference import reward_scorer
 from ilf_jax.records import Candidates, Draft, Example, Feedback, Scored
+from ilf_jax.runtime import performance, progress
 from ilf_jax.sampling import decode
 from ilf_jax.scoring import baselines, embedding, instruct_rm, selection
-from ilf_jax.stages import judge as judge_lib
-from ilf_jax.stages import picks, rewarder
-from ilf_jax.stages import run as run_lib
+from ilf_jax.stages import context as run_lib
+from ilf_jax.stages import picks
 from ilf_jax.tasks.prompts import Question
 
 # Documents whose scores make one shard, rounded up to whole batches.
@@ -79,7 +80,7 @@ def _instruct_rm(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
         asked = [asked_of[e.id] for e in batch]
         found = judge_lib.start_asking(judge, asked, run.config.score.batch_size, arrangement)
         scores = lambda: [(instruct_rm.ensemble(scores_CxP), scores_CxP.tolist()) for scores_CxP in found()]  # noqa: E731
-        return scores, [one.work(judge.model, arrangement.together) for one in asked]
+        return scores, [one.work(judge.architecture, arrangement.together) for one in asked]
 
     return score
 
@@ -122,7 +123,7 @@ def _embedding(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
 
 def _reward_model(run: run_lib.Run, inputs: _Inputs) -> _Scorer:
     """Rewards that know nothing of the feedback; a model that compares has the draft to compare with."""
-    model = rewarder.Rewarder(run.roles.get("reward_model"), run.task, run.config.reward.kind)
+    model = reward_scorer.Rewarder(run.roles.get("reward_model"), run.task, run.config.reward.kind)
 
     asked_of = {e.id: model.ask(e, inputs.candidates[e.id].texts, inputs.drafts[e.id].text) for e in run.examples}
     arrangement = model.arrange(asked_of.values())

@@ -8,7 +8,7 @@ from ilf_jax.config import STAGES_BEFORE_TARGET, Config
 from ilf_jax.errors import InputError
 from ilf_jax.records import Candidates, Draft, Example, Feedback, Scored, Target
 from ilf_jax.scoring import selection
-from ilf_jax.stages import run as run_lib
+from ilf_jax.stages import context as run_lib
 
 
 def needed_stages(config: Config) -> tuple[str, ...]:

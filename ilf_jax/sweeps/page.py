@@ -8,10 +8,10 @@ import markupsafe
 import numpy as np
 
 from ilf_jax.evaluation import scaling
-from ilf_jax.reporting import figures, report, tables
-from ilf_jax.sweeps import cells as cells_lib
+from ilf_jax.reporting import figures, html_report, tables
+from ilf_jax.sweeps import grid as cells_lib
 from ilf_jax.sweeps import results, runner
-from ilf_jax.sweeps.cells import Sweep
+from ilf_jax.sweeps.grid import Sweep
 
 # How far beyond the last measured x a fitted curve is drawn.
 _BEYOND = 3.0
@@ -29,8 +29,8 @@ def build(sweep: Sweep, rows: Sequence[results.Row], workdir: Path, title: str) 
         drawn.insert(0, _plot("side by side", sweep.side_by_side, x, lines, {}))
     for plot in drawn:
         (workdir / "figures").mkdir(exist_ok=True)
-        report.write_page(workdir / "figures" / f"{plot.name}.svg", figures.standalone(plot))
-    text = report.template("sweep.html").render(
+        html_report.write_page(workdir / "figures" / f"{plot.name}.svg", figures.standalone(plot))
+    text = html_report.template("sweep.html").render(
         title=title, config=sweep.config, cells=len(sweep.cells), complete=sum(row.complete for row in rows),
         missing=[cells_lib.name(cell) for cell in sweep.cells if not runner.is_done(workdir, cell)],
         plots=[(plot, markupsafe.Markup(plot.svg)) for plot in drawn],
@@ -38,7 +38,7 @@ def build(sweep: Sweep, rows: Sequence[results.Row], workdir: Path, title: str) 
         fits=_fit_table(fits) if fits else None,
     )
     path = workdir / "report.html"
-    report.write_page(path, text)
+    html_report.write_page(path, text)
     return path
 
 

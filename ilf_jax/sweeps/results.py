@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ilf_jax.evaluation import scaling, statistics
-from ilf_jax.sweeps import cells as cells_lib
+from ilf_jax.sweeps import grid as cells_lib
 from ilf_jax.sweeps import runner
-from ilf_jax.sweeps.cells import Cell, Sweep
+from ilf_jax.sweeps.grid import Cell, Sweep
 
 
 @dataclasses.dataclass(frozen=True)

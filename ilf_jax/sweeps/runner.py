@@ -19,11 +19,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from ilf_jax import progress
 from ilf_jax.errors import InputError
-from ilf_jax.sweeps import cells as cells_lib
-from ilf_jax.sweeps.cells import Cell, Sweep
-from ilf_jax.workdir import write_atomically
+from ilf_jax.runtime import progress
+from ilf_jax.runtime.workdir import write_atomically
+from ilf_jax.sweeps import grid as cells_lib
+from ilf_jax.sweeps.grid import Cell, Sweep
 
 _LOG_LINES = 12
 _POLL_SECONDS = 0.2

@@ -3,7 +3,7 @@
 import re
 
 from ilf_jax.tasks import prompts
-from ilf_jax.tasks.base import Task
+from ilf_jax.tasks.task import Task
 
 _POLICY = """\
 Title: {title}

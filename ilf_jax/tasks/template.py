@@ -5,7 +5,7 @@ from typing import Any
 
 from ilf_jax.errors import InputError
 from ilf_jax.tasks import prompts
-from ilf_jax.tasks.base import Task
+from ilf_jax.tasks.task import Task
 
 _REFINE = """\
 Improve the answer below so that it follows the feedback. Reply with the improved answer only.

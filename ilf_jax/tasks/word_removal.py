@@ -10,7 +10,7 @@ import importlib.resources
 import re
 
 from ilf_jax.records import Example
-from ilf_jax.tasks import base, prompts
+from ilf_jax.tasks import prompts, task
 
 KIND_WORDS = (
     "a friend", "a gem", "a treasure", "a joy", "a star", "a hero", "a delight", "a marvel", "a champion", "an angel",
@@ -85,7 +85,7 @@ def feedback_on(words: list[str], wording: int) -> str:
     return f"Please leave out {listing(words)}."
 
 
-class WordRemoval(base.Task):
+class WordRemoval(task.Task):
     """Prompts and oracle of the word-removal task. The document is the name of whoever is described."""
 
     name = "word_removal"

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ilf_jax import progress
 from ilf_jax.models.transformer import Params
+from ilf_jax.runtime import progress
 
 
 class EarlyStopping:

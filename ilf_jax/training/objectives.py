@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from ilf_jax.models import transformer
-from ilf_jax.models.compute import FLOAT32, Compute
-from ilf_jax.models.config import ModelConfig
+from ilf_jax.models.architecture import ModelConfig
+from ilf_jax.models.compute import FLOAT32, ComputeOptions
 
 # Logits of one chunk of predicted tokens stay below this many bytes a row.
 _CHUNK_BYTES = 16 * 2**20
@@ -36,7 +36,7 @@ def token_losses(
 
 
 def _hidden_at_targets(
-    config: ModelConfig, params: transformer.Params, batch: dict[str, jax.Array], compute: Compute, remat: str
+    config: ModelConfig, params: transformer.Params, batch: dict[str, jax.Array], compute: ComputeOptions, remat: str
 ) -> jax.Array:
     """The hidden states that predict, R x T x D; padding holds numbers without meaning."""
     return transformer.forward(config, params, batch["tokens"], batch["positions"], batch["segments"], batch["index"],
@@ -44,7 +44,7 @@ def _hidden_at_targets(
 
 
 def _at_targets(
-    config: ModelConfig, params: transformer.Params, batch: dict[str, jax.Array], compute: Compute, remat: str
+    config: ModelConfig, params: transformer.Params, batch: dict[str, jax.Array], compute: ComputeOptions, remat: str
 ) -> jax.Array:
     """-log p of each predicted token, R x T; padding holds numbers without meaning."""
     at_targets = _hidden_at_targets(config, params, batch, compute, remat)
@@ -56,7 +56,7 @@ class NextTokenLoss:
     """Weighted negative log-likelihood of the predicted tokens. Equal settings are equal (and compile once)."""
 
     config: ModelConfig
-    compute: Compute = FLOAT32
+    compute: ComputeOptions = FLOAT32
     remat: str = "none"  # see transformer.Transformer
 
     def __call__(self, params: transformer.Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -74,7 +74,7 @@ class PairwiseLoss:
     """
 
     config: ModelConfig
-    compute: Compute = FLOAT32
+    compute: ComputeOptions = FLOAT32
     remat: str = "none"  # see transformer.Transformer
 
     def __call__(self, params: transformer.Params, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
@@ -88,7 +88,7 @@ class PairwiseLoss:
 
 
 def sequence_logprobs(
-    config: ModelConfig, params: transformer.Params, batch: dict[str, jax.Array], *, compute: Compute = FLOAT32
+    config: ModelConfig, params: transformer.Params, batch: dict[str, jax.Array], *, compute: ComputeOptions = FLOAT32
 ) -> jax.Array:
     """log p of each predicted token, R x T, by the training forward pass; 0 on padding."""
     losses = _at_targets(config, params, batch, compute, remat="none")

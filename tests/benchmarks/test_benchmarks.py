@@ -25,7 +25,7 @@ needs_weights = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    from ilf_jax.tokenizer import Tokenizer
+    from ilf_jax.tokenizers.tokenizer import Tokenizer
 
     return Tokenizer.load(work.CHECKPOINT)
 

@@ -9,10 +9,11 @@ import sys
 import pytest
 
 from ilf_jax import config as config_lib
-from ilf_jax import sharding
-from ilf_jax.dry_run import advice, run, shapes, steps
+from ilf_jax.dry_run import advice, batch_shapes, compiled_steps, dry_run
+from ilf_jax.inference import generation, language_model
 from ilf_jax.models import checkpoint_io
-from ilf_jax.stages import generation, role, training
+from ilf_jax.runtime import sharding
+from ilf_jax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -25,7 +26,7 @@ def quickstart():
 
 
 def test_tables_of_the_quickstart(quickstart, capsys):
-    assert run.dry_run(quickstart) == 0
+    assert dry_run.dry_run(quickstart) == 0
     said = capsys.readouterr().out
     for words in ("refine", "score", "finetune", "984,192", "measured on all 32 documents", "[in brackets]: learned"):
         assert words in said, words
@@ -34,7 +35,7 @@ def test_tables_of_the_quickstart(quickstart, capsys):
 
 def test_a_reward_model_without_iterations(capsys):
     config = config_lib.from_file(str(ROOT / "configs/reward_model.py"), {"data.eval_size": 4, "evaluate.rank": True})
-    assert run.dry_run(config) == 0
+    assert dry_run.dry_run(config) == 0
     said = capsys.readouterr().out
     assert "reward -> evaluate -> best_of_n" in said and "rank" in said and "each iteration" not in said
 
@@ -66,10 +67,10 @@ def test_predicts_what_the_run_compiles(quickstart, tmp_path, monkeypatch):
 
     watch(generation, "refine_program", "refine",
           lambda model, params, tokens, lengths, keys, *_: {"prompt": tokens.shape[1]} if keys.shape[1] > 1 else None)
-    watch(role, "answer_logits_program", "score",
+    watch(language_model, "answer_logits_program", "score",
           lambda model, params, prefix, lengths, branch, offsets, leaves, ends, answers: {
               "prefix": prefix.shape[1], "branch": branch.shape[2], "questions": ends.shape[2]})
-    watch(training, "train_step_program", "finetune",
+    watch(loop, "train_step_program", "finetune",
           lambda objective, opt, state, frozen, batch, rate: dict(
               zip(("accumulation", "rows", "row", "targets"), (*batch["tokens"].shape, batch["targets"].shape[2]),
                   strict=True)))
@@ -79,21 +80,21 @@ def test_predicts_what_the_run_compiles(quickstart, tmp_path, monkeypatch):
 
     placement = sharding.Placement(sharding.make_mesh(-1, 1, 1), checkpoint_io.read_config("builtin:word_removal_1m"))
     parts = dict.fromkeys(("refiner", "judge", "policy"), placement)
-    actual = shapes.Shapes(**sizes["refine"], **sizes["score"], **sizes["finetune"], told="")
-    for step in steps.compile_all(quickstart, parts, actual):
+    actual = batch_shapes.Shapes(**sizes["refine"], **sizes["score"], **sizes["finetune"], told="")
+    for step in compiled_steps.compile_all(quickstart, parts, actual):
         assert step.total == pytest.approx(found[step.name], rel=0.15), step
     # Before the run nobody knows how long the texts will be: the dry run takes them as long as they may be.
     told = []
-    original = steps.compile_all
-    monkeypatch.setattr(steps, "compile_all", lambda *args: told.extend(original(*args)) or told)
-    run.dry_run(quickstart)
+    original = compiled_steps.compile_all
+    monkeypatch.setattr(compiled_steps, "compile_all", lambda *args: told.extend(original(*args)) or told)
+    dry_run.dry_run(quickstart)
     for step in told:
         assert 0.98 * found[step.name] < step.total < 2 * found[step.name], step
 
 
 def test_what_does_not_fit_is_told_with_remedies(quickstart, capsys, monkeypatch):
-    monkeypatch.setattr(run, "_memory", lambda device, chip: 15 * 2**20)
-    assert run.dry_run(quickstart) == 3
+    monkeypatch.setattr(dry_run, "_memory", lambda device, chip: 15 * 2**20)
+    assert dry_run.dry_run(quickstart) == 3
     said = capsys.readouterr().out
     assert "finetune does not fit" in said and "NO" in said
     assert "--config.finetune.remat=full" in said
@@ -109,8 +110,8 @@ def test_remedies_help(quickstart):
 
     def finetuned(**changes):
         config = dataclasses.replace(quickstart, finetune=dataclasses.replace(quickstart.finetune, **changes))
-        sizes = shapes.assumed(config, placement)
-        return config, sizes, next(s for s in steps.compile_all(config, parts, sizes) if s.name == "finetune")
+        sizes = batch_shapes.assumed(config, placement)
+        return config, sizes, next(s for s in compiled_steps.compile_all(config, parts, sizes) if s.name == "finetune")
 
     config, sizes, before = finetuned()
     told = " ".join(advice.changes(config, placement, sizes, before, count=9))
@@ -126,11 +127,11 @@ def test_deep_models_are_extrapolated(quickstart, monkeypatch):
     model = dataclasses.replace(checkpoint_io.read_config("builtin:word_removal_1m"), num_layers=12)
     placement = sharding.Placement(sharding.make_mesh(-1, 1, 1), model)
     parts = dict.fromkeys(("refiner", "judge", "policy"), placement)
-    sizes = dataclasses.replace(shapes.assumed(quickstart, placement), row=64, prompt=64, prefix=64, targets=32)
-    right = steps.compile_all(quickstart, parts, sizes)
-    monkeypatch.setattr(steps, "_DEEPEST", 11)
-    monkeypatch.setattr(steps, "_SHALLOW", 2)
-    for found, exact in zip(steps.compile_all(quickstart, parts, sizes), right, strict=True):
+    sizes = dataclasses.replace(batch_shapes.assumed(quickstart, placement), row=64, prompt=64, prefix=64, targets=32)
+    right = compiled_steps.compile_all(quickstart, parts, sizes)
+    monkeypatch.setattr(compiled_steps, "_DEEPEST", 11)
+    monkeypatch.setattr(compiled_steps, "_SHALLOW", 2)
+    for found, exact in zip(compiled_steps.compile_all(quickstart, parts, sizes), right, strict=True):
         assert (found.depths, exact.depths) == ((2, 4), (12,))
         assert found.arguments == pytest.approx(exact.arguments, rel=0.01)
         assert found.total == pytest.approx(exact.total, rel=0.1), found.name

@@ -13,15 +13,15 @@ from tokenizers import decoders
 from tokenizers import models as tokenizer_models
 
 from ilf_jax import config as config_lib
-from ilf_jax import sharding
-from ilf_jax.models import transformer
+from ilf_jax.inference import answer_scoring
+from ilf_jax.inference.language_model import LanguageModel
+from ilf_jax.models import padding, transformer
+from ilf_jax.models.architecture import small_shape
 from ilf_jax.models.cache import empty_cache
 from ilf_jax.models.compute import FLOAT32
-from ilf_jax.models.config import small_shape
-from ilf_jax.stages import batching, judge
-from ilf_jax.stages.role import Role
+from ilf_jax.runtime import sharding
 from ilf_jax.tasks.prompts import Prompt, Question
-from ilf_jax.tokenizer import Tokenizer
+from ilf_jax.tokenizers.tokenizer import Tokenizer
 
 BASE = dataclasses.replace(small_shape(32, 2, 64), num_heads=4, num_kv_heads=2, head_dim=8, max_positions=64)
 MODELS = {
@@ -204,7 +204,7 @@ def test_an_empty_prefix_is_no_prefix():
 
 
 @pytest.fixture(scope="module")
-def role(tmp_path_factory):
+def lm(tmp_path_factory):
     """A model whose vocabulary is single characters and the pair 'ab'."""
     characters = "abcdefghijklmnopqrstuvwxyzYN ?:."
     vocabulary = {token: i for i, token in enumerate(["<end>", *characters, "ab"])}
@@ -215,19 +215,19 @@ def role(tmp_path_factory):
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text('{"eos_token": "<end>"}')
     placement = sharding.Placement(Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES), BASE)
-    return Role(
+    return LanguageModel(
         name="judge", settings=config_lib.Model(), model=BASE, params=random_params(BASE),
         tokenizer=Tokenizer.load(f"hf:{folder}"), placement=placement, compute=FLOAT32,
     )
 
 
-def asked_separately(role, text, answers):
+def asked_separately(lm, text, answers):
     """p(first) / (p(first) + p(second)) after the whole prompt, tokenised in one go."""
-    ids = role.tokenizer.encode(text + " ")
+    ids = lm.tokenizer.encode(text + " ")
     row = np.zeros((1, 64), np.int32)
     row[0, : len(ids)] = ids
-    logits = transformer.unembed(role.model, role.params, forward(role.model, role.params, row)[0, len(ids) - 1])
-    yes, no = (role.tokenizer.encode(answer)[0] for answer in answers)
+    logits = transformer.unembed(lm.architecture, lm.params, forward(lm.architecture, lm.params, row)[0, len(ids) - 1])
+    yes, no = (lm.tokenizer.encode(answer)[0] for answer in answers)
     p = jax.nn.softmax(logits.astype(jnp.float32))
     return float(p[yes] / (p[yes] + p[no]))
 
@@ -240,35 +240,35 @@ def asked_separately(role, text, answers):
         ("", ["one", "two", "abc", "x"]),  # nothing shared at all
     ],
 )
-def test_shared_prefix_equals_separate_prompts(role, before, texts):
+def test_shared_prefix_equals_separate_prompts(lm, before, texts):
     prompts = [f"{before}{text}? answer:" for text in texts]
-    asked = judge.ask(role, "id", [[Question(Prompt(p, "", ""), ("Y", "N"))] for p in prompts])
+    asked = answer_scoring.ask(lm, "id", [[Question(Prompt(p, "", ""), ("Y", "N"))] for p in prompts])
     group = asked.together
-    whole = [role.tokenizer.encode(p + " ") for p in prompts]
+    whole = [lm.tokenizer.encode(p + " ") for p in prompts]
     assert [[*group.prefix, *branch.tokens] for branch in group.branches] == whole
     assert all(len(branch.tokens) for branch in group.branches)
     # A longer prefix would not be shared.
     assert len({tuple(row[: len(group.prefix) + 1]) for row in whole}) > 1
     assert asked.exact is False  # the answer is a space and a letter; the space went to the prompt
-    other = judge.ask(
-        role, "id2", [[Question(Prompt("some other, longer beginning than that ", "", t), ("Y", "N"))] for t in texts]
+    other = answer_scoring.ask(
+        lm, "id2", [[Question(Prompt("some other, longer beginning than that ", "", t), ("Y", "N"))] for t in texts]
     )
-    found = [scores[:, 0] for scores in judge.favourable_probabilities(role, [asked, other], batch_size=3)]
-    right = [asked_separately(role, p, ("Y", "N")) for p in prompts]
+    found = [scores[:, 0] for scores in answer_scoring.favourable_probabilities(lm, [asked, other], batch_size=3)]
+    right = [asked_separately(lm, p, ("Y", "N")) for p in prompts]
     assert max(right) - min(right) > 1e-3
     np.testing.assert_allclose(found[0], right, atol=1e-5)
     np.testing.assert_allclose(
         found[1],
-        [asked_separately(role, f"some other, longer beginning than that {t}", ("Y", "N")) for t in texts],
+        [asked_separately(lm, f"some other, longer beginning than that {t}", ("Y", "N")) for t in texts],
         atol=1e-5,
     )
 
 
-def test_common_prefix_ends_before_a_token_that_spans_the_boundary(role):
-    joint, apart = (role.tokenizer.encode(text) for text in ("xab", "xac"))
+def test_common_prefix_ends_before_a_token_that_spans_the_boundary(lm):
+    joint, apart = (lm.tokenizer.encode(text) for text in ("xab", "xac"))
     assert len(joint) == 2
     assert len(apart) == 3
-    assert batching.common_prefix([joint, apart]) == 1
-    assert batching.common_prefix([[1, 2, 3], [1, 2, 3]]) == 2
-    assert batching.common_prefix([[1, 2, 3, 4], [1, 2]]) == 1
-    assert batching.common_prefix([[5], [1, 2]]) == 0
+    assert padding.common_prefix([joint, apart]) == 1
+    assert padding.common_prefix([[1, 2, 3], [1, 2, 3]]) == 2
+    assert padding.common_prefix([[1, 2, 3, 4], [1, 2]]) == 1
+    assert padding.common_prefix([[5], [1, 2]]) == 0

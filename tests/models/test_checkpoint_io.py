@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io, family_configs, transformer
-from ilf_jax.models.config import SHAPES, RopeScaling
+from ilf_jax.models.architecture import SHAPES, RopeScaling
 
 TINY = dataclasses.replace(SHAPES["tiny"], vocab_size=40)
 FULL = "model.safetensors"

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import pytest
 
 from ilf_jax.models import flops, transformer
-from ilf_jax.models.config import SHAPES, small_shape
+from ilf_jax.models.architecture import SHAPES, small_shape
 
 CONFIG = small_shape(128, 3, 512)
 

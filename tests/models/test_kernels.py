@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from ilf_jax import config as config_lib
-from ilf_jax import sharding
 from ilf_jax.errors import InputError
+from ilf_jax.inference import model_pool
 from ilf_jax.models import attention, kernels
-from ilf_jax.models.compute import Compute
-from ilf_jax.stages import models
+from ilf_jax.models.compute import ComputeOptions
+from ilf_jax.runtime import sharding
 
 B, L, K, G, H = 2, 256, 2, 3, 64
 
@@ -95,7 +95,7 @@ def test_head_by_head_is_all_at_once(rows, window):
 
 
 def test_splash_falls_back_where_it_does_not_fit(mesh, rows):
-    compute, (q, k, v) = Compute(attention="splash", mesh=mesh), rows
+    compute, (q, k, v) = ComputeOptions(attention="splash", mesh=mesh), rows
     short = q[:, :100], k[:, :, :100], v[:, :, :100]
     assert kernels.splash_fits(q.shape, mesh) and not kernels.splash_fits(short[0].shape, mesh)
     found = attention.causal(*short, None, None, compute)
@@ -104,9 +104,10 @@ def test_splash_falls_back_where_it_does_not_fit(mesh, rows):
 
 def test_which_kernel_a_config_gets(mesh):
     config, half = config_lib.Config(), config_lib.Config(precision="bfloat16")
-    assert models.compute_of(config, mesh) == Compute(one_by_one=True)
-    assert models.compute_of(half, mesh) == Compute(jnp.bfloat16, one_by_one=True)  # no kernel of its own on a CPU
-    splash = models.compute_of(dataclasses.replace(config, attention="splash"), mesh)
+    assert model_pool.compute_of(config, mesh) == ComputeOptions(one_by_one=True)
+    # A CPU has no kernel of its own.
+    assert model_pool.compute_of(half, mesh) == ComputeOptions(jnp.bfloat16, one_by_one=True)
+    splash = model_pool.compute_of(dataclasses.replace(config, attention="splash"), mesh)
     assert (splash.attention, splash.mesh) == ("splash", mesh)
     with pytest.raises(InputError, match=r"config\.attention='cudnn' needs an NVIDIA GPU.*'xla' runs everywhere"):
-        models.compute_of(dataclasses.replace(half, attention="cudnn"), mesh)
+        model_pool.compute_of(dataclasses.replace(half, attention="cudnn"), mesh)

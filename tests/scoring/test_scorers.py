@@ -8,25 +8,25 @@ import pytest
 from jax.sharding import Mesh
 
 from ilf_jax import config as config_lib
-from ilf_jax import sharding
+from ilf_jax.inference import answer_scoring
+from ilf_jax.inference.language_model import Branch, LanguageModel
 from ilf_jax.models import transformer
+from ilf_jax.models.architecture import small_shape
 from ilf_jax.models.compute import FLOAT32
-from ilf_jax.models.config import small_shape
 from ilf_jax.records import Example
+from ilf_jax.runtime import sharding
 from ilf_jax.scoring import baselines, embedding, instruct_rm, selection
-from ilf_jax.stages import judge
-from ilf_jax.stages.role import Branch, Role
-from ilf_jax.steps import score
+from ilf_jax.steps import score_step
 from ilf_jax.tasks import word_removal
-from ilf_jax.tokenizer import Tokenizer
-from ilf_jax.tokenizer_training import train_bpe
+from ilf_jax.tokenizers.bpe_training import train_bpe
+from ilf_jax.tokenizers.tokenizer import Tokenizer
 
 forward = jax.jit(transformer.forward, static_argnums=0)
-embed_step = jax.jit(score.embed_step, static_argnums=0)
+embed_step = jax.jit(score_step.embed_step, static_argnums=0)
 
 
 @pytest.fixture(scope="module")
-def role(tmp_path_factory):
+def lm(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     texts = [f"Is Ada {word}? Yes or No: Yes No True False Better text follows the feedback {word}."
              for word in word_removal.insults()]
@@ -35,20 +35,20 @@ def role(tmp_path_factory):
     model = dataclasses.replace(small_shape(32, 1, 512), num_heads=4, num_kv_heads=2, head_dim=8)
     params = jax.tree.map(lambda a: 1.5 * a, transformer.init_params(model, jax.random.key(0)))
     placement = sharding.Placement(Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES), model)
-    return Role(name="judge", settings=config_lib.Model(), model=model, params=params, tokenizer=tokenizer,
+    return LanguageModel(name="judge", settings=config_lib.Model(), model=model, params=params, tokenizer=tokenizer,
                 placement=placement, compute=FLOAT32)
 
 
-def probability_by_hand(role, text, answers):
+def probability_by_hand(lm, text, answers):
     """softmax over the two answer tokens at the end of the whole prompt, in one full forward pass."""
-    ids = role.tokenizer.encode(text)
+    ids = lm.tokenizer.encode(text)
     row = np.zeros((1, 512), np.int32)
     row[0, : len(ids)] = ids
-    hidden = np.asarray(forward(role.model, role.params, row))[0, len(ids) - 1].astype(np.float64)
-    logits = hidden @ np.asarray(role.params["embedding"], np.float64).T
+    hidden = np.asarray(forward(lm.architecture, lm.params, row))[0, len(ids) - 1].astype(np.float64)
+    logits = hidden @ np.asarray(lm.params["embedding"], np.float64).T
     tokens = []
     for answer in answers:
-        whole = role.tokenizer.encode(f"{text} {answer}")
+        whole = lm.tokenizer.encode(f"{text} {answer}")
         assert whole[: len(ids)] == ids
         assert len(whole) == len(ids) + 1
         tokens.append(whole[-1])
@@ -56,59 +56,64 @@ def probability_by_hand(role, text, answers):
     return exp[0] / exp.sum()
 
 
-def test_instruct_rm_equals_a_computation_by_hand(role):
+def test_instruct_rm_equals_a_computation_by_hand(lm):
     task, example = word_removal.WordRemoval(), Example("1", "Ada the baker")
     draft, feedback = "Ada the baker is a fool, a gem and a goose.", "Remove a fool."
     texts = ["Ada the baker is a gem and a goose.", "Ada the baker is a gem.", draft, "Ada.", draft]
     questions = [task.judge_questions(example, draft, feedback, text) for text in texts]
-    asked = judge.ask(role, "1", questions)
+    asked = answer_scoring.ask(lm, "1", questions)
     assert asked.exact
     assert len(asked.together.prefix) > 10  # the five prompts begin alike
-    right = np.array([[probability_by_hand(role, q.prompt.text, q.answers) for q in row] for row in questions])
+    right = np.array([[probability_by_hand(lm, q.prompt.text, q.answers) for q in row] for row in questions])
     assert right.std() > 0.01
     for together in (False, True):
-        (found,) = judge.start_asking(role, [asked], 2, judge.Arrangement(together))()
+        (found,) = answer_scoring.start_asking(lm, [asked], 2, answer_scoring.PromptLayout(together))()
         assert found.shape == (5, 5)
         np.testing.assert_allclose(found, right, atol=1e-5)
     np.testing.assert_allclose(instruct_rm.ensemble(found), right.mean(axis=1), atol=1e-5)
     assert found[2].tolist() == pytest.approx(found[4].tolist(), abs=1e-6)  # equal texts, equal scores
 
 
-def asked_about(role, names, texts):
+def asked_about(lm, names, texts):
     task = word_removal.WordRemoval()
-    return [judge.ask(role, name, [task.judge_questions(Example(name, name), f"{name} is a fool.", "Remove a fool.",
-                                                        f"{name} is {text}.") for text in texts]) for name in names]
+    return [
+        answer_scoring.ask(lm, name, [
+            task.judge_questions(Example(name, name), f"{name} is a fool.", "Remove a fool.", f"{name} is {text}.")
+            for text in texts])
+        for name in names]
 
 
-def test_arrangements_give_the_same_answers_of_many_documents(role):
+def test_arrangements_give_the_same_answers_of_many_documents(lm):
     """Batches of three hold groups of several documents, the last one a short rest."""
-    asked = asked_about(role, ["Ada", "Bo the baker", "Cy", "Di of the long and winding road"], ["a gem", "a fool"])
-    right = [judge.favourable_probabilities(role, [one], 1)[0] for one in asked]
+    asked = asked_about(lm, ["Ada", "Bo the baker", "Cy", "Di of the long and winding road"], ["a gem", "a fool"])
+    right = [answer_scoring.favourable_probabilities(lm, [one], 1)[0] for one in asked]
     assert np.ptp(right) > 1e-3
-    for arrangement in (judge.Arrangement(False), judge.Arrangement(True), judge.arrange(role, asked)):
-        found = judge.start_asking(role, asked, 3, arrangement)()
+    layouts = answer_scoring.PromptLayout(False), answer_scoring.PromptLayout(True), answer_scoring.arrange(lm, asked)
+    for arrangement in layouts:
+        found = answer_scoring.start_asking(lm, asked, 3, arrangement)()
         np.testing.assert_allclose(found, right, atol=1e-5)
 
 
 def group(prefix, *branches):
-    return judge.Group(np.zeros(prefix, np.int32), [
+    return answer_scoring.Group(np.zeros(prefix, np.int32), [
         Branch(np.zeros(n, np.int32), 0, (n - 1,), ((0, 1),)) for n in branches])
 
 
-def test_the_arrangement_that_computes_least_is_taken(role):
+def test_the_arrangement_that_computes_least_is_taken(lm):
     # A program of this model counts as hundreds of thousands of tokens, so each kind of row has one length.
-    few = judge.Asked([group(100, 10)] * 2, group(100, 20), exact=True)  # 2 x (100 + 16) or 100 + 20 tokens
-    many = judge.Asked([group(100, 10)] * 2, group(10, 400), exact=True)
-    assert judge.arrange(role, [few]) == judge.Arrangement(True, (100,), (20,))
-    assert judge.arrange(role, [many]) == judge.Arrangement(False, (100,), (16,))
+    # 2 x (100 + 16) or 100 + 20 tokens.
+    few = answer_scoring.TokenizedQuestions([group(100, 10)] * 2, group(100, 20), exact=True)
+    many = answer_scoring.TokenizedQuestions([group(100, 10)] * 2, group(10, 400), exact=True)
+    assert answer_scoring.arrange(lm, [few]) == answer_scoring.PromptLayout(True, (100,), (20,))
+    assert answer_scoring.arrange(lm, [many]) == answer_scoring.PromptLayout(False, (100,), (16,))
     # One long row pads all others: 2 x 4 x (100 + 16) tokens apart are fewer than 4 x (100 + 400) together.
-    assert judge.arrange(role, [few, few, few, many]) == judge.Arrangement(False, (100,), (16,))
-    assert judge.arrange_part([few, few, few, few]).together
-    assert not judge.arrange_part([many]).together
-    assert judge.arrange(role, []) == judge.Arrangement(False)
+    assert answer_scoring.arrange(lm, [few, few, few, many]) == answer_scoring.PromptLayout(False, (100,), (16,))
+    assert answer_scoring.arrange_part([few, few, few, few]).together
+    assert not answer_scoring.arrange_part([many]).together
+    assert answer_scoring.arrange(lm, []) == answer_scoring.PromptLayout(False)
 
 
-def test_equal_candidates_are_tokenised_once(role, monkeypatch):
+def test_equal_candidates_are_tokenised_once(lm, monkeypatch):
     encoded = []
     encode = Tokenizer.encode
 
@@ -117,16 +122,16 @@ def test_equal_candidates_are_tokenised_once(role, monkeypatch):
         return encode(self, text, **more)
 
     monkeypatch.setattr(Tokenizer, "encode", counted)
-    (asked,) = asked_about(role, ["Ada"], ["a gem", "a fool", "a gem", "a gem"])
+    (asked,) = asked_about(lm, ["Ada"], ["a gem", "a fool", "a gem", "a gem"])
     assert len(encoded) == len(set(encoded)) == 2 * 5
     assert len(asked.together.branches) == 4
     np.testing.assert_array_equal(asked.together.branches[0].tokens, asked.together.branches[3].tokens)
 
 
-def test_documents_of_one_call_are_asked_alike(role):
-    (two,), (three,) = (asked_about(role, ["Ada"], texts) for texts in (["a", "b"], ["a", "b", "c"]))
+def test_documents_of_one_call_are_asked_alike(lm):
+    (two,), (three,) = (asked_about(lm, ["Ada"], texts) for texts in (["a", "b"], ["a", "b", "c"]))
     with pytest.raises(ValueError, match="as many texts"):
-        judge.start_asking(role, [two, three], 2, judge.Arrangement(False))
+        answer_scoring.start_asking(lm, [two, three], 2, answer_scoring.PromptLayout(False))
 
 
 def test_a_branch_as_a_tree():
@@ -136,12 +141,12 @@ def test_a_branch_as_a_tree():
     assert leaves.tolist() == [0, 0, 0, 1, 1, 2, 2, 2, 3]
 
 
-def test_the_favourable_answer_comes_first(role):
+def test_the_favourable_answer_comes_first(lm):
     task, example = word_removal.WordRemoval(), Example("1", "Ada the baker")
     (question, *_) = task.judge_questions(example, "Ada is a fool.", "Remove a fool.", "Ada is a person.")
     turned = dataclasses.replace(question, answers=question.answers[::-1])
-    asked = [judge.ask(role, "1", [[q]]) for q in (question, turned)]
-    p, q = (scores.item() for scores in judge.favourable_probabilities(role, asked, batch_size=2))
+    asked = [answer_scoring.ask(lm, "1", [[q]]) for q in (question, turned)]
+    p, q = (scores.item() for scores in answer_scoring.favourable_probabilities(lm, asked, batch_size=2))
     assert p + q == pytest.approx(1.0, abs=1e-6)
     assert abs(p - q) > 1e-3
 
@@ -181,18 +186,18 @@ def test_cosine_by_hand():
     np.testing.assert_allclose(embedding.cosine(feedback, candidates), [1, -1, 0, 0.6, 0], atol=1e-12)
 
 
-def test_embeddings_ignore_padding_and_neighbours(role):
+def test_embeddings_ignore_padding_and_neighbours(lm):
     texts = ["Ada is a fool.", "No", "Better text follows the feedback a goose and some more words after it", ""]
-    found = role.embed(texts, batch_size=3)
+    found = lm.embed(texts, batch_size=3)
     for text, vector in zip(texts, found, strict=True):
-        ids = role.tokenizer.encode(text) or [0]
+        ids = lm.tokenizer.encode(text) or [0]
         row = np.full((1, 512), 9, np.int32)  # no zeros behind the text either
         row[0, : len(ids)] = ids
-        mean = np.asarray(forward(role.model, role.params, row))[0, : len(ids)].mean(axis=0)
+        mean = np.asarray(forward(lm.architecture, lm.params, row))[0, : len(ids)].mean(axis=0)
         np.testing.assert_allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     tokens = np.random.default_rng(0).integers(0, 400, (2, 24)).astype(np.int32)
     tokens[1, :7] = tokens[0, :7]
-    vectors = embed_step(role.model, role.params, tokens, np.array([7, 7], np.int32))
+    vectors = embed_step(lm.architecture, lm.params, tokens, np.array([7, 7], np.int32))
     np.testing.assert_allclose(vectors[0], vectors[1], atol=1e-6)
     assert found.shape == (4, 32)

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from ilf_jax.stages import batching
+from ilf_jax.models import padding
 
 
 def tokens(lengths, chosen, program_tokens):
@@ -21,18 +21,18 @@ def test_row_lengths_are_the_best_of_all_sets(seed, program_tokens):
     lengths = rng.integers(1, 60, rng.integers(1, 40)).tolist()
     steps = sorted({max(16, -(-n // 4) * 4) for n in lengths})  # below 128: multiples of 4
     sets = [s for k in range(1, len(steps) + 1) for s in itertools.combinations(steps, k)]
-    found = batching.row_lengths(lengths, program_tokens)
+    found = padding.row_lengths(lengths, program_tokens)
     assert tokens(lengths, found, program_tokens) == min(tokens(lengths, s, program_tokens) for s in sets)
     assert list(found) == sorted(found)
 
 
 def test_the_cost_of_programs_decides_how_many_there_are():
     lengths = [20] * 100 + [100] * 10
-    assert batching.row_lengths(lengths, 0) == (20, 100)
-    assert batching.row_lengths(lengths, 100 * 80 - 1) == (20, 100)
-    assert batching.row_lengths(lengths, 100 * 80 + 1) == (100,)
-    assert batching.row_lengths([], 100) == ()
-    assert batching.row_lengths([130, 300, 600], 0) == (136, 304, 608)  # steps of 8 above 128, 16 above 256, 32 ...
+    assert padding.row_lengths(lengths, 0) == (20, 100)
+    assert padding.row_lengths(lengths, 100 * 80 - 1) == (20, 100)
+    assert padding.row_lengths(lengths, 100 * 80 + 1) == (100,)
+    assert padding.row_lengths([], 100) == ()
+    assert padding.row_lengths([130, 300, 600], 0) == (136, 304, 608)  # steps of 8 above 128, 16 above 256, 32 ...
 
 
 @pytest.mark.parametrize("program_tokens", [0, 30, 200])
@@ -49,7 +49,7 @@ def test_paired_row_lengths_are_the_best_of_all_pairs_of_sets(seed, program_toke
         padded = sum(tokens(lengths, chosen, 0) for lengths, chosen in zip(kinds, pair, strict=True))
         return padded + program_tokens * len(pair[0]) * len(pair[1])
 
-    found, *chosen = batching.paired_row_lengths(*kinds, program_tokens)
+    found, *chosen = padding.paired_row_lengths(*kinds, program_tokens)
     assert found == cost(chosen) == min(map(cost, itertools.product(*sets)))
 
 
@@ -59,15 +59,15 @@ def test_the_longest_common_prefix(seed):
     start = rng.integers(0, 2, rng.integers(0, 4)).tolist()
     rows = [start + rng.integers(0, 2, rng.integers(1, 4)).tolist() for _ in range(rng.integers(1, 5))]
     shared = [n for n in range(min(map(len, rows))) if len({tuple(row[:n]) for row in rows}) == 1]
-    assert batching.common_prefix(rows) == max(shared)
+    assert padding.common_prefix(rows) == max(shared)
 
 
 def test_lengths_between_two_lengths():
-    assert batching.lengths_between(101, 140) == [104, 108, 112, 116, 120, 124, 128, 136]
-    assert batching.lengths_between(600, 600) == [608]  # the longest row fits, whatever is allowed
-    assert batching.lengths_between(512, 640) == [512, 544, 576, 608, 640]
+    assert padding.lengths_between(101, 140) == [104, 108, 112, 116, 120, 124, 128, 136]
+    assert padding.lengths_between(600, 600) == [608]  # the longest row fits, whatever is allowed
+    assert padding.lengths_between(512, 640) == [512, 544, 576, 608, 640]
 
 
 def test_a_row_takes_the_shortest_length_that_holds_it():
-    assert [batching.row_length(n, (24, 112)) for n in (1, 24, 25, 112, 113)] == [24, 24, 112, 112, 128]
-    assert batching.row_length(17, ()) == 20
+    assert [padding.row_length(n, (24, 112)) for n in (1, 24, 25, 112, 113)] == [24, 24, 112, 112, 128]
+    assert padding.row_length(17, ()) == 20

@@ -1,4 +1,4 @@
-"""Generation through a Role: freed places are given to waiting prompts, and nobody's output changes by it."""
+"""Generation through a LanguageModel: freed places are given to waiting prompts, and nobody's output changes by it."""
 
 import functools
 
@@ -7,33 +7,34 @@ import numpy as np
 import pytest
 
 from ilf_jax import config as config_lib
-from ilf_jax import sharding
+from ilf_jax.inference import generation, model_pool
+from ilf_jax.inference.generation import Generator
+from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.models import checkpoint_io
 from ilf_jax.models.compute import FLOAT32
+from ilf_jax.runtime import sharding
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
-from ilf_jax.stages import generation, models
-from ilf_jax.stages.generation import Generator
-from ilf_jax.stages.role import Role
 from ilf_jax.tasks.prompts import Prompt
-from ilf_jax.tokenizer import Tokenizer
+from ilf_jax.tokenizers.tokenizer import Tokenizer
 
 URI = "builtin:word_removal_1m"
 PEOPLE = ["Ada the baker", "Bo", "Cy of the old harbour by the sea", "Di", "Ed the tall and tired tailor", "Flo", "Gus"]
 
 
 @functools.cache
-def role():
+def lm():
     model = checkpoint_io.read_config(URI)
     placement = sharding.Placement(sharding.make_mesh(-1, 1, 1), model)
     params = checkpoint_io.load_params(URI, lambda path, array: placement.put_param(path, array, "decode"), seed=0)
-    return Role("policy", config_lib.Model(checkpoint=URI), model, params, Tokenizer.load(URI), placement, FLOAT32)
+    settings = config_lib.Model(checkpoint=URI)
+    return LanguageModel("policy", settings, model, params, Tokenizer.load(URI), placement, FLOAT32)
 
 
 def generate(batch_size, people=PEOPLE, *, temperature=1.5, top_p=0.9, seed=0, limit=24):
-    prompts = [role().encode(name, [Prompt("Describe ", name, ".\nText:")], reserve=limit)[0] for name in people]
+    prompts = [lm().encode(name, [Prompt("Describe ", name, ".\nText:")], reserve=limit)[0] for name in people]
     keys = decode.candidate_keys(seed, 1, "refine", people, range(3))
-    return Generator(role(), make_sampling(temperature, 0, top_p), limit, batch_size, ("\n",)).start(prompts, keys)()
+    return Generator(lm(), make_sampling(temperature, 0, top_p), limit, batch_size, ("\n",)).start(prompts, keys)()
 
 
 @pytest.mark.parametrize(("batch_size", "part"), [(1, 4), (2, 4), (3, 1), (4, 2), (6, 2)])
@@ -56,7 +57,7 @@ def test_refilling_takes_fewer_steps_than_waiting_for_the_longest(monkeypatch):
 
     def counted(program):
         def call(*args, **kwargs):
-            slots = program(role().placement)(*args, **kwargs)
+            slots = program(lm().placement)(*args, **kwargs)
             steps.append(int(slots.cache.index))
             return slots
         return lambda placement: call
@@ -66,7 +67,7 @@ def test_refilling_takes_fewer_steps_than_waiting_for_the_longest(monkeypatch):
     people = [f"{name} {i}" for i in range(4) for name in PEOPLE]
     found = generate(4, people, limit=64)
     longest = [max(len(s.tokens) for s in group) for group in found]
-    order = sorted(range(len(people)), key=lambda i: (-len(role().tokenizer.encode(people[i])), i))
+    order = sorted(range(len(people)), key=lambda i: (-len(lm().tokenizer.encode(people[i])), i))
     waiting = sum(max(longest[i] for i in order[at : at + 4]) for at in range(0, len(order), 4))
     taken = sum((after - before) % 64 for before, after in zip([0, *steps], steps, strict=False))
     assert len(steps) > 4
@@ -75,7 +76,7 @@ def test_refilling_takes_fewer_steps_than_waiting_for_the_longest(monkeypatch):
 
 def test_other_settings_seeds_and_numbers_of_documents_compile_nothing_new():
     generate(3), generate(3, PEOPLE[:3]), generate(3, PEOPLE[:1])
-    programs = [program(role().placement)
+    programs = [program(lm().placement)
                 for program in (generation.refine_program, generation.start_program, generation.refill_program)]
     before = [program._cache_size() for program in programs]
     generate(3, temperature=0.7), generate(3, top_p=0.5), generate(3, seed=5), generate(3, PEOPLE[:6])
@@ -84,15 +85,15 @@ def test_other_settings_seeds_and_numbers_of_documents_compile_nothing_new():
 
 
 def test_forced_length():
-    prompt = role().encode("a", [Prompt("Describe ", "Ada", ".\nText:")], reserve=24)
+    prompt = lm().encode("a", [Prompt("Describe ", "Ada", ".\nText:")], reserve=24)
     keys = decode.candidate_keys(0, 1, "refine", ["a"], range(2))
-    generator = Generator(role(), make_sampling(1.0, 0, 0.95), 24, 1, (), forced_length=True)
+    generator = Generator(lm(), make_sampling(1.0, 0, 0.95), 24, 1, (), forced_length=True)
     ((first, second),) = generator.start(prompt, keys)()
     assert len(first.tokens) == len(second.tokens) == 24
 
 
 def test_bfloat16_is_of_matrices_only_and_costs_float32_no_copy():
-    half, whole = (models.Models(sharding.make_mesh(-1, 1, 1), 0, name) for name in ("bfloat16", "float32"))
+    half, whole = (model_pool.Models(sharding.make_mesh(-1, 1, 1), 0, name) for name in ("bfloat16", "float32"))
     layer = half.get(URI)["layers_0"]
     assert layer["mlp"]["up"]["kernel"].dtype == half.get(URI)["embedding"].dtype == jnp.bfloat16
     assert layer["mlp_norm"]["scale"].dtype == jnp.float32

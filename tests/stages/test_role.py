@@ -1,13 +1,13 @@
 import pytest
 
 from ilf_jax import config as config_lib
-from ilf_jax import sharding
 from ilf_jax.errors import InputError
+from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.models import checkpoint_io
 from ilf_jax.models.compute import FLOAT32
-from ilf_jax.stages.role import Role
+from ilf_jax.runtime import sharding
 from ilf_jax.tasks.prompts import Prompt
-from ilf_jax.tokenizer import Tokenizer
+from ilf_jax.tokenizers.tokenizer import Tokenizer
 
 URI = "builtin:word_removal_1m"
 
@@ -21,22 +21,22 @@ def make(tokenizer, **settings):
     model = checkpoint_io.read_config(URI)
     placement = sharding.Placement(sharding.make_mesh(-1, 1, 1), model)
     settings = config_lib.Model(checkpoint=URI, **settings)
-    return Role("policy", settings, model, {}, tokenizer, placement, FLOAT32)
+    return LanguageModel("policy", settings, model, {}, tokenizer, placement, FLOAT32)
 
 
 @pytest.mark.parametrize("character", ["a", "😀", "漢", "ᚠ"])
 def test_shortening_ends_whatever_the_cut_leaves_of_a_character(tokenizer, character):
-    role = make(tokenizer, max_prompt_length=40)
-    (encoded,) = role.encode("1", [Prompt("Read this: ", character * 300, "\nText:")], reserve=8)
+    lm = make(tokenizer, max_prompt_length=40)
+    (encoded,) = lm.encode("1", [Prompt("Read this: ", character * 300, "\nText:")], reserve=8)
     assert len(encoded.ids) <= 40
     assert encoded.text.startswith("Read this: ") and encoded.text.endswith("\nText:")
     assert set(encoded.text.removeprefix("Read this: ").removesuffix("\nText:")) == {character}
 
 
 def test_prompts_about_one_document_are_shortened_alike(tokenizer):
-    role = make(tokenizer, max_prompt_length=60)
+    lm = make(tokenizer, max_prompt_length=60)
     document = "one two three four five six seven eight nine ten " * 10
-    encoded = role.encode("1", [Prompt("", document, f"\n{end}") for end in ("A:", "a much longer end:")], reserve=8)
+    encoded = lm.encode("1", [Prompt("", document, f"\n{end}") for end in ("A:", "a much longer end:")], reserve=8)
     first, second = (e.text.rpartition("\n")[0] for e in encoded)
     assert first == second and document.startswith(first)
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from ilf_jax.errors import InputError
-from ilf_jax.sweeps import cells, page, results, runner
-from ilf_jax.sweeps.cells import Sweep, axis, chain, named, product, together
+from ilf_jax.sweeps import grid, page, results, runner
+from ilf_jax.sweeps.grid import Sweep, axis, chain, named, product, together
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs/quickstart.py")
@@ -59,13 +59,13 @@ def test_product_chain_together():
 
 
 def test_names_are_file_names():
-    assert cells.name({SIZE: 100, "finetune.learning_rate": 2e-5}) == "train_size=100,learning_rate=2e-05"
-    assert "/" not in cells.name({"policy.checkpoint": "hf:/a folder/b"})
+    assert grid.name({SIZE: 100, "finetune.learning_rate": 2e-5}) == "train_size=100,learning_rate=2e-05"
+    assert "/" not in grid.name({"policy.checkpoint": "hf:/a folder/b"})
 
 
 def write(tmp_path, text):
     path = tmp_path / "sweep.py"
-    path.write_text("from ilf_jax.sweeps.cells import *\n\n\ndef get_sweep():\n    " + text + "\n")
+    path.write_text("from ilf_jax.sweeps.grid import *\n\n\ndef get_sweep():\n    " + text + "\n")
     return str(path)
 
 
@@ -80,12 +80,12 @@ def write(tmp_path, text):
 ])
 def test_a_sweep_that_makes_no_sense(tmp_path, text, message):
     with pytest.raises(InputError, match=message):
-        cells.load(write(tmp_path, text))
+        grid.load(write(tmp_path, text))
 
 
 def test_a_sweep_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match="no such Python file"):
-        cells.load(str(tmp_path / "sweep.py"))
+        grid.load(str(tmp_path / "sweep.py"))
 
 
 @pytest.mark.parametrize(("cell", "message"), [
@@ -109,7 +109,7 @@ def test_a_cell_is_run_as_its_configuration_says():
     sweep = Sweep(CONFIG, [{SIZE: 7}], ("a/b",), always={"compare": (), "iterations": 1})
     assert runner.command(sweep, sweep.cells[0], Path("w"))[-3:] == [
         "--config.compare=()", "--config.iterations=1", "--config.data.train_size=7"]
-    config = cells.config_of(sweep, sweep.cells[0])
+    config = grid.config_of(sweep, sweep.cells[0])
     assert (config.data.train_size, config.compare, config.iterations) == (7, (), 1)
 
 
@@ -191,7 +191,7 @@ def test_real_runs(tmp_path):
     always = {"iterations": 1, "compare": (), "data.train_size": 4, "data.eval_size": 4,
               "policy.checkpoint": "init:tiny",
               "policy.tokenizer": "train:512", "refiner.checkpoint": "policy", "judge.checkpoint": "policy"}
-    path.write_text("from ilf_jax.sweeps.cells import *\n\n\ndef get_sweep():\n"
+    path.write_text("from ilf_jax.sweeps.grid import *\n\n\ndef get_sweep():\n"
                     f"    return Sweep({CONFIG!r}, axis('seed', 0, 1), ('evaluate/insult_rate',), always={always!r})\n")
     command = [sys.executable, "launch/sweep.py", f"--config={path}", f"--workdir={tmp_path / 'w'}", "--jobs=2"]
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
@@ -243,7 +243,7 @@ def test_page_of_an_unfinished_sweep(tmp_path):
 
 def test_program(tmp_path):
     path = tmp_path / "sizes.py"
-    path.write_text("from ilf_jax.sweeps.cells import *\n\n\ndef get_sweep():\n"
+    path.write_text("from ilf_jax.sweeps.grid import *\n\n\ndef get_sweep():\n"
                     f"    return Sweep({CONFIG!r}, axis('seed', 0, 1), ('evaluate/insult_rate',))\n")
     flags = [sys.executable, "launch/sweep.py", f"--config={path}", f"--workdir={tmp_path / 'w'}"]
     run = lambda *more: subprocess.run([*flags, *more], cwd=ROOT, capture_output=True, text=True)  # noqa: E731
@@ -257,12 +257,12 @@ def test_settings_by_name_and_where_they_stand_on_the_axis(tmp_path):
     sizes = named("documents", few={SIZE: 4, "seed": 1}, many={SIZE: 400, "seed": 1})
     sweep = Sweep(CONFIG, product(named("method", a={"score.method": "random"}), sizes), ("evaluate/loss",),
                   x="documents", x_numbers={"few": 4, "many": 400})
-    assert [cells.name(cell) for cell in sweep.cells] == ["method=a,documents=few", "method=a,documents=many"]
-    assert cells.overrides(sweep, sweep.cells[1])[1] == {"score.method": "random", SIZE: 400, "seed": 1}
-    assert cells.config_of(sweep, sweep.cells[0]).data.train_size == 4
+    assert [grid.name(cell) for cell in sweep.cells] == ["method=a,documents=few", "method=a,documents=many"]
+    assert grid.overrides(sweep, sweep.cells[1])[1] == {"score.method": "random", SIZE: 400, "seed": 1}
+    assert grid.config_of(sweep, sweep.cells[0]).data.train_size == 4
 
     def cell_command(sweep, cell, folder):
-        return fake(sweep, cells.overrides(sweep, cell)[1], folder)
+        return fake(sweep, grid.overrides(sweep, cell)[1], folder)
 
     assert runner.run(sweep, tmp_path, make_command=cell_command) == []
     rows = results.collect(sweep, tmp_path)

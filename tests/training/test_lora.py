@@ -14,14 +14,14 @@ import numpy as np
 import pytest
 
 import ilf_jax
-from ilf_jax import checkpoint, sharding
 from ilf_jax.errors import InputError
-from ilf_jax.models import transformer
+from ilf_jax.models import lora, transformer
+from ilf_jax.models.architecture import small_shape
 from ilf_jax.models.compute import FLOAT32, in_precision
-from ilf_jax.models.config import small_shape
-from ilf_jax.stages import training as stage
-from ilf_jax.steps import finetune
-from ilf_jax.training import lora, objectives, optimizer, packing
+from ilf_jax.runtime import checkpoint, sharding
+from ilf_jax.steps import finetune_step
+from ilf_jax.training import loop as stage
+from ilf_jax.training import objectives, optimizer, packing
 
 V, END, RANK = 64, 3, 3
 CONFIG = dataclasses.replace(small_shape(32, 2, V), num_heads=4, num_kv_heads=2, head_dim=8, qkv_bias=True)
@@ -133,7 +133,7 @@ def test_merged_equals_unmerged(base, trained):
 def test_gradient_is_that_of_the_merged_formula(trained, remat):
     batch, (params, frozen) = make_batch(), lora.split(trained)
     objective = objectives.NextTokenLoss(CONFIG, remat=remat)
-    loss, _, grads = jax.jit(finetune.accumulated_gradients, static_argnums=0)(objective, params, frozen, batch)
+    loss, _, grads = jax.jit(finetune_step.accumulated_gradients, static_argnums=0)(objective, params, frozen, batch)
     plain, one = objectives.NextTokenLoss(CONFIG), {name: array[0] for name, array in batch.items()}
     formula = lambda params: plain(lora.merge(lora.join(frozen, params)), one)  # noqa: E731
     (right, _), right_grads = jax.jit(jax.value_and_grad(formula, has_aux=True))(params)
@@ -148,7 +148,7 @@ def test_gradient_is_that_of_the_merged_formula(trained, remat):
 def test_no_gradient_of_a_kernel_is_computed(base, trained, remat):
     """Neither dW nor W + scale A B: no matmul of the program has an output like a kernel."""
     objective, batch = objectives.NextTokenLoss(CONFIG, remat=remat), make_batch()
-    gradient = functools.partial(finetune.accumulated_gradients, objective)
+    gradient = functools.partial(finetune_step.accumulated_gradients, objective)
     shapes = {leaf.shape for name, leaf in zip(names(base), jax.tree.leaves(base), strict=True) if "kernel" in name}
 
     def like_kernels(params, frozen):
@@ -168,7 +168,7 @@ def test_training_lowers_the_loss_and_leaves_the_base(base):
     before = jax.tree.map(np.array, base)
     params, frozen = lora.split(lora.add(base, 32, 32.0, ALL, KEY))
     objective, batch, losses = objectives.NextTokenLoss(CONFIG), make_batch(seed=5), []
-    state = finetune.init_state(params, optimizer.make_optimizer(ADAM))
+    state = finetune_step.init_state(params, optimizer.make_optimizer(ADAM))
     for _ in range(20):
         state, metrics = stage.train_step_program(state)(objective, ADAM, state, frozen, batch, np.float32(2e-2))
         losses.append(float(metrics["loss"]))
@@ -184,7 +184,7 @@ def test_training_lowers_the_loss_and_leaves_the_base(base):
 
 def test_optimizer_state_is_as_small_as_the_adapters(base):
     params, _ = lora.split(lora.add(base, RANK, 6.0, ALL, KEY))
-    state = finetune.init_state(params, optimizer.make_optimizer(ADAM))
+    state = finetune_step.init_state(params, optimizer.make_optimizer(ADAM))
     assert max(leaf.size for leaf in jax.tree.leaves(state)) == RANK * CONFIG.intermediate_size
     whole, adapters = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (state, params))
     assert whole == 3 * adapters + 2  # Adam's two moments, and two counters

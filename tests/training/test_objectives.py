@@ -10,9 +10,9 @@ import optax
 import pytest
 
 from ilf_jax.models import transformer
-from ilf_jax.models.config import SHAPES, small_shape
-from ilf_jax.stages import training as stage
-from ilf_jax.steps import finetune
+from ilf_jax.models.architecture import SHAPES, small_shape
+from ilf_jax.steps import finetune_step
+from ilf_jax.training import loop as stage
 from ilf_jax.training import objectives, optimizer, packing
 
 V, END = 64, 3
@@ -23,7 +23,7 @@ RATE = 1e-2
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def train_step(objective, config, state, batch):
-    return finetune.train_step(objective, optimizer.make_optimizer(config), state, {}, batch, RATE)
+    return finetune_step.train_step(objective, optimizer.make_optimizer(config), state, {}, batch, RATE)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +124,7 @@ def test_remat_recomputes_activations(params):
 def test_remat_takes_less_memory_in_the_stage_s_train_step():
     """As compiled, not as traced: XLA may undo what is asked of it."""
     config = dataclasses.replace(small_shape(32, 6, V), num_heads=4, num_kv_heads=2, head_dim=8)
-    state = jax.eval_shape(lambda key: finetune.init_state(
+    state = jax.eval_shape(lambda key: finetune_step.init_state(
         transformer.init_params(config, key), optimizer.make_optimizer(ADAM)), jax.random.key(0))
     batch = {name: jax.ShapeDtypeStruct((1, 8, 128), jnp.int32) for name in ("tokens", "positions", "segments")}
     batch |= {name: jax.ShapeDtypeStruct((1, 8, 8), jnp.int32) for name in ("index", "targets")}
@@ -149,10 +149,10 @@ def test_equal_objectives_are_equal():
 def test_accumulated_equals_full_batch(params):
     """By gradient descent, clipped: Adam would blow up rounding wherever a gradient is nothing else."""
     objective, clip = objectives.NextTokenLoss(CONFIG), optax.clip_by_global_norm(1.0)
-    step = jax.jit(functools.partial(finetune.train_step, objective, clip))
+    step = jax.jit(functools.partial(finetune_step.train_step, objective, clip))
     results = {}
     for accumulation in (1, 2, 4):
-        state = finetune.init_state(params, clip)
+        state = finetune_step.init_state(params, clip)
         for seed in range(2):
             state, metrics = step(state, {}, make_batch(accumulation, seed=seed), 0.5)
         assert int(state.step) == 2
@@ -169,7 +169,7 @@ def test_accumulated_equals_full_batch(params):
 def test_train_step_equals_a_by_hand_optax_update(params, config):
     batch = make_batch(2)
     objective = objectives.NextTokenLoss(CONFIG)
-    state = finetune.init_state(params, optimizer.make_optimizer(config))
+    state = finetune_step.init_state(params, optimizer.make_optimizer(config))
     state, metrics = train_step(objective, config, state, batch)
 
     (loss, weight), grads = jax.jit(jax.value_and_grad(plain_loss, has_aux=True))(params, batch)
@@ -195,7 +195,7 @@ def test_a_batch_without_targets_changes_nothing_but_the_decay(params):
     config = dataclasses.replace(ADAM, weight_decay=0.0)
     batch = make_batch(1)
     batch["weights"] = np.zeros_like(batch["weights"])
-    state = finetune.init_state(params, optimizer.make_optimizer(config))
+    state = finetune_step.init_state(params, optimizer.make_optimizer(config))
     state, metrics = train_step(objectives.NextTokenLoss(CONFIG), config, state, batch)
     assert float(metrics["loss"]) == 0
     for x, y in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
@@ -206,7 +206,7 @@ def test_training_learns_a_fixed_problem(params):
     """Golden metric: 20 steps take the loss on 8 texts from about log(64) = 4.2 to below 0.5."""
     objective = objectives.NextTokenLoss(CONFIG)
     config = dataclasses.replace(ADAM, weight_decay=0.0)
-    state, batch = finetune.init_state(params, optimizer.make_optimizer(config)), make_batch(1, seed=5)
+    state, batch = finetune_step.init_state(params, optimizer.make_optimizer(config)), make_batch(1, seed=5)
     losses = []
     for _ in range(20):
         state, metrics = train_step(objective, config, state, batch)

@@ -8,8 +8,8 @@ import numpy as np
 import optax
 import pytest
 
-from ilf_jax.stages import training as stage
-from ilf_jax.steps import finetune
+from ilf_jax.steps import finetune_step
+from ilf_jax.training import loop as stage
 from ilf_jax.training import optimizer
 
 STEPS = 12
@@ -70,11 +70,11 @@ def test_train_steps_equal_adamw(kind, warmup, decay, clip):
     schedule = optimizer.Schedule(kind, 0.1, num_steps=STEPS, warmup_steps=warmup)
     adamw = optax.adamw(by_optax(kind, 0.1, warmup), b1=0.9, b2=0.95, weight_decay=decay)
     right = optax.chain(*([optax.clip_by_global_norm(clip)] if clip else []), adamw)
-    step = jax.jit(functools.partial(finetune.train_step, quadratic, optimizer.make_optimizer(config)))
+    step = jax.jit(functools.partial(finetune_step.train_step, quadratic, optimizer.make_optimizer(config)))
     update, params = jax.jit(right.update), make_params()
-    state, right_state = finetune.init_state(params, optimizer.make_optimizer(config)), right.init(params)
+    state, right_state = finetune_step.init_state(params, optimizer.make_optimizer(config)), right.init(params)
     for i in range(STEPS):
-        grads = finetune.accumulated_gradients(quadratic, params, {}, make_batch(i))[2]
+        grads = finetune_step.accumulated_gradients(quadratic, params, {}, make_batch(i))[2]
         updates, right_state = update(jax.tree.map(lambda g: g / 5, grads), right_state, params)  # 5 inputs
         params = optax.apply_updates(params, updates)
         state, metrics = step(state, {}, make_batch(i), np.float32(schedule(i)))
@@ -91,7 +91,7 @@ def test_another_learning_rate_compiles_nothing():
     for kind, peak, num_steps, warmup in (("constant", 1e-3, 3, 0), ("linear", 0.5, 5, 1), ("cosine", 2, 4, 2)):
         config = optimizer.OptimizerConfig(weight_decay=0.1, clip_norm=1.0)
         schedule = optimizer.Schedule(kind, peak, num_steps=num_steps, warmup_steps=warmup)
-        state = finetune.init_state(make_params(), optimizer.make_optimizer(config))
+        state = finetune_step.init_state(make_params(), optimizer.make_optimizer(config))
         state = jax.device_put(state, jax.devices()[0])  # as what a step returns
         before = np.asarray(state.params["w"])
         train_step = stage.train_step_program(state)

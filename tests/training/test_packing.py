@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ilf_jax.models import transformer
-from ilf_jax.models.config import small_shape
-from ilf_jax.training import objectives, packing, plan
+from ilf_jax.models.architecture import small_shape
+from ilf_jax.training import batch_schedule, objectives, packing
 
 V, END = 64, 3
 CONFIG = dataclasses.replace(
@@ -152,7 +152,7 @@ def test_pack_fills_rows_and_loses_nothing():
 def plan_of(examples, **changes):
     settings = {"epochs": 3, "batch_size": 4, "accumulation": 1, "shuffle": True, "seed": 7, "merge": True,
                 "row_lengths": (24,), "row_multiple": 1}
-    return plan.make_plan(examples, **{**settings, **changes})
+    return batch_schedule.make_plan(examples, **{**settings, **changes})
 
 
 def contents(batch):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ilf_jax.models import transformer
-from ilf_jax.models.config import small_shape
+from ilf_jax.models.architecture import small_shape
 from ilf_jax.scoring import selection
 from ilf_jax.training import objectives, packing
 

@@ -1,0 +1,109 @@
+"""Pairs of texts for people to judge, blinded and in an order that a seed decides, and what they say of them.
+
+Two files: the pairs, a line each with the field `better` to be filled in, and beside them, in FILE.key.json, which side
+is whose. Judges are given the first only.
+"""
+
+import itertools
+import json
+import pathlib
+import random
+from collections.abc import Mapping
+
+from ilf_jax.errors import InputError
+from ilf_jax.evaluation import ranking
+from ilf_jax.records import Example, Match
+from ilf_jax.runtime.workdir import write_atomically
+
+ANSWERS = {"A": 1.0, "B": 0.0, "tie": 0.5}
+"""What may stand in `better`, and the outcome for the text shown as A."""
+
+
+def export(
+    path: pathlib.Path, documents: Mapping[str, Example], systems: Mapping[str, Mapping[str, str]], seed: int
+) -> int:
+    """Writes both files and returns how many pairs there are. Texts that are equal are not asked about: they tie.
+
+    Raises:
+        InputError: a file is there already.
+    """
+    key_path = _key_path(path)
+    for there in (path, key_path):
+        if there.exists():
+            raise InputError(f"--export {there}: is there already, and may hold answers; take another name")
+    pairs = [(first, second, i) for first, second in itertools.combinations(systems, 2) for i in documents
+             if systems[first][i] != systems[second][i]]
+    rng = random.Random(seed)
+    rng.shuffle(pairs)
+    lines, key = [], {}
+    for number, (first, second, i) in enumerate(pairs, start=1):
+        shown = [first, second]
+        rng.shuffle(shown)
+        row = {"pair": number, "title": documents[i].title, "document": documents[i].document,
+               "A": systems[shown[0]][i], "B": systems[shown[1]][i], "better": ""}
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+        key[str(number)] = {"document": i, "A": shown[0], "B": shown[1]}
+    write_atomically(key_path, json.dumps(key, indent=1, ensure_ascii=False) + "\n")
+    write_atomically(path, "".join(lines))
+    return len(pairs)
+
+
+def read(path: pathlib.Path, systems: Mapping[str, Mapping[str, str]]) -> list[Match]:
+    """The win rates that the answers in `path` give. Pairs without an answer are left out; equal texts are ties.
+
+    Raises:
+        InputError: a file is missing or not as it was exported, an answer is none of A, B, tie, or there are none.
+    """
+    key_path = _key_path(path)
+    for needed in (path, key_path):
+        if not needed.exists():
+            raise InputError(f"--read {needed}: there is no such file; --export makes both")
+    try:
+        key = json.loads(key_path.read_text(encoding="utf-8"))
+    except ValueError as e:
+        raise InputError(f"{key_path}: is no JSON ({e}); export the pairs anew") from e
+    outcomes: dict[tuple[str, str], dict[str, float]] = {pair: {} for pair in itertools.combinations(systems, 2)}
+    seen: set[int] = set()
+    answered = 0
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        row = _row(where, line)
+        if row["pair"] in seen:
+            raise InputError(f"{where}: pair {row['pair']} stands there twice")
+        seen.add(row["pair"])
+        shown = key.get(str(row["pair"]))
+        if shown is None or any(systems.get(shown[side], {}).get(shown["document"]) != row[side] for side in "AB"):
+            raise InputError(f"{where}: is not a pair of these systems as it was exported; only \"better\" may be "
+                             "changed, and --systems and --workdir must be those of the export")
+        if not row["better"].strip():
+            continue
+        if row["better"].strip() not in ANSWERS:
+            raise InputError(f"{where}: better is {row['better']!r}; allowed are {', '.join(ANSWERS)}")
+        outcome, answered = ANSWERS[row["better"].strip()], answered + 1
+        if (shown["A"], shown["B"]) in outcomes:
+            outcomes[shown["A"], shown["B"]][shown["document"]] = outcome
+        else:
+            outcomes[shown["B"], shown["A"]][shown["document"]] = 1 - outcome
+    if not answered:
+        raise InputError(f"{path}: no line has an answer in \"better\" yet: A, B or tie")
+    for (first, second), found in outcomes.items():
+        found |= {i: 0.5 for i in systems[first] if systems[first][i] == systems[second][i]}
+    return [ranking.match(first, second, found, systems[first], systems[second])
+            for (first, second), found in outcomes.items() if found]
+
+
+def _row(where: str, line: str) -> dict:
+    try:
+        row = json.loads(line)
+    except ValueError as e:
+        raise InputError(f"{where}: is no JSON ({e})") from e
+    texts = isinstance(row, dict) and all(isinstance(row.get(name), str) for name in ("A", "B", "better"))
+    if not texts or not isinstance(row.get("pair"), int):
+        raise InputError(f"{where}: a line is an object with pair, and the texts A, B and better")
+    return row
+
+
+def _key_path(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f"{path.name}.key.json")

@@ -1,0 +1,166 @@
+"""What a run would do and whether it would fit: sizes, compiled steps, one training example. Trains nothing."""
+
+import pathlib
+import tempfile
+from collections.abc import Mapping, Sequence
+
+import jax
+
+from ilf_jax import config as config_lib
+from ilf_jax import preflight
+from ilf_jax.data import comparisons, documents
+from ilf_jax.dry_run import advice, batch_shapes, compiled_steps, loss_mask
+from ilf_jax.errors import InputError
+from ilf_jax.inference import model_pool
+from ilf_jax.models import flops
+from ilf_jax.records import Example
+from ilf_jax.runtime import hardware, progress, sharding
+from ilf_jax.stages import finetune, targets
+from ilf_jax.tasks import make
+from ilf_jax.tasks.task import Task
+from ilf_jax.tokenizers import bpe_training
+
+_DOES_NOT_FIT = 3
+_PARTS = ("refiner", "judge", "policy")
+
+
+def dry_run(config: config_lib.Config, topology: str | None = None) -> int:
+    """Checks configuration, data and the checkpoints' headers, compiles the steps, and prints what there is to see.
+
+    Args:
+        topology: TPUs to compile for that are not here, "v5e:4x4" say. Data and tokenizers may then be elsewhere, too.
+
+    Returns:
+        0, or 3 where a step does not fit into a device's memory.
+
+    Raises:
+        InputError: as the run itself would before it starts.
+    """
+    task = make.make_task(config)
+    devices = hardware.topology(topology) if topology else jax.devices()
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
+    model_pool.compute_of(config, mesh)
+    preflight.check_sources(config, task)
+    placements = {part: sharding.Placement(mesh, model_pool.read_model_config(compiled_steps.uri_of(config, part)))
+                  for part in _PARTS}
+    _show_models(config, placements)
+    try:
+        sizes = _show_documents(config, task, placements["policy"])
+    except InputError as e:
+        if topology is None:
+            raise
+        print(f"documents and tokenizer are not looked at: {e}")
+        sizes = batch_shapes.assumed(config, placements["policy"])
+    return _show_steps(config, placements, sizes)
+
+
+def _show_documents(config: config_lib.Config, task: Task, policy: sharding.Placement) -> batch_shapes.Shapes:
+    """What there is to see of documents and tokenizers, and how large it makes the steps."""
+    found = documents.load_documents(config)
+    preflight.check_documents(config, found)
+    if config.reward.source is not None:
+        comparisons.load_comparisons(config.reward)
+    train = found.by_iteration.get(1) or found.held_out
+    _show_run(config, found)
+    if not train:
+        return batch_shapes.assumed(config, policy)
+    with tempfile.TemporaryDirectory() as folder:
+        models = model_pool.Models(policy.mesh, config.seed)
+        roles = model_pool.Roles(config, models, _tokenizer(config, train, folder), None)
+        sizes = batch_shapes.measured(config, task, roles, train)
+        _show_example(config, task, roles, train)
+    return sizes
+
+
+def _show_models(config: config_lib.Config, placements: Mapping[str, sharding.Placement]) -> None:
+    rows = []
+    for part, placement in placements.items():
+        if part != "policy" and getattr(config, part).checkpoint == "policy":
+            rows.append([part, "the current policy", "", ""])
+            continue
+        count = flops.num_params(placement.model)
+        rows.append([part, compiled_steps.uri_of(config, part), f"{count:,}", f"{4 * count / 2**20:,.0f} MiB"])
+    progress.print_table("models", ["part", "checkpoint", "parameters", "float32"], rows)
+
+
+def _show_run(config: config_lib.Config, found: documents.Documents) -> None:
+    progress.print_table("documents", ["iterations", "each", "held out"],
+                         [[config.iterations, len(found.by_iteration.get(1, ())), len(found.held_out)]])
+    held_out = ["evaluate", *(["best_of_n"] if config.evaluate.best_of_n > 1 else [])] if found.held_out else []
+    rows = [["before", " -> ".join([*(["reward"] if config.reward.source else []), *held_out])],
+            ["each iteration", " -> ".join([*targets.needed_stages(config), "finetune", *held_out])],
+            ["after", "rank"]]
+    wanted = {"each iteration": config.iterations > 0, "after": config.evaluate.rank}
+    progress.print_table("stages", ["when", "what"], [row for row in rows if wanted.get(row[0], True)])
+
+
+def _tokenizer(config: config_lib.Config, train: Sequence[Example], folder: str) -> pathlib.Path:
+    """Where a tokenizer that the run would train is; trained here for now."""
+    wanted, place = config.policy.tokenizer or "", pathlib.Path(folder)
+    if wanted.startswith("train:"):
+        texts = (f"{e.document} {e.reference}" for e in train)
+        bpe_training.train_bpe(texts, int(wanted.removeprefix("train:")), place)
+    return place
+
+
+def _show_example(config: config_lib.Config, task: Task, roles: model_pool.Roles, train: Sequence[Example]) -> None:
+    policy = roles.without_params("policy")
+    target = config.finetune.target if hasattr(train[0], config.finetune.target) else "human_refinement"
+    completion = getattr(train[0], target) or "(the text that the run will pick)"
+    loss_mask.show(policy.tokenizer, finetune.training_example(config.finetune, task, policy, train[0], completion))
+
+
+def _show_steps(
+    config: config_lib.Config, placements: Mapping[str, sharding.Placement], sizes: batch_shapes.Shapes
+) -> int:
+    mesh = placements["policy"].mesh
+    device = mesh.devices.flat[0]
+    chip = hardware.chip(device)
+    memory = _memory(device, chip)
+    print(f"\n{mesh.size} x {device.device_kind}: data {mesh.shape['data']}, fsdp {mesh.shape['fsdp']}, tensor "
+          f"{mesh.shape['tensor']}; sizes {sizes.told}; config.precision={config.precision}")
+    compiled = compiled_steps.compile_all(config, placements, sizes)
+    progress.print_table("on each device, GiB" + (f" of {memory / 2**30:.1f}" if memory else ""),
+                         ["step", "params", "arguments", "temporaries", "outputs", "other models", "total", "fits"],
+                         [_memory_row(step, memory) for step in compiled])
+    progress.print_table("time and traffic of one step, on each device",
+                         ["step", "TFLOP", "collectives", "compiled in", "at least", "by"],
+                         [_time_row(step, chip, config.precision) for step in compiled])
+    part_of = {"refine": "refiner", "score": "judge", "finetune": "policy"}
+    too_large = [step for step in compiled if memory and step.total > memory]
+    for step in too_large:
+        print(f"{step.name} does not fit: {step.total / 2**30:.1f} of {memory / 2**30:.1f} GiB. What helps most:")
+        for line in advice.changes(config, placements[part_of[step.name]], sizes, step):
+            print(f"  {line}")
+    return _DOES_NOT_FIT if too_large else 0
+
+
+def _memory(device: jax.Device, chip: hardware.Chip | None) -> float | None:
+    """Bytes that a device may use; None where nobody says."""
+    try:
+        stats = device.memory_stats()
+    except (jax.errors.JaxRuntimeError, NotImplementedError):  # it is not here
+        stats = None
+    return (stats or {}).get("bytes_limit") or (chip and chip.memory)
+
+
+def _memory_row(step: compiled_steps.Step, memory: float | None) -> list[str]:
+    gib = [f"{size / 2**30:.2f}" for size in (step.arguments, step.temporaries, step.outputs, step.held, step.total)]
+    return [step.name, f"{step.parameters:,}", *gib, "" if memory is None else "yes" if step.total <= memory else "NO"]
+
+
+def _time_row(step: compiled_steps.Step, chip: hardware.Chip | None, precision: str) -> list[str]:
+    moved = ", ".join(f"{count} {kind} {_size(size)}" for kind, (count, size) in step.collectives.items()) or "none"
+    compiled = progress.duration(step.compile_seconds)
+    if len(step.depths) > 1:
+        compiled += f" ({' and '.join(map(str, step.depths))} layers)"
+    row = [step.name, f"{step.flops / 1e12:.3g}", moved, compiled]
+    if chip is None:
+        return [*row, "", ""]
+    times = step.seconds(chip, precision)
+    longest = max(times, key=times.get)
+    return [*row, f"{times[longest]:.3g} s", longest]
+
+
+def _size(count: float) -> str:
+    return f"{count / 2**30:.2f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"

@@ -1,0 +1,61 @@
+"""Writes the policy of an iteration as a Hugging Face folder.
+
+python -m ilf_jax.export --workdir=DIR --iteration=K --out=DIR2
+"""
+
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from ilf_jax.errors import InputError
+from ilf_jax.models import checkpoint_io, transformer
+from ilf_jax.runtime import checkpoint, sharding, storage
+from ilf_jax.tokenizers.tokenizer import Tokenizer
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The work folder of a run.")
+_ITERATION = flags.DEFINE_integer("iteration", None, "Which iteration's policy.", lower_bound=1)
+_OUT = flags.DEFINE_string("out", None, "The folder to write; must not exist, or be empty.")
+
+
+def export(workdir: str | pathlib.Path, iteration: int, out: str | pathlib.Path) -> None:
+    """Writes config.json, model.safetensors and the tokenizer files.
+
+    Raises:
+        InputError: the iteration has no finished checkpoint, or the target folder holds something.
+    """
+    source = storage.path(workdir) / f"iteration_{iteration:03d}" / "checkpoint"
+    out = pathlib.Path(out)
+    if not (source / "model.json").exists():
+        raise InputError(f"--workdir {workdir}: iteration {iteration} has no finished checkpoint ({source})")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"--out {out}: is {'not empty' if out.is_dir() else 'a file'}; take another folder")
+    config = checkpoint.read_model_config(source)
+    with storage.read_locally(source / "tokenizer") as place:
+        tokenizer = Tokenizer.load(f"hf:{place}")
+    # Whatever devices the run had, here each param is held whole.
+    placement = sharding.Placement(sharding.make_mesh(-1, 1, 1), config)
+    params = checkpoint.load_model(source, placement.with_shardings(transformer.param_shapes(config), "decode"))
+    ends = list(tokenizer.stop_ids)
+    checkpoint_io.save_hf(
+        config, params, out,
+        token_ids={"bos_token_id": tokenizer.bos_id, "eos_token_id": ends[0] if len(ends) == 1 else ends},
+    )
+    tokenizer.save(out)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Exit code 2 where the input is at fault."""
+    try:
+        if len(argv) > 1:
+            raise InputError(f"unexpected argument {argv[1]!r}")
+        for name, flag in (("workdir", _WORKDIR), ("iteration", _ITERATION), ("out", _OUT)):
+            if flag.value is None:
+                raise InputError(f"--{name} is needed")
+        export(_WORKDIR.value, _ITERATION.value, _OUT.value)
+    except InputError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    print(_OUT.value)
+    return 0

@@ -1,0 +1,50 @@
+"""Log-probabilities of texts behind the policy's prompts, and what follows from them: likelihood and divergence."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ilf_jax.evaluation import kl, likelihood, statistics
+from ilf_jax.inference.generation import Generator
+from ilf_jax.inference.language_model import LanguageModel
+from ilf_jax.models import padding
+from ilf_jax.records import Example
+from ilf_jax.sampling import decode
+from ilf_jax.sampling.logits import make_sampling
+from ilf_jax.stages import context as run_lib
+from ilf_jax.tasks.task import Task
+
+_BATCH = 8
+
+
+def nll(task: Task, lm: LanguageModel, name: str, texts: Sequence[tuple[Example, str]]) -> statistics.Metric:
+    """Negative log-likelihood a token, in nats, of texts and the end behind them, as the policy's outputs."""
+    rows = []
+    for example, text in texts:
+        room = len(lm.tokenizer.encode(text)) + 2
+        (prompt,) = lm.encode(example.id, [task.policy_prompt(example)], room)
+        rows.append((prompt.ids, [*lm.continuation(prompt, text), lm.end_id]))
+    found: list[np.ndarray] = [np.empty(0)] * len(rows)
+    lengths = [len(prompt) + len(text) for prompt, text in rows]
+    for batch in padding.batches_by_length(lengths, _BATCH):
+        for i, logprobs in zip(batch, lm.logprobs([rows[i] for i in batch], _BATCH), strict=True):
+            found[i] = logprobs
+    return likelihood.negative_log_likelihood(name, found)
+
+
+def divergence(run: run_lib.Run, name: str, own: LanguageModel, other: LanguageModel) -> list[statistics.Metric]:
+    """KL(own || other), from one sample of `own` for each held-out example."""
+    settings = run.config.evaluate
+    prompts = [own.encode(e.id, [run.task.policy_prompt(e)], settings.kl_max_new_tokens)[0] for e in run.held_out]
+    lengths = [len(prompt.ids) for prompt in prompts]
+    generator = Generator(own, make_sampling(1.0, 0, 1.0), settings.kl_max_new_tokens, settings.batch_size, (),
+                          own.row_lengths(lengths))
+    drawn, found = [], []
+    for batch in padding.batches_by_length(lengths, settings.batch_size):
+        keys = decode.candidate_keys(run.config.seed, run.iteration, name, [prompts[i].id for i in batch], [0])
+        samples = [sample for (sample,) in generator.start([prompts[i] for i in batch], keys)()]
+        drawn += [sample.logprobs for sample in samples]
+        pairs = [(prompts[i].ids, sample.tokens.tolist()) for i, sample in zip(batch, samples, strict=True)]
+        for start in range(0, len(pairs), _BATCH):
+            found += other.logprobs(pairs[start : start + _BATCH], _BATCH)
+    return kl.divergence(name, drawn, found)

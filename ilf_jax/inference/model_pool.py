@@ -1,0 +1,207 @@
+"""Loads the models that play a part, each checkpoint once."""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from ilf_jax import config as config_lib
+from ilf_jax.errors import InputError
+from ilf_jax.inference.language_model import LanguageModel
+from ilf_jax.models import checkpoint_io, transformer
+from ilf_jax.models.architecture import ModelConfig
+from ilf_jax.models.compute import ComputeOptions, in_precision
+from ilf_jax.runtime import checkpoint, progress, sharding, storage
+from ilf_jax.tokenizers.tokenizer import Tokenizer, check_vocab
+
+# Parts that are described by the section of another one.
+_SECTIONS = {"base": "policy", "reward_base": "reward_model"}
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def read_model_config(uri: str) -> ModelConfig:
+    """The architecture of any checkpoint URI, no weights read. Raises InputError if there is none."""
+    if uri.startswith("orbax:"):
+        return checkpoint.read_model_config(storage.path(uri.removeprefix("orbax:")))
+    return checkpoint_io.read_config(uri)
+
+
+def tokenizer_uri(settings: config_lib.Model, tokenizer_folder: storage.Path) -> str:
+    """Where a model's tokenizer is; `train:` ones were trained into `tokenizer_folder` before the run began."""
+    if settings.tokenizer is not None:
+        return f"hf:{tokenizer_folder}" if settings.tokenizer.startswith("train:") else settings.tokenizer
+    if settings.checkpoint.startswith("orbax:"):
+        return f"hf:{settings.checkpoint.removeprefix('orbax:')}/tokenizer"
+    return settings.checkpoint
+
+
+def compute_of(config: config_lib.Config, mesh: Mesh) -> ComputeOptions:
+    """How this run computes its models, on the devices of `mesh`.
+
+    Raises:
+        InputError: config.attention asks for a kernel that this device or precision does not have.
+    """
+    platform, kernel = mesh.devices.flat[0].platform, config.attention
+    if kernel == "auto":
+        kernel = "xla"
+        if config.precision == "bfloat16":
+            kernel = {"gpu": "cudnn", "tpu": "splash"}.get(platform, "xla")
+    if kernel == "cudnn" and (platform != "gpu" or config.precision != "bfloat16"):
+        raise InputError(f"config.attention='cudnn' needs an NVIDIA GPU and config.precision='bfloat16'; here are "
+                         f"{platform} devices and config.precision={config.precision!r}; 'xla' runs everywhere")
+    rows = sharding.batch_sharding(mesh) if mesh.size > 1 else None
+    return ComputeOptions(_DTYPES[config.precision], kernel, mesh if kernel == "splash" else None,
+                   one_by_one=platform == "cpu" and mesh.size == 1, rows=rows)
+
+
+class Models:
+    """All checkpoints of a process, kept while the process lives. Arms of a run share one of these.
+
+    A model is held in the decode layout, its matrices in the precision that this run computes in. What is to be trained
+    is taken out of here, in float32 and the training layout.
+    """
+
+    def __init__(self, mesh: Mesh, seed: int, precision: str = "float32") -> None:
+        self.mesh, self._seed, self._dtype = mesh, seed, _DTYPES[precision]
+        self._params: dict[str, transformer.Params] = {}
+        self._trained: dict[str, ModelConfig] = {}
+        self._tokenizers: dict[str, Tokenizer] = {}
+
+    def tokenizer(self, uri: str) -> Tokenizer:
+        """A tokenizer, loaded once."""
+        if uri not in self._tokenizers and "://" in uri:
+            with storage.read_locally(storage.path(uri.removeprefix("hf:"))) as folder:
+                self._tokenizers[uri] = Tokenizer.load(f"hf:{folder}")
+        elif uri not in self._tokenizers:
+            self._tokenizers[uri] = Tokenizer.load(uri)
+        return self._tokenizers[uri]
+
+    def config(self, uri: str) -> ModelConfig:
+        """The architecture of a checkpoint; of one that is held because it was trained here, nothing is read."""
+        return self._trained[uri] if uri in self._trained else read_model_config(uri)
+
+    def get(self, uri: str) -> transformer.Params:
+        """The params of a checkpoint to read, loaded once."""
+        if uri not in self._params:
+            self._params[uri] = self._load(uri, "decode", self._dtype)
+        return self._params[uri]
+
+    def take(self, uri: str) -> transformer.Params:
+        """The params of a checkpoint to train: they are the caller's, and loaded again when next asked for.
+
+        A copy of them beside the optimizer's state would decide what fits into memory.
+        """
+        held = self._params.pop(uri, None)
+        if held is None or self._dtype != jnp.float32:
+            del held
+            return self._load(uri, "train", jnp.float32)
+        return sharding.Placement(self.mesh, self.config(uri)).params(held, "train")
+
+    def keep(self, uri: str, params: transformer.Params, model: ModelConfig) -> None:
+        """Holds float32 params in the training layout that are being saved as `uri`: they are not read from there."""
+        self._trained[uri] = model
+        placement = sharding.Placement(self.mesh, model)
+        self._params[uri] = placement.params(in_precision(params, self._dtype), "decode")
+
+    def forget(self, uri: str) -> None:
+        """Lets go of a checkpoint; asked for again, it is loaded again."""
+        self._params.pop(uri, None)
+        self._trained.pop(uri, None)
+
+    def _load(self, uri: str, layout: str, dtype: jnp.dtype) -> transformer.Params:
+        progress.log(f"loading {uri}")
+        model = self.config(uri)
+        placement = sharding.Placement(self.mesh, model)
+        shapes = transformer.param_shapes(model)
+        if uri.startswith("orbax:"):
+            folder = storage.path(uri.removeprefix("orbax:"))
+            return checkpoint.load_model(folder, placement.with_shardings(in_precision(shapes, dtype), layout))
+        if uri.startswith("init:"):
+            return in_precision(
+                checkpoint_io.random_params(model, self._seed, placement.shardings(shapes, layout)), dtype)
+        # In its precision before it is on a device, whose memory would have to hold both.
+        return checkpoint_io.load_params(
+            uri, lambda path, array: placement.put_param(path, in_precision(array, dtype), layout))
+
+
+class Roles:
+    """Who plays which part while the policy has been through `trained` iterations."""
+
+    def __init__(
+        self, config: config_lib.Config, models: Models, tokenizer_folder: storage.Path,
+        policy_checkpoint: storage.Path | None, reward_checkpoint: storage.Path | None = None,
+    ) -> None:
+        """What plays a part that the configuration alone does not tell.
+
+        Args:
+            policy_checkpoint: the current policy's; None while it is the base checkpoint itself.
+            reward_checkpoint: that of the reward model which the run trains; None where it trains none.
+        """
+        self._config, self._models, self._tokenizer_folder = config, models, tokenizer_folder
+        self._policy_uri = config.policy.checkpoint if policy_checkpoint is None else _saved_uri(policy_checkpoint)
+        self._reward_uri = None if reward_checkpoint is None else _saved_uri(reward_checkpoint)
+
+    def get(self, name: str) -> LanguageModel:
+        """The model that plays a part.
+
+        Args:
+            name: policy, base (the policy before training), refiner, judge, critic, embedder, reward_model, or
+                reward_base (what the reward model is trained from).
+
+        Raises:
+            InputError: the checkpoint cannot be loaded, or its tokenizer does not belong to it.
+        """
+        return dataclasses.replace(self.without_params(name), params=self._models.get(self._uri(name)))
+
+    def without_params(self, name: str) -> LanguageModel:
+        """As `get`, but nothing is loaded: enough to put prompts into tokens."""
+        settings, uri = self._settings(name), self._uri(name)
+        model = self._models.config(uri)
+        own = self._config.policy if settings.checkpoint == "policy" else settings
+        tokenizer = self._models.tokenizer(tokenizer_uri(own, self._tokenizer_folder))
+        check_vocab(tokenizer, model, uri)
+        return LanguageModel(
+            name=_SECTIONS.get(name, name),  # for messages, which name config keys
+            settings=settings, architecture=model, params={}, tokenizer=tokenizer,
+            placement=sharding.Placement(self._models.mesh, model), compute=compute_of(self._config, self._models.mesh),
+        )
+
+    def take(self, name: str) -> transformer.Params:
+        """Params to train, see `Models.take`."""
+        return self._models.take(self._uri(name))
+
+    def forget(self, name: str) -> None:
+        """See `Models.forget`."""
+        self._models.forget(self._uri(name))
+
+    def keep(self, checkpoint: storage.Path, params: transformer.Params, model: ModelConfig) -> None:
+        """Params that were trained, see `Models.keep`."""
+        self._models.keep(_saved_uri(checkpoint), params, model)
+
+    def _settings(self, name: str) -> config_lib.Model:
+        return getattr(self._config, _SECTIONS.get(name, name))
+
+    def _uri(self, name: str) -> str:
+        if name == "reward_model" and self._reward_uri is not None:
+            return self._reward_uri
+        plays_policy = name == "policy" or self._settings(name).checkpoint == "policy"
+        return self._policy_uri if plays_policy else self._settings(name).checkpoint
+
+
+def _saved_uri(checkpoint: storage.Path) -> str:
+    return f"orbax:{checkpoint}"
+
+
+def check(config: config_lib.Config, roles: list[str]) -> None:
+    """Raises InputError if a checkpoint that a part needs is not there. Reads headers only."""
+    for name in roles:
+        uri = getattr(config, name).checkpoint
+        if uri == "policy":
+            continue
+        try:
+            model = read_model_config(uri)
+        except InputError as e:
+            raise InputError(f"config.{name}.checkpoint: {e}") from e
+        if model.scalar_head and name != "reward_model":
+            raise InputError(f"config.{name}.checkpoint: {uri} is a reward model with a scalar head, which writes and "
+                             "answers nothing")

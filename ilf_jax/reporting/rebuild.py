@@ -1,0 +1,35 @@
+"""Rebuilds a run's report.html from the files of its work folder, finished or not.
+
+python -m ilf_jax.report --workdir=DIR
+"""
+
+import sys
+from collections.abc import Sequence
+
+from absl import flags
+
+from ilf_jax.errors import InputError
+from ilf_jax.reporting.html_report import build_report
+from ilf_jax.runtime import storage
+from ilf_jax.runtime.workdir import PARAMS
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The work folder of a run.")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Builds the report and prints its path; exit code 2 where the input is at fault."""
+    try:
+        if len(argv) > 1:
+            raise InputError(f"unexpected argument {argv[1]!r}; the only flag is --workdir=DIR")
+        if not _WORKDIR.value:
+            raise InputError("--workdir=DIR is needed: the work folder of a run")
+        folder = storage.path(_WORKDIR.value)
+        with storage.read_locally(folder, leave_out=PARAMS) as place:
+            page = build_report(place)
+            if not storage.is_local(folder):
+                (folder / page.name).write_text(page.read_text(encoding="utf-8"))
+        print(folder / page.name)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0

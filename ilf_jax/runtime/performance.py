@@ -1,0 +1,163 @@
+"""What work cost: seconds, programs compiled or found compiled, seconds spent waiting for the device or on saving."""
+
+import contextlib
+import dataclasses
+import pathlib
+import resource
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+from jax import monitoring
+from jax.experimental import multihost_utils
+
+from ilf_jax.runtime import hardware, progress, storage
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass
+class _Counts:
+    """Sums over the life of the process."""
+
+    built_or_loaded: int = 0
+    compile_seconds: float = 0.0
+    cache_hits: int = 0
+    waited_seconds: float = 0.0
+    saving_seconds: float = 0.0
+
+
+_counts = _Counts()
+_counting = threading.Lock()  # programs are compiled by several threads
+
+
+def _on_duration(event: str, seconds: float, **_: Any) -> None:
+    if event == "/jax/core/compile/backend_compile_duration":
+        with _counting:
+            _counts.built_or_loaded += 1
+            _counts.compile_seconds += seconds
+
+
+def _on_event(event: str, **_: Any) -> None:
+    if event == "/jax/compilation_cache/cache_hits":
+        with _counting:
+            _counts.cache_hits += 1
+
+
+monitoring.register_event_duration_secs_listener(_on_duration)
+monitoring.register_event_listener(_on_event)
+
+
+def fetch(arrays: T) -> T:
+    """Whole arrays from the devices, once they are there; the time that takes counts as waiting."""
+    start = time.monotonic()
+    found = jax.device_get(jax.tree.map(_whole, arrays))
+    _counts.waited_seconds += time.monotonic() - start
+    return found
+
+
+@contextlib.contextmanager
+def saving() -> Iterator[None]:
+    """The time in here counts as spent on saving params and states: the host does nothing else."""
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        _counts.saving_seconds += time.monotonic() - start
+
+
+def _whole(array: Any) -> Any:
+    """One whose parts are on other processes, too, is put together."""
+    if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
+        return array
+    return multihost_utils.process_allgather(array, tiled=True)
+
+
+class Work(NamedTuple):
+    """What was done: tokens through the model's layers, and the FLOPs that the model needs for them."""
+
+    tokens: int = 0
+    flops: float = 0.0
+
+
+class Meter:
+    """Measures from its making on.
+
+        meter = Meter()
+        ...
+        folder.finish(..., cost=meter.cost(work))
+    """
+
+    def __init__(self) -> None:
+        self._start, self._before = time.monotonic(), dataclasses.replace(_counts)
+
+    def cost(self, work: Work = Work(), precision: str = "float32") -> dict[str, float]:  # noqa: B008
+        """What was done since then, and what it cost.
+
+        Returns:
+            seconds; compilations (programs built anew), cache_hits (programs found compiled), compile_seconds (both);
+            host_seconds, in which the host did not wait for the device: the device stood idle for no longer than that;
+            saving_seconds, of those, in which the host wrote params and states, or waited until they were written;
+            peak_memory, see there; and of `work`: tokens, tokens_per_second_per_device, and mfu where the device's peak
+            is known: FLOPs / (seconds x devices x peak FLOP/s) (Chowdhery et al. 2022, appendix B).
+        """
+        before, now = self._before, _counts
+        seconds = time.monotonic() - self._start
+        hits = now.cache_hits - before.cache_hits
+        cost = {
+            "seconds": seconds, "compilations": now.built_or_loaded - before.built_or_loaded - hits,
+            "cache_hits": hits, "compile_seconds": now.compile_seconds - before.compile_seconds,
+            "host_seconds": seconds - (now.waited_seconds - before.waited_seconds),
+            "saving_seconds": now.saving_seconds - before.saving_seconds, "peak_memory": peak_memory(),
+        }
+        if work.tokens:
+            chip = hardware.chip(jax.devices()[0])
+            cost |= {"tokens": work.tokens,
+                     "tokens_per_second_per_device": work.tokens / seconds / jax.device_count()}
+            if chip is not None:
+                cost["mfu"] = work.flops / (seconds * jax.device_count() * chip.peak(precision))
+        return cost
+
+
+def peak_memory() -> int:
+    """The most bytes in use on one of this process's devices so far; on a CPU, the process's own memory."""
+    found = [stats.get("peak_bytes_in_use", 0) for device in jax.local_devices() if (stats := device.memory_stats())]
+    if found:
+        return max(found)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+class Profile:
+    """Records a trace of some steps, for xprof or TensorBoard's profile page."""
+
+    # The first steps compile, and fill the pipeline.
+    _SKIPPED = 2
+
+    def __init__(self, folder: storage.Path, steps: int) -> None:
+        """`steps`: how many; 0: none."""
+        self._folder, self._steps, self._seen, self._running = folder, steps, 0, False
+
+    def step(self) -> None:
+        """Called before each step."""
+        self._seen += 1
+        if self._steps and self._seen == self._SKIPPED + 1:
+            self._place = self._folder if storage.is_local(self._folder) else pathlib.Path(tempfile.mkdtemp())
+            jax.profiler.start_trace(str(self._place))
+            self._running = True
+        elif self._seen > self._SKIPPED + self._steps:
+            self.stop()
+
+    def stop(self) -> None:
+        """Called behind the last one."""
+        if self._running:
+            jax.profiler.stop_trace()
+            self._running, self._steps = False, 0
+            if self._place != self._folder:
+                storage.copy(self._place, self._folder)
+                storage.delete(self._place)
+            progress.log(f"profile written to {self._folder}")

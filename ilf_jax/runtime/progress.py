@@ -1,0 +1,248 @@
+"""What a run says while it works: log lines, progress bars, tables, TensorBoard. Imports no jax."""
+
+import logging
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import rich.box
+import rich.console
+import rich.progress
+import rich.table
+import rich.text
+from absl import flags
+from absl import logging as absl_logging
+
+from ilf_jax.runtime import distributed
+
+SECONDS_BETWEEN_LINES = 30.0
+
+# A child of absl's logger: its lines pass at level INFO while the libraries that log through absl (orbax above all)
+# stay at absl's own default, WARNING.
+_logger = absl_logging.get_absl_logger().getChild("ilf_jax")
+_logger.setLevel(logging.INFO)
+
+_live_bars: list["Progress"] = []
+
+
+class _PlainFormatter(logging.Formatter):
+    """Our own lines bare, everybody else's with absl's prefix of level, time and place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._others = absl_logging.PythonFormatter()
+
+    def format(self, record: logging.LogRecord) -> str:
+        return super().format(record) if record.name == _logger.name else self._others.format(record)
+
+
+def log(message: str) -> None:
+    """Logs one line at level INFO: plainly on stderr, above the progress bar where one is drawn.
+
+    `--verbosity` below 0, where the user gave it, silences these lines. Of several processes, process 0 tells them.
+    """
+    if not distributed.is_main():
+        return
+    if flags.FLAGS.is_parsed() and flags.FLAGS["verbosity"].present and flags.FLAGS.verbosity < 0:
+        return
+    if _live_bars:
+        _live_bars[-1].console.print(message, markup=False, highlight=False, soft_wrap=True)
+        return
+    if not logging.getLogger().handlers:
+        absl_logging.use_absl_handler()
+    handler = absl_logging.get_absl_handler()
+    if not isinstance(handler.formatter, _PlainFormatter):
+        handler.setFormatter(_PlainFormatter())
+    _logger.info("%s", message)
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: '0.4 s', '12 s', '3:05', '2:00:01'."""
+    if seconds < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    hours, rest = divmod(round(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _figures_text(figures: Mapping[str, Any]) -> str:
+    return ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in figures.items())
+
+
+class Progress:
+    """Progress through `total` units of work: a bar on a terminal, sparse log lines elsewhere.
+
+        with Progress("refine", total=len(documents), done=already) as bar:
+            bar.advance(len(batch), tokens_per_second=rate)
+
+    Args:
+        label: what is being done.
+        total: units there are.
+        unit: what is counted, in the plural.
+        done: units that an earlier run has done; they count as progress, not towards the rate.
+        console: where to draw; stderr if None.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        total: int,
+        unit: str = "documents",
+        *,
+        done: int = 0,
+        console: rich.console.Console | None = None,
+    ) -> None:
+        self.label, self.total, self.unit = label, total, unit
+        self.console = console or rich.console.Console(stderr=True)
+        self._start_done = self.done = done
+        self._figures: dict[str, Any] = {}
+        self._bar: rich.progress.Progress | None = None
+        self._started = self._last_line = 0.0
+
+    @property
+    def rate(self) -> float:
+        """Units a second in this run; 0 before the first."""
+        return (self.done - self._start_done) / max(time.monotonic() - self._started, 1e-9)
+
+    def __enter__(self) -> Self:
+        self._started = self._last_line = time.monotonic()
+        if not self.console.is_terminal or not distributed.is_main():
+            log(f"{self.label}: {self.done} of {self.total} {self.unit} done, starting")
+            return self
+        self._bar = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}", markup=False),
+            rich.progress.BarColumn(),
+            rich.progress.MofNCompleteColumn(),
+            rich.progress.TextColumn("{task.fields[tail]}", markup=False),
+            rich.progress.TimeRemainingColumn(),
+            console=self.console,
+        )
+        self._task = self._bar.add_task(self.label, total=self.total, completed=self.done, tail="")
+        self._bar.start()
+        _live_bars.append(self)
+        return self
+
+    def advance(self, n: int = 1, **figures: Any) -> None:
+        """Counts `n` more units as done and shows `figures` (latest loss, tokens a second) beside the rate."""
+        self.done += n
+        self._figures.update(figures)
+        if self._bar is not None:
+            tail = ", ".join(filter(None, [f"{self.rate:.3g} {self.unit}/s", _figures_text(self._figures)]))
+            self._bar.update(self._task, completed=self.done, tail=tail)
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES and self.done < self.total:
+            self._last_line = time.monotonic()
+            left = f"{duration((self.total - self.done) / self.rate)} left" if self.rate > 0 else ""
+            parts = [f"{self.rate:.3g} {self.unit}/s", left, _figures_text(self._figures)]
+            log(f"{self.label}: {self.done} of {self.total} {self.unit}, {', '.join(filter(None, parts))}")
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            _live_bars.remove(self)
+            self._bar = None
+            return
+        took = duration(time.monotonic() - self._started)
+        count = f"{self.done} of {self.total}" if self.done != self.total else f"{self.done}"
+        ended = f"stopped by {kind.__name__} after" if kind else "done in"
+        parts = [f"{ended} {took}", f"{self.rate:.3g} {self.unit}/s", _figures_text(self._figures)]
+        log(f"{self.label}: {count} {self.unit}, {', '.join(filter(None, parts))}")
+
+
+def _is_number(text: str) -> bool:
+    return text.lstrip("+-").replace(",", "")[:1].isdigit() or text in ("", "-", "–", "—", "nan")
+
+
+def format_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table as aligned plain text; columns of numbers stand to the right."""
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    right = [bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(columns))]
+    widths = [max(len(text) for text in column) for column in zip(columns, *cells, strict=True)]
+
+    def line(row: Sequence[str]) -> str:
+        padded = [t.rjust(w) if r else t.ljust(w) for t, w, r in zip(row, widths, right, strict=True)]
+        return "  ".join(padded).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join(filter(None, [title, line(columns), rule, *(line(row) for row in cells)]))
+
+
+def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Prints a table on stdout: ruled on a terminal, aligned plain text in a pipe or a file."""
+    console = rich.console.Console()
+    if not console.is_terminal:
+        sys.stdout.write(format_table(title, columns, rows) + "\n")
+        sys.stdout.flush()
+        return
+    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    table = rich.table.Table(title=rich.text.Text(title), title_justify="left", box=rich.box.SIMPLE_HEAD)
+    for i, column in enumerate(columns):
+        right = bool(cells) and all(_is_number(row[i]) for row in cells)
+        table.add_column(rich.text.Text(column), justify="right" if right else "left", overflow="fold")
+    for row in cells:
+        table.add_row(*(rich.text.Text(cell) for cell in row))
+    console.print(table)
+
+
+class TensorBoard:
+    """Metrics as TensorBoard scalars in `workdir/tensorboard`, tag `stage/metric`, step = iteration.
+
+    A metric is a mapping with `iteration`, `stage`, `metric`, `value` as in metrics.jsonl; other keys are left out.
+    Nothing is written, nor tensorboardX imported (over a second), before there is a metric.
+    """
+
+    def __init__(self, workdir: str | Path) -> None:
+        self.folder = Path(workdir) / "tensorboard"
+        self._writer: Any = None
+
+    def add(self, metrics: Iterable[Mapping[str, Any]]) -> None:
+        """Appends metrics that are new; after a resume call `rewrite` first, or events stand there twice."""
+        metrics = list(metrics)
+        if not metrics:
+            return
+        if self._writer is None:
+            self._writer = self._open(self.folder)
+        self._write(self._writer, metrics)
+
+    def rewrite(self, metrics: Iterable[Mapping[str, Any]]) -> None:
+        """Puts exactly these metrics in place of whatever the folder holds.
+
+        The new events are complete before the old ones go, so a kill leaves one or the other.
+        """
+        self.close()
+        metrics = list(metrics)
+        fresh = self.folder.with_name(self.folder.name + ".tmp")
+        shutil.rmtree(fresh, ignore_errors=True)
+        if metrics:
+            writer = self._open(fresh)
+            self._write(writer, metrics)
+            writer.close()
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        if metrics:
+            fresh.rename(self.folder)
+
+    def close(self) -> None:
+        """Flushes and closes the events file; `add` opens another."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    @staticmethod
+    def _open(folder: Path) -> Any:
+        import tensorboardX
+
+        # tensorboardX names a file by the second: a second writer within it would overwrite the first one's events.
+        return tensorboardX.SummaryWriter(str(folder), filename_suffix=f".{time.time_ns()}")
+
+    @staticmethod
+    def _write(writer: Any, metrics: Sequence[Mapping[str, Any]]) -> None:
+        for metric in metrics:
+            if metric["value"] is not None:
+                writer.add_scalar(f"{metric['stage']}/{metric['metric']}", metric["value"], metric["iteration"])
+        writer.flush()

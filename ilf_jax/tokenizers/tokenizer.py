@@ -1,0 +1,205 @@
+"""Text <-> token ids. Hugging Face tokenizers, sentencepiece models and GGUF vocabularies behind one class."""
+
+import dataclasses
+import datetime
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import jinja2.sandbox
+import tokenizers
+from tokenizers import processors
+
+from ilf_jax.errors import InputError
+from ilf_jax.models import checkpoint_io
+from ilf_jax.models.architecture import ModelConfig
+from ilf_jax.tokenizers import hf_files
+
+
+@dataclasses.dataclass(frozen=True)
+class AnswerTokens:
+    """Where two answers to a prompt part: after `common`, the next token is ids[0] or ids[1].
+
+    `exact`: each answer is one token, so that the probability of the token is that of the answer.
+    """
+
+    common: tuple[int, ...]
+    ids: tuple[int, int]
+    exact: bool
+
+
+class Tokenizer:
+    """Encodes, decodes, and knows the special tokens and the chat template.
+
+    Attributes:
+        vocab_size: one more than the largest id.
+        bos_id, eos_id: None where the vocabulary has none.
+        stop_ids: tokens that end a generation.
+        adds_bos: whether the model was trained with BOS in front (the caller passes `add_bos`).
+        chat_template: jinja source, or None.
+    """
+
+    def __init__(self, parts: hf_files.Parts) -> None:
+        self._backend, self.where = parts.backend, parts.where
+        self.vocab_size = parts.backend.size
+        self.bos_id, self.eos_id = parts.bos_id, parts.eos_id
+        self.stop_ids: tuple[int, ...] = tuple(
+            dict.fromkeys(i for i in (parts.eos_id, *parts.stop_ids) if i is not None)
+        )
+        self.adds_bos = parts.adds_bos and parts.bos_id is not None
+        self.chat_template = parts.chat_template
+
+    @classmethod
+    def load(cls, uri: str) -> "Tokenizer":
+        """The tokenizer of a checkpoint URI, or `file:PATH` of a tokenizer.json or .model.
+
+        Raises:
+            InputError: nothing there, no tokenizer in it, or a kind we do not know.
+        """
+        if uri.startswith("file:"):
+            return cls(hf_files.from_file(Path(uri.removeprefix("file:"))))
+        kind, path = checkpoint_io.resolve(uri)
+        if kind == "init":
+            raise InputError(f"tokenizer {uri!r}: random params have none; name one: file:PATH or another checkpoint")
+        return cls(hf_files.from_gguf(path) if kind == "gguf" else hf_files.from_folder(Path(path)))
+
+    def encode(self, text: str, add_bos: bool = False) -> list[int]:
+        """Ids of a text. Special tokens written in the text become their ids; only BOS is ever added."""
+        return self._bos(add_bos) + self._backend.encode(text)
+
+    def encode_batch(self, texts: Sequence[str], add_bos: bool = False) -> list[list[int]]:
+        """`encode` of each text, in parallel where the backend can."""
+        bos = self._bos(add_bos)
+        return [bos + ids for ids in self._backend.encode_batch(texts)]
+
+    def _bos(self, add_bos: bool) -> list[int]:
+        if add_bos and self.bos_id is None:
+            raise InputError(f"{self.where}: BOS is asked for, but the vocabulary has none")
+        return [self.bos_id] if add_bos else []
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, special tokens left out."""
+        return self._backend.decode([int(i) for i in ids])
+
+    @functools.cached_property
+    def token_texts(self) -> tuple[str, ...]:
+        """The text of every single token, with its leading space; bytes that are no character alone are U+FFFD."""
+        return tuple(self._backend.token_texts())
+
+    @functools.cached_property
+    def _prepends_space(self) -> bool:
+        first = self._backend.encode("a")[:1]
+        return bool(first) and first != self._backend.encode("\na")[-1:]
+
+    def _encode_inner(self, text: str) -> list[int]:
+        """Ids of a text that stands inside a longer one: without the space some vocabularies put in front."""
+        if self._prepends_space:
+            anchor, whole = self._backend.encode("\n"), self._backend.encode("\n" + text)
+            if whole[: len(anchor)] == anchor:
+                return whole[len(anchor) :]
+        return self._backend.encode(text)
+
+    def encode_continuation(self, prompt_ids: Sequence[int], prompt_text: str, text: str) -> list[int]:
+        """Ids that continue `prompt_ids` so that both together tokenise prompt_text + text.
+
+        Where a token would span the boundary there are no such ids, and those of `text` alone come back.
+        """
+        prompt, whole = list(prompt_ids), self._backend.encode(prompt_text + text)
+        if prompt and prompt[0] == self.bos_id and whole[:1] != [self.bos_id]:
+            whole = [self.bos_id, *whole]
+        return whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._encode_inner(text)
+
+    def answer_tokens(self, prompt_text: str, prompt_ids: Sequence[int], answers: tuple[str, str]) -> AnswerTokens:
+        """The first tokens that tell two answers to the prompt apart.
+
+        Raises:
+            InputError: the answers' tokens are equal, or one answer is a beginning of the other.
+        """
+        a, b = (self.encode_continuation(prompt_ids, prompt_text, answer) for answer in answers)
+        at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
+        if at is None:
+            raise InputError(
+                f"the answers {answers[0]!r} and {answers[1]!r} cannot be told apart by a token (their ids are {a} "
+                f"and {b}); neither may be a beginning of the other"
+            )
+        return AnswerTokens(tuple(a[:at]), (a[at], b[at]), len(a) == len(b) == 1)
+
+    def render_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
+        """The chat template applied to messages of {"role", "content"}; encode the result without BOS.
+
+        Raises:
+            InputError: no template, or it refuses the messages.
+        """
+        if self.chat_template is None:
+            raise InputError(f"{self.where}: has no chat template; use plain prompts with this checkpoint")
+        try:
+            return self._template.render(
+                messages=messages, add_generation_prompt=add_generation_prompt,
+                bos_token=self._text(self.bos_id), eos_token=self._text(self.eos_id),
+            )
+        except (jinja2.TemplateError, TypeError, KeyError) as error:
+            raise InputError(f"{self.where}: the chat template fails: {error}") from error
+
+    @functools.cached_property
+    def _template(self) -> jinja2.Template:
+        return _environment().from_string(self.chat_template)
+
+    def _text(self, token_id: int | None) -> str:
+        return "" if token_id is None else self._backend.piece(token_id)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer loads.
+
+        The ids that end a generation go into generation_config.json, a sentencepiece model into tokenizer.model.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        fast = self._backend.to_json()
+        if self.adds_bos and not hf_files.Fast(fast).template_adds(self.bos_id):
+            bos = self._text(self.bos_id)
+            fast = tokenizers.Tokenizer.from_str(fast.to_str())  # this tokenizer stays as it is
+            fast.post_processor = processors.TemplateProcessing(
+                single=[bos, "$A"], pair=[bos, "$A", bos, "$B"], special_tokens=[(bos, self.bos_id)]
+            )
+        fast.save(str(folder / "tokenizer.json"))
+        config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "add_bos_token": self.adds_bos}
+        config["clean_up_tokenization_spaces"] = False
+        for name, token_id in (("bos_token", self.bos_id), ("eos_token", self.eos_id)):
+            if token_id is not None:
+                config[name] = fast.id_to_token(token_id)
+        if self.chat_template is not None:
+            config["chat_template"] = self.chat_template
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False))
+        if self.stop_ids:  # no key of tokenizer_config.json holds several; other settings of the model's file stay
+            path = folder / "generation_config.json"
+            kept = checkpoint_io.read_json(path) if path.is_file() else {}
+            ends = self.stop_ids[0] if len(self.stop_ids) == 1 else list(self.stop_ids)
+            path.write_text(json.dumps({**kept, "eos_token_id": ends}, indent=2))
+        if isinstance(self._backend, hf_files.SentencePiece):
+            (folder / "tokenizer.model").write_bytes(self._backend.processor.serialized_model_proto())
+
+
+@functools.cache
+def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
+    def refuse(message: str) -> None:
+        raise jinja2.TemplateError(message)
+
+    env = jinja2.sandbox.ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    env.globals["raise_exception"] = refuse
+    env.globals["strftime_now"] = lambda pattern: datetime.datetime.now().strftime(pattern)
+    env.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
+    return env
+
+
+def check_vocab(tokenizer: Tokenizer, config: ModelConfig, uri: str) -> None:
+    """Raises InputError where the tokenizer can give ids that the model has no embedding for."""
+    if tokenizer.vocab_size > config.vocab_size:
+        raise InputError(
+            f"checkpoint {uri!r}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
+            f"{config.vocab_size} embeddings; they do not belong together"
+        )
