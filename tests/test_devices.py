@@ -14,7 +14,8 @@ import sys
 sys.path.insert(0, sys.argv[1])
 import jax
 from conftest import make_tiny_config
-from ilf_jax import checkpoint, ilf
+from ilf_jax import ilf
+from ilf_jax.runtime import checkpoint
 c = make_tiny_config()
 c.mesh.data, c.mesh.fsdp = 2, 2
 for section in (c.draft, c.feedback, c.refine, c.evaluate):
@@ -76,17 +77,18 @@ def test_checkpoint_of_four_devices_is_exported_on_one(runs, tmp_path):
 _ELSEWHERE = """
 import dataclasses, pathlib, sys
 import jax, numpy as np
-from ilf_jax import checkpoint, sharding
 from ilf_jax import config as config_lib
+from ilf_jax.models.placement import Placement
+from ilf_jax.runtime import checkpoint, sharding
 from ilf_jax.models import transformer
-from ilf_jax.stages import models
+from ilf_jax.inference import model_pool
 from ilf_jax.models.architecture import small_shape
 
 config = dataclasses.replace(small_shape(64, 2, 96), num_heads=4, num_kv_heads=2, head_dim=16)
 devices, folder = jax.devices(), pathlib.Path(sys.argv[1])
-place = lambda sizes, some: sharding.Placement(sharding.make_mesh(*sizes, some), config)
+place = lambda sizes, some: Placement(sharding.make_mesh(*sizes, some), config)
 first = place((1, 8, 1), devices)
-assert not models.compute_of(config_lib.Config(), first.mesh).one_by_one
+assert not model_pool.compute_of(config_lib.Config(), first.mesh).one_by_one
 params = first.params(transformer.init_params(config, jax.random.key(3)), "train")
 assert len(params["embedding"].sharding.device_set) == 8 and not params["embedding"].is_fully_replicated
 checkpoint.save_model(folder, params, config)()

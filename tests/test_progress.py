@@ -80,7 +80,7 @@ def test_log_is_info(caplog):
 
 def test_log_is_plain_on_stderr_without_jax_or_library_chatter():
     code = (
-        "import sys; from ilf_jax import progress; from absl import flags, logging; flags.FLAGS(['x']);"
+        "import sys; from ilf_jax.runtime import progress; from absl import flags, logging; flags.FLAGS(['x']);"
         "progress.log('hello'); logging.info('chatter'); logging.warning('careful');"
         "assert 'jax' not in sys.modules and 'tensorboardX' not in sys.modules"
     )

@@ -12,8 +12,9 @@ import pytest
 from jax.sharding import Mesh, PartitionSpec
 
 from ilf_jax.errors import InputError
-from ilf_jax.models import transformer
+from ilf_jax.models import placement, transformer
 from ilf_jax.models.architecture import small_shape
+from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import sharding
 
 # Two shards do not divide 3 kv heads; they do divide 24 query heads.
@@ -29,13 +30,14 @@ MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2)]
 SCRIPT = '''
 import functools, json
 import jax, numpy as np, optax
-from ilf_jax import sharding
+from ilf_jax.models.placement import Placement
+from ilf_jax.runtime import sharding
 from ilf_jax.models.compute import FLOAT32, ComputeOptions
 from ilf_jax.errors import InputError
 from ilf_jax.models import transformer
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
-from ilf_jax.steps import finetune, refine, score
+from ilf_jax.steps import finetune_step, refine_step, score_step
 from ilf_jax.training import objectives, packing
 from tests_sharding import CONFIG, MESHES
 
@@ -58,13 +60,13 @@ offsets = np.broadcast_to(np.array([0, 1, 2, 3, 2, 3], np.int32), (8, 2, 6))
 leaves = np.broadcast_to(np.array([0, 0, 1, 1, 2, 2], np.int32), (8, 2, 6))
 last = np.broadcast_to(np.array([3, 5], np.int32), (8, 2, 2))
 sgd = optax.identity()  # times -0.5: the params after a step are the gradients, scaled and shifted
-generate = jax.jit(refine.refine_step, static_argnames=("config", "max_new_tokens", "compute"))
-answer_logits = jax.jit(score.answer_logits_step, static_argnames=("config", "compute"))
+generate = jax.jit(refine_step.refine_step, static_argnames=("config", "max_new_tokens", "compute"))
+answer_logits = jax.jit(score_step.answer_logits_step, static_argnames=("config", "compute"))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def train(objective, params, batch):
-    return finetune.train_step(objective, sgd, finetune.init_state(params, sgd), {}, batch, 0.5)
+    return finetune_step.train_step(objective, sgd, finetune_step.init_state(params, sgd), {}, batch, 0.5)
 
 
 def everything(train_params, decode_params, put, compute):
@@ -87,7 +89,7 @@ right, _ = everything(init, init, lambda arrays, axis: arrays, FLOAT32)
 report = {"moved": float(np.abs(right["params"]["embedding"] - init["embedding"]).max()),
           "drawn": int(right["sampled"].mask_BxCxL.sum()), "meshes": {}, "errors": {}}
 for sizes in MESHES:
-    placement = sharding.Placement(sharding.make_mesh(*sizes), CONFIG)
+    placement = Placement(sharding.make_mesh(*sizes), CONFIG)
     compute = ComputeOptions(rows=sharding.batch_sharding(placement.mesh))
     params = placement.params(init, "train"), placement.params(init, "decode")
     found, spec = everything(*params, placement.batch, compute)
@@ -164,7 +166,7 @@ class FakeMesh:
 )
 def test_a_tensor_axis_that_does_not_divide_is_refused(changes, tensor, words):
     with pytest.raises(InputError) as error:
-        sharding.Placement(FakeMesh(1, 1, tensor), dataclasses.replace(CONFIG, **changes))
+        Placement(FakeMesh(1, 1, tensor), dataclasses.replace(CONFIG, **changes))
     assert f"config.mesh.tensor={tensor}" in str(error.value)
     for word in words:
         assert word in str(error.value)
@@ -172,7 +174,7 @@ def test_a_tensor_axis_that_does_not_divide_is_refused(changes, tensor, words):
 
 
 def one_device(config=CONFIG):
-    return sharding.Placement(Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES), config)
+    return Placement(Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES), config)
 
 
 def test_every_matrix_is_sharded_in_training_and_whole_along_fsdp_in_decoding():
@@ -203,15 +205,15 @@ def test_optimizer_state_lies_like_the_params():
 
 
 def test_few_kv_heads_are_held_whole(monkeypatch):
-    monkeypatch.setattr(sharding, "NamedSharding", lambda mesh, spec: spec)
-    few = sharding.Placement(FakeMesh(1, 2, 2), CONFIG)
+    monkeypatch.setattr(placement, "NamedSharding", lambda mesh, spec: spec)
+    few = Placement(FakeMesh(1, 2, 2), CONFIG)
     assert few.param_sharding("layers_0/attention/k/kernel", "train") == PartitionSpec("fsdp", None)
     assert few.param_sharding("layers_0/attention/v/bias", "decode") == PartitionSpec(None)
     assert few.param_sharding("layers_0/attention/q/kernel", "train") == PartitionSpec("fsdp", "tensor")
-    odd = sharding.Placement(FakeMesh(1, 2, 2), dataclasses.replace(CONFIG, vocab_size=65))
+    odd = Placement(FakeMesh(1, 2, 2), dataclasses.replace(CONFIG, vocab_size=65))
     assert odd.param_sharding("embedding", "train") == PartitionSpec(None, "fsdp")
-    enough = sharding.Placement(FakeMesh(1, 2, 3), dataclasses.replace(CONFIG, intermediate_size=66, vocab_size=66))
+    enough = Placement(FakeMesh(1, 2, 3), dataclasses.replace(CONFIG, intermediate_size=66, vocab_size=66))
     assert enough.param_sharding("layers_0/attention/k/kernel", "train") == PartitionSpec("fsdp", "tensor")
-    assert sharding.Placement(FakeMesh(1, 5, 1), CONFIG).param_sharding("embedding", "train") == PartitionSpec(
+    assert Placement(FakeMesh(1, 5, 1), CONFIG).param_sharding("embedding", "train") == PartitionSpec(
         "tensor", None
     )

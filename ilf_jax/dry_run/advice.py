@@ -3,7 +3,7 @@
 from ilf_jax import config as config_lib
 from ilf_jax.dry_run.batch_shapes import Shapes
 from ilf_jax.dry_run.compiled_steps import Step
-from ilf_jax.runtime.sharding import Placement
+from ilf_jax.models.placement import Placement
 
 
 def changes(config: config_lib.Config, placement: Placement, shapes: Shapes, step: Step, count: int = 3) -> list[str]:

@@ -7,8 +7,8 @@ from ilf_jax import config as config_lib
 from ilf_jax.inference import answer_scoring
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.models import padding
+from ilf_jax.models.placement import Placement
 from ilf_jax.records import Example
-from ilf_jax.runtime.sharding import Placement
 from ilf_jax.stages import finetune
 from ilf_jax.stages.context import Roles
 from ilf_jax.tasks.task import Task

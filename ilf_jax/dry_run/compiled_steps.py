@@ -17,8 +17,9 @@ from ilf_jax.inference import generation, language_model, model_pool
 from ilf_jax.models import flops, lora, transformer
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions, in_precision
+from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import hardware, progress
-from ilf_jax.runtime.sharding import Placement, batch_sharding
+from ilf_jax.runtime.sharding import batch_sharding
 from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.stages import targets
 from ilf_jax.steps import finetune_step as finetune_steps

@@ -13,6 +13,7 @@ from ilf_jax.dry_run import advice, batch_shapes, compiled_steps, loss_mask
 from ilf_jax.errors import InputError
 from ilf_jax.inference import model_pool
 from ilf_jax.models import flops
+from ilf_jax.models.placement import Placement
 from ilf_jax.records import Example
 from ilf_jax.runtime import hardware, progress, sharding
 from ilf_jax.stages import finetune, targets
@@ -41,7 +42,7 @@ def dry_run(config: config_lib.Config, topology: str | None = None) -> int:
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
     model_pool.compute_of(config, mesh)
     preflight.check_sources(config, task)
-    placements = {part: sharding.Placement(mesh, model_pool.read_model_config(compiled_steps.uri_of(config, part)))
+    placements = {part: Placement(mesh, model_pool.read_model_config(compiled_steps.uri_of(config, part)))
                   for part in _PARTS}
     _show_models(config, placements)
     try:
@@ -54,7 +55,7 @@ def dry_run(config: config_lib.Config, topology: str | None = None) -> int:
     return _show_steps(config, placements, sizes)
 
 
-def _show_documents(config: config_lib.Config, task: Task, policy: sharding.Placement) -> batch_shapes.Shapes:
+def _show_documents(config: config_lib.Config, task: Task, policy: Placement) -> batch_shapes.Shapes:
     """What there is to see of documents and tokenizers, and how large it makes the steps."""
     found = documents.load_documents(config)
     preflight.check_documents(config, found)
@@ -72,7 +73,7 @@ def _show_documents(config: config_lib.Config, task: Task, policy: sharding.Plac
     return sizes
 
 
-def _show_models(config: config_lib.Config, placements: Mapping[str, sharding.Placement]) -> None:
+def _show_models(config: config_lib.Config, placements: Mapping[str, Placement]) -> None:
     rows = []
     for part, placement in placements.items():
         if part != "policy" and getattr(config, part).checkpoint == "policy":
@@ -111,7 +112,7 @@ def _show_example(config: config_lib.Config, task: Task, roles: model_pool.Roles
 
 
 def _show_steps(
-    config: config_lib.Config, placements: Mapping[str, sharding.Placement], sizes: batch_shapes.Shapes
+    config: config_lib.Config, placements: Mapping[str, Placement], sizes: batch_shapes.Shapes
 ) -> int:
     mesh = placements["policy"].mesh
     device = mesh.devices.flat[0]

@@ -11,6 +11,7 @@ from absl import flags
 
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io, transformer
+from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import checkpoint, sharding, storage
 from ilf_jax.tokenizers.tokenizer import Tokenizer
 
@@ -35,7 +36,7 @@ def export(workdir: str | pathlib.Path, iteration: int, out: str | pathlib.Path)
     with storage.read_locally(source / "tokenizer") as place:
         tokenizer = Tokenizer.load(f"hf:{place}")
     # Whatever devices the run had, here each param is held whole.
-    placement = sharding.Placement(sharding.make_mesh(-1, 1, 1), config)
+    placement = Placement(sharding.make_mesh(-1, 1, 1), config)
     params = checkpoint.load_model(source, placement.with_shardings(transformer.param_shapes(config), "decode"))
     ends = list(tokenizer.stop_ids)
     checkpoint_io.save_hf(

@@ -10,7 +10,8 @@ import numpy as np
 
 from ilf_jax.inference.language_model import Encoded, LanguageModel
 from ilf_jax.models import flops, padding
-from ilf_jax.runtime import performance, sharding
+from ilf_jax.models.placement import Placement
+from ilf_jax.runtime import performance
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import Sampling
 from ilf_jax.steps import refine_step
@@ -19,18 +20,18 @@ from ilf_jax.steps import refine_step
 _REFILLED_PART = 4
 
 
-def refine_program(placement: sharding.Placement) -> jax.stages.Wrapped:
+def refine_program(placement: Placement) -> jax.stages.Wrapped:
     """`steps.refine.refine_step`, jitted."""
     return placement.jit(refine_step.refine_step, static_argnames=("config", "max_new_tokens", "compute"))
 
 
-def start_program(placement: sharding.Placement) -> jax.stages.Wrapped:
+def start_program(placement: Placement) -> jax.stages.Wrapped:
     """`steps.refine.start_step`, jitted; slots stay where the mesh has them."""
     return placement.jit(refine_step.start_step, static_argnames=("config", "max_new_tokens", "compute"),
                          out_shardings=None)
 
 
-def refill_program(placement: sharding.Placement) -> jax.stages.Wrapped:
+def refill_program(placement: Placement) -> jax.stages.Wrapped:
     """`steps.refine.refill_step`, jitted, in the memory of the slots before."""
     return placement.jit(refine_step.refill_step, static_argnames=("config", "compute"), donate_argnames="slots",
                          out_shardings=None)

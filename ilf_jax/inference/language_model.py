@@ -12,7 +12,8 @@ from ilf_jax.errors import InputError
 from ilf_jax.models import flops, padding, transformer
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions
-from ilf_jax.runtime import performance, sharding
+from ilf_jax.models.placement import Placement
+from ilf_jax.runtime import performance
 from ilf_jax.steps import score_step
 from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tokenizers.tokenizer import Tokenizer
@@ -25,7 +26,7 @@ _STATIC = ("config", "compute")
 _LAYER_FLOPS = 3e10
 
 
-def answer_logits_program(placement: sharding.Placement) -> jax.stages.Wrapped:
+def answer_logits_program(placement: Placement) -> jax.stages.Wrapped:
     """`steps.score.answer_logits_step`, jitted."""
     return placement.jit(score_step.answer_logits_step, static_argnames=_STATIC)
 
@@ -80,7 +81,7 @@ class LanguageModel:
     architecture: ModelConfig
     params: transformer.Params
     tokenizer: Tokenizer
-    placement: sharding.Placement
+    placement: Placement
     compute: ComputeOptions
 
     @property

@@ -11,6 +11,7 @@ from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.models import checkpoint_io, transformer
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions, in_precision
+from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import checkpoint, progress, sharding, storage
 from ilf_jax.tokenizers.tokenizer import Tokenizer, check_vocab
 
@@ -95,12 +96,12 @@ class Models:
         if held is None or self._dtype != jnp.float32:
             del held
             return self._load(uri, "train", jnp.float32)
-        return sharding.Placement(self.mesh, self.config(uri)).params(held, "train")
+        return Placement(self.mesh, self.config(uri)).params(held, "train")
 
     def keep(self, uri: str, params: transformer.Params, model: ModelConfig) -> None:
         """Holds float32 params in the training layout that are being saved as `uri`: they are not read from there."""
         self._trained[uri] = model
-        placement = sharding.Placement(self.mesh, model)
+        placement = Placement(self.mesh, model)
         self._params[uri] = placement.params(in_precision(params, self._dtype), "decode")
 
     def forget(self, uri: str) -> None:
@@ -111,7 +112,7 @@ class Models:
     def _load(self, uri: str, layout: str, dtype: jnp.dtype) -> transformer.Params:
         progress.log(f"loading {uri}")
         model = self.config(uri)
-        placement = sharding.Placement(self.mesh, model)
+        placement = Placement(self.mesh, model)
         shapes = transformer.param_shapes(model)
         if uri.startswith("orbax:"):
             folder = storage.path(uri.removeprefix("orbax:"))
@@ -163,7 +164,7 @@ class Roles:
         return LanguageModel(
             name=_SECTIONS.get(name, name),  # for messages, which name config keys
             settings=settings, architecture=model, params={}, tokenizer=tokenizer,
-            placement=sharding.Placement(self._models.mesh, model), compute=compute_of(self._config, self._models.mesh),
+            placement=Placement(self._models.mesh, model), compute=compute_of(self._config, self._models.mesh),
         )
 
     def take(self, name: str) -> transformer.Params:

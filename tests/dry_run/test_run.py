@@ -12,6 +12,7 @@ from ilf_jax import config as config_lib
 from ilf_jax.dry_run import advice, batch_shapes, compiled_steps, dry_run
 from ilf_jax.inference import generation, language_model
 from ilf_jax.models import checkpoint_io
+from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import sharding
 from ilf_jax.training import loop
 
@@ -78,7 +79,7 @@ def test_predicts_what_the_run_compiles(quickstart, tmp_path, monkeypatch):
     monkeypatch.undo()
     assert set(found) == {"refine", "score", "finetune"}
 
-    placement = sharding.Placement(sharding.make_mesh(-1, 1, 1), checkpoint_io.read_config("builtin:word_removal_1m"))
+    placement = Placement(sharding.make_mesh(-1, 1, 1), checkpoint_io.read_config("builtin:word_removal_1m"))
     parts = dict.fromkeys(("refiner", "judge", "policy"), placement)
     actual = batch_shapes.Shapes(**sizes["refine"], **sizes["score"], **sizes["finetune"], told="")
     for step in compiled_steps.compile_all(quickstart, parts, actual):
@@ -105,7 +106,7 @@ def test_what_does_not_fit_is_told_with_remedies(quickstart, capsys, monkeypatch
 
 def test_remedies_help(quickstart):
     """Those for training, compiled: each takes less memory than before."""
-    placement = sharding.Placement(sharding.make_mesh(-1, 1, 1), checkpoint_io.read_config("builtin:word_removal_1m"))
+    placement = Placement(sharding.make_mesh(-1, 1, 1), checkpoint_io.read_config("builtin:word_removal_1m"))
     parts = dict.fromkeys(("refiner", "judge", "policy"), placement)
 
     def finetuned(**changes):
@@ -125,7 +126,7 @@ def test_remedies_help(quickstart):
 def test_deep_models_are_extrapolated(quickstart, monkeypatch):
     """Twelve layers from two and four, against twelve compiled."""
     model = dataclasses.replace(checkpoint_io.read_config("builtin:word_removal_1m"), num_layers=12)
-    placement = sharding.Placement(sharding.make_mesh(-1, 1, 1), model)
+    placement = Placement(sharding.make_mesh(-1, 1, 1), model)
     parts = dict.fromkeys(("refiner", "judge", "policy"), placement)
     sizes = dataclasses.replace(batch_shapes.assumed(quickstart, placement), row=64, prompt=64, prefix=64, targets=32)
     right = compiled_steps.compile_all(quickstart, parts, sizes)

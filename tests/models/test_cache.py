@@ -19,6 +19,7 @@ from ilf_jax.models import padding, transformer
 from ilf_jax.models.architecture import small_shape
 from ilf_jax.models.cache import empty_cache
 from ilf_jax.models.compute import FLOAT32
+from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import sharding
 from ilf_jax.tasks.prompts import Prompt, Question
 from ilf_jax.tokenizers.tokenizer import Tokenizer
@@ -97,7 +98,7 @@ def test_wanted_tokens_come_out_as_if_all_were_wanted(name):
 def test_layers_of_a_kind_share_their_sines(name, angles):
     config, params, prompts, suffixes, _, _ = problem(name)
     prefix = prefill(config, params, prompts, LENGTHS)[1]
-    program = sharding.Placement(sharding.make_mesh(1, 1, 1, jax.devices()[:1]), config).jit(
+    program = Placement(sharding.make_mesh(1, 1, 1, jax.devices()[:1]), config).jit(
         transformer.extend, static_argnames=("config", "compute"))
     text = program.lower(config, params, prefix, suffixes).compile().as_text()
     assert text.count(" sine(") == angles
@@ -214,7 +215,7 @@ def lm(tmp_path_factory):
     folder = tmp_path_factory.mktemp("characters")
     tokenizer.save(str(folder / "tokenizer.json"))
     (folder / "tokenizer_config.json").write_text('{"eos_token": "<end>"}')
-    placement = sharding.Placement(Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES), BASE)
+    placement = Placement(Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES), BASE)
     return LanguageModel(
         name="judge", settings=config_lib.Model(), model=BASE, params=random_params(BASE),
         tokenizer=Tokenizer.load(f"hf:{folder}"), placement=placement, compute=FLOAT32,

@@ -13,6 +13,7 @@ from ilf_jax.inference.language_model import Branch, LanguageModel
 from ilf_jax.models import transformer
 from ilf_jax.models.architecture import small_shape
 from ilf_jax.models.compute import FLOAT32
+from ilf_jax.models.placement import Placement
 from ilf_jax.records import Example
 from ilf_jax.runtime import sharding
 from ilf_jax.scoring import baselines, embedding, instruct_rm, selection
@@ -34,7 +35,7 @@ def lm(tmp_path_factory):
     tokenizer = Tokenizer.load(f"hf:{folder}")
     model = dataclasses.replace(small_shape(32, 1, 512), num_heads=4, num_kv_heads=2, head_dim=8)
     params = jax.tree.map(lambda a: 1.5 * a, transformer.init_params(model, jax.random.key(0)))
-    placement = sharding.Placement(Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES), model)
+    placement = Placement(Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES), model)
     return LanguageModel(name="judge", settings=config_lib.Model(), model=model, params=params, tokenizer=tokenizer,
                 placement=placement, compute=FLOAT32)
 

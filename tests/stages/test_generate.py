@@ -12,6 +12,7 @@ from ilf_jax.inference.generation import Generator
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.models import checkpoint_io
 from ilf_jax.models.compute import FLOAT32
+from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import sharding
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
@@ -25,7 +26,7 @@ PEOPLE = ["Ada the baker", "Bo", "Cy of the old harbour by the sea", "Di", "Ed t
 @functools.cache
 def lm():
     model = checkpoint_io.read_config(URI)
-    placement = sharding.Placement(sharding.make_mesh(-1, 1, 1), model)
+    placement = Placement(sharding.make_mesh(-1, 1, 1), model)
     params = checkpoint_io.load_params(URI, lambda path, array: placement.put_param(path, array, "decode"), seed=0)
     settings = config_lib.Model(checkpoint=URI)
     return LanguageModel("policy", settings, model, params, Tokenizer.load(URI), placement, FLOAT32)

@@ -5,6 +5,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.models import checkpoint_io
 from ilf_jax.models.compute import FLOAT32
+from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import sharding
 from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tokenizers.tokenizer import Tokenizer
@@ -19,7 +20,7 @@ def tokenizer():
 
 def make(tokenizer, **settings):
     model = checkpoint_io.read_config(URI)
-    placement = sharding.Placement(sharding.make_mesh(-1, 1, 1), model)
+    placement = Placement(sharding.make_mesh(-1, 1, 1), model)
     settings = config_lib.Model(checkpoint=URI, **settings)
     return LanguageModel("policy", settings, model, {}, tokenizer, placement, FLOAT32)
 

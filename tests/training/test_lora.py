@@ -18,6 +18,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.models import lora, transformer
 from ilf_jax.models.architecture import small_shape
 from ilf_jax.models.compute import FLOAT32, in_precision
+from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import checkpoint, sharding
 from ilf_jax.steps import finetune_step
 from ilf_jax.training import loop as stage
@@ -218,7 +219,7 @@ class FakeMesh:
 
 def test_adapters_lie_like_their_kernels(base, monkeypatch):
     monkeypatch.setattr(sharding, "NamedSharding", lambda mesh, spec: spec)
-    placement = sharding.Placement(FakeMesh(), CONFIG)
+    placement = Placement(FakeMesh(), CONFIG)
     for path in lora.target_paths(base, ALL):
         for layout in ("train", "decode"):
             kernel, a, b = (placement.param_sharding(re.sub("kernel$", name, path), layout)
@@ -231,22 +232,23 @@ _ON_DEVICES = """
 import functools, jax, json, optax
 import numpy as np
 import test_lora as t
-from ilf_jax import sharding
-from ilf_jax.models import transformer
-from ilf_jax.steps import finetune
-from ilf_jax.training import lora, objectives
+from ilf_jax.models import lora, transformer
+from ilf_jax.models.placement import Placement
+from ilf_jax.runtime import sharding
+from ilf_jax.steps import finetune_step
+from ilf_jax.training import objectives
 
 def run(place, put):
     whole = lora.add(transformer.init_params(t.CONFIG, jax.random.key(0)), 4, 8.0, t.ALL, t.KEY)
     params, frozen = lora.split(whole)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: a + 0.1 * rng.normal(size=a.shape).astype(np.float32), params)
-    step = jax.jit(functools.partial(finetune.train_step, objectives.NextTokenLoss(t.CONFIG), optax.identity()))
-    state = place(finetune.init_state(place(params), optax.identity()))
+    step = jax.jit(functools.partial(finetune_step.train_step, objectives.NextTokenLoss(t.CONFIG), optax.identity()))
+    state = place(finetune_step.init_state(place(params), optax.identity()))
     state, metrics = step(state, place(frozen), put(t.make_batch(count=8)), np.float32(0.5))
     return jax.device_get((metrics, lora.merge(lora.join(frozen, state.params)))), state
 
-placement = sharding.Placement(sharding.make_mesh(2, 2, 2), t.CONFIG)
+placement = Placement(sharding.make_mesh(2, 2, 2), t.CONFIG)
 one, _ = run(lambda a: a, lambda a: a)
 eight, state = run(lambda a: placement.params(a, "train"), lambda a: placement.batch(a, axis=1))
 pairs = zip(jax.tree.leaves(eight), jax.tree.leaves(one), strict=True)
