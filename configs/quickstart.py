@@ -16,7 +16,7 @@ def get_config():
     c = base_config()
     c.task = "word_removal"
     c.iterations = 3
-    c.compare = ("initial", "random")
+    c.baselines = ("initial", "random")
 
     c.data.source = "builtin:word_removal"
     c.data.train_size = 192

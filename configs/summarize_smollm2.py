@@ -51,7 +51,7 @@ def get_config(arg="ilf"):
 
     if arg == "compare":
         c.data.train_size, c.data.eval_size = 200, 64
-        c.compare = ("initial", "human_refinement")
+        c.baselines = ("initial", "human_refinement")
         c.score.prompts = "tree"
         c.evaluate.rank = c.evaluate.target_nll = c.evaluate.kl = True
     return c

@@ -4,20 +4,59 @@
     config = ilf_jax.base_config()
     config.data.source = "jsonl:reviews.jsonl"
     metrics = ilf_jax.run(config, "runs/reviews")
+
+Importing this loads no jax; what needs it does so when it is called.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ilf_jax.config import Config, base_config
 from ilf_jax.errors import InputError
+from ilf_jax.registry import register
 
-__all__ = ["InputError", "base_config", "run"]
+__all__ = ["InputError", "__version__", "base_config", "register", "run"]
+__version__ = "0.2.0"
+
+# Argument of `run` -> (kind of registry, the config key that chooses from it).
+_OWN_CODE = {"reward": ("scorer", "score.method"), "feedback": ("feedback", "feedback.source"),
+             "task": ("task", "task"), "objective": ("objective", "finetune.objective")}
 
 
-def run(config: Config | Mapping[str, Any], workdir: str | os.PathLike) -> list[dict[str, Any]]:
-    """Runs, or goes on with, a whole ILF run; returns the lines of metrics.jsonl. See `ilf_jax.ilf.run`."""
-    from ilf_jax import ilf  # jax is loaded only by those who run something: reports need none
+def run(
+    config: Config | Mapping[str, Any], workdir: str | os.PathLike, *, reward: Callable[..., Any] | None = None,
+    feedback: Callable[..., Any] | None = None, task: Any = None, objective: Any = None,
+) -> list[dict[str, Any]]:
+    """Runs, or resumes, a whole ILF run.
 
-    return ilf.run(config, workdir)
+    Args:
+        config: start from `base_config()`.
+        workdir: the run's folder; created if need be.
+        reward: `reward(document, draft, feedback, refinement) -> float`, which picks refinements in place of
+            config.score.method. With parameters named `documents, drafts, feedbacks, refinements` it takes lists and
+            returns a list.
+        feedback: `feedback(document, draft) -> str`, in place of config.feedback.source; lists likewise.
+        task: a Task, or a class or function that makes one, in place of config.task.
+        objective: an Objective class, or a function, in place of config.finetune.objective.
+
+    Returns:
+        The lines of metrics.jsonl.
+
+    Raises:
+        InputError: bad input of any kind, an exception in code of yours included; nothing that was written is lost.
+    """
+    from ilf_jax import config as config_lib
+    from ilf_jax import ilf  # loads jax: only those who run something need it
+
+    if not isinstance(config, Config):
+        config = config_lib.read(config)
+    own_code = {"reward": reward, "feedback": feedback, "task": task, "objective": objective}
+    choices = {}
+    for argument, target in own_code.items():
+        if target is not None:
+            kind, key = _OWN_CODE[argument]
+            name = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', type(target).__qualname__)}"
+            register(kind, name, target)
+            choices[key] = name
+    return ilf.run(config_lib.with_overrides(config, choices), workdir)

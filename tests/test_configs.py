@@ -9,7 +9,7 @@ import pytest
 import ilf_jax
 from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
-from ilf_jax.sweeps import grid
+from ilf_jax.sweeps import config_files, grid
 from ilf_jax.tasks import word_removal
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -207,7 +207,7 @@ def test_the_scaling_sweep_s_cells_run(tmp_path, monkeypatch):
     overrides |= {"data.source": "builtin:word_removal_pretraining:16", "policy.checkpoint": "init:tiny",
                   "policy.tokenizer": "train:512", "data.eval_source": "builtin:word_removal_controlled:1",
                   "evaluate.max_new_tokens": 8}
-    metrics = ilf_jax.run(config_lib.from_file(path, overrides), tmp_path / "run")
+    metrics = ilf_jax.run(config_files.from_file(path, overrides), tmp_path / "run")
     found = {f"{m['stage']}/{m['metric']}" for m in metrics}
     assert set(sweep.metrics) <= found
 
@@ -221,7 +221,7 @@ def test_the_data_sweep_s_cells_run(tiny_run, tmp_path, monkeypatch):
     found = set()
     for cell in (sweep.cells[0], sweep.cells[-1]):  # ILF with a reward model, and the best of N alone
         path, overrides = grid.overrides(sweep, cell)
-        config = config_lib.from_file(path, {**overrides, **small})
+        config = config_files.from_file(path, {**overrides, **small})
         metrics = ilf_jax.run(config, tmp_path / grid.name(cell))
         found |= {f"{m['stage']}/{m['metric']}" for m in metrics}
     assert set(sweep.metrics) <= found

@@ -17,7 +17,7 @@ def get_sweep():
             axis("data.train_size", 32, 64, 128, 256),
             axis("seed", 0, 1, 2),
         ),
-        always={"iterations": 1, "compare": ()},
+        always={"iterations": 1, "baselines": ()},
         metrics=("evaluate/insult_rate", "score/exact_match_chosen"),
         x="data.train_size",
     )

@@ -32,7 +32,7 @@ def get_sweep():
             axis("seed", 0, 1, 2),
         ),
         always={
-            "iterations": 1, "compare": (), "evaluate.target_nll": True,
+            "iterations": 1, "baselines": (), "evaluate.target_nll": True,
             "data.source": "builtin:word_removal_references:5000",
             "finetune.learning_rate": 1e-4,
             "reward.learning_rate": 3e-4, "reward.batch_size": 32, "reward.max_length": 128, "reward.eval_size": 500,

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from ilf_jax import config as config_lib
+from ilf_jax import tasks
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import systems
 from ilf_jax.inference import model_pool
 from ilf_jax.records import Example, Match
 from ilf_jax.runtime import jax_settings, sharding
 from ilf_jax.runtime import workdir as workdir_lib
-from ilf_jax.stages import rank
-from ilf_jax.stages.context import Run
-from ilf_jax.tasks import make
+from ilf_jax.stages.context import StageContext
+from ilf_jax.stages.rank import rank
 
 
 def judge(
@@ -45,10 +45,7 @@ def judge(
     facts = {**config_lib.to_dict(settings), "compared": digests}
     folder, lock = workdir_lib.open_workdir(out, facts)
     with lock:
-        shared = model_pool.Models(mesh, settings.seed, settings.precision)
-        run = Run(settings, folder, make.make_task(settings), 0, (), tuple(documents.values()),
-                  model_pool.Roles(settings, shared, folder.path / "tokenizer", None))
-        if not run.folder("rank").complete:
-            rank.run(run, chosen)
-            folder.write_metrics()
-        return list(run.folder("rank").read(Match).values())
+        pool = model_pool.ModelPool(mesh, settings.seed, settings.precision)
+        roles = model_pool.Roles(settings, pool, folder.path / "tokenizer", None)
+        context = StageContext(settings, folder, tasks.make_task(settings), 0, (), tuple(documents.values()), roles)
+        return list(rank(context, chosen).by_id().values())

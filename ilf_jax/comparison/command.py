@@ -39,7 +39,7 @@ def read_systems(workdirs: Sequence[str]) -> tuple[dict[str, Example], dict[str,
     for path in workdirs:
         work = workfolder.read(path)
         before = f"{path}/" if len(workdirs) > 1 else ""
-        for run in (work, *work.arms.values()):
+        for run in (work, *work.baselines.values()):
             for name, texts in _systems_of(run).items():
                 found[before + name] = texts
         held_out = work.iterations[0].heldout if work.iterations else {}

@@ -80,7 +80,7 @@ def measured(config: config_lib.Config, task: Task, roles: Roles, documents: Seq
         candidates = [unlike[0], *[unlike[1]] * (config.refine.num_candidates - 1)]
         questions = [task.judge_questions(e, *texts[e.id], text, config.score.prompts) for text in candidates]
         asked.append(answer_scoring.ask(judging, e.id, questions))
-    arrangement = answer_scoring.arrange(judging, asked)
+    arrangement = answer_scoring.choose_layout(judging, asked)
     settings = config.finetune
     examples = [finetune.training_example(settings, task, policy, e, _completion(config, policy, e)) for e in chosen]
     planned = batch_schedule.make_plan(

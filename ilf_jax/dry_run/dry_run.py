@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import jax
 
 from ilf_jax import config as config_lib
-from ilf_jax import preflight
+from ilf_jax import preflight, tasks
 from ilf_jax.data import comparisons, documents
 from ilf_jax.dry_run import advice, batch_shapes, compiled_steps, loss_mask
 from ilf_jax.errors import InputError
@@ -16,8 +16,8 @@ from ilf_jax.models import flops
 from ilf_jax.models.placement import Placement
 from ilf_jax.records import Example
 from ilf_jax.runtime import hardware, progress, sharding
-from ilf_jax.stages import finetune, targets
-from ilf_jax.tasks import make
+from ilf_jax.stages import finetune
+from ilf_jax.stages.context import needed_stages
 from ilf_jax.tasks.task import Task
 from ilf_jax.tokenizers import bpe_training
 
@@ -37,7 +37,7 @@ def dry_run(config: config_lib.Config, topology: str | None = None) -> int:
     Raises:
         InputError: as the run itself would before it starts.
     """
-    task = make.make_task(config)
+    task = tasks.make_task(config)
     devices = hardware.topology(topology) if topology else jax.devices()
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
     model_pool.compute_of(config, mesh)
@@ -58,7 +58,7 @@ def dry_run(config: config_lib.Config, topology: str | None = None) -> int:
 def _show_documents(config: config_lib.Config, task: Task, policy: Placement) -> batch_shapes.Shapes:
     """What there is to see of documents and tokenizers, and how large it makes the steps."""
     found = documents.load_documents(config)
-    preflight.check_documents(config, found)
+    preflight.check_documents(config, task, found)
     if config.reward.source is not None:
         comparisons.load_comparisons(config.reward)
     train = found.by_iteration.get(1) or found.held_out
@@ -66,7 +66,7 @@ def _show_documents(config: config_lib.Config, task: Task, policy: Placement) ->
     if not train:
         return batch_shapes.assumed(config, policy)
     with tempfile.TemporaryDirectory() as folder:
-        models = model_pool.Models(policy.mesh, config.seed)
+        models = model_pool.ModelPool(policy.mesh, config.seed)
         roles = model_pool.Roles(config, models, _tokenizer(config, train, folder), None)
         sizes = batch_shapes.measured(config, task, roles, train)
         _show_example(config, task, roles, train)
@@ -89,7 +89,7 @@ def _show_run(config: config_lib.Config, found: documents.Documents) -> None:
                          [[config.iterations, len(found.by_iteration.get(1, ())), len(found.held_out)]])
     held_out = ["evaluate", *(["best_of_n"] if config.evaluate.best_of_n > 1 else [])] if found.held_out else []
     rows = [["before", " -> ".join([*(["reward"] if config.reward.source else []), *held_out])],
-            ["each iteration", " -> ".join([*targets.needed_stages(config), "finetune", *held_out])],
+            ["each iteration", " -> ".join([*needed_stages(config), "finetune", *held_out])],
             ["after", "rank"]]
     wanted = {"each iteration": config.iterations > 0, "after": config.evaluate.rank}
     progress.print_table("stages", ["when", "what"], [row for row in rows if wanted.get(row[0], True)])

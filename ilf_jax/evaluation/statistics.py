@@ -21,7 +21,12 @@ class Metric:
     name: str
     value: float
     stderr: float
-    n: int
+    n: int | None
+
+
+def plain(name: str, value: float) -> Metric:
+    """A number that is not a mean over documents: no standard error, no n."""
+    return Metric(name, value, float("nan"), None)
 
 
 def mean(name: str, values: Sequence[float]) -> Metric:

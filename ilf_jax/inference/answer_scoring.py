@@ -5,12 +5,13 @@ from collections.abc import Callable, Collection, Sequence
 
 import jax
 import numpy as np
+import scipy.special
 
 from ilf_jax.inference.language_model import Branch, LanguageModel
 from ilf_jax.models import flops, padding
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.runtime import performance
-from ilf_jax.scoring import instruct_rm
+from ilf_jax.runtime.pending import Pending
 from ilf_jax.tasks.prompts import Question
 
 # Tokens kept free behind a question, for the part of an answer that both answers share.
@@ -120,7 +121,7 @@ class PromptLayout:
     branches: tuple[int, ...] = ()
 
 
-def arrange(lm: LanguageModel, asked: Collection[TokenizedQuestions]) -> PromptLayout:
+def choose_layout(lm: LanguageModel, asked: Collection[TokenizedQuestions]) -> PromptLayout:
     """By all that is going to be asked: what computes fewest tokens, padding and programs to compile included."""
     found = []
     for together in (False, True):
@@ -132,28 +133,34 @@ def arrange(lm: LanguageModel, asked: Collection[TokenizedQuestions]) -> PromptL
     return min(found, key=lambda pair: pair[0])[1]
 
 
-def arrange_part(asked: Collection[TokenizedQuestions]) -> PromptLayout:
+def choose_layout_for_part(asked: Collection[TokenizedQuestions]) -> PromptLayout:
     """By a part of what is going to be asked: what computes fewer tokens, in rows padded to buckets."""
     apart, joint = (sum(one.num_tokens(together) for one in asked) for together in (False, True))
     return PromptLayout(together=joint < apart)
+
+
+def favourable_probability(logits: np.ndarray) -> np.ndarray:
+    """p(yes) / (p(yes) + p(no)) from logits whose last axis is (favourable, other): a sigmoid of their difference."""
+    difference = logits[..., 0].astype(np.float64) - logits[..., 1]
+    return scipy.special.expit(difference)
 
 
 def favourable_probabilities(
     lm: LanguageModel, asked: Sequence[TokenizedQuestions], batch_size: int
 ) -> list[np.ndarray]:
     """p(favourable) / (p(favourable) + p(other)) of each question, one C x Q array a document."""
-    return start_asking(lm, asked, batch_size, arrange(lm, asked))()
+    return start_scoring(lm, asked, batch_size, choose_layout(lm, asked)).result()
 
 
-def start_asking(
+def start_scoring(
     lm: LanguageModel, asked: Sequence[TokenizedQuestions], batch_size: int, arrangement: PromptLayout,
-    read: Callable[[np.ndarray], np.ndarray] = instruct_rm.favourable_probability,
-) -> Callable[[], list[np.ndarray]]:
+    read: Callable[[np.ndarray], np.ndarray] = favourable_probability,
+) -> Pending[list[np.ndarray]]:
     """As `favourable_probabilities`, but returns while the device is at work; what it returns waits.
 
     Args:
         asked: as many questions about as many texts of each document.
-        arrangement: how they are put, see `arrange`.
+        arrangement: how they are put, see `choose_layout`.
         read: makes a number of the logits of a question's answers, which stand on the last axis.
 
     Raises:
@@ -179,4 +186,4 @@ def start_asking(
         scores = (found[i] for i in range(len(groups)))
         return [np.concatenate([next(scores) for _ in of_one], axis=1) for of_one in groups_of]
 
-    return probabilities
+    return Pending(probabilities)

@@ -3,7 +3,7 @@
 import collections
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ from ilf_jax.inference.language_model import Encoded, LanguageModel
 from ilf_jax.models import flops, padding
 from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import performance
+from ilf_jax.runtime.pending import Pending
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import Sampling
 from ilf_jax.steps import refine_step
@@ -78,7 +79,7 @@ class Generator:
                     ends[token] = True
         return ends
 
-    def start(self, prompts: Sequence[Encoded], keys_BxCx2: np.ndarray) -> Callable[[], list[list[Sample]]]:
+    def start(self, prompts: Sequence[Encoded], keys_BxCx2: np.ndarray) -> Pending[list[list[Sample]]]:
         """Sets the device to work on C samples for each prompt and returns; what it returns waits for the samples.
 
         Of more than `batch_size` prompts, the next one takes the place of the first that is finished; what a prompt
@@ -95,7 +96,7 @@ class Generator:
                 for b, masks_CxL in enumerate(out.mask_BxCxL[: len(prompts)])
             ]
 
-        return samples
+        return Pending(samples)
 
     def work(self, prompt: Encoded, new_tokens: Sequence[int]) -> performance.Work:
         """What it takes to sample so many tokens for each of a prompt's candidates."""

@@ -11,7 +11,6 @@ from ilf_jax.models import padding
 from ilf_jax.records import Example
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
-from ilf_jax.stages import context as run_lib
 from ilf_jax.tasks.task import Task
 
 _BATCH = 8
@@ -32,19 +31,27 @@ def nll(task: Task, lm: LanguageModel, name: str, texts: Sequence[tuple[Example,
     return likelihood.negative_log_likelihood(name, found)
 
 
-def divergence(run: run_lib.Run, name: str, own: LanguageModel, other: LanguageModel) -> list[statistics.Metric]:
-    """KL(own || other), from one sample of `own` for each held-out example."""
-    settings = run.config.evaluate
-    prompts = [own.encode(e.id, [run.task.policy_prompt(e)], settings.kl_max_new_tokens)[0] for e in run.held_out]
+def divergence(
+    name: str, own: LanguageModel, other: LanguageModel, task: Task, examples: Sequence[Example], *, seed: int,
+    iteration: int, max_new_tokens: int, batch_size: int,
+) -> list[statistics.Metric]:
+    """KL(own || other), from one sample of `own` at temperature 1 for each example.
+
+    Args:
+        name: of the metric; the samples' keys depend on it.
+        examples: whose policy prompts are sampled from.
+        seed, iteration: of the samples' keys.
+        max_new_tokens, batch_size: of the samples.
+    """
+    prompts = [own.encode(e.id, [task.policy_prompt(e)], max_new_tokens)[0] for e in examples]
     lengths = [len(prompt.ids) for prompt in prompts]
-    generator = Generator(own, make_sampling(1.0, 0, 1.0), settings.kl_max_new_tokens, settings.batch_size, (),
-                          own.row_lengths(lengths))
-    drawn, found = [], []
-    for batch in padding.batches_by_length(lengths, settings.batch_size):
-        keys = decode.candidate_keys(run.config.seed, run.iteration, name, [prompts[i].id for i in batch], [0])
-        samples = [sample for (sample,) in generator.start([prompts[i] for i in batch], keys)()]
-        drawn += [sample.logprobs for sample in samples]
+    generator = Generator(own, make_sampling(1.0, 0, 1.0), max_new_tokens, batch_size, (), own.row_lengths(lengths))
+    sampled, rescored = [], []
+    for batch in padding.batches_by_length(lengths, batch_size):
+        keys = decode.candidate_keys(seed, iteration, name, [prompts[i].id for i in batch], [0])
+        samples = [sample for (sample,) in generator.start([prompts[i] for i in batch], keys).result()]
+        sampled += [sample.logprobs for sample in samples]
         pairs = [(prompts[i].ids, sample.tokens.tolist()) for i, sample in zip(batch, samples, strict=True)]
         for start in range(0, len(pairs), _BATCH):
-            found += other.logprobs(pairs[start : start + _BATCH], _BATCH)
-    return kl.divergence(name, drawn, found)
+            rescored += other.logprobs(pairs[start : start + _BATCH], _BATCH)
+    return kl.divergence(name, sampled, rescored)

@@ -55,11 +55,13 @@ def compute_of(config: config_lib.Config, mesh: Mesh) -> ComputeOptions:
                    one_by_one=platform == "cpu" and mesh.size == 1, rows=rows)
 
 
-class Models:
-    """All checkpoints of a process, kept while the process lives. Arms of a run share one of these.
+class ModelPool:
+    """The params of a process, one owner for the run and its baselines.
 
-    A model is held in the decode layout, its matrices in the precision that this run computes in. What is to be trained
-    is taken out of here, in float32 and the training layout.
+    One rule. The pool holds, in the decode layout and in the run's precision, every checkpoint that a role has asked
+    for. Training takes the params that it starts from out of the pool: they are the trainer's, and loaded again when
+    next asked for, for a copy beside the optimizer's state would decide what fits into memory. A finished training puts
+    its params in under its checkpoint's URI, which drops the checkpoint that it replaces.
     """
 
     def __init__(self, mesh: Mesh, seed: int, precision: str = "float32") -> None:
@@ -81,33 +83,40 @@ class Models:
         """The architecture of a checkpoint; of one that is held because it was trained here, nothing is read."""
         return self._trained[uri] if uri in self._trained else read_model_config(uri)
 
-    def get(self, uri: str) -> transformer.Params:
-        """The params of a checkpoint to read, loaded once."""
-        if uri not in self._params:
-            self._params[uri] = self._load(uri, "decode", self._dtype)
-        return self._params[uri]
+    def get(self, uri: str, hold: bool = True) -> transformer.Params:
+        """The params of a checkpoint, to be read only; loaded unless the pool holds them.
+
+        Args:
+            hold: False for a single use, after which the params may be freed.
+        """
+        if uri in self._params:
+            return self._params[uri]
+        params = self._load(uri, "decode", self._dtype)
+        if hold:
+            self._params[uri] = params
+        return params
 
     def take(self, uri: str) -> transformer.Params:
-        """The params of a checkpoint to train: they are the caller's, and loaded again when next asked for.
-
-        A copy of them beside the optimizer's state would decide what fits into memory.
-        """
-        held = self._params.pop(uri, None)
-        if held is None or self._dtype != jnp.float32:
-            del held
+        """The params of a checkpoint to train, float32, in the training layout: out of the pool, the caller's."""
+        params = self._params.pop(uri, None)
+        if params is None or self._dtype != jnp.float32:
+            del params
             return self._load(uri, "train", jnp.float32)
-        return Placement(self.mesh, self.config(uri)).params(held, "train")
+        return Placement(self.mesh, self.config(uri)).params(params, "train")
 
-    def keep(self, uri: str, params: transformer.Params, model: ModelConfig) -> None:
-        """Holds float32 params in the training layout that are being saved as `uri`: they are not read from there."""
-        self._trained[uri] = model
-        placement = Placement(self.mesh, model)
-        self._params[uri] = placement.params(in_precision(params, self._dtype), "decode")
+    def put(
+        self, uri: str, params: transformer.Params, architecture: ModelConfig, replaces: str | None = None
+    ) -> None:
+        """Holds trained params (float32, training layout) that are being saved as `uri`: they are not read from there.
 
-    def forget(self, uri: str) -> None:
-        """Lets go of a checkpoint; asked for again, it is loaded again."""
-        self._params.pop(uri, None)
-        self._trained.pop(uri, None)
+        Args:
+            replaces: a checkpoint that no role plays any more.
+        """
+        self._trained[uri] = architecture
+        self._params[uri] = Placement(self.mesh, architecture).params(in_precision(params, self._dtype), "decode")
+        if replaces is not None:
+            self._params.pop(replaces, None)
+            self._trained.pop(replaces, None)
 
     def _load(self, uri: str, layout: str, dtype: jnp.dtype) -> transformer.Params:
         progress.log(f"loading {uri}")
@@ -129,7 +138,7 @@ class Roles:
     """Who plays which part while the policy has been through `trained` iterations."""
 
     def __init__(
-        self, config: config_lib.Config, models: Models, tokenizer_folder: storage.Path,
+        self, config: config_lib.Config, models: ModelPool, tokenizer_folder: storage.Path,
         policy_checkpoint: storage.Path | None, reward_checkpoint: storage.Path | None = None,
     ) -> None:
         """What plays a part that the configuration alone does not tell.
@@ -142,7 +151,7 @@ class Roles:
         self._policy_uri = config.policy.checkpoint if policy_checkpoint is None else _saved_uri(policy_checkpoint)
         self._reward_uri = None if reward_checkpoint is None else _saved_uri(reward_checkpoint)
 
-    def get(self, name: str) -> LanguageModel:
+    def get(self, name: str, hold: bool = True) -> LanguageModel:
         """The model that plays a part.
 
         Args:
@@ -152,7 +161,7 @@ class Roles:
         Raises:
             InputError: the checkpoint cannot be loaded, or its tokenizer does not belong to it.
         """
-        return dataclasses.replace(self.without_params(name), params=self._models.get(self._uri(name)))
+        return dataclasses.replace(self.without_params(name), params=self._models.get(self._uri(name), hold))
 
     def without_params(self, name: str) -> LanguageModel:
         """As `get`, but nothing is loaded: enough to put prompts into tokens."""
@@ -168,16 +177,16 @@ class Roles:
         )
 
     def take(self, name: str) -> transformer.Params:
-        """Params to train, see `Models.take`."""
+        """Params to train, see `ModelPool.take`."""
         return self._models.take(self._uri(name))
 
-    def forget(self, name: str) -> None:
-        """See `Models.forget`."""
-        self._models.forget(self._uri(name))
-
-    def keep(self, checkpoint: storage.Path, params: transformer.Params, model: ModelConfig) -> None:
-        """Params that were trained, see `Models.keep`."""
-        self._models.keep(_saved_uri(checkpoint), params, model)
+    def put(
+        self, checkpoint: storage.Path, params: transformer.Params, architecture: ModelConfig,
+        replaces: storage.Path | None = None,
+    ) -> None:
+        """Params that were trained and are being saved in `checkpoint`, see `ModelPool.put`."""
+        self._models.put(_saved_uri(checkpoint), params, architecture,
+                         None if replaces is None else _saved_uri(replaces))
 
     def _settings(self, name: str) -> config_lib.Model:
         return getattr(self._config, _SECTIONS.get(name, name))

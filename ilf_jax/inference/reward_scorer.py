@@ -1,9 +1,10 @@
 """A reward model at work: a number for each of C outputs of a document; what they share is computed once."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
+import scipy.special
 
 from ilf_jax.errors import InputError
 from ilf_jax.inference import answer_scoring
@@ -11,13 +12,46 @@ from ilf_jax.inference.answer_scoring import PromptLayout, TokenizedQuestions
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.records import Comparison, Example
 from ilf_jax.runtime import performance
-from ilf_jax.scoring import reward_model
+from ilf_jax.runtime.pending import Pending
 from ilf_jax.tasks.prompts import Question
 from ilf_jax.tasks.task import Task
 
 
+def log_odds(logits: np.ndarray) -> np.ndarray:
+    """log p(favourable) - log p(other) from logits with those on the last axis: a language model's reward, in nats.
+
+    The probability itself would not tell texts apart of which the model is all but sure.
+    """
+    return logits[..., 0].astype(np.float64) - logits[..., 1]
+
+
+def head_value(logits: np.ndarray) -> np.ndarray:
+    """The scalar head's reward; it stands alone on the last axis."""
+    return logits[..., 0].astype(np.float64)
+
+
+def preference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Probability that the first of two rewarded texts is the better one: sigmoid(r1 - r2) (Bradley & Terry 1952).
+
+    Of log-odds this is p1 (1 - p2) / (p1 (1 - p2) + p2 (1 - p1)): one is good and the other is not.
+    """
+    return scipy.special.expit(np.asarray(first, np.float64) - second)
+
+
+def over_questions(rewards_xQ: np.ndarray) -> np.ndarray:
+    """Mean over the questions that were asked about a text (last axis).
+
+    A pair is shown in both orders: a liking for one place cancels out.
+    """
+    return rewards_xQ.mean(axis=-1)
+
+
+READ = {"comparison": log_odds, "classification": log_odds, "scalar": head_value}
+"""What a reward is read from, by config.reward.kind."""
+
+
 @dataclasses.dataclass(frozen=True)
-class Rewarder:
+class RewardScorer:
     """Rewards texts by a model of one of three kinds, see `config.reward.kind`.
 
     A comparison model rates no text alone: its reward is the log-odds, over both orders, that it prefers the text to an
@@ -52,16 +86,16 @@ class Rewarder:
         return [dataclasses.replace(shown_second, answers=shown_second.answers[::-1]),
                 self.task.compare_question(example, text, anchor)]
 
-    def arrange(self, asked: Collection[TokenizedQuestions]) -> PromptLayout:
+    def choose_layout(self, asked: Collection[TokenizedQuestions]) -> PromptLayout:
         """See `judge.arrange`."""
-        return answer_scoring.arrange(self.lm, asked)
+        return answer_scoring.choose_layout(self.lm, asked)
 
     def start(
         self, asked: Sequence[TokenizedQuestions], batch_size: int, arrangement: PromptLayout
-    ) -> Callable[[], list[np.ndarray]]:
+    ) -> Pending[list[np.ndarray]]:
         """The C rewards of each document. Returns while the device is at work; what it returns waits."""
-        found = answer_scoring.start_asking(self.lm, asked, batch_size, arrangement, reward_model.READ[self.kind])
-        return lambda: [reward_model.over_questions(rewards_CxQ) for rewards_CxQ in found()]
+        found = answer_scoring.start_scoring(self.lm, asked, batch_size, arrangement, READ[self.kind])
+        return found.map(lambda rewards: [over_questions(of_document) for of_document in rewards])
 
     def work(self, asked: TokenizedQuestions, arrangement: PromptLayout) -> performance.Work:
         """What rewarding one document takes."""
@@ -71,8 +105,8 @@ class Rewarder:
         """Probability that the first text of each comparison is the better one."""
         if self.kind == "comparison":
             asked = [self.ask(c.example, [c.first], c.second) for c in comparisons]
-            rewards = np.array([found[0] for found in self.start(asked, batch_size, self.arrange(asked))()])
-            return reward_model.preference(rewards, np.zeros_like(rewards))
+            rewards = np.array([found[0] for found in self.start(asked, batch_size, self.choose_layout(asked)).result()])
+            return preference(rewards, np.zeros_like(rewards))
         asked = [self.ask(c.example, [c.first, c.second], "") for c in comparisons]
-        rewards = np.stack(self.start(asked, batch_size, self.arrange(asked))())
-        return reward_model.preference(rewards[:, 0], rewards[:, 1])
+        rewards = np.stack(self.start(asked, batch_size, self.choose_layout(asked)).result())
+        return preference(rewards[:, 0], rewards[:, 1])

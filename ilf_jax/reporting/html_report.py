@@ -51,7 +51,7 @@ def render(work: workfolder.WorkFolder) -> str:
         name=work.path.resolve().name,
         task=_task(work.config),
         missing=work.missing,
-        arms=[tables.ARM_LABELS.get(name, name) for name in work.arms],
+        arms=[tables.ARM_LABELS.get(name, name) for name in work.baselines],
         lead=_lead(work),
         headline=tables.headline_table(work),
         plots=[(plot, markupsafe.Markup(plot.svg)) for plot in plots.draw(work)],

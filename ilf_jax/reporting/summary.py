@@ -10,7 +10,7 @@ _PICKERS = ("chosen", *tables.BASELINES)
 
 
 def print_summary(workdir: str | Path) -> None:
-    """Prints the headline of every iteration for ILF and its arms, and how good each way to pick a refinement was."""
+    """Prints the headline of every iteration for ILF and its baselines, and how good each scorer's picks were."""
     work = workfolder.read(workdir)
     progress.print_table(f"{work.config['task']}: {work.config['iterations']} iterations", *summary(work))
 
@@ -24,7 +24,7 @@ def summary(work: WorkFolder) -> tuple[list[str], list[list[str]]]:
     columns = ["iteration"]
     if lead:
         columns.append(f"{lead}: {tables.ILF if target == 'refinement' else target}")
-        columns += [f"{lead}: on {tables.ARM_LABELS.get(arm, arm)}" for arm in work.arms]
+        columns += [f"{lead}: on {tables.ARM_LABELS.get(arm, arm)}" for arm in work.baselines]
         columns += [f"{lead}: {label}" for label in best]
     if pickers:
         method = work.config["score"]["method"]
@@ -35,7 +35,7 @@ def summary(work: WorkFolder) -> tuple[list[str], list[list[str]]]:
         k = iteration.number
         row = [str(k)]
         if lead:
-            row += [tables.with_error(w.value(k, "evaluate", lead)) for w in (work, *work.arms.values())]
+            row += [tables.with_error(w.value(k, "evaluate", lead)) for w in (work, *work.baselines.values())]
             row += [tables.with_error(w.value(k, stage, lead)) for w, stage in best.values()]
         if pickers:
             row.append(tables.with_error(work.value(k, "refine", "exact_match")))

@@ -74,12 +74,12 @@ def headline(work: WorkFolder) -> str | None:
 
 
 def runs(work: WorkFolder) -> dict[str, WorkFolder]:
-    """ILF and its arms by label, ILF first."""
-    return {ILF: work, **{ARM_LABELS.get(name, name): arm for name, arm in work.arms.items()}}
+    """ILF and its baselines by label, ILF first."""
+    return {ILF: work, **{ARM_LABELS.get(name, name): arm for name, arm in work.baselines.items()}}
 
 
 def systems(work: WorkFolder) -> dict[str, tuple[WorkFolder, str]]:
-    """What was evaluated, by label: (run, stage). ILF, its arms, and the best of N outputs of each that drew them."""
+    """What was evaluated, by label: (run, stage). ILF, its baselines, and the best of N where it was drawn."""
     found = {label: (run, "evaluate") for label, run in runs(work).items()}
     for label, run in runs(work).items():
         if run.names("best_of_n"):

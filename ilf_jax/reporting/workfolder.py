@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from ilf_jax import records
 from ilf_jax.config import STAGES_BEFORE_TARGET, TRAINING_STAGES
 from ilf_jax.errors import InputError
+from ilf_jax.runtime.workdir import RECORDS_IN
 
 R = TypeVar("R")
 
@@ -71,7 +72,7 @@ class WorkFolder:
         config: config.json.
         metrics: each (iteration, stage, metric) once, the line written last.
         iterations: in order; 0 is the evaluation before training.
-        arms: the baseline runs under compare/, by name.
+        baselines: the runs under baselines/, by name.
         missing: what is not there or not readable, a phrase each; empty for a finished run.
     """
 
@@ -79,7 +80,7 @@ class WorkFolder:
     config: dict[str, Any]
     metrics: list[Metric]
     iterations: list[Iteration]
-    arms: dict[str, "WorkFolder"]
+    baselines: dict[str, "WorkFolder"]
     missing: list[str]
 
     def value(self, iteration: int, stage: str, metric: str) -> Metric | None:
@@ -134,11 +135,12 @@ def _read_records(cls: type[R], path: Path, missing: list[str]) -> dict[str, R]:
 
 def _read_stage(folder: Path, cls: type, missing: list[str]) -> Stage:
     manifest = _read_object(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
-    found: dict[str, Any] = {}
-    for path in sorted(folder.iterdir()):
+    rows: dict[str, Any] = {}
+    place = folder / manifest.get(RECORDS_IN, ".")  # a baseline shares the run's records where its settings are equal
+    for path in sorted(place.iterdir()) if place.is_dir() else []:
         if _SHARD.fullmatch(path.name):
-            found.update(_read_records(cls, path, missing))
-    return Stage(found, manifest)
+            rows.update(_read_records(cls, path, missing))
+    return Stage(rows, manifest)
 
 
 def _read_iteration(folder: Path, number: int, missing: list[str]) -> Iteration:
@@ -170,7 +172,7 @@ def _read_metrics(path: Path, missing: list[str]) -> list[Metric]:
     return sorted(found.values(), key=lambda metric: metric.iteration)
 
 
-def _absent(config: dict[str, Any], iterations: list[Iteration], arm: bool) -> list[str]:
+def _absent(config: dict[str, Any], iterations: list[Iteration], is_baseline: bool) -> list[str]:
     """Stages that a finished run of this config has and this one has not."""
     by_number = {iteration.number: iteration for iteration in iterations}
     before_target = STAGES_BEFORE_TARGET.get(config.get("finetune", {}).get("target"), TRAINING_STAGES)
@@ -186,7 +188,7 @@ def _absent(config: dict[str, Any], iterations: list[Iteration], arm: bool) -> l
             continue
         wanted = () if number == 0 else (*before_target, "finetune")
         wanted += held_out
-        if not arm:  # arms are given the reward model, and ranked with the run
+        if not is_baseline:  # baselines use the run's reward model, and are ranked with the run
             wanted += ("reward",) if number == 0 and config.get("reward", {}).get("source") else ()
             wanted += ("rank",) if number == last and settings.get("rank") else ()
         for name in STAGES:
@@ -200,11 +202,11 @@ def _absent(config: dict[str, Any], iterations: list[Iteration], arm: bool) -> l
     return gone
 
 
-def read(path: str | Path, *, arm: bool = False) -> WorkFolder:
-    """Reads a work folder and, unless it is an arm itself, the arms under its compare/.
+def read(path: str | Path, *, is_baseline: bool = False) -> WorkFolder:
+    """Reads a work folder and, unless it is a baseline's, the baselines under its baselines/.
 
     Raises:
-        InputError: the folder is no work folder, or a file in it holds something else than it should.
+        InputError: the folder is not a work folder, or a file in it holds something else than it should.
     """
     path = Path(path)
     if not path.is_dir():
@@ -220,12 +222,16 @@ def read(path: str | Path, *, arm: bool = False) -> WorkFolder:
             iterations.append(_read_iteration(folder, int(match[1]), missing))
     iterations.sort(key=lambda iteration: iteration.number)
     metrics = _read_metrics(path / "metrics.jsonl", missing)
-    missing = _absent(config, iterations, arm) + missing
-    arms: dict[str, WorkFolder] = {}
-    for folder in sorted((path / "compare").iterdir()) if not arm and (path / "compare").is_dir() else []:
-        if (folder / "config.json").exists():
-            arms[folder.name] = read(folder, arm=True)
-            missing += [f"arm {folder.name}, {what}" for what in arms[folder.name].missing]
-        elif folder.is_dir():
-            missing.append(f"arm {folder.name} (no config.json)")
-    return WorkFolder(path, config, metrics, iterations, arms, missing)
+    missing = _absent(config, iterations, is_baseline) + missing
+    baselines: dict[str, WorkFolder] = {}
+    parent = path / "baselines"
+    present = {p.name for p in parent.iterdir()} if not is_baseline and parent.is_dir() else set()
+    # In the order of the configuration, which is the order in which they run.
+    for name in [*(n for n in config.get("baselines") or {} if n in present),
+                 *sorted(present - set(config.get("baselines") or {}))]:
+        if (parent / name / "config.json").exists():
+            baselines[name] = read(parent / name, is_baseline=True)
+            missing += [f"baseline {name}, {what}" for what in baselines[name].missing]
+        elif (parent / name).is_dir():
+            missing.append(f"baseline {name} (no config.json)")
+    return WorkFolder(path, config, metrics, iterations, baselines, missing)

@@ -83,6 +83,10 @@ class Work(NamedTuple):
     tokens: int = 0
     flops: float = 0.0
 
+    def plus(self, other: "Work") -> "Work":
+        """Both together."""
+        return Work(self.tokens + other.tokens, self.flops + other.flops)
+
 
 class Meter:
     """Measures from its making on.

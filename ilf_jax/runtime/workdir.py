@@ -24,6 +24,7 @@ import platform
 import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from ilf_jax import records
@@ -31,6 +32,8 @@ from ilf_jax.errors import InputError
 from ilf_jax.runtime import distributed, storage
 
 R = TypeVar("R")
+RECORDS_IN = "records_in"
+"""Key of a manifest whose stage shares the records of another folder: the relative path of that folder."""
 _STARTED = ".started.json"  # when the first process of the run took the folder
 PARAMS = frozenset({"checkpoint", "reward_model"})
 """Folders that hold params."""
@@ -130,12 +133,15 @@ class StageFolder:
 
     def read(self, cls: type[R]) -> dict[str, R]:
         """All records of a complete stage by id. Raises InputError if a shard is gone."""
-        count = self.manifest()["shards"]
-        missing = self.missing_shards(count)
+        manifest = self.manifest()
+        count, owner = manifest["shards"], self
+        if RECORDS_IN in manifest:
+            owner = dataclasses.replace(self, path=_resolved(self.path, manifest[RECORDS_IN]))
+        missing = owner.missing_shards(count)
         if missing:
-            raise InputError(f"{self.shard_path(missing[0], count)}: is gone although the stage's manifest calls it "
-                             "complete; restore it, or delete the stage's folder to do it again")
-        return {row.id: row for i in range(count) for row in self.read_shard(cls, i, count)}
+            raise InputError(f"{owner.shard_path(missing[0], count)}: is missing although the stage's manifest calls "
+                             "it complete; restore it, or delete the stage's folder to run the stage again")
+        return {row.id: row for i in range(count) for row in owner.read_shard(cls, i, count)}
 
     def manifest(self) -> dict[str, Any]:
         """What the manifest says; {'complete': False} where there is none."""
@@ -148,8 +154,15 @@ class StageFolder:
         return self.manifest()["complete"]
 
     def begin(self, **facts: Any) -> None:
-        """Notes that the stage has begun."""
-        self._write_manifest({"complete": False, **facts})
+        """Notes that the stage has begun, and `facts` that a resumed run needs; without facts, what was noted stays."""
+        if facts or "config_hash" not in self.manifest():
+            self._write_manifest({"complete": False, **facts})
+
+    def link(self, source: "StageFolder") -> None:
+        """Completes the stage with the records of another folder, which depend on equal settings."""
+        manifest = source.manifest()
+        facts = {k: v for k, v in manifest.items() if k not in (*self.run, "cost")}
+        self._write_manifest({**facts, RECORDS_IN: os.path.relpath(str(source.path), str(self.path))})
 
     def finish(self, *, shards: int, count: int, metrics: Sequence[Mapping[str, Any]], **facts: Any) -> None:
         """Notes that the stage is complete, with the metrics that it measured."""
@@ -160,6 +173,13 @@ class StageFolder:
     def _write_manifest(self, content: dict[str, Any]) -> None:
         text = json.dumps({**content, **self.run}, indent=1)
         distributed.on_main(lambda: write_atomically(self.path / "manifest.json", text + "\n"))
+
+
+def _resolved(path: storage.Path, relative: str) -> storage.Path:
+    """A relative path from a folder; an object store does not know '..'."""
+    for part in relative.split("/"):
+        path = path.parent if part == ".." else path / part
+    return path
 
 
 class Workdir:
@@ -233,7 +253,9 @@ class Workdir:
         return distributed.on_main(write)
 
 
-def open_workdir(path: str | pathlib.Path, config: dict[str, Any]) -> tuple[Workdir, contextlib.ExitStack]:
+def open_workdir(
+    path: str | pathlib.Path, config: dict[str, Any], metric_directions: Mapping[str, str] = MappingProxyType({})
+) -> tuple[Workdir, contextlib.ExitStack]:
     """Takes the folder for this run: locks it, and checks that it was begun with the same configuration.
 
     Returns:

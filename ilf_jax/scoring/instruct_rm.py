@@ -1,15 +1,70 @@
 """InstructRM (PAPER: R = p(yes) / (p(yes) + p(no)), averaged over an ensemble of prompts)."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
-import scipy.special
 
+from ilf_jax.evaluation import statistics
+from ilf_jax.inference import answer_scoring
+from ilf_jax.records import Scored
+from ilf_jax.runtime import progress
+from ilf_jax.runtime.pending import Pending
+from ilf_jax.scoring import selection
+from ilf_jax.scoring.scorer import RefinedDocument, Scorer, ScorerContext, Scores
 
-def favourable_probability(logits: np.ndarray) -> np.ndarray:
-    """p(yes) / (p(yes) + p(no)) from logits whose last axis is (favourable, other): a sigmoid of their difference."""
-    difference = logits[..., 0].astype(np.float64) - logits[..., 1]
-    return scipy.special.expit(difference)
+# Documents that are judged in the paper's layout as well, to measure how far the tree layout agrees with it.
+_COMPARED_DOCUMENTS = 16
 
 
 def ensemble(probabilities_CxP: np.ndarray) -> np.ndarray:
     """Mean over the P prompts, for each of C candidates."""
     return probabilities_CxP.mean(axis=-1)
+
+
+class InstructRM(Scorer):
+    """Asks config.judge whether a candidate takes in the feedback. Prompts share what they have in common."""
+
+    def __init__(self, context: ScorerContext) -> None:
+        super().__init__(context)
+        self._judge = context.roles.get("judge")
+        self._questions = {d.example.id: self._ask(d, context.config.score.prompts) for d in context.documents}
+        self._layout = answer_scoring.choose_layout(self._judge, self._questions.values())
+        if not all(questions.exact for questions in self._questions.values()):
+            progress.log("judge: an answer takes several tokens with this tokenizer; it is scored by the first token "
+                         "that distinguishes the answers")
+
+    def _ask(self, document: RefinedDocument, prompts: str) -> answer_scoring.TokenizedQuestions:
+        task = self.context.task
+        return answer_scoring.ask(self._judge, document.example.id, [
+            task.judge_questions(document.example, document.draft, document.feedback, text, prompts)
+            for text in document.candidates])
+
+    def start(self, documents: Sequence[RefinedDocument]) -> Pending[list[Scores]]:
+        """Sets the device to work and returns."""
+        questions = [self._questions[d.example.id] for d in documents]
+        pending = answer_scoring.start_scoring(
+            self._judge, questions, self.context.config.score.batch_size, self._layout)
+        work = [of_one.work(self._judge.architecture, self._layout.together) for of_one in questions]
+        return pending.map(lambda probabilities: [
+            Scores(ensemble(scores_CxP), scores_CxP.tolist(), of_one)
+            for scores_CxP, of_one in zip(probabilities, work, strict=True)])
+
+    def metrics(self, scored: Mapping[str, Scored]) -> list[statistics.Metric]:
+        """For the tree layout: rank correlation with the paper's layout, and how often the picks agree."""
+        if self.context.config.score.prompts != "tree":
+            return []
+        documents = self.context.documents[:_COMPARED_DOCUMENTS]
+        probabilities = answer_scoring.favourable_probabilities(
+            self._judge, [self._ask(d, "paper") for d in documents], self.context.config.score.batch_size)
+        same_pick, correlations = [], []
+        for document, scores_CxP in zip(documents, probabilities, strict=True):
+            by_paper, row = ensemble(scores_CxP), scored[document.example.id]
+            usable = [self.context.task.is_usable(document.example, text) for text in document.candidates]
+            same_pick.append(selection.pick(by_paper, usable) == row.chosen)
+            rho = statistics.rank_correlation(row.scores, by_paper.tolist())
+            if rho is not None:
+                correlations.append(rho)
+        metrics = [statistics.proportion("same_pick_as_paper_layout", same_pick)]
+        if correlations:
+            metrics.append(statistics.mean("rank_correlation_with_paper_layout", correlations))
+        return metrics

@@ -1,37 +1,25 @@
-"""Rewards from what a reward model computes, and the preference between two texts that follows from them."""
+"""Scores by a reward model, config.reward_model. It knows nothing of the feedback."""
 
-import numpy as np
-import scipy.special
+from collections.abc import Sequence
 
-
-def log_odds(logits: np.ndarray) -> np.ndarray:
-    """log p(favourable) - log p(other) from logits with those on the last axis: a language model's reward, in nats.
-
-    The probability itself would not tell texts apart of which the model is all but sure.
-    """
-    return logits[..., 0].astype(np.float64) - logits[..., 1]
+from ilf_jax.inference.reward_scorer import RewardScorer
+from ilf_jax.runtime.pending import Pending
+from ilf_jax.scoring.scorer import RefinedDocument, Scorer, ScorerContext, Scores
 
 
-def head_value(logits: np.ndarray) -> np.ndarray:
-    """The scalar head's reward; it stands alone on the last axis."""
-    return logits[..., 0].astype(np.float64)
+class RewardModel(Scorer):
+    """The reward of each candidate; a model that compares two texts compares each candidate with the draft."""
 
+    def __init__(self, context: ScorerContext) -> None:
+        super().__init__(context)
+        self._model = RewardScorer(context.roles.get("reward_model"), context.task, context.config.reward.kind)
+        self._questions = {d.example.id: self._model.ask(d.example, d.candidates, d.draft) for d in context.documents}
+        self._layout = self._model.choose_layout(self._questions.values())
 
-def preference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Probability that the first of two rewarded texts is the better one: sigmoid(r1 - r2) (Bradley & Terry 1952).
-
-    Of log-odds this is p1 (1 - p2) / (p1 (1 - p2) + p2 (1 - p1)): one is good and the other is not.
-    """
-    return scipy.special.expit(np.asarray(first, np.float64) - second)
-
-
-def over_questions(rewards_xQ: np.ndarray) -> np.ndarray:
-    """Mean over the questions that were asked about a text (last axis).
-
-    A pair is shown in both orders: a liking for one place cancels out.
-    """
-    return rewards_xQ.mean(axis=-1)
-
-
-READ = {"comparison": log_odds, "classification": log_odds, "scalar": head_value}
-"""What a reward is read from, by config.reward.kind."""
+    def start(self, documents: Sequence[RefinedDocument]) -> Pending[list[Scores]]:
+        """Sets the device to work and returns."""
+        questions = [self._questions[d.example.id] for d in documents]
+        pending = self._model.start(questions, self.context.config.score.batch_size, self._layout)
+        work = [self._model.work(of_one, self._layout) for of_one in questions]
+        return pending.map(lambda rewards: [
+            Scores(rewards_C, work=of_one) for rewards_C, of_one in zip(rewards, work, strict=True)])

@@ -1,5 +1,7 @@
 """From scores to what is imitated: the best of N, or all N with weights."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy import special
 
@@ -18,3 +20,8 @@ def posterior_weights(scores_BxC: np.ndarray, mask_BxC: np.ndarray, beta: float)
     """
     allowed = np.where(mask_BxC.any(axis=-1, keepdims=True), mask_BxC, True)
     return special.softmax(np.where(allowed, beta * np.asarray(scores_BxC, np.float64), -np.inf), axis=-1)
+
+
+def pick(scores_C: np.ndarray, usable: Sequence[bool]) -> int:
+    """`best_of_n` of one row."""
+    return int(best_of_n(np.asarray(scores_C)[None], np.array([usable]))[0])

@@ -1,67 +1,80 @@
-"""Best of N: N outputs for each held-out example, and the one that the reward model likes best (PAPER: N = 64)."""
+"""Best of N: N outputs for each held-out document, and the one that the reward model likes best (PAPER: N = 64)."""
 
-from collections.abc import Callable
+import functools
 
 import numpy as np
 
-from ilf_jax.evaluation import statistics
-from ilf_jax.inference import answer_scoring, reward_scorer
-from ilf_jax.records import BestOfN, Example
+from ilf_jax.evaluation import output_metrics, statistics
+from ilf_jax.inference import answer_scoring, preferences
+from ilf_jax.inference.generation import Sample
+from ilf_jax.inference.policy_outputs import PolicyOutputs
+from ilf_jax.inference.reward_scorer import RewardScorer
+from ilf_jax.records import BestOfN, Example, Output
 from ilf_jax.runtime import performance
+from ilf_jax.runtime.pending import Pending
+from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.sampling import decode
 from ilf_jax.scoring import selection
-from ilf_jax.stages import context as run_lib
-from ilf_jax.stages import outputs
+from ilf_jax.stages.context import Outcome, Records, StageContext, process_shards, run_stage
 
 
-def run(run: run_lib.Run) -> None:
-    """Writes a BestOfN for each held-out example, and the metrics of the picked texts."""
-    folder, settings, meter = run.folder("best_of_n"), run.config.evaluate, performance.Meter()
-    folder.begin()
+def best_of_n(context: StageContext, before_training: Records[Output] | None = None) -> Records[BestOfN]:
+    """A BestOfN for each held-out document, where config.evaluate.best_of_n asks for more than one output.
+
+    Args:
+        before_training: the outputs of iteration 0, which win rates compare with.
+    """
+    if not context.held_out or context.config.evaluate.best_of_n == 1:
+        return Records(BestOfN, None)
+    return run_stage(context, "best_of_n", BestOfN, functools.partial(_best_of_n, context, before_training))
+
+
+def _best_of_n(context: StageContext, before_training: Records[Output] | None, folder: StageFolder) -> Outcome:
+    config, settings, examples = context.config, context.config.evaluate, context.held_out
     N = settings.best_of_n
-    policy = run.roles.get("policy")
-    # config.evaluate.batch_size outputs are worked on at once, whosever they are; so are as many rewards as in scoring.
+    # config.evaluate.batch_size outputs are drawn together, and as many rewards computed together as in scoring.
     documents = max(1, settings.batch_size // N)
-    prefixes = max(1, run.config.score.batch_size * run.config.refine.num_candidates // N)
-    generator, prompts = outputs.generator(run, policy, documents)
-    model = reward_scorer.Rewarder(run.roles.get("reward_model"), run.task, run.config.reward.kind)
-    works: dict[str, performance.Work] = {}
+    prefixes = max(1, config.score.batch_size * config.refine.num_candidates // N)
+    outputs = PolicyOutputs.make(context.roles.get("policy"), context.task, config, examples,
+                                 trained=context.iteration > 0, batch_size=documents)
+    model = RewardScorer(context.roles.get("reward_model"), context.task, config.reward.kind)
+    work: dict[str, performance.Work] = {}
 
-    def start(batch: list[Example]) -> Callable[[], list[BestOfN]]:
-        keys = decode.candidate_keys(run.config.seed, 0, "best_of_n", [e.id for e in batch], range(N))
-        samples = generator.start([prompts[e.id] for e in batch], keys)
+    def start(batch: list[Example]) -> Pending[list[BestOfN]]:
+        keys = decode.candidate_keys(config.seed, 0, "best_of_n", [e.id for e in batch], range(N))
 
-        def finish() -> list[BestOfN]:
-            drawn = samples()
-            texts = [[outputs.text_of(run, s.text) for s in group] for group in drawn]
-            # A model that compares needs something to compare with: the first output.
-            asked = [model.ask(e, of_one, of_one[0]) for e, of_one in zip(batch, texts, strict=True)]
-            arrangement = answer_scoring.arrange_part(asked)
-            rewards = model.start(asked, prefixes, arrangement)()
-            for e, group, one in zip(batch, drawn, asked, strict=True):
-                drawing = generator.work(prompts[e.id], [len(s.tokens) for s in group])
-                works[e.id] = run_lib.total([drawing, model.work(one, arrangement)])
-            return [_pick(run, e, *found) for e, *found in zip(batch, texts, rewards, strict=True)]
+        def choose(drawn: list[list[Sample]]) -> list[BestOfN]:
+            texts = [[outputs.text(s.text) for s in samples] for samples in drawn]
+            # A model that compares two texts compares each output with the first.
+            questions = [model.ask(e, of_one, of_one[0]) for e, of_one in zip(batch, texts, strict=True)]
+            layout = answer_scoring.choose_layout_for_part(questions)
+            rewards = model.start(questions, prefixes, layout).result()
+            for e, samples, of_one in zip(batch, drawn, questions, strict=True):
+                drawing = outputs.generator.work(outputs.prompts[e.id], [len(s.tokens) for s in samples])
+                work[e.id] = drawing.plus(model.work(of_one, layout))
+            return [_pick(context, e, of_one, rewards_N)
+                    for e, of_one, rewards_N in zip(batch, texts, rewards, strict=True)]
 
-        return finish
+        return outputs.generator.start([outputs.prompts[e.id] for e in batch], keys).map(choose)
 
-    done = run_lib.process_shards(run, "best_of_n", run.held_out, [len(prompts[e.id].ids) for e in run.held_out],
-                                  documents, BestOfN, start, lambda best: works[best.id])
-    found = done.records
-    texts = {i: best.texts[best.chosen] for i, best in found.items()}
-    numbers = [
-        *outputs.numbers(run, texts),
-        statistics.mean("reward_chosen", [best.rewards[best.chosen] for best in found.values()]),
-        statistics.mean("reward_mean", [float(np.mean(best.rewards)) for best in found.values()]),
-        statistics.mean("unique_outputs", [len(set(best.texts)) / N for best in found.values()]),
+    done = process_shards(context, folder, examples, outputs.lengths(examples), shard_size=documents, cls=BestOfN,
+                          start=start, work=lambda best: work[best.id])
+    rows = done.records
+    texts = {i: best.texts[best.chosen] for i, best in rows.items()}
+    metrics = [
+        *output_metrics.output_metrics(texts, examples, context.measure, with_rouge=settings.rouge,
+                                       exact_match=settings.exact_match),
+        statistics.mean("reward_chosen", [best.rewards[best.chosen] for best in rows.values()]),
+        statistics.mean("reward_mean", [float(np.mean(best.rewards)) for best in rows.values()]),
+        statistics.mean("unique_outputs", [len(set(best.texts)) / N for best in rows.values()]),
     ]
-    if settings.win_rate:
-        numbers += outputs.win_rates(run, texts)
-    cost = meter.cost(done.work, run.config.precision)
-    folder.finish(shards=done.shards, count=len(found), cost=cost, metrics=run.summarise("best_of_n", numbers))
+    if settings.win_rate and before_training is not None:
+        before = {i: o.text for i, o in before_training.by_id().items()}
+        metrics += preferences.win_rates(
+            context.roles.get("judge"), context.task, examples, texts, before, config.score.batch_size)
+    return Outcome(done.shards, len(rows), metrics, done.work)
 
 
-def _pick(run: run_lib.Run, example: Example, texts: list[str], rewards: np.ndarray) -> BestOfN:
-    usable = np.array([[run.task.is_usable(example, text) for text in texts]])
-    chosen = int(selection.best_of_n(rewards[None], usable)[0])
-    return BestOfN(example.id, texts, [float(r) for r in rewards], chosen)
+def _pick(context: StageContext, example: Example, texts: list[str], rewards_N: np.ndarray) -> BestOfN:
+    usable = [context.task.is_usable(example, text) for text in texts]
+    return BestOfN(example.id, texts, [float(r) for r in rewards_N], selection.pick(rewards_N, usable))

@@ -1,50 +1,58 @@
-"""What every stage of an iteration is given, and how a stage works through documents shard by shard."""
+"""What a stage is given, how it resumes, and how it works through documents shard by shard.
+
+One rule of resume for every stage: a stage whose manifest says complete is left alone; a baseline's stage that depends
+on nothing the baseline overrides reads the records that are there already; a stage that has begun resumes after its
+last shard; everything else runs.
+"""
 
 import dataclasses
+import functools
+import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-from ilf_jax.config import Config
+from ilf_jax.config import STAGES_BEFORE_TARGET, Config
 from ilf_jax.evaluation import statistics
 from ilf_jax.evaluation.statistics import Metric
-from ilf_jax.inference.language_model import LanguageModel
+from ilf_jax.inference.language_model import Encoded, LanguageModel
+from ilf_jax.inference.model_pool import Roles
 from ilf_jax.models import padding
-from ilf_jax.models.architecture import ModelConfig
-from ilf_jax.models.transformer import Params
 from ilf_jax.records import Example
-from ilf_jax.runtime import distributed, performance, preemption, progress, storage
+from ilf_jax.runtime import distributed, performance, preemption, progress
+from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder, Workdir
+from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tasks.task import Task
 
 R = TypeVar("R")
+_OVERRIDABLE = ("feedback", "refine", "score", "finetune")
 
 
-class Roles(Protocol):
-    """Loads the models that play a part."""
+class SharedStages:
+    """Which folder holds a stage's records, by a hash of the settings that they depend on; one for a whole run.
 
-    def get(self, name: str) -> LanguageModel:
-        """The model that plays `name` ("policy", "refiner", "judge", "critic", "embedder") now."""
+    The run and its baselines execute one after another, so whoever comes first computes what the others read.
+    """
 
-    def without_params(self, name: str) -> LanguageModel:
-        """As `get`, but nothing is loaded."""
+    def __init__(self) -> None:
+        self._folders: dict[str, StageFolder] = {}
 
-    def take(self, name: str) -> Params:
-        """Its params to train, float32, in the training layout; they are the caller's."""
-
-    def forget(self, name: str) -> None:
-        """Lets go of its params."""
-
-    def keep(self, checkpoint: storage.Path, params: Params, model: ModelConfig) -> None:
-        """Holds params that were trained and are being saved, so that they are not read again."""
+    def first(self, settings: Mapping[str, Any], own: StageFolder) -> StageFolder:
+        """The folder of whoever asked first with these settings: `own` if nobody has."""
+        return self._folders.setdefault(json.dumps(settings, sort_keys=True, default=str), own)
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """One iteration: its number, its documents, and all that the stages need. `roles` loads models when asked.
+class StageContext:
+    """One iteration: its documents and everything that its stages need.
 
     Attributes:
-        before_writing: called before the first records of a stage are written, once they are made; completes the
-            stage before it, if that is still writing.
+        examples: the documents to learn from.
+        held_out: the documents to evaluate on.
+        roles: which model plays policy, refiner, judge, ... in this iteration; loads them when asked.
+        shared: stages that the run and its baselines share.
+        profiled_steps: training steps to record a profile of.
     """
 
     config: Config
@@ -54,36 +62,151 @@ class Run:
     examples: tuple[Example, ...]
     held_out: tuple[Example, ...]
     roles: Roles
+    shared: SharedStages = dataclasses.field(default_factory=SharedStages)
     profiled_steps: int = 0
-    before_writing: Callable[[], None] = lambda: None
 
-    def folder(self, stage: str, iteration: int | None = None) -> StageFolder:
-        """Folder of a stage, of this iteration unless another is given."""
-        return self.workdir.stage(self.iteration if iteration is None else iteration, stage)
-
-    def summarise(self, stage: str, metrics: Iterable[Metric]) -> list[dict[str, Any]]:
-        """Lines of metrics.jsonl for means with standard errors."""
-        return [self.metric(stage, m.name, m.value, m.stderr, m.n) for m in metrics]
+    def folder(self, stage: str) -> StageFolder:
+        """Folder of a stage of this iteration."""
+        return self.workdir.stage(self.iteration, stage)
 
     def measure(self, texts: Mapping[str, str], examples: Sequence[Example] | None = None) -> list[Metric]:
-        """The task's own numbers about one text an example, averaged."""
-        found: dict[str, list[float]] = {}
+        """The task's own numbers about one text per example, averaged.
+
+        Args:
+            texts: by example id.
+            examples: what to measure on; by default this iteration's documents.
+        """
+        values: dict[str, list[float]] = {}
         for example in self.examples if examples is None else examples:
             for name, value in self.task.measure(example, texts[example.id]).items():
-                found.setdefault(name, []).append(value)
-        return [statistics.mean(name, values) for name, values in found.items()]
-
-    def metric(self, stage: str, name: str, value: float, stderr: float | None = None,
-               n: int | None = None) -> dict[str, Any]:
-        """A line of metrics.jsonl. A standard error that is not defined (n = 1) is null."""
-        finite = stderr is not None and stderr == stderr
-        return {"iteration": self.iteration, "stage": stage, "metric": name, "value": float(value),
-                "stderr": float(stderr) if finite else None, "n": n}
+                values.setdefault(name, []).append(value)
+        return [statistics.mean(name, of_name) for name, of_name in values.items()]
 
 
 @dataclasses.dataclass(frozen=True)
-class Done(Generic[R]):
-    """What `process_shards` leaves: records by example id, how many shards they fill, what was done for them now."""
+class Records(Generic[R]):
+    """What a complete stage wrote, read from its shards when asked for.
+
+    Attributes:
+        folder: None where this configuration does not need the stage.
+    """
+
+    cls: type[R]
+    folder: StageFolder | None
+
+    def by_id(self) -> dict[str, R]:
+        """The records by example id; empty where the stage was not needed. Raises InputError if a shard is missing."""
+        return {} if self.folder is None else self.folder.read(self.cls)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a stage's body hands to `run_stage`, for the manifest.
+
+    Attributes:
+        shards, count: shards written, and records in them.
+        metrics: what the stage measured.
+        work: tokens and FLOPs of what this process computed.
+        facts: anything else that the manifest keeps.
+    """
+
+    shards: int
+    count: int
+    metrics: Sequence[Metric] = ()
+    work: performance.Work = performance.Work()
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def needed_stages(config: Config) -> tuple[str, ...]:
+    """Stages that an iteration runs before finetuning, in order."""
+    return STAGES_BEFORE_TARGET[config.finetune.target] if config.iterations else ()
+
+
+def run_stage(context: StageContext, name: str, cls: type[R], body: Callable[[StageFolder], Outcome]) -> Records[R]:
+    """Runs a stage by the rule of resume (see the module's docstring), and returns what it wrote.
+
+    Args:
+        cls: the stage's record type.
+        body: does the work of a stage that is not complete: writes the missing shards into the folder it is given.
+    """
+    if name in STAGES_BEFORE_TARGET["refinement"] and name not in needed_stages(context.config):
+        return Records(cls, None)
+    folder = context.folder(name)
+    source = context.shared.first(_depends_on(context, name), folder)
+    if folder.complete:
+        return Records(cls, folder)
+    if source.path != folder.path:
+        folder.link(source)
+    else:
+        meter = performance.Meter()
+        folder.begin()
+        finish(context, folder, meter, body(folder))
+    context.workdir.write_metrics()
+    return Records(cls, folder)
+
+
+def finish(context: StageContext, folder: StageFolder, meter: performance.Meter, outcome: Outcome,
+           cost: Mapping[str, float] | None = None) -> None:
+    """Writes the manifest of a complete stage: what every stage ends with.
+
+    Args:
+        meter: started when the stage began.
+        cost: what `meter` measured, where it was read earlier.
+    """
+    lines = [metric_line(context.iteration, folder.path.name, metric) for metric in outcome.metrics]
+    folder.finish(shards=outcome.shards, count=outcome.count, metrics=lines, **outcome.facts,
+                  cost=meter.cost(outcome.work, context.config.precision) if cost is None else cost)
+
+
+def metric_line(iteration: int, stage: str, metric: Metric) -> dict[str, Any]:
+    """A line of metrics.jsonl. A standard error that is not defined (n = 1) is null."""
+    stderr = metric.stderr
+    return {"iteration": iteration, "stage": stage, "metric": metric.name, "value": float(metric.value),
+            "stderr": None if stderr is None or math.isnan(stderr) else float(stderr), "n": metric.n}
+
+
+def _depends_on(context: StageContext, stage: str) -> dict[str, Any]:
+    """The settings that a stage's records depend on, of those that a baseline may override.
+
+    Once the policy has been trained, whatever it writes depends on all of them.
+    """
+    config, trained = context.config, context.iteration > (0 if stage in ("evaluate", "best_of_n") else 1)
+    sections = {name: dataclasses.asdict(getattr(config, name)) for name in _OVERRIDABLE}
+    everything = {"stage": stage, "iteration": context.iteration, **sections}
+    if stage in ("evaluate", "best_of_n"):
+        return everything if trained else {"stage": stage, "iteration": 0}
+    order = STAGES_BEFORE_TARGET["refinement"]
+    if stage not in order:
+        return {**everything, "workdir": str(context.workdir.path)}  # never shared
+    recorded = uses_recorded_drafts(config)
+    models = {"draft": [] if recorded else ["policy"], "feedback": ["critic"], "refine": ["refiner"],
+              "score": ["judge", "embedder", "reward_model"]}
+    upstream = order[: order.index(stage) + 1]
+    by_policy = any(name == "policy" or getattr(config, name).checkpoint == "policy"
+                    for upper in upstream for name in models[upper])
+    if trained and by_policy:
+        return everything
+    relevant = {name: sections[name] for name in upstream if name in sections}
+    return {"stage": stage, "iteration": context.iteration, "recorded": recorded, **relevant}
+
+
+def uses_recorded_drafts(config: Config) -> bool:
+    """Whether drafts come from the data: with 'auto', where the feedback on them does."""
+    if config.draft.source == "auto":
+        return config.feedback.source == "recorded"
+    return config.draft.source == "recorded"
+
+
+def encode_prompts(
+    lm: LanguageModel, examples: Iterable[Example], prompt: Callable[[Example], Prompt], reserve: int
+) -> dict[str, Encoded]:
+    """One prompt per example as tokens that leave room for `reserve` more in the context, by example id."""
+    return {e.id: lm.encode(e.id, [prompt(e)], reserve)[0] for e in examples}
+
+
+@dataclasses.dataclass(frozen=True)
+class Processed(Generic[R]):
+    """What `process_shards` leaves: records by example id, the number of shards, and the work done by this process."""
 
     records: dict[str, R]
     shards: int
@@ -91,54 +214,53 @@ class Done(Generic[R]):
 
 
 def process_shards(
-    run: Run, stage: str, examples: Sequence[Example], lengths: Sequence[int], shard_size: int, cls: type[R],
-    start: Callable[[list[Example]], Callable[[], list[R]]], work: Callable[[R], performance.Work],
-) -> Done[R]:
-    """Works on documents of like length together, a shard at a time; shards that are there are left alone.
+    context: StageContext, folder: StageFolder, examples: Sequence[Example], lengths: Sequence[int], *,
+    shard_size: int, cls: type[R], start: Callable[[list[Example]], Pending[list[R]]],
+    work: Callable[[R], performance.Work], before_writing: Pending[None] | None = None,
+) -> Processed[R]:
+    """Works on documents of similar length together, a shard at a time; shards that exist are left alone.
 
-    Which documents share a shard follows from their lengths alone, so a resumed run computes just what the first one
+    Which documents share a shard follows from their lengths alone, so a resumed run computes exactly what the first one
     would have.
 
     Args:
-        start: sets the device to work on a shard's documents and returns at once; what it returns waits for the result
-            and makes the records. The device has the next shard at hand while those of one are made and written.
+        folder: of the stage.
+        lengths: of each example, in any unit; documents of similar length make a shard.
+        shard_size: documents in a shard.
+        cls: the record type.
+        start: sets the device to work on a shard's documents and returns at once; while the records of one shard are
+            made and written, the device works on the next.
         work: what making a record took.
+        before_writing: must be complete before the first record is written: the checkpoint of the stage before.
     """
-    folder, meter = run.folder(stage), performance.Meter()
+    stage, meter = folder.path.name, performance.Meter()
     shards = padding.batches_by_length(lengths, shard_size)
-    todo = folder.missing_shards(len(shards))
-    done = len(examples) - sum(len(shards[i]) for i in todo)
+    missing = folder.missing_shards(len(shards))
+    done = len(examples) - sum(len(shards[i]) for i in missing)
     works: list[performance.Work] = []
-    with progress.Progress(f"{stage} {run.iteration}", len(examples), "documents", done=done) as bar:
+    with progress.Progress(f"{stage} {context.iteration}", len(examples), "documents", done=done) as bar:
 
-        def write(i: int, finish: Callable[[], list[R]]) -> None:
-            made = finish()
-            run.before_writing()
-            folder.write_shard(i, len(shards), made)
-            works.extend(map(work, made))
+        def write(i: int, pending: Pending[list[R]]) -> None:
+            rows = pending.result()
+            if before_writing is not None:
+                before_writing.result()
+            folder.write_shard(i, len(shards), rows)
+            works.extend(map(work, rows))
             bar.advance(len(shards[i]))
             preemption.safe_point()
 
-        under_way: tuple[int, Callable[[], list[R]]] | None = None
-        for i in todo:
+        previous: tuple[int, Pending[list[R]]] | None = None
+        for i in missing:
             started = i, start([examples[j] for j in shards[i]])
-            if under_way is not None:
-                write(*under_way)
-            under_way = started
-        if under_way is not None:
-            write(*under_way)
-    distributed.barrier()  # each process has written its own
-    records = {row.id: row for i in range(len(shards)) for row in folder.read_shard(cls, i, len(shards))}
+            if previous is not None:
+                write(*previous)
+            previous = started
+        if previous is not None:
+            write(*previous)
+    distributed.barrier()  # each process has written its own shards
+    records = {row.id: row for i in range(len(shards)) for row in folder.read_shard(cls, i, len(shards))}  # type: ignore
     cost = meter.cost()
     if cost["compilations"]:
-        progress.log(f"{stage} {run.iteration}: {cost['compilations']} programs compiled in "
+        progress.log(f"{stage} {context.iteration}: {cost['compilations']} programs compiled in "
                      f"{progress.duration(cost['compile_seconds'])}")
-    return Done(records, len(shards), total(works))
-
-
-def total(works: Iterable[performance.Work]) -> performance.Work:
-    """All of them together."""
-    tokens, flops = 0, 0.0
-    for work in works:
-        tokens, flops = tokens + work.tokens, flops + work.flops
-    return performance.Work(tokens, flops)
+    return Processed(records, len(shards), functools.reduce(performance.Work.plus, works, performance.Work()))

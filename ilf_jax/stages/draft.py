@@ -1,54 +1,52 @@
 """Draft: x0 ~ pi_theta(. | c), or the draft that the data recorded."""
 
-from collections.abc import Callable
+import functools
 
-from ilf_jax.config import Config
 from ilf_jax.evaluation import statistics
 from ilf_jax.inference.generation import Generator
 from ilf_jax.records import Draft, Example
-from ilf_jax.runtime import performance
+from ilf_jax.runtime.pending import Pending
+from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
-from ilf_jax.stages import context as run_lib
+from ilf_jax.stages.context import (
+    Outcome,
+    Records,
+    StageContext,
+    encode_prompts,
+    process_shards,
+    run_stage,
+    uses_recorded_drafts,
+)
 
 
-def uses_recorded(config: Config) -> bool:
-    """Whether drafts come from the data: always where the feedback on them does."""
-    if config.draft.source == "auto":
-        return config.feedback.source == "recorded"
-    return config.draft.source == "recorded"
+def draft(context: StageContext) -> Records[Draft]:
+    """A Draft for each document of the iteration."""
+    return run_stage(context, "draft", Draft, functools.partial(_draft, context))
 
 
-def run(run: run_lib.Run) -> None:
-    """Writes a Draft for each example of the iteration."""
-    folder, settings, meter = run.folder("draft"), run.config.draft, performance.Meter()
-    folder.begin()
-    if uses_recorded(run.config):
-        folder.write_shard(0, 1, [Draft(e.id, e.draft, "recorded") for e in run.examples])
-        folder.finish(shards=1, count=len(run.examples), metrics=[], cost=meter.cost())
-        return
-    policy = run.roles.get("policy")
+def _draft(context: StageContext, folder: StageFolder) -> Outcome:
+    config, settings, examples, task = context.config, context.config.draft, context.examples, context.task
+    if uses_recorded_drafts(config):
+        folder.write_shard(0, 1, [Draft(e.id, e.draft, "recorded") for e in examples])
+        return Outcome(shards=1, count=len(examples))
+    policy = context.roles.get("policy")
+    prompts = encode_prompts(policy, examples, task.policy_prompt, settings.max_new_tokens)
+    lengths = [len(prompts[e.id].ids) for e in examples]
     sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
-    prompts = {e.id: policy.encode(e.id, [run.task.policy_prompt(e)], settings.max_new_tokens)[0]
-               for e in run.examples}
-    generator = Generator(policy, sampling, settings.max_new_tokens, settings.batch_size, run.task.stop,
-                          policy.row_lengths(len(p.ids) for p in prompts.values()))
+    generator = Generator(policy, sampling, settings.max_new_tokens, settings.batch_size, task.stop,
+                          policy.row_lengths(lengths))
 
-    def start(batch: list[Example]) -> Callable[[], list[Draft]]:
-        keys = decode.candidate_keys(run.config.seed, run.iteration, "draft", [e.id for e in batch], [0])
-        samples = generator.start([prompts[e.id] for e in batch], keys)
-        return lambda: [
-            Draft(e.id, run.task.postprocess(s.text), "policy", len(s.tokens), float(s.logprobs.sum()), s.stopped)
-            for e, (s,) in zip(batch, samples(), strict=True)
-        ]
+    def start(batch: list[Example]) -> Pending[list[Draft]]:
+        keys = decode.candidate_keys(config.seed, context.iteration, "draft", [e.id for e in batch], [0])
+        return generator.start([prompts[e.id] for e in batch], keys).map(lambda samples: [
+            Draft(e.id, task.postprocess(s.text), "policy", len(s.tokens), float(s.logprobs.sum()), s.stopped)
+            for e, (s,) in zip(batch, samples, strict=True)])
 
-    done = run_lib.process_shards(
-        run, "draft", run.examples, [len(prompts[e.id].ids) for e in run.examples],
-        settings.batch_size * settings.batches_per_shard, Draft, start,
-        lambda d: generator.work(prompts[d.id], [d.num_tokens]),
-    )
+    done = process_shards(
+        context, folder, examples, lengths, shard_size=settings.batch_size * settings.batches_per_shard, cls=Draft,
+        start=start, work=lambda d: generator.work(prompts[d.id], [d.num_tokens]))
     drafts = done.records
-    numbers = [statistics.mean("stop_rate", [d.stopped for d in drafts.values()]),
-               *run.measure({i: d.text for i, d in drafts.items()})]
-    cost = meter.cost(done.work, run.config.precision)
-    folder.finish(shards=done.shards, count=len(drafts), cost=cost, metrics=run.summarise("draft", numbers))
+    metrics = [statistics.mean("stop_rate", [d.stopped for d in drafts.values()]),
+               *context.measure({i: d.text for i, d in drafts.items()})]
+    return Outcome(done.shards, len(drafts), metrics, done.work)

@@ -1,55 +1,80 @@
-"""Evaluate: what the policy writes for held-out examples, and numbers about it. Iteration 0 is before training."""
+"""Evaluate: what the policy writes for held-out documents, and numbers about it. Iteration 0 is before training."""
 
-from collections.abc import Callable
+import functools
 
-from ilf_jax.evaluation import statistics
-from ilf_jax.inference import likelihoods
+from ilf_jax.evaluation import output_metrics, statistics
+from ilf_jax.inference import likelihoods, preferences
+from ilf_jax.inference.language_model import LanguageModel
+from ilf_jax.inference.policy_outputs import PolicyOutputs
 from ilf_jax.records import Example, Output
-from ilf_jax.runtime import performance
+from ilf_jax.runtime.pending import Pending
+from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.sampling import decode
-from ilf_jax.stages import context as run_lib
-from ilf_jax.stages import outputs
+from ilf_jax.stages.context import Outcome, Records, StageContext, process_shards, run_stage
 
 
-def run(run: run_lib.Run) -> None:
-    """Writes an Output for each held-out example, and the metrics."""
-    folder, settings, meter = run.folder("evaluate"), run.config.evaluate, performance.Meter()
-    folder.begin()
-    policy = run.roles.get("policy")
-    generator, prompts = outputs.generator(run, policy, settings.batch_size)
+def evaluate(
+    context: StageContext, before_training: Records[Output] | None = None, checkpoint: Pending[None] | None = None
+) -> Records[Output]:
+    """An Output for each held-out document.
 
-    def start(batch: list[Example]) -> Callable[[], list[Output]]:
+    Args:
+        before_training: the outputs of iteration 0, which win rates compare with.
+        checkpoint: the policy's, which may still be being written: no record is written before it is complete.
+    """
+    if not context.held_out:
+        return Records(Output, None)
+    return run_stage(context, "evaluate", Output, functools.partial(_evaluate, context, before_training, checkpoint))
+
+
+def _evaluate(
+    context: StageContext, before_training: Records[Output] | None, checkpoint: Pending[None] | None,
+    folder: StageFolder,
+) -> Outcome:
+    settings, config, examples = context.config.evaluate, context.config, context.held_out
+    policy = context.roles.get("policy")
+    outputs = PolicyOutputs.make(policy, context.task, config, examples, trained=context.iteration > 0,
+                                 batch_size=settings.batch_size)
+
+    def start(batch: list[Example]) -> Pending[list[Output]]:
         # The same keys in every iteration: runs differ by their policy, not by luck.
-        keys = decode.candidate_keys(run.config.seed, 0, "evaluate", [e.id for e in batch], [0])
-        samples = generator.start([prompts[e.id] for e in batch], keys)
-        return lambda: [
-            Output(e.id, outputs.text_of(run, s.text), len(s.tokens), s.stopped, float(s.logprobs.sum()))
-            for e, (s,) in zip(batch, samples(), strict=True)
-        ]
+        keys = decode.candidate_keys(config.seed, 0, "evaluate", [e.id for e in batch], [0])
+        return outputs.generator.start([outputs.prompts[e.id] for e in batch], keys).map(lambda samples: [
+            Output(e.id, outputs.text(s.text), len(s.tokens), s.stopped, float(s.logprobs.sum()))
+            for e, (s,) in zip(batch, samples, strict=True)])
 
-    done = run_lib.process_shards(
-        run, "evaluate", run.held_out, [len(prompts[e.id].ids) for e in run.held_out],
-        settings.batch_size * settings.batches_per_shard, Output, start,
-        lambda o: generator.work(prompts[o.id], [o.num_tokens]),
-    )
-    found = done.records
-    texts = {i: o.text for i, o in found.items()}
-    numbers = [
-        *outputs.numbers(run, texts),
-        statistics.proportion("stop_rate", [o.stopped for o in found.values()]),
-        statistics.mean("mean_tokens", [o.num_tokens for o in found.values()]),
+    done = process_shards(
+        context, folder, examples, outputs.lengths(examples), cls=Output, start=start,
+        shard_size=settings.batch_size * settings.batches_per_shard, before_writing=checkpoint,
+        work=lambda o: outputs.generator.work(outputs.prompts[o.id], [o.num_tokens]))
+    rows = done.records
+    texts = {i: o.text for i, o in rows.items()}
+    metrics = [
+        *output_metrics.output_metrics(texts, examples, context.measure, with_rouge=settings.rouge,
+                                       exact_match=settings.exact_match),
+        statistics.proportion("stop_rate", [o.stopped for o in rows.values()]),
+        statistics.mean("mean_tokens", [o.num_tokens for o in rows.values()]),
+        *_likelihoods(context, policy),
     ]
+    if settings.win_rate and before_training is not None:
+        before = {i: o.text for i, o in before_training.by_id().items()}
+        metrics += preferences.win_rates(
+            context.roles.get("judge"), context.task, examples, texts, before, config.score.batch_size)
+    return Outcome(done.shards, len(rows), metrics, done.work)
+
+
+def _likelihoods(context: StageContext, policy: LanguageModel) -> list[statistics.Metric]:
+    """Likelihood of what people wrote, and the divergence from the policy before training."""
+    settings, metrics = context.config.evaluate, []
     if settings.nll:
         for field in ("reference", "human_refinement"):
-            given = [(e, getattr(e, field).strip()) for e in run.held_out if getattr(e, field).strip()]
-            numbers += [likelihoods.nll(run.task, policy, f"nll_{field}", given)] if given else []
-    if settings.kl and run.iteration > 0:
-        base = run.roles.get("base")
-        numbers += likelihoods.divergence(run, "kl_base_policy", base, policy)
-        numbers += likelihoods.divergence(run, "kl_policy_base", policy, base)
-    if settings.win_rate and run.iteration > 0:
-        numbers += outputs.win_rates(run, texts)
-    cost = meter.cost(done.work, run.config.precision)
-    folder.finish(
-        shards=done.shards, count=len(found), cost=cost, metrics=run.summarise("evaluate", numbers)
-    )
+            given = [(e, getattr(e, field).strip()) for e in context.held_out if getattr(e, field).strip()]
+            metrics += [likelihoods.nll(context.task, policy, f"nll_{field}", given)] if given else []
+    if settings.kl and context.iteration > 0:
+        base = context.roles.get("base")
+        for name, own, other in (("kl_base_policy", base, policy), ("kl_policy_base", policy, base)):
+            metrics += likelihoods.divergence(
+                name, own, other, context.task, context.held_out, seed=context.config.seed,
+                iteration=context.iteration, max_new_tokens=settings.kl_max_new_tokens, batch_size=settings.batch_size)
+    return metrics
+

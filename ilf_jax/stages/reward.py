@@ -5,6 +5,7 @@ PAPER: three kinds. A language model learns to say which of two outputs is bette
 """
 
 import dataclasses
+import functools
 import json
 import zlib
 
@@ -14,11 +15,11 @@ from ilf_jax.errors import InputError
 from ilf_jax.evaluation import calibration, statistics
 from ilf_jax.inference import model_pool
 from ilf_jax.inference.language_model import LanguageModel
-from ilf_jax.inference.reward_scorer import Rewarder
+from ilf_jax.inference.reward_scorer import RewardScorer
 from ilf_jax.records import Comparison, Preference
-from ilf_jax.runtime import distributed, performance, storage
-from ilf_jax.runtime.workdir import write_atomically
-from ilf_jax.stages import context as run_lib
+from ilf_jax.runtime import distributed, storage
+from ilf_jax.runtime.workdir import StageFolder, write_atomically
+from ilf_jax.stages.context import Outcome, Records, StageContext, run_stage
 from ilf_jax.tasks.prompts import Question
 from ilf_jax.tasks.task import Task
 from ilf_jax.training import loop, objectives, packing
@@ -56,38 +57,37 @@ def _kind_of(uri: str) -> str | None:
     return json.loads(path.read_text(encoding="utf-8"))["kind"]
 
 
-def run(run: run_lib.Run, comparisons: Comparisons) -> None:
-    """Writes the params, and a Preference for each held-out comparison."""
-    folder, settings, meter = run.folder("reward"), run.config.reward, performance.Meter()
-    folder.begin()
-    lm = run.roles.without_params(_PART)
+def train_reward_model(context: StageContext, comparisons: Comparisons) -> Records[Preference]:
+    """Trains the reward model; a Preference for each held-out comparison."""
+    records = run_stage(context, "reward", Preference, functools.partial(_train, context, comparisons))
+    loop.tidy(context, "reward")
+    return records
+
+
+def _train(context: StageContext, comparisons: Comparisons, folder: StageFolder) -> Outcome:
+    config, settings = context.config, context.config.reward
+    lm = context.roles.without_params(_PART)
     if settings.kind == "scalar":
         lm = dataclasses.replace(lm, architecture=dataclasses.replace(lm.architecture, scalar_head=True))
-    examples = [example for c in comparisons.train for example in _examples(run.config, run.task, lm, c)]
+    examples = [example for c in comparisons.train for example in _examples(config, context.task, lm, c)]
     loss = objectives.PairwiseLoss if settings.kind == "scalar" else objectives.NextTokenLoss
     objective = loss(lm.architecture, lm.compute, settings.remat)
-    trained = loop.train(run, "reward", settings, _PART, lm, objective, examples)
-    said = json.dumps({"kind": settings.kind}) + "\n"
-    distributed.on_main(lambda: write_atomically(run.workdir.reward_model / _KIND_FILE, said))
-    wait = loop.save_model(run, run.workdir.reward_model, lm, trained.params)
-    rewarder = Rewarder(run.roles.get("reward_model"), run.task, settings.kind)
-    found = rewarder.preferences(comparisons.held_out, run.config.score.batch_size)
-    rows = [Preference(c.id, float(p), c.preferred) for c, p in zip(comparisons.held_out, found, strict=True)]
-    wait()
+    trained = loop.train(context, "reward", settings, _PART, lm, objective, examples)
+    facts = json.dumps({"kind": settings.kind}) + "\n"
+    distributed.on_main(lambda: write_atomically(context.workdir.reward_model / _KIND_FILE, facts))
+    checkpoint = loop.save_model(context, context.workdir.reward_model, lm, trained.params)
+    scorer = RewardScorer(context.roles.get("reward_model"), context.task, settings.kind)
+    probabilities = scorer.preferences(comparisons.held_out, config.score.batch_size)
+    rows = [Preference(c.id, float(p), c.preferred)
+            for c, p in zip(comparisons.held_out, probabilities, strict=True)]
+    checkpoint.result()
     folder.write_shard(0, 1, rows)
-    metrics = [run.metric("reward", "loss", trained.loss), run.metric("reward", "steps", trained.steps),
-               run.metric("reward", "comparisons", len(comparisons.train)),
-               *run.summarise("reward", _numbers(rows))]
-    folder.finish(shards=1, count=len(rows), cost=meter.cost(trained.work, run.config.precision), metrics=metrics)
-    tidy(run)
+    metrics = [statistics.plain("loss", trained.loss), statistics.plain("steps", trained.steps),
+               statistics.plain("comparisons", len(comparisons.train)), *_metrics(rows)]
+    return Outcome(1, len(rows), metrics, trained.work)
 
 
-def tidy(run: run_lib.Run) -> None:
-    """See `training.tidy`."""
-    loop.tidy(run, "reward")
-
-
-def _numbers(rows: list[Preference]) -> list[statistics.Metric]:
+def _metrics(rows: list[Preference]) -> list[statistics.Metric]:
     probabilities, truth = [row.probability for row in rows], [row.preferred == "first" for row in rows]
     error = calibration.expected_calibration_error(calibration.reliability(probabilities, truth))
     return [statistics.mean("accuracy", calibration.right(probabilities, truth).tolist()),

@@ -7,6 +7,7 @@ from typing import Any
 
 from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
+from ilf_jax.sweeps import config_files
 
 Cell = dict[str, Any]
 """What one run overrides: config key, without `config.`, -> value; `config` itself -> a config file of its own.
@@ -107,7 +108,7 @@ def load(path: str) -> Sweep:
     Raises:
         InputError: the file does not give one, or the sweep has no cells, or two that are alike.
     """
-    sweep = config_lib.call_in_file(path, "get_sweep")
+    sweep = config_files.call_in_file(path, "get_sweep")
     if not sweep.cells:
         raise InputError(f"--config={path}: the sweep has no cells")
     names = [name(cell) for cell in sweep.cells]
@@ -150,6 +151,6 @@ def config_of(sweep: Sweep, cell: Cell) -> config_lib.Config:
         InputError: its config file does not exist, or a key or value is wrong; the cell is named.
     """
     try:
-        return config_lib.from_file(*overrides(sweep, cell))
+        return config_files.from_file(*overrides(sweep, cell))
     except InputError as e:
         raise InputError(f"cell {name(cell)}: {e}") from e

@@ -1,9 +1,25 @@
-"""What a task is: prompts, post-processing, and, where it can judge by program, an oracle."""
+"""What a task is: prompts, post-processing, metrics, and, where a program can judge, an oracle."""
 
+import dataclasses
 import re
 
+from ilf_jax.config import Config
 from ilf_jax.records import Example
 from ilf_jax.tasks import prompts
+
+
+@dataclasses.dataclass(frozen=True)
+class MetricInfo:
+    """A number that `Task.measure` gives.
+
+    Attributes:
+        direction: "lower" or "higher": which is better.
+        label: what it is, in words.
+    """
+
+    name: str
+    direction: str
+    label: str
 
 
 class Task:
@@ -14,6 +30,7 @@ class Task:
         prompts: the templates.
         stop: a generation is cut at the first of these strings.
         has_oracle: whether the methods oracle_... are defined.
+        metrics: what `measure` gives; the first one leads the report.
         refinement_cue: stands between feedback and refinement where the policy writes both.
     """
 
@@ -21,7 +38,18 @@ class Task:
     prompts: prompts.PromptSet
     stop: tuple[str, ...] = ("\n",)
     has_oracle: bool = False
+    metrics: tuple[MetricInfo, ...] = ()
     refinement_cue: str = "Improved:"
+
+    @classmethod
+    def from_config(cls, config: Config) -> "Task":
+        """The task of a run; a subclass may read settings from the configuration."""
+        del config
+        return cls()
+
+    def directions(self) -> dict[str, str]:
+        """Metric name -> "lower" or "higher"."""
+        return {metric.name: metric.direction for metric in self.metrics}
 
     def policy_prompt(self, example: Example) -> prompts.Prompt:
         """What the policy sees."""

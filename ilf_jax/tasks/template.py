@@ -1,8 +1,10 @@
 """A task made of the user's own templates; what is not given has a general wording."""
 
+import dataclasses
 import re
 from typing import Any
 
+from ilf_jax.config import Config
 from ilf_jax.errors import InputError
 from ilf_jax.tasks import prompts
 from ilf_jax.tasks.task import Task
@@ -113,6 +115,11 @@ class TemplateTask(Task):
     """
 
     name = "template"
+
+    @classmethod
+    def from_config(cls, config: Config) -> "TemplateTask":
+        """Made from config.template."""
+        return cls(**dataclasses.asdict(config.template))
 
     def __init__(
         self,

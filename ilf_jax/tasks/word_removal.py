@@ -92,6 +92,11 @@ class WordRemoval(task.Task):
     prompts = PROMPTS
     has_oracle = True
     refinement_cue = "Better text:"
+    metrics = (
+        task.MetricInfo("insult_rate", "lower", "share of texts with an insult"),
+        task.MetricInfo("insults_per_text", "lower", "insults in a text"),
+        task.MetricInfo("well_formed", "higher", "share of sentences of the right form"),
+    )
 
     def __init__(self) -> None:
         self._insults = frozenset(insults())

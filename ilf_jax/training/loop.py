@@ -3,7 +3,7 @@
 import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from ilf_jax.models import flops, kernels, lora, padding, transformer
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import in_precision
 from ilf_jax.runtime import checkpoint, distributed, jax_settings, performance, preemption, progress, storage
+from ilf_jax.runtime.pending import Pending
 from ilf_jax.stages import context as run_lib
 from ilf_jax.steps import finetune_step as steps
 from ilf_jax.tasks.prompts import Prompt
@@ -95,7 +96,7 @@ class Trained:
 
 
 def _start(
-    run: run_lib.Run, stage: str, settings: config_lib.Training, part: str, lm: LanguageModel
+    run: run_lib.StageContext, stage: str, settings: config_lib.Training, part: str, lm: LanguageModel
 ) -> transformer.Params:
     """The params to start from, with a scalar head if the trained model has one, and LoRA's where it is wanted.
 
@@ -109,7 +110,7 @@ def _start(
 
 
 def train(
-    run: run_lib.Run, stage: str, settings: config_lib.Training, part: str, lm: LanguageModel,
+    run: run_lib.StageContext, stage: str, settings: config_lib.Training, part: str, lm: LanguageModel,
     objective: steps.Objective, examples: Sequence[packing.TrainingExample],
 ) -> Trained:
     """Trains from the params of `part`, or goes on after the stage's last training checkpoint.
@@ -197,8 +198,10 @@ def train(
     if not performance.fetch(_all_finite(params)):
         raise InputError(f"{stage}: training stopped, some params are no numbers after step {step}. "
                          f"{step_log.remedy(stage)}")
-    return Trained(params, log.mean_of_last(steps_plan.steps_per_epoch), step,
-                   run_lib.total(_work(lm.architecture, steps_plan, i) for i in range(begun or 0, step)))
+    work = functools.reduce(
+        performance.Work.plus, (_work(lm.architecture, steps_plan, i) for i in range(begun or 0, step)),
+        performance.Work())
+    return Trained(params, log.mean_of_last(steps_plan.steps_per_epoch), step, work)
 
 
 def encode_prompt(
@@ -222,8 +225,9 @@ def encode_prompt(
 
 
 def save_model(
-    run: run_lib.Run, folder: storage.Path, lm: LanguageModel, params: transformer.Params
-) -> Callable[[], None]:
+    run: run_lib.StageContext, folder: storage.Path, lm: LanguageModel, params: transformer.Params,
+    replaces: storage.Path | None = None,
+) -> Pending[None]:
     """Begins to write a trained model with its tokenizer, and holds it for who asks for it next.
 
     Returns:
@@ -234,11 +238,11 @@ def save_model(
     if distributed.is_main():
         with performance.saving(), storage.written_locally(folder / "tokenizer") as place:
             lm.tokenizer.save(place)
-    run.roles.keep(folder, params, lm.architecture)
-    return wait
+    run.roles.put(folder, params, lm.architecture, replaces)
+    return Pending(wait)
 
 
-def tidy(run: run_lib.Run, stage: str) -> None:
+def tidy(run: run_lib.StageContext, stage: str) -> None:
     """Deletes the states of a training that is complete; a kill may have come before that."""
     checkpoint.TrainingCheckpoints(run.folder(stage).path / "state").clear()
 
@@ -257,9 +261,9 @@ def row_shape(
 
 def _work(model: ModelConfig, steps_plan: batch_schedule.Plan, step: int) -> performance.Work:
     examples = [steps_plan.examples[i] for i in steps_plan.order[step]]
-    return run_lib.total(
+    return functools.reduce(performance.Work.plus, (
         performance.Work(len(e), flops.training(model, tokens=len(e), seen=len(e) / 2, targets=e.num_targets))
-        for e in examples)
+        for e in examples), performance.Work())
 
 
 def _made_ready(

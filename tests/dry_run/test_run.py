@@ -8,12 +8,12 @@ import sys
 
 import pytest
 
-from ilf_jax import config as config_lib
 from ilf_jax.dry_run import advice, batch_shapes, compiled_steps, dry_run
 from ilf_jax.inference import generation, language_model
 from ilf_jax.models import checkpoint_io
 from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import sharding
+from ilf_jax.sweeps import config_files
 from ilf_jax.training import loop
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 
 @pytest.fixture
 def quickstart():
-    config = config_lib.from_file(str(ROOT / "configs/quickstart.py"), {"data.train_size": 32, "data.eval_size": 4})
+    config = config_files.from_file(str(ROOT / "configs/quickstart.py"), {"data.train_size": 32, "data.eval_size": 4})
     return dataclasses.replace(config, iterations=1, compare=())
 
 
@@ -35,7 +35,7 @@ def test_tables_of_the_quickstart(quickstart, capsys):
 
 
 def test_a_reward_model_without_iterations(capsys):
-    config = config_lib.from_file(str(ROOT / "configs/reward_model.py"), {"data.eval_size": 4, "evaluate.rank": True})
+    config = config_files.from_file(str(ROOT / "configs/reward_model.py"), {"data.eval_size": 4, "evaluate.rank": True})
     assert dry_run.dry_run(config) == 0
     said = capsys.readouterr().out
     assert "reward -> evaluate -> best_of_n" in said and "rank" in said and "each iteration" not in said

@@ -1,0 +1,60 @@
+"""What a policy writes for held-out documents: how it is drawn, and the text that a generation holds."""
+
+import dataclasses
+from collections.abc import Sequence
+
+from ilf_jax.config import Config
+from ilf_jax.inference.generation import Generator
+from ilf_jax.inference.language_model import Encoded, LanguageModel
+from ilf_jax.records import Example
+from ilf_jax.sampling.logits import make_sampling
+from ilf_jax.tasks.task import Task
+
+
+@dataclasses.dataclass(frozen=True)
+class PolicyOutputs:
+    """Draws outputs as config.evaluate says.
+
+    Attributes:
+        writes_feedback: the policy has learned to write feedback first and then the refinement.
+        generator: of batches of `batch_size` documents.
+        prompts: by example id.
+    """
+
+    task: Task
+    writes_feedback: bool
+    generator: Generator
+    prompts: dict[str, Encoded]
+
+    @classmethod
+    def make(
+        cls, lm: LanguageModel, task: Task, config: Config, examples: Sequence[Example], *, trained: bool,
+        batch_size: int,
+    ) -> "PolicyOutputs":
+        """Encodes the prompts of `examples`.
+
+        Args:
+            lm: the policy.
+            trained: whether it has been finetuned by this run.
+            batch_size: documents a batch.
+
+        Raises:
+            InputError: a prompt does not fit into the context.
+        """
+        settings, max_new_tokens = config.evaluate, config.evaluate.max_new_tokens
+        writes_feedback = config.finetune.target == "feedback_refinement" and trained
+        if writes_feedback:
+            max_new_tokens += config.feedback.max_new_tokens
+        prompts = {e.id: lm.encode(e.id, [task.policy_prompt(e)], max_new_tokens)[0] for e in examples}
+        sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
+        row_lengths = lm.row_lengths(len(p.ids) for p in prompts.values())
+        generator = Generator(lm, sampling, max_new_tokens, batch_size, task.stop, row_lengths)
+        return cls(task, writes_feedback, generator, prompts)
+
+    def lengths(self, examples: Sequence[Example]) -> list[int]:
+        """Tokens of each prompt."""
+        return [len(self.prompts[e.id].ids) for e in examples]
+
+    def text(self, generated: str) -> str:
+        """The output that a generation holds: all of it, or the refinement behind the feedback."""
+        return self.task.postprocess(self.task.split_feedback(generated)[1] if self.writes_feedback else generated)

@@ -1,0 +1,53 @@
+"""A judge that compares two texts about the same document, in both orders."""
+
+from collections.abc import Mapping, Sequence
+
+from ilf_jax.evaluation import statistics, win_rate
+from ilf_jax.inference import answer_scoring
+from ilf_jax.inference.language_model import LanguageModel
+from ilf_jax.records import Example
+from ilf_jax.tasks.task import Task
+
+
+def both_orders(
+    lm: LanguageModel, task: Task, examples: Sequence[Example], ours: Mapping[str, str], theirs: Mapping[str, str],
+    batch_size: int,
+) -> tuple[list[float], list[float]]:
+    """The judge's probability of "A" for each example: where A is ours, and where A is theirs.
+
+    Args:
+        lm: the judge.
+        task: asks the question.
+        ours, theirs: texts by example id.
+        batch_size: prefixes that are computed together.
+    """
+    return (_preferences(lm, task, examples, ours, theirs, batch_size),
+            _preferences(lm, task, examples, theirs, ours, batch_size))
+
+
+def win_rates(
+    lm: LanguageModel, task: Task, examples: Sequence[Example], ours: Mapping[str, str], theirs: Mapping[str, str],
+    batch_size: int,
+) -> list[statistics.Metric]:
+    """How often ours is better than theirs: win_rate, and the same at equal length. Arguments as `both_orders`."""
+    orders = both_orders(lm, task, examples, ours, theirs, batch_size)
+    results = win_rate.outcomes(*orders)
+    lengths = [[float(len(side[e.id].split())) for e in examples] for side in (ours, theirs)]
+    return [win_rate.win_rate(*orders), win_rate.length_controlled_win_rate(results.tolist(), *lengths)]
+
+
+def _preferences(
+    lm: LanguageModel, task: Task, examples: Sequence[Example], first: Mapping[str, str], second: Mapping[str, str],
+    batch_size: int,
+) -> list[float]:
+    """The probability that the text shown first is better; 0.5 where both are equal, without asking.
+
+    Args:
+        first, second: texts by example id, in the order in which they are shown.
+    """
+    different = [e for e in examples if first[e.id] != second[e.id]]
+    questions = [answer_scoring.ask(lm, e.id, [[task.compare_question(e, first[e.id], second[e.id])]])
+                 for e in different]
+    answers = answer_scoring.favourable_probabilities(lm, questions, batch_size)
+    by_id = {e.id: p.item() for e, p in zip(different, answers, strict=True)}
+    return [by_id.get(e.id, 0.5) for e in examples]

@@ -1,0 +1,219 @@
+"""Everything around Algorithm 1: reads and checks what a run needs, opens its folders, writes the closing report."""
+
+import contextlib
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from ilf_jax import config as config_lib
+from ilf_jax import preflight, records
+from ilf_jax import tasks as tasks_lib
+from ilf_jax.data import comparisons as comparisons_lib
+from ilf_jax.data import documents as documents_lib
+from ilf_jax.errors import InputError
+from ilf_jax.evaluation import systems as systems_lib
+from ilf_jax.inference import model_pool
+from ilf_jax.records import BestOfN, Comparison, Example, Output
+from ilf_jax.reporting import html_report, summary
+from ilf_jax.runtime import distributed, jax_settings, progress, sharding, storage
+from ilf_jax.runtime import workdir as workdir_lib
+from ilf_jax.stages.context import SharedStages, StageContext
+from ilf_jax.tasks.task import Task
+from ilf_jax.tokenizers import bpe_training
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """One configuration in its own folder: the run itself, or a baseline beside it.
+
+    Attributes:
+        name: of the baseline; "" for the run itself.
+        tokenizer_folder: of the tokenizer that the run has trained, if it has.
+        reward_checkpoint: of the reward model that the run trains; None where it trains none.
+    """
+
+    name: str
+    config: config_lib.Config
+    workdir: workdir_lib.Workdir
+    task: Task
+    documents: documents_lib.Documents
+    pool: model_pool.ModelPool
+    shared: SharedStages
+    tokenizer_folder: storage.Path
+    reward_checkpoint: storage.Path | None
+    profiled_steps: int = 0
+
+    def _context(self, iteration: int, trained: int) -> StageContext:
+        """An iteration, while the policy has been through `trained` of them."""
+        checkpoint = self.workdir.checkpoint(trained) if trained else None
+        roles = model_pool.Roles(self.config, self.pool, self.tokenizer_folder, checkpoint, self.reward_checkpoint)
+        return StageContext(
+            self.config, self.workdir, self.task, iteration, self.documents.by_iteration.get(iteration, ()),
+            self.documents.held_out, roles, self.shared, self.profiled_steps if iteration == 1 else 0)
+
+    def before_training(self) -> StageContext:
+        """Iteration 0: the policy as it was given."""
+        context = self._context(0, 0)
+        self._note_held_out(context)
+        return context
+
+    def iteration(self, k: int) -> StageContext:
+        """Iteration k, with the policy of the iteration before.
+
+        Raises:
+            InputError: a resumed run finds other documents than it was begun with.
+        """
+        context = self._context(k, k - 1)
+        write_records(self.workdir.iteration(k) / "examples.jsonl", context.examples, "config.data")
+        return context
+
+    def with_policy(self, k: int) -> StageContext:
+        """Iteration k, with the policy that it has trained."""
+        context = self._context(k, k)
+        self._note_held_out(context)
+        return context
+
+    def after_training(self) -> StageContext:
+        """The last iteration, with its policy."""
+        return self._context(self.config.iterations, self.config.iterations)
+
+    def _note_held_out(self, context: StageContext) -> None:
+        if context.held_out:
+            write_records(context.folder("evaluate").path / "examples.jsonl", context.held_out, "config.data")
+
+    def delete_old_checkpoints(self, k: int) -> None:
+        """After iteration k: deletes the params that config.checkpoint.keep no longer covers."""
+        keep = self.config.checkpoint.keep
+        if keep is not None and k > keep and distributed.is_main():
+            storage.delete(self.workdir.checkpoint(k - keep))
+
+    def systems(self) -> dict[str, systems_lib.Texts]:
+        """What there is to compare on the held-out documents."""
+        policies = systems_lib.of_policies(
+            self.name or self.config.finetune.target, self.config.iterations, self.config.evaluate.best_of_n,
+            lambda k: self.workdir.stage(k, "evaluate").read(Output),
+            lambda k: self.workdir.stage(k, "best_of_n").read(BestOfN))
+        return policies | systems_lib.of_people(self.documents.held_out)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A run that is ready to start.
+
+    Attributes:
+        run: the configuration's own method.
+        comparisons: what a reward model is trained on; None where none is.
+    """
+
+    run: Method
+    comparisons: comparisons_lib.Comparisons | None
+    _baselines: dict[str, Method] = dataclasses.field(default_factory=dict)
+
+    def methods(self) -> Iterator[Method]:
+        """The run itself, then its baselines, each in a folder that is locked meanwhile."""
+        yield self.run
+        for name in self.run.config.baselines or {}:
+            config = config_lib.baseline(self.run.config, name)
+            workdir, lock = workdir_lib.open_workdir(
+                self.run.workdir.path / "baselines" / name, config_lib.to_dict(config), self.run.task.directions())
+            with lock:
+                progress.log(f"baseline: {name}")
+                method = dataclasses.replace(self.run, name=name, config=config, workdir=workdir, profiled_steps=0)
+                self._baselines[name] = method
+                yield method
+
+    def systems(self) -> dict[str, systems_lib.Texts]:
+        """What the finished run and its baselines have to compare. Raises InputError if that is a single system."""
+        methods = [self.run, *self._baselines.values()]
+        systems = {name: texts for method in methods for name, texts in method.systems().items()}
+        if len(systems) < 2:
+            raise InputError(f"config.evaluate.rank=True takes two systems; there is only {', '.join(systems)}")
+        return systems
+
+    def report(self) -> list[dict[str, Any]]:
+        """Writes metrics, TensorBoard files and the report, prints the closing table; returns the metrics."""
+        folder = self.run.workdir
+        metrics = folder.write_metrics()
+
+        def write() -> None:
+            with storage.read_locally(folder.path, leave_out=workdir_lib.PARAMS) as place:
+                progress.TensorBoard(place).rewrite([*metrics, *folder.performance()])
+                page = html_report.build_report(place)
+                summary.print_summary(place)
+                if not storage.is_local(folder.path):
+                    storage.delete(folder.path / "tensorboard")
+                    storage.copy(place / "tensorboard", folder.path / "tensorboard")
+                    (folder.path / page.name).write_text(page.read_text(encoding="utf-8"))
+            progress.log(f"report: {folder.path / page.name}")
+
+        distributed.on_main(write)  # the other processes wait: one that ended first would end this one
+        return metrics
+
+
+@contextlib.contextmanager
+def set_up(
+    config: config_lib.Config | ml_collections.ConfigDict | Mapping[str, Any], workdir: str | pathlib.Path,
+    profiled_steps: int,
+) -> Iterator[Setup]:
+    """Checks configuration, data and checkpoints, then opens the work folder, which is locked until this is left.
+
+    Raises:
+        InputError: bad input of any kind, before any work is done.
+    """
+    if not isinstance(config, config_lib.Config):
+        config = config_lib.read(config)
+    task = tasks_lib.make_task(config)
+    preflight.check_sources(config, task)
+    documents = documents_lib.load_documents(config)
+    preflight.check_documents(config, task, documents)
+    comparisons = comparisons_lib.load_comparisons(config.reward) if config.reward.source else None
+    mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    model_pool.compute_of(config, mesh)  # refuses what the devices cannot do
+    folder, lock = workdir_lib.open_workdir(workdir, config_lib.to_dict(config), task.directions())
+    with lock, workdir_lib.full_disk_in_words(folder.path):
+        jax_settings.apply(config.precision)
+        _train_tokenizer(config, folder.path, documents)
+        if comparisons is not None:
+            write_records(folder.iteration(0) / "comparisons.jsonl", (*comparisons.train, *comparisons.held_out),
+                          "config.reward")
+        pool = model_pool.ModelPool(mesh, config.seed, config.precision)
+        yield Setup(
+            Method("", config, folder, task, documents, pool, SharedStages(), folder.path / "tokenizer",
+                   folder.reward_model if comparisons is not None else None, profiled_steps),
+            comparisons)
+
+
+def write_records(path: storage.Path, rows: Sequence[Example | Comparison], section: str) -> None:
+    """Notes what a run was begun with.
+
+    Raises:
+        InputError: a resumed run finds other documents, or comparisons, than it was begun with.
+    """
+    text = "".join(json.dumps(records.to_json(row), ensure_ascii=False) + "\n" for row in rows)
+
+    def write() -> None:
+        if not path.exists():
+            workdir_lib.write_atomically(path, text)
+        elif path.read_text(encoding="utf-8") != text:
+            raise InputError(f"{path}: holds other {path.stem.replace('examples', 'documents')} than {section} gives "
+                             "now; the data have changed since the run was begun: restore them, or use another "
+                             "--workdir")
+
+    distributed.on_main(write)
+
+
+def _train_tokenizer(config: config_lib.Config, folder: storage.Path, documents: documents_lib.Documents) -> None:
+    size = preflight.trained_tokenizer_size(config)
+    if size is None:
+        return
+
+    def train() -> None:
+        if not (folder / "tokenizer" / "tokenizer_config.json").exists():
+            texts = (f"{e.document} {e.reference}" for examples in documents.by_iteration.values() for e in examples)
+            bpe_training.train_bpe(texts, size, folder / "tokenizer")
+
+    distributed.on_main(train)

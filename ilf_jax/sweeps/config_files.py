@@ -1,0 +1,34 @@
+"""Python files that give a configuration or a sweep."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ilf_jax import config as config_lib
+from ilf_jax import registry
+from ilf_jax.errors import InputError
+
+
+def from_file(uri: str, overrides: Mapping[str, Any]) -> config_lib.Config:
+    """The checked configuration of `path.py[:arg]`, as main's flags would have it.
+
+    Args:
+        overrides: dotted key, without `config.`, -> value.
+
+    Raises:
+        InputError: see `call_in_file` and `read`.
+    """
+    path, _, arg = uri.partition(":")
+    return config_lib.with_overrides(
+        config_lib.read(call_in_file(path, "get_config", *([arg] if arg else []))), overrides)
+
+
+def call_in_file(path: str, function: str, *args: str) -> Any:
+    """What a function of a Python file returns.
+
+    Raises:
+        InputError: no such file or function, or anything that goes wrong in it: such a file is input.
+    """
+    module = registry.load_file(path)
+    if not hasattr(module, function):
+        raise InputError(f"{path}: has no function {function}()")
+    return registry.call_user(getattr(module, function), path, *args)
