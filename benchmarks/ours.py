@@ -154,7 +154,7 @@ class Ours:
             with lock:
                 context = StageContext(config, place, self._task, 1, self._examples, (), self._roles)
                 examples = self.training_examples()
-                stage = run.folder("finetune")
+                stage = context.folder("finetune")
                 stage.begin()
                 finetune.train(context, "base", examples)
                 steps = (stage.path / "steps.jsonl").read_text(encoding="utf-8").splitlines()

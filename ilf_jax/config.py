@@ -232,7 +232,7 @@ class Evaluate:
     win_rate: bool = key(False, "against the initial policy's outputs, judged in both orders")
     best_of_n: int = key(1, "outputs a document, of which the reward model picks one; 1: none are drawn", low=1,
                           high=256)
-    rank: bool = key(False, "at the end, judge every two systems of the run against each other, baselines and references")
+    rank: bool = key(False, "at the end, judge every two systems against each other, baselines and references")
     headline: str = key("", "metric shown first in table and report; unset: the first measured of a list")
 
 

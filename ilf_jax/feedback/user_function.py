@@ -28,7 +28,10 @@ class UserFeedback(FeedbackSource):
             function, f"config.feedback.source={choice!r}", ("document", "draft"), ("documents", "drafts"))
 
     def start(self, documents: Sequence[DraftedDocument]) -> Pending[list[Feedback]]:
-        """Calls the function; nothing is on the device."""
+        """Calls the function when the result is asked for: what it returned for earlier shards is on disk by then."""
+        return Pending(lambda: self._call(documents))
+
+    def _call(self, documents: Sequence[DraftedDocument]) -> list[Feedback]:
         texts = user_functions.call(
             self._function, [d.example.id for d in documents],
             [d.example.document for d in documents], [d.draft for d in documents])
@@ -36,5 +39,4 @@ class UserFeedback(FeedbackSource):
             if not isinstance(text, str):
                 raise InputError(f"config.feedback.source={self._choice!r}: gave {text!r} for document "
                                  f"{document.example.id!r}; feedback is a string")
-        return Pending.ready([Feedback(d.example.id, text.strip(), self._choice)
-                              for d, text in zip(documents, texts, strict=True)])
+        return [Feedback(d.example.id, text.strip(), self._choice) for d, text in zip(documents, texts, strict=True)]

@@ -105,7 +105,8 @@ class RewardScorer:
         """Probability that the first text of each comparison is the better one."""
         if self.kind == "comparison":
             asked = [self.ask(c.example, [c.first], c.second) for c in comparisons]
-            rewards = np.array([found[0] for found in self.start(asked, batch_size, self.choose_layout(asked)).result()])
+            pending = self.start(asked, batch_size, self.choose_layout(asked))
+            rewards = np.array([rewards_C[0] for rewards_C in pending.result()])
             return preference(rewards, np.zeros_like(rewards))
         asked = [self.ask(c.example, [c.first, c.second], "") for c in comparisons]
         rewards = np.stack(self.start(asked, batch_size, self.choose_layout(asked)).result())

@@ -27,7 +27,7 @@ def summary(work: WorkFolder) -> tuple[list[str], list[list[str]]]:
         columns += [f"{lead}: on {tables.ARM_LABELS.get(arm, arm)}" for arm in work.baselines]
         columns += [f"{lead}: {label}" for label in best]
     if pickers:
-        method = work.config["score"]["method"]
+        method = work.config["score"]["method"].rpartition(":")[2]  # of file:PATH:NAME the name
         columns.append("refinements right")
         columns += [f"picked by {method if p == 'chosen' else p}" for p in pickers]
     rows = []

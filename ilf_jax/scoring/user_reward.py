@@ -30,13 +30,16 @@ class UserReward(Scorer):
             ("documents", "drafts", "feedbacks", "refinements"))
 
     def start(self, documents: Sequence[RefinedDocument]) -> Pending[list[Scores]]:
-        """Calls the function; nothing is on the device."""
+        """Calls the function when the result is asked for: what it returned for earlier shards is on disk by then."""
+        return Pending(lambda: self._call(documents))
+
+    def _call(self, documents: Sequence[RefinedDocument]) -> list[Scores]:
         rows = [(d, text) for d in documents for text in d.candidates]
         rewards = user_functions.call(
             self._function, [d.example.id for d, _ in rows], [d.example.document for d, _ in rows],
             [d.draft for d, _ in rows], [d.feedback for d, _ in rows], [text for _, text in rows])
         numbers = iter([self._number(d.example.id, reward) for (d, _), reward in zip(rows, rewards, strict=True)])
-        return Pending.ready([Scores(np.array([next(numbers) for _ in d.candidates])) for d in documents])
+        return [Scores(np.array([next(numbers) for _ in d.candidates])) for d in documents]
 
     def _number(self, example_id: str, reward: Any) -> float:
         try:
