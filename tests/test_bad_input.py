@@ -69,7 +69,13 @@ def run(capsys, tmp_path):
     (BASE + "    c.finetune.learning_rate = float('nan')\n    return c\n", ["config.finetune.learning_rate"]),
     (BASE + "    c.score.method = 'instruct-rm'\n    return c\n",
      ["config.score.method", "'instruct-rm'", "did you mean 'instruct_rm'?", "'embedding'"]),
-    (BASE + "    c.compare = ('longst',)\n    return c\n", ["config.compare[0]", "did you mean 'longest'?"]),
+    (BASE + "    c.baselines = ('longst',)\n    return c\n", ["'longst' is not one of", "did you mean 'longest'?"]),
+    (BASE + "    c.baselines = {'a': {'refine': {'temprature': 1}}}\n    return c\n",
+     ["config.baselines.a: config.refine.temprature", "did you mean config.refine.temperature?"]),
+    (BASE + "    c.baselines = {'a': {'draft': {'top_p': 0.5}}}\n    return c\n",
+     ["config.baselines.a", "may override only"]),
+    (BASE + "    c.baselines = {'../a': 'initial'}\n    return c\n", ["config.baselines.../a", "letters"]),
+    (BASE + "    c.unlock()\n    c.compare = ('longest',)\n    return c\n", ["config.compare", "now config.baselines"]),
     (BASE + "    c.policy.checkpoint = 'policy'\n    return c\n", ["config.policy.checkpoint"]),
     ("def get_config():\n    return 3\n", ["config"]),
 ])
@@ -185,9 +191,9 @@ def test_what_does_not_go_together(trained, run, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_arms_are_checked_too(trained, run, tmp_path):
-    """What only a baseline arm needs is looked at before the run begins."""
-    trained.finetune.target, trained.compare, trained.feedback.source = "initial", ("refinement",), "recorded"
+def test_baselines_are_checked_too(trained, run, tmp_path):
+    """What only a baseline needs is checked before the run begins."""
+    trained.finetune.target, trained.baselines, trained.feedback.source = "initial", ("refinement",), "recorded"
     trained.draft.source = "recorded"
     source = data(tmp_path, [row(i, feedback="" if i == 4 else "Say more.") for i in range(9)])
     refused(run(with_data(trained, source)), "'d4'", "no feedback")

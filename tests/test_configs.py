@@ -94,7 +94,7 @@ ALL = ("draft", "feedback", "refine", "score")
 
 def test_quickstart(tiny_run, tmp_path):
     c = shorten(load("quickstart.py"), tiny_run)
-    c.iterations, c.data.train_size, c.data.eval_size, c.compare = 1, 6, 4, ("initial",)
+    c.iterations, c.data.train_size, c.data.eval_size, c.baselines = 1, 6, 4, ("initial",)
     ilf_jax.run(c, tmp_path / "run")
     completed(tmp_path / "run", ALL)
 

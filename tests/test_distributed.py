@@ -16,7 +16,7 @@ from ilf_jax.runtime import distributed
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLAGS = [
-    "--config=configs/quickstart.py", "--config.iterations=2", "--config.compare=()", "--config.data.train_size=12",
+    "--config=configs/quickstart.py", "--config.iterations=2", "--config.baselines=()", "--config.data.train_size=12",
     "--config.data.eval_size=6", "--config.refine.num_candidates=2", "--config.checkpoint.every_steps=1",
     "--config.finetune.dev_fraction=0.3",
     *(f"--config.{part}.batch_size=4" for part in ("draft", "refine", "score", "finetune", "evaluate")),

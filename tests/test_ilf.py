@@ -142,15 +142,13 @@ def test_order_of_stages(trained, tmp_path, monkeypatch):
     seen = []
 
     def watch(stage, original):
-        def run(run, *args):
-            seen.append((run.iteration, stage))
-            return original(run, *args)
+        def run(context, *args):
+            seen.append((context.iteration, stage))
+            return original(context, *args)
         return run
 
-    for stage, original in ilf._STAGES.items():
-        monkeypatch.setitem(ilf._STAGES, stage, watch(stage, original))
-    monkeypatch.setattr(ilf.finetune, "run", watch("finetune", ilf.finetune.run))
-    monkeypatch.setattr(ilf.evaluate, "run", watch("evaluate", ilf.evaluate.run))
+    for stage, name in {stage: stage for stage in RECORDS} | {"feedback": "give_feedback"}.items():
+        monkeypatch.setattr(ilf, name, watch(stage, getattr(ilf, name)))
     trained.iterations = 2
     ilf_jax.run(trained, tmp_path / "run")
     assert seen == [(0, "evaluate"), *((k, stage) for k in (1, 2) for stage in RECORDS)]
@@ -252,27 +250,82 @@ def test_previous_params_are_those_of_the_iteration_before(trained, tmp_path):
     assert 1e-4 < moved < 1e-2  # three steps of 1e-3
 
 
-def test_arms_stand_in_compare(trained, tmp_path):
-    trained.compare = ("initial", "random", "longest")
+def snapshot(folder):
+    return {p.relative_to(folder): p.read_bytes() for pattern in ("*-of-*.jsonl", "manifest.json", "metrics.jsonl")
+            for p in folder.rglob(pattern)}
+
+
+def shards(folder):
+    return sorted(path.name for path in folder.glob("*-of-*.jsonl"))
+
+
+def test_baselines_share_what_they_do_not_override(trained, tmp_path):
+    trained.baselines = ("initial", "random", "longest")
     metrics = ilf_jax.run(trained, tmp_path / "run")
-    arms = tmp_path / "run/compare"
-    assert {p.name for p in arms.iterdir()} == {"initial", "random", "longest"}
-    assert {p.name for p in (arms / "initial/iteration_001").iterdir()} == {
+    baselines, texts = tmp_path / "run/baselines", by_id(tmp_path / "run/iteration_001/refine", "texts")
+    assert {p.name for p in baselines.iterdir()} == {"initial", "random", "longest"}
+    assert {p.name for p in (baselines / "initial/iteration_001").iterdir()} == {
         "draft", "finetune", "evaluate", "checkpoint", "examples.jsonl"}
-    assert (by_id(arms / "initial/iteration_001/finetune", "completion")
+    assert (by_id(baselines / "initial/iteration_001/finetune", "completion")
             == {i: t for i, t in by_id(tmp_path / "run/iteration_001/draft", "text").items() if t})
     for target in ("random", "longest"):
-        texts = by_id(arms / target / "iteration_001/refine", "texts")
-        assert texts == by_id(tmp_path / "run/iteration_001/refine", "texts")
-        picks = {i: p[target] for i, p in by_id(arms / target / "iteration_001/score", "picks").items()}
-        assert (by_id(arms / target / "iteration_001/finetune", "completion")
+        folder = baselines / target
+        picks = {i: p[target] for i, p in by_id(folder / "iteration_001/score", "picks").items()}
+        assert (by_id(folder / "iteration_001/finetune", "completion")
                 == {i: texts[i][picks[i]] for i in texts if texts[i][picks[i]]})
-        assert json.loads((arms / target / "config.json").read_text())["finetune"]["target"] == target
-        assert (arms / target / "metrics.jsonl").exists()
+        assert json.loads((folder / "config.json").read_text())["finetune"]["target"] == target
+        shared = ("iteration_000/evaluate", *(f"iteration_001/{stage}" for stage in ("draft", "feedback", "refine")))
+        for stage in shared:
+            manifest = json.loads((folder / stage / "manifest.json").read_text())
+            assert (folder / stage / manifest["records_in"]).resolve() == (tmp_path / "run" / stage).resolve()
+            assert manifest["complete"] and shards(folder / stage) == [] and "cost" not in manifest
+        for stage in ("score", "finetune", "evaluate"):
+            assert shards(folder / "iteration_001" / stage)
+        # What is shared stands in the baseline's own metrics, too.
+        names = {(m["iteration"], m["stage"]) for m in map(json.loads, (folder / "metrics.jsonl").open())}
+        assert {(0, "evaluate"), (1, "refine"), (1, "score")} <= names
     # The run's own metrics are its own.
     assert len({(m["iteration"], m["stage"], m["metric"]) for m in metrics}) == len(metrics)
-    assert (by_id(arms / "random/iteration_000/evaluate", "text")
-            == by_id(tmp_path / "run/iteration_000/evaluate", "text"))
+
+
+def test_baselines_with_overrides_of_their_own(trained, tmp_path):
+    """Each thing is drawn once: whoever comes first draws it, be it the run or an earlier baseline."""
+    trained.iterations, trained.finetune.init = 2, "previous"
+    trained.baselines = {
+        "no_feedback": {"feedback": {"source": "none"}, "score": {"method": "random"}},
+        "no_feedback_longest": {"feedback.source": "none", "score.method": "longest"},
+        "hotter": {"refine.temperature": 2.0},
+    }
+    ilf_jax.run(trained, tmp_path / "run")
+
+    def owner(name, iteration, stage):
+        folder = tmp_path / "run/baselines" / name / f"iteration_{iteration:03d}" / stage
+        manifest = json.loads((folder / "manifest.json").read_text())
+        return (folder / manifest.get("records_in", ".")).resolve().relative_to((tmp_path / "run").resolve()).parts[:2]
+
+    run = ("iteration_001",)
+    assert owner("no_feedback", 1, "draft")[:1] == run and owner("hotter", 1, "feedback")[:1] == run
+    assert owner("no_feedback", 1, "feedback") == ("baselines", "no_feedback")
+    assert owner("no_feedback_longest", 1, "refine") == ("baselines", "no_feedback")
+    assert owner("no_feedback_longest", 1, "score") == ("baselines", "no_feedback_longest")
+    assert owner("hotter", 1, "refine") == ("baselines", "hotter")
+    # From the second iteration on the policies differ, and with them everything that they write.
+    for name in trained.baselines:
+        for stage in ("draft", "feedback", "refine", "score"):
+            assert owner(name, 2, stage) == ("baselines", name)
+    before = snapshot(tmp_path / "run")
+    ilf_jax.run(trained, tmp_path / "run")
+    assert snapshot(tmp_path / "run") == before
+
+
+def test_a_lost_shared_shard_is_named(trained, tmp_path):
+    trained.baselines = ("random",)
+    ilf_jax.run(trained, tmp_path / "run")
+    next((tmp_path / "run/iteration_001/refine").glob("*-of-*.jsonl")).unlink()
+    for path in (tmp_path / "run/baselines/random/iteration_001").glob("score/*"):
+        path.unlink()
+    with pytest.raises(InputError, match=r"iteration_001/refine/00000-of-.*is missing"):
+        ilf_jax.run(trained, tmp_path / "run")
 
 
 def test_recorded_drafts_and_feedback(trained, tmp_path):
@@ -462,10 +515,10 @@ def test_numbers_by_group_of_documents(tiny_config, tmp_path):
 
 
 def test_likelihood_of_what_is_imitated_before_training(tiny_config, tmp_path):
-    tiny_config.evaluate.target_nll, tiny_config.compare = True, ("initial",)
+    tiny_config.evaluate.target_nll, tiny_config.baselines = True, ("initial",)
     ilf_jax.run(tiny_config, tmp_path / "run")
     found = {}
-    for folder in (tmp_path / "run", tmp_path / "run/compare/initial"):
+    for folder in (tmp_path / "run", tmp_path / "run/baselines/initial"):
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         found[folder.name] = [m for m in lines if m["metric"] == "target_nll_before_training"]
     assert [len(rows) for rows in found.values()] == [1, 1] and found["run"][0]["value"] > 0

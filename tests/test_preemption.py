@@ -12,7 +12,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).parents[1]
 FLAGS = [
-    "--config=configs/quickstart.py", "--config.iterations=1", "--config.compare=()", "--config.data.train_size=48",
+    "--config=configs/quickstart.py", "--config.iterations=1", "--config.baselines=()", "--config.data.train_size=48",
     "--config.data.eval_size=4", "--config.refine.num_candidates=2", "--config.finetune.batch_size=1",
     *(f"--config.{part}.batch_size=4" for part in ("draft", "refine", "score", "evaluate")),
 ]

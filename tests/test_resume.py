@@ -139,16 +139,17 @@ def _run(job):
         past = job.get("stop_after") and (stage, iteration) == (job["stage"], job["iteration"])
 
     def around(stage, original):
-        def wrapped(run, *args):
-            enter(stage, run.iteration)
-            return original(run, *args)
+        def wrapped(context, *args):
+            wanted = stage != "best_of_n" or context.config.evaluate.best_of_n > 1
+            if wanted and not context.folder(stage).complete:
+                enter(stage, context.iteration)
+            return original(context, *args)
         return wrapped
 
-    for stage, original in ilf._STAGES.items():
-        ilf._STAGES[stage] = around(stage, original)
-    for stage in ("reward", "finetune", "evaluate", "best_of_n", "rank"):
-        module = getattr(ilf, stage)
-        module.run = around(stage, module.run)
+    calls = {"feedback": "give_feedback", "reward": "train_reward_model"}
+    for stage in ORDER:
+        name = calls.get(stage, stage)
+        setattr(ilf, name, around(stage, getattr(ilf, name)))
     if job.get("stop_after"):
         progress.TensorBoard.rewrite = lambda *args: enter("end", 0)
         if job["done_already"]:

@@ -236,7 +236,7 @@ def test_a_long_document_is_cut_and_never_the_answer(tiny_config, tmp_path):
 
 def test_systems_are_ranked(tiny_config, tmp_path):
     c = with_reward(tiny_config, "classification")
-    c.score.method, c.evaluate.rank, c.compare = "random", True, ("initial",)
+    c.score.method, c.evaluate.rank, c.baselines = "random", True, ("initial",)
     metrics = ilf_jax.run(c, tmp_path / "run")
     matches = rows(tmp_path / "run/iteration_001/rank", records.Match)
     names = ["before_training", "before_training_best_of_3", "refinement", "refinement_best_of_3", "initial",

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 @pytest.fixture
 def quickstart():
     config = config_files.from_file(str(ROOT / "configs/quickstart.py"), {"data.train_size": 32, "data.eval_size": 4})
-    return dataclasses.replace(config, iterations=1, compare=())
+    return dataclasses.replace(config, iterations=1, baselines={})
 
 
 def test_tables_of_the_quickstart(quickstart, capsys):

@@ -110,8 +110,8 @@ def make_run(path, iterations=2, count=12, candidates=6, arm=False, better=1.0):
 @pytest.fixture
 def finished(tmp_path):
     path = make_run(tmp_path / "removal")
-    make_run(path / "compare" / "random", arm=True, better=0.4)
-    make_run(path / "compare" / "reference", arm=True, better=0.7)
+    make_run(path / "baselines" / "random", arm=True, better=0.4)
+    make_run(path / "baselines" / "reference", arm=True, better=0.7)
     return path
 
 
@@ -190,7 +190,7 @@ def test_texts_and_names_are_escaped(tmp_path):
         lines.write(json.dumps({"iteration": 1, "stage": "score", "metric": evil + '"$x_chosen', "value": 1.0}) + "\n")
     config = json.loads((path / "config.json").read_text()) | {"task": evil}
     (path / "config.json").write_text(json.dumps(config))
-    make_run(path / "compare" / "<script>$arm_1$", arm=True)
+    make_run(path / "baselines" / "<script>$arm_1$", arm=True)
     text, page = read_page(build_report(path))
     assert "script" not in page.tags and "i" not in page.tags
     assert "<script" not in text and "&lt;script&gt;alert(1)" in text

@@ -106,11 +106,11 @@ def test_a_cell_is_run_as_its_configuration_says():
     command = runner.command(Sweep(CONFIG, [cell], ("a/b",)), cell, Path("w"))
     assert command[1:] == ["-m", "ilf_jax.main", "--config=configs/tldr_5k.py:n=100", "--workdir=w",
                            "--config.evaluate.win_rate=false", "--config.data.train_size=7"]
-    sweep = Sweep(CONFIG, [{SIZE: 7}], ("a/b",), always={"compare": (), "iterations": 1})
+    sweep = Sweep(CONFIG, [{SIZE: 7}], ("a/b",), always={"baselines": (), "iterations": 1})
     assert runner.command(sweep, sweep.cells[0], Path("w"))[-3:] == [
-        "--config.compare=()", "--config.iterations=1", "--config.data.train_size=7"]
+        "--config.baselines=()", "--config.iterations=1", "--config.data.train_size=7"]
     config = grid.config_of(sweep, sweep.cells[0])
-    assert (config.data.train_size, config.compare, config.iterations) == (7, (), 1)
+    assert (config.data.train_size, config.baselines, config.iterations) == (7, {}, 1)
 
 
 # Running
@@ -188,7 +188,7 @@ def test_for_other_schedulers(tmp_path):
 def test_real_runs(tmp_path):
     """Two cells as the program runs them, through flags and all; started again, they are left alone."""
     path = tmp_path / "seeds.py"
-    always = {"iterations": 1, "compare": (), "data.train_size": 4, "data.eval_size": 4,
+    always = {"iterations": 1, "baselines": (), "data.train_size": 4, "data.eval_size": 4,
               "policy.checkpoint": "init:tiny",
               "policy.tokenizer": "train:512", "refiner.checkpoint": "policy", "judge.checkpoint": "policy"}
     path.write_text("from ilf_jax.sweeps.grid import *\n\n\ndef get_sweep():\n"
