@@ -25,7 +25,7 @@ from ilf_jax.evaluation import systems as systems_lib
 from ilf_jax.inference import model_pool
 from ilf_jax.records import BestOfN, Comparison, Example, Output
 from ilf_jax.reporting import html_report, summary
-from ilf_jax.runtime import distributed, jax_settings, progress, sharding, storage
+from ilf_jax.runtime import distributed, files, jax_settings, progress, sharding, storage
 from ilf_jax.runtime import workdir as workdir_lib
 from ilf_jax.stages import best_of_n, draft, evaluate, feedback, finetune, rank, refine, reward, score, targets
 from ilf_jax.stages.context import Run
@@ -60,7 +60,7 @@ def run(
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     model_pool.compute_of(config, mesh)  # refuses what the devices cannot do
     folder, lock = workdir_lib.open_workdir(workdir, config_lib.to_dict(config))
-    with lock, workdir_lib.full_disk_in_words(folder.path):
+    with lock, files.full_disk_explained(folder.path):
         jax_settings.apply(config.precision)
         _train_tokenizer(config, folder.path, found)
         shared = model_pool.Models(mesh, config.seed, config.precision)
@@ -215,7 +215,7 @@ def _write_records(path: storage.Path, rows: Sequence[Example | Comparison], sec
 
     def write() -> None:
         if not path.exists():
-            workdir_lib.write_atomically(path, text)
+            files.write_atomically(path, text)
         elif path.read_text(encoding="utf-8") != text:
             raise InputError(f"{path}: holds other {path.stem.replace('examples', 'documents')} than {section} gives "
                              "now; the data have changed since the run was begun: restore them, or take another "

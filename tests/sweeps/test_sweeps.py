@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ilf_jax.errors import InputError
+from ilf_jax.runtime import files
 from ilf_jax.sweeps import grid, page, results, runner
 from ilf_jax.sweeps.grid import Sweep, axis, chain, named, product, together
 
@@ -171,7 +172,7 @@ def _runs(pid):
 
 
 def test_two_sweeps_in_one_folder(tmp_path):
-    with runner._locked(tmp_path), pytest.raises(InputError, match="another sweep"):
+    with files.lock(tmp_path, "taken"), pytest.raises(InputError, match="another sweep"):
         runner.run(make_sweep(10), tmp_path, make_command=fake)
 
 
