@@ -50,7 +50,7 @@ def run(run: run_lib.Run, examples_of: dict[int, tuple]) -> Callable[[], None]:
         if part != "base":
             run.roles.forget("base")  # nothing is held beside the optimizer's state
     trained = train(run, part, examples)
-    wait = loop.save_model(run, run.workdir.checkpoint(run.iteration), lm, trained.params)
+    saved = loop.save_model(run, run.workdir.checkpoint(run.iteration), lm, trained.params)
     metrics = [
         run.metric("finetune", "loss", trained.loss), run.metric("finetune", "steps", trained.steps),
         run.metric("finetune", "examples", len(pairs)),
@@ -60,7 +60,7 @@ def run(run: run_lib.Run, examples_of: dict[int, tuple]) -> Callable[[], None]:
     cost = meter.cost(trained.work, run.config.precision)
 
     def complete() -> None:
-        wait()
+        saved.result()
         folder.finish(shards=1, count=len(pairs), cost=cost, metrics=metrics)
         tidy(run)
 

@@ -17,7 +17,7 @@ from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.inference.reward_scorer import Rewarder
 from ilf_jax.records import Comparison, Preference
 from ilf_jax.runtime import distributed, performance, storage
-from ilf_jax.runtime.workdir import write_atomically
+from ilf_jax.runtime.files import read_json, write_atomically
 from ilf_jax.stages import context as run_lib
 from ilf_jax.tasks.prompts import Question
 from ilf_jax.tasks.task import Task
@@ -53,7 +53,7 @@ def _kind_of(uri: str) -> str | None:
     path = storage.path(uri.removeprefix("orbax:")) / _KIND_FILE
     if not uri.startswith("orbax:") or not path.exists():
         return None
-    return json.loads(path.read_text(encoding="utf-8"))["kind"]
+    return read_json(path)["kind"]
 
 
 def run(run: run_lib.Run, comparisons: Comparisons) -> None:
@@ -69,11 +69,11 @@ def run(run: run_lib.Run, comparisons: Comparisons) -> None:
     trained = loop.train(run, "reward", settings, _PART, lm, objective, examples)
     said = json.dumps({"kind": settings.kind}) + "\n"
     distributed.on_main(lambda: write_atomically(run.workdir.reward_model / _KIND_FILE, said))
-    wait = loop.save_model(run, run.workdir.reward_model, lm, trained.params)
+    saved = loop.save_model(run, run.workdir.reward_model, lm, trained.params)
     rewarder = Rewarder(run.roles.get("reward_model"), run.task, settings.kind)
     found = rewarder.preferences(comparisons.held_out, run.config.score.batch_size)
     rows = [Preference(c.id, float(p), c.preferred) for c, p in zip(comparisons.held_out, found, strict=True)]
-    wait()
+    saved.result()
     folder.write_shard(0, 1, rows)
     metrics = [run.metric("reward", "loss", trained.loss), run.metric("reward", "steps", trained.steps),
                run.metric("reward", "comparisons", len(comparisons.train)),

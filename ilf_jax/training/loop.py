@@ -3,7 +3,7 @@
 import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -14,9 +14,10 @@ from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
 from ilf_jax.inference.language_model import Encoded, LanguageModel
 from ilf_jax.models import flops, kernels, lora, padding, transformer
-from ilf_jax.models.architecture import ModelConfig
+from ilf_jax.models.architecture import ModelConfig, to_facts
 from ilf_jax.models.compute import in_precision
 from ilf_jax.runtime import checkpoint, distributed, jax_settings, performance, preemption, progress, storage
+from ilf_jax.runtime.pending import Pending
 from ilf_jax.stages import context as run_lib
 from ilf_jax.steps import finetune_step as steps
 from ilf_jax.tasks.prompts import Prompt
@@ -223,19 +224,19 @@ def encode_prompt(
 
 def save_model(
     run: run_lib.Run, folder: storage.Path, lm: LanguageModel, params: transformer.Params
-) -> Callable[[], None]:
-    """Begins to write a trained model with its tokenizer, and holds it for who asks for it next.
+) -> Pending[None]:
+    """Starts to write a trained model with its tokenizer, and holds it for who asks for it next.
 
     Returns:
-        Waits until it is written whole.
+        Done when it is complete on the disk.
     """
     params = lm.placement.params(params, "train")
-    wait = checkpoint.save_model(folder, params, lm.architecture)
+    saved = checkpoint.save_model(folder, params, to_facts(lm.architecture))
     if distributed.is_main():
         with performance.saving(), storage.written_locally(folder / "tokenizer") as place:
             lm.tokenizer.save(place)
     run.roles.keep(folder, params, lm.architecture)
-    return wait
+    return saved
 
 
 def tidy(run: run_lib.Run, stage: str) -> None:
