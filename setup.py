@@ -1,12 +1,15 @@
-"""Packaging of ilf-jax. requirements.txt pins the versions that were tested; here stand the lower bounds."""
+"""Packaging of ilf-jax. requirements.txt pins the versions that were tested; here are the bounds."""
 
 import pathlib
+import runpy
 
 from setuptools import find_packages, setup
 
+VERSIONS = runpy.run_path(str(pathlib.Path(__file__).with_name("ilf_jax") / "version.py"))
+
 setup(
     name="ilf-jax",
-    version="0.1.0",
+    version=VERSIONS["__version__"],
     description="Imitation learning from language feedback in JAX",
     long_description=pathlib.Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -20,18 +23,18 @@ setup(
     install_requires=[
         "absl-py>=2.1",
         "etils[epath]>=1.9",
+        "filelock>=4.2",
         "flax>=0.12",
         "gguf>=0.17",
         "huggingface_hub>=0.30",
         "importlib_resources>=6",  # tensorflow-datasets imports it without asking for it
-        "jax>=0.10.2",
+        f"jax{VERSIONS['JAX_VERSIONS']}",
         "jinja2>=3.1",
         "matplotlib>=3.9",
         "ml-collections>=1.0",
         "numpy>=2.0",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.12.8",
-        "protobuf>=4.25",
         "rich>=13.7",
         "rouge-score>=0.1.2",
         "safetensors>=0.5",
@@ -41,6 +44,7 @@ setup(
         "tensorflow-datasets>=4.9.9",
         "tokenizers>=0.21",
     ],
+    entry_points={"console_scripts": ["ilf-jax = ilf_jax.cli:main"]},
     extras_require={
         "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
         "tpu": ["libtpu>=0.0.42"],

@@ -2,7 +2,6 @@
 
 import argparse
 import dataclasses
-import gc
 import json
 import tempfile
 from collections.abc import Callable, Sequence
@@ -17,7 +16,7 @@ from ilf_jax import config as config_lib
 from ilf_jax import tasks
 from ilf_jax.inference import answer_scoring, generation, model_pool
 from ilf_jax.records import Example
-from ilf_jax.runtime import performance, sharding, workdir
+from ilf_jax.runtime import jax_settings, performance, sharding, workdir
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.stages import finetune
@@ -169,7 +168,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="JSON file that work.py made")
     flags = parser.parse_args()
     ours = Ours(json.loads(flags.work.read_text(encoding="utf-8")))
-    gc.freeze()  # as ilf_jax.main
+    jax_settings.freeze_imports()  # as ilf_jax.main
     protocol.serve({"setup": ours.setup, "run": ours.run})
 
 

@@ -15,9 +15,9 @@ from typing import Any
 from ilf_jax.config import Config, base_config
 from ilf_jax.errors import InputError
 from ilf_jax.registry import register
+from ilf_jax.version import __version__
 
 __all__ = ["InputError", "__version__", "base_config", "register", "run"]
-__version__ = "0.2.0"
 
 # Argument of `run` -> (kind of registry, the config key that chooses from it).
 _OWN_CODE = {"reward": ("scorer", "score.method"), "feedback": ("feedback", "feedback.source"),

@@ -1,9 +1,12 @@
-"""python -m ilf_jax.main --config=configs/NAME.py[:arg=value,...] --workdir=DIR [--config.a.b=VALUE ...]
-                          [--dry_run [--topology=v5e:4x4]]
+"""Runs ILF, or resumes a run that stopped.
+
+ilf-jax run --config=configs/NAME.py[:arg=value,...] --workdir=DIR [--config.a.b=VALUE ...]
+            [--dry_run [--topology=v5e:4x4]]
+
+python -m ilf_jax.main is the same.
 """
 
 import difflib
-import gc
 import sys
 from collections.abc import Sequence
 
@@ -15,13 +18,13 @@ from ilf_jax.errors import InputError
 from ilf_jax.runtime import distributed, preemption
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's configuration.", lock_config=True)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps its files; an interrupted run goes on from there.")
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Check everything, show one example with its loss mask, train nothing.")
-_TOPOLOGY = flags.DEFINE_string("topology", None, "With --dry_run: compile for TPUs that are not here, v5e:4x4 say.")
-_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, where there are several.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps its files; an interrupted run resumes from there.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Check everything, show one example with its loss mask, and stop.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "With --dry_run: compile for these TPUs, v5e:4x4 for example.")
+_COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, if there are several.")
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.", lower_bound=1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
-_PROFILE = flags.DEFINE_integer("profile", 0, "Record a profile of so many training steps.", lower_bound=0)
+_PROFILE = flags.DEFINE_integer("profile", 0, "Number of training steps to record a profile of.", lower_bound=0)
 _OWN_FLAGS = ("config", "workdir", "dry_run", "topology", "coordinator_address", "num_processes", "process_id",
               "profile")
 
@@ -35,18 +38,18 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(list(argv))
         if _CONFIG.value is not None:
-            dict(_CONFIG.value)  # ml_collections tells of a file that it cannot open only when it is asked for a key
+            dict(_CONFIG.value)  # ml_collections reports a file that it cannot open only when it is asked for a key
         return rest
     except flags.UnrecognizedFlagError as e:
         near = difflib.get_close_matches(e.flagname, _OWN_FLAGS, n=1)
-        raise InputError(f"{e}{f'; did you mean --{near[0]}?' if near else ''}") from e
+        raise InputError(f"unknown flag --{e.flagname}{f'; did you mean --{near[0]}?' if near else ''}") from e
     except Exception as e:
-        # A config file is a program: whatever goes wrong while it is read is an error in the input.
+        # A config file is a program: whatever goes wrong in it is an error in the input.
         raise InputError(f"--config: {type(e).__name__}: {_without_traceback(str(e))}") from e
 
 
 def _without_traceback(message: str) -> str:
-    """ml_collections puts whole tracebacks into messages; kept are the last place outside libraries and the error."""
+    """The last place outside of libraries, and the error: ml_collections puts whole tracebacks into messages."""
     if "Traceback (most recent call last)" not in message:
         return message
     lines = [line.strip() for line in message.strip().splitlines()]
@@ -54,7 +57,8 @@ def _without_traceback(message: str) -> str:
     return ": ".join([*places[-1:], lines[-1]])
 
 
-def _parse_or_exit(argv: Sequence[str]) -> list[str]:
+def parse_or_exit(argv: Sequence[str]) -> list[str]:
+    """`parse_flags`; on an error, prints it and exits with code 2."""
     try:
         return parse_flags(argv)
     except InputError as e:
@@ -63,29 +67,30 @@ def _parse_or_exit(argv: Sequence[str]) -> list[str]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Exit code 0 when the run is complete, 2 on bad input, 3 where a dry run finds that it does not fit."""
+    """Exit code 0 if the run is complete, 2 on bad input, 3 if a dry run finds that it does not fit."""
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # orbax tells much; our own lines pass all the same
+        logging.set_verbosity(logging.WARNING)  # orbax logs much; our own lines pass nevertheless
     try:
         if len(argv) > 1:
-            raise InputError(f"unexpected argument {argv[1]!r}; flags begin with --")
+            raise InputError(f"unexpected argument {argv[1]!r}; flags start with --")
         if _CONFIG.value is None:
             raise InputError("--config=configs/NAME.py is needed")
         config = config_lib.read(_CONFIG.value)
         if _DRY_RUN.value:
-            from ilf_jax.dry_run.dry_run import dry_run  # jax is loaded only once the flags are known to be good
+            from ilf_jax.dry_run.dry_run import dry_run  # imports jax, so after the flags are checked
 
             return dry_run(config, _TOPOLOGY.value)
         if _TOPOLOGY.value:
-            raise InputError("--topology is for --dry_run: those TPUs are not here")
+            raise InputError("--topology needs --dry_run: a run cannot use TPUs that are not here")
         if not _WORKDIR.value:
             raise InputError("--workdir=DIR is needed: where the run keeps its files")
         distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
         preemption.install()
         from ilf_jax import ilf
+        from ilf_jax.runtime import jax_settings
 
-        gc.freeze()  # what is imported stays; each of the many searches for garbage while tracing would go through it
-        with distributed.ends_with_the_others():
+        jax_settings.freeze_imports()
+        with distributed.exit_with_the_others():
             ilf.run(config, _WORKDIR.value, _PROFILE.value)
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
@@ -94,4 +99,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse_or_exit)
+    app.run(main, flags_parser=parse_or_exit)

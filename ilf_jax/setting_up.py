@@ -19,7 +19,7 @@ from ilf_jax.evaluation import systems as systems_lib
 from ilf_jax.inference import model_pool
 from ilf_jax.records import BestOfN, Comparison, Example, Output
 from ilf_jax.reporting import html_report, summary
-from ilf_jax.runtime import distributed, jax_settings, progress, sharding, storage
+from ilf_jax.runtime import distributed, files, jax_settings, progress, sharding, storage
 from ilf_jax.runtime import workdir as workdir_lib
 from ilf_jax.stages.context import SharedStages, StageContext
 from ilf_jax.tasks.task import Task
@@ -174,7 +174,7 @@ def set_up(
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     model_pool.compute_of(config, mesh)  # refuses what the devices cannot do
     folder, lock = workdir_lib.open_workdir(workdir, config_lib.to_dict(config), task.directions())
-    with lock, workdir_lib.full_disk_in_words(folder.path):
+    with lock, files.full_disk_explained(folder.path):
         jax_settings.apply(config.precision)
         _train_tokenizer(config, folder.path, documents)
         if comparisons is not None:
@@ -197,7 +197,7 @@ def write_records(path: storage.Path, rows: Sequence[Example | Comparison], sect
 
     def write() -> None:
         if not path.exists():
-            workdir_lib.write_atomically(path, text)
+            files.write_atomically(path, text)
         elif path.read_text(encoding="utf-8") != text:
             raise InputError(f"{path}: holds other {path.stem.replace('examples', 'documents')} than {section} gives "
                              "now; the data have changed since the run was begun: restore them, or use another "

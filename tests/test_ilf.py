@@ -11,7 +11,8 @@ import ilf_jax
 from ilf_jax import ilf, records
 from ilf_jax.data import builtin
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import checkpoint, workdir
+from ilf_jax.models import checkpoint_io
+from ilf_jax.runtime import workdir
 from ilf_jax.tasks import word_removal
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -94,7 +95,7 @@ def test_files_and_manifests(tiny_run):
     _, folder, _ = tiny_run
     assert {p.name for p in folder.iterdir()} == {
         "config.json", "iteration_000", "iteration_001", "iteration_002", "metrics.jsonl", "tensorboard",
-        "performance.jsonl", "report.html", "tokenizer", ".lock", ".started.json"}
+        "performance.jsonl", "report.html", "tokenizer", ".lock", "run.json"}
     assert {p.name for p in (folder / "iteration_000").iterdir()} == {"evaluate"}
     assert json.loads((folder / "config.json").read_text())["refine"]["num_candidates"] == 2
     hashes = set()
@@ -180,7 +181,7 @@ def test_finetuning_is_kept_where_the_evaluation_behind_it_ends_early(trained, t
         ilf_jax.run(trained, tmp_path / "run")
     here = tmp_path / "run/iteration_001"
     assert json.loads((here / "finetune/manifest.json").read_text())["complete"]
-    assert checkpoint.read_model_config(here / "checkpoint")
+    assert checkpoint_io.read_config(f"orbax:{here}/checkpoint")
     assert not (here / "finetune/state").exists()
 
 

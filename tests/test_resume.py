@@ -298,10 +298,10 @@ def params(folder):
     """The params of a model checkpoint, by path."""
     import jax
 
-    from ilf_jax.models import transformer
+    from ilf_jax.models import checkpoint_io, transformer
     from ilf_jax.runtime import checkpoint
 
-    shapes = transformer.param_shapes(checkpoint.read_model_config(folder))
+    shapes = transformer.param_shapes(checkpoint_io.read_config(f"orbax:{folder}"))
     loaded = checkpoint.load_model(folder, shapes)
     return {jax.tree_util.keystr(path): np.asarray(leaf)
             for path, leaf in jax.tree_util.tree_flatten_with_path(loaded)[0]}

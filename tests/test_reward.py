@@ -13,7 +13,7 @@ from ilf_jax import config as config_lib
 from ilf_jax import records
 from ilf_jax.data import builtin
 from ilf_jax.errors import InputError
-from ilf_jax.models import transformer
+from ilf_jax.models import checkpoint_io, transformer
 from ilf_jax.runtime import checkpoint, workdir
 from ilf_jax.tasks import word_removal
 from ilf_jax.tokenizers.tokenizer import Tokenizer
@@ -52,7 +52,7 @@ def rows(folder, cls):
 
 def model_of(folder):
     place = folder / "iteration_000/reward_model"
-    config = checkpoint.read_model_config(place)
+    config = checkpoint_io.read_config(f"orbax:{place}")
     params = checkpoint.load_model(place, transformer.param_shapes(config))
     return config, params, Tokenizer.load(f"hf:{place / 'tokenizer'}")
 

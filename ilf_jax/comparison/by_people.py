@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import ranking
 from ilf_jax.records import Example, Match
-from ilf_jax.runtime.workdir import write_atomically
+from ilf_jax.runtime.files import read_json, read_json_lines, write_atomically
 
 ANSWERS = {"A": 1.0, "B": 0.0, "tie": 0.5}
 """What may stand in `better`, and the outcome for the text shown as A."""
+_LINE = "a line is an object with pair, and the texts A, B and better"
 
 
 def export(
@@ -58,18 +59,15 @@ def read(path: pathlib.Path, systems: Mapping[str, Mapping[str, str]]) -> list[M
     for needed in (path, key_path):
         if not needed.exists():
             raise InputError(f"--read {needed}: there is no such file; --export makes both")
-    try:
-        key = json.loads(key_path.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise InputError(f"{key_path}: is no JSON ({e}); export the pairs anew") from e
+    key = read_json(key_path, "export the pairs again")
     outcomes: dict[tuple[str, str], dict[str, float]] = {pair: {} for pair in itertools.combinations(systems, 2)}
     seen: set[int] = set()
     answered = 0
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, row in read_json_lines(path, _LINE):
         where = f"{path}:{number}"
-        row = _row(where, line)
+        texts = all(isinstance(row.get(name), str) for name in ("A", "B", "better"))
+        if not texts or not isinstance(row.get("pair"), int):
+            raise InputError(f"{where}: {_LINE}")
         if row["pair"] in seen:
             raise InputError(f"{where}: pair {row['pair']} stands there twice")
         seen.add(row["pair"])
@@ -92,17 +90,6 @@ def read(path: pathlib.Path, systems: Mapping[str, Mapping[str, str]]) -> list[M
         found |= {i: 0.5 for i in systems[first] if systems[first][i] == systems[second][i]}
     return [ranking.match(first, second, found, systems[first], systems[second])
             for (first, second), found in outcomes.items() if found]
-
-
-def _row(where: str, line: str) -> dict:
-    try:
-        row = json.loads(line)
-    except ValueError as e:
-        raise InputError(f"{where}: is no JSON ({e})") from e
-    texts = isinstance(row, dict) and all(isinstance(row.get(name), str) for name in ("A", "B", "better"))
-    if not texts or not isinstance(row.get("pair"), int):
-        raise InputError(f"{where}: a line is an object with pair, and the texts A, B and better")
-    return row
 
 
 def _key_path(path: pathlib.Path) -> pathlib.Path:

@@ -32,7 +32,7 @@ def export(workdir: str | pathlib.Path, iteration: int, out: str | pathlib.Path)
         raise InputError(f"--workdir {workdir}: iteration {iteration} has no finished checkpoint ({source})")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: is {'not empty' if out.is_dir() else 'a file'}; take another folder")
-    config = checkpoint.read_model_config(source)
+    config = checkpoint_io.read_config(f"orbax:{source}")
     with storage.read_locally(source / "tokenizer") as place:
         tokenizer = Tokenizer.load(f"hf:{place}")
     # Whatever devices the run had, here each param is held whole.

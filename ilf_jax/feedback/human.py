@@ -8,10 +8,11 @@ from ilf_jax.errors import InputError
 from ilf_jax.feedback.source import DraftedDocument, FeedbackSource
 from ilf_jax.records import Feedback
 from ilf_jax.runtime import distributed, storage
+from ilf_jax.runtime.files import read_json_lines, write_atomically
 from ilf_jax.runtime.pending import Pending
-from ilf_jax.runtime.workdir import write_atomically
 
 FILE = "to_review.jsonl"
+_LINE = "a line is an object with the texts id, draft and feedback"
 
 
 class Human(FeedbackSource):
@@ -41,17 +42,10 @@ def _read(path: storage.Path, wanted: dict[str, dict[str, Any]]) -> dict[str, st
         rows = ({**row, "feedback": ""} for row in wanted.values())
         write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     feedback: dict[str, str] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, row in read_json_lines(path, _LINE):
         where = f"{path}:{number}"
-        try:
-            row = json.loads(line)
-        except ValueError as e:
-            raise InputError(f"{where}: is not valid JSON ({e}); a line is an object with id, draft and "
-                             "feedback") from e
-        if not isinstance(row, dict) or not all(isinstance(row.get(k), str) for k in ("id", "draft", "feedback")):
-            raise InputError(f"{where}: a line is an object with the texts id, draft and feedback")
+        if not all(isinstance(row.get(k), str) for k in ("id", "draft", "feedback")):
+            raise InputError(f"{where}: {_LINE}")
         if row["id"] not in wanted or row["draft"] != wanted[row["id"]]["draft"]:
             raise InputError(f"{where}: is not about a draft of this iteration (id {row['id']!r}); only the field "
                              "\"feedback\" may be changed")

@@ -21,9 +21,7 @@ _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def read_model_config(uri: str) -> ModelConfig:
-    """The architecture of any checkpoint URI, no weights read. Raises InputError if there is none."""
-    if uri.startswith("orbax:"):
-        return checkpoint.read_model_config(storage.path(uri.removeprefix("orbax:")))
+    """See `checkpoint_io.read_config`."""
     return checkpoint_io.read_config(uri)
 
 

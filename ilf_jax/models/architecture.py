@@ -1,6 +1,7 @@
-"""Facts of an architecture. Families are data: one decoder reads these and nothing else."""
+"""What defines an architecture. Model families are data: one decoder reads these fields and nothing else."""
 
 import dataclasses
+from typing import Any
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +21,7 @@ class ModelConfig:
 
     Attributes:
         family: name of the checkpoint table: llama, qwen2, qwen3, gemma3, gpt2, opt.
-        num_kv_heads: query heads are grouped onto these (GQA); equal to num_heads for plain attention.
+        num_kv_heads: query heads share these in groups (GQA); equal to num_heads for plain attention.
         norm: "rms" or "layer".
         norm_offset: added to the RMS scale before use (Gemma stores scale - 1).
         activation: "silu", "gelu_tanh", "gelu" or "relu".
@@ -28,14 +29,14 @@ class ModelConfig:
         position: "rope" or "learned".
         position_offset: first row of the learned table in use (OPT: 2).
         rope_local_theta: base of sliding-window layers; None means rope_theta.
-        post_norms: norm the outputs of attention and MLP too, before the residual sum (Gemma).
-        sliding_window: keys further back than this are not seen by sliding layers.
+        post_norms: the outputs of attention and MLP are normed too, before the residual sum (Gemma).
+        sliding_window: sliding layers do not attend to keys further back than this.
         sliding_pattern: layer i is full where (i + 1) % sliding_pattern == 0; 0 means all layers slide.
         query_scale: multiplies q k^T; None means head_dim ** -0.5.
         embedding_scale: multiplies embeddings (Gemma: sqrt(hidden_size)).
         logit_softcap: logits become cap * tanh(logits / cap); 0 means off.
         logit_scale: multiplies logits.
-        scalar_head: has a vector beside the vocabulary, whose product with a hidden state is a reward.
+        scalar_head: has a vector whose product with a hidden state is a reward.
     """
 
     family: str
@@ -73,7 +74,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.num_heads % self.num_kv_heads:
-            raise ValueError(f"num_heads {self.num_heads} is no multiple of num_kv_heads {self.num_kv_heads}")
+            raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         if self.position == "rope" and self.head_dim % 2:
             raise ValueError(f"rotary positions need an even head_dim, not {self.head_dim}")
 
@@ -82,6 +83,17 @@ class ModelConfig:
         if self.sliding_window is None:
             return False
         return self.sliding_pattern == 0 or (layer + 1) % self.sliding_pattern != 0
+
+
+def to_facts(config: ModelConfig) -> dict[str, Any]:
+    """The architecture as a dict of what JSON can hold."""
+    return dataclasses.asdict(config)
+
+
+def from_facts(facts: dict[str, Any]) -> ModelConfig:
+    """Inverse of `to_facts`. Raises TypeError or ValueError if they do not describe an architecture."""
+    scaling = facts.get("rope_scaling")
+    return ModelConfig(**{**facts, "rope_scaling": None if scaling is None else RopeScaling(**scaling)})
 
 
 def small_shape(width: int, layers: int, vocab_size: int = 1024) -> ModelConfig:

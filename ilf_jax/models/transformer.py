@@ -17,6 +17,7 @@ from ilf_jax.models import attention
 from ilf_jax.models.architecture import ModelConfig, RopeScaling
 from ilf_jax.models.cache import AttentionContext, Cache, Prefix
 from ilf_jax.models.compute import FLOAT32, ComputeOptions
+from ilf_jax.runtime import barriers
 
 Params = dict
 KV = tuple[jax.Array, jax.Array]
@@ -67,7 +68,7 @@ def _rotation(config: ModelConfig, slides: bool, positions_BxCxL: jax.Array) -> 
     theta = config.rope_local_theta if local else config.rope_theta
     freqs = rope_frequencies(config.head_dim, theta, None if local else config.rope_scaling)
     angles = positions_BxCxL[..., None, None].astype(jnp.float32) * freqs
-    return jax.lax.optimization_barrier((jnp.cos(angles), jnp.sin(angles)))
+    return barriers.materialise((jnp.cos(angles), jnp.sin(angles)))
 
 
 def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
@@ -105,7 +106,7 @@ def _matmul_backwards(saved: tuple, dy: jax.Array) -> tuple[jax.Array, jax.Array
         gradient = gradient_so_far + gradient
     # Nothing further back is computed before this is done. Else, where memory is short, all that the kernels' gradients
     # are made of may wait for them to the end, and all gradients for their sums.
-    return *jax.lax.optimization_barrier((dx, gradient)), None
+    return *barriers.materialise((dx, gradient)), None
 
 
 _matmul.defvjp(_matmul_forwards, _matmul_backwards, symbolic_zeros=True)

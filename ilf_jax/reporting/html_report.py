@@ -1,7 +1,6 @@
 """Builds report.html, one self-contained page, from the files of a work folder."""
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +8,7 @@ import jinja2
 import markupsafe
 
 from ilf_jax.reporting import judgements, plots, samples, tables, workfolder
+from ilf_jax.runtime import files
 
 
 def _lead(work: workfolder.WorkFolder) -> dict[str, Any] | None:
@@ -77,15 +77,5 @@ def build_report(workdir: str | Path) -> Path:
         InputError: the folder is no work folder, or a file in it holds something else than it should.
     """
     path = Path(workdir) / "report.html"
-    write_page(path, render(workfolder.read(workdir)))
+    files.write_atomically(path, render(workfolder.read(workdir)), shared=True)  # a run may end meanwhile
     return path
-
-
-def write_page(path: Path, page: str) -> None:
-    """A reader sees the old page or the new one, never half of one."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        fresh.write_text(page, encoding="utf-8")
-        os.replace(fresh, path)
-    finally:
-        fresh.unlink(missing_ok=True)

@@ -1,8 +1,8 @@
 """What judges and reward models said: systems against each other, held-out preferences, scorers that agree."""
 
-import statistics
+from statistics import fmean
 
-from ilf_jax.evaluation import ranking
+from ilf_jax.evaluation import ranking, statistics
 from ilf_jax.records import Match, Preference
 from ilf_jax.reporting.tables import ARM_LABELS, BASELINES, Table, number, with_error
 from ilf_jax.reporting.workfolder import Metric, WorkFolder
@@ -28,9 +28,8 @@ def against_all(work: WorkFolder) -> dict[str, Metric]:
     """Each system's win rate against all others, the best one first."""
     found = {}
     for name, outcomes in ranking.against_all(matches(work)).items():
-        values = list(outcomes.values())
-        stderr = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
-        found[name] = Metric(0, "rank", "win_rate", statistics.fmean(values), stderr, len(values))
+        mean = statistics.mean("win_rate", list(outcomes.values()))
+        found[name] = Metric(0, "rank", "win_rate", mean.value, mean.stderr, mean.n)
     return found
 
 
@@ -75,7 +74,7 @@ def agreement_table(work: WorkFolder) -> Table:
     whole = {name: found for name, found in picks.items() if len(found) == len(picks["scorer"])}
 
     def share(a: list[int], b: list[int]) -> str:
-        return number(statistics.fmean(x == y for x, y in zip(a, b, strict=True)))
+        return number(fmean(x == y for x, y in zip(a, b, strict=True)))
 
     rows = [[name, *(share(mine, other) if name != beside else "" for beside, other in whole.items())]
             for name, mine in whole.items()]

@@ -11,6 +11,7 @@ from absl import flags
 from ilf_jax.errors import InputError
 from ilf_jax.reporting.html_report import build_report
 from ilf_jax.runtime import storage
+from ilf_jax.runtime.files import write_atomically
 from ilf_jax.runtime.workdir import PARAMS
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work folder of a run.")
@@ -27,9 +28,9 @@ def main(argv: Sequence[str]) -> int:
         with storage.read_locally(folder, leave_out=PARAMS) as place:
             page = build_report(place)
             if not storage.is_local(folder):
-                (folder / page.name).write_text(page.read_text(encoding="utf-8"))
+                write_atomically(folder / page.name, page.read_text(encoding="utf-8"))
         print(folder / page.name)
     except InputError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
-import statistics
 from collections.abc import Sequence
+from statistics import fmean
 from typing import Any
 
+from ilf_jax.evaluation import statistics
 from ilf_jax.records import Candidates
 from ilf_jax.reporting.workfolder import STAGES, Metric, WorkFolder
 from ilf_jax.runtime.progress import duration
@@ -141,8 +142,8 @@ def _mean(values: Sequence[float]) -> str:
     values = [value for value in values if math.isfinite(value)]
     if not values:
         return "–"
-    stderr = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
-    return with_error(Metric(0, "", "", statistics.fmean(values), stderr))
+    mean = statistics.mean("mean", values)
+    return with_error(Metric(0, "", "", mean.value, mean.stderr))
 
 
 def scorer_table(work: WorkFolder) -> Table:
@@ -191,13 +192,13 @@ def rates(work: WorkFolder) -> dict[str, dict[int, float]]:
     for iteration in work.iterations:
         for stage in ("draft", "evaluate"):
             stops = [r.stopped for r in iteration.rows(stage).values() if getattr(r, "source", "policy") == "policy"]
-            put(f"{stage}: stop rate", iteration.number, statistics.fmean(stops) if stops else None)
+            put(f"{stage}: stop rate", iteration.number, fmean(stops) if stops else None)
         drawn: list[Candidates] = list(iteration.rows("refine").values())
         stops = [stopped for record in drawn for stopped in record.stopped]
         equal = [1 - len(set(record.texts)) / len(record.texts) for record in drawn if record.texts]
-        put("refine: stop rate", iteration.number, statistics.fmean(stops) if stops else None)
-        put("refine: truncation rate", iteration.number, 1 - statistics.fmean(stops) if stops else None)
-        put("refine: duplicate rate", iteration.number, statistics.fmean(equal) if equal else None)
+        put("refine: stop rate", iteration.number, fmean(stops) if stops else None)
+        put("refine: truncation rate", iteration.number, 1 - fmean(stops) if stops else None)
+        put("refine: duplicate rate", iteration.number, fmean(equal) if equal else None)
     return dict(sorted(found.items(), key=lambda item: STAGES.index(item[0].split(":")[0])))
 
 

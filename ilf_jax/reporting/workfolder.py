@@ -1,7 +1,6 @@
 """Reads a run's work folder for the report: whatever is there, and a list of what is not."""
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 from ilf_jax import records
 from ilf_jax.config import STAGES_BEFORE_TARGET, TRAINING_STAGES
 from ilf_jax.errors import InputError
+from ilf_jax.runtime import files
 from ilf_jax.runtime.workdir import RECORDS_IN
 
 R = TypeVar("R")
@@ -93,33 +93,15 @@ class WorkFolder:
         return list(dict.fromkeys(m.metric for m in self.metrics if m.stage == stage))
 
 
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: a JSON object was expected, this is a {type(value).__name__}")
-    return value
-
-
 def _read_lines(path: Path, missing: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, row) of each line that holds a JSON object; the others are noted: a killed run may tear its last line."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.strip():
-                continue
-            where = f"{path.parent.name}/{path.name} line {number}"
-            try:
-                row = json.loads(line)
-            except json.JSONDecodeError:
-                row = None
-            if isinstance(row, dict):
-                yield where, row
-            else:
-                missing.append(f"{where} (cut off or damaged)")
+    """(where, row) of each line that is a JSON object; others go to `missing`: a killed run may cut its last line."""
+
+    def damaged(number: int) -> None:
+        missing.append(f"{path.parent.name}/{path.name} line {number} (cut off or damaged)")
+
+    if path.exists():
+        for number, row in files.read_json_lines(path, damaged=damaged):
+            yield f"{path.parent.name}/{path.name} line {number}", row
 
 
 def _read_records(cls: type[R], path: Path, missing: list[str]) -> dict[str, R]:
@@ -134,7 +116,7 @@ def _read_records(cls: type[R], path: Path, missing: list[str]) -> dict[str, R]:
 
 
 def _read_stage(folder: Path, cls: type, missing: list[str]) -> Stage:
-    manifest = _read_object(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
+    manifest = files.read_json(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
     rows: dict[str, Any] = {}
     place = folder / manifest.get(RECORDS_IN, ".")  # a baseline shares the run's records where its settings are equal
     for path in sorted(place.iterdir()) if place.is_dir() else []:
@@ -213,7 +195,7 @@ def read(path: str | Path, *, is_baseline: bool = False) -> WorkFolder:
         raise InputError(f"{path}: no such folder; give the --workdir of a run")
     if not (path / "config.json").exists():
         raise InputError(f"{path}: not a work folder, it has no config.json; give the --workdir of a run")
-    config = _read_object(path / "config.json")
+    config = files.read_json(path / "config.json")
     missing: list[str] = []
     iterations = []
     for folder in path.iterdir():

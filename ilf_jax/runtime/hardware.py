@@ -1,4 +1,4 @@
-"""What accelerators can do, by their makers' sheets; and TPUs that are not here, to compile for."""
+"""What accelerators can do, by their makers' data sheets; and TPUs to compile for that this machine does not have."""
 
 import dataclasses
 import importlib.util
@@ -19,8 +19,8 @@ class Chip:
     Attributes:
         memory: bytes that a program may use.
         bfloat16, float32: peak FLOP/s of matmuls; float32 at jax's highest precision.
-        bandwidth: bytes/s of its own memory.
-        link: bytes/s to its neighbours, all links and both directions.
+        bandwidth: bytes/s of the device's memory.
+        link: bytes/s to its neighbours, over all links in both directions.
     """
 
     memory: float
@@ -34,7 +34,7 @@ class Chip:
         return self.bfloat16 if precision == "bfloat16" else self.float32
 
 
-# Beginning of a device's kind, in small letters -> the chip. TPUs have no float32 matmul: it is made of six.
+# Prefix of a device's kind, in lower case -> the chip. TPUs have no float32 matmul: six bfloat16 ones make it up.
 _CHIPS: dict[str, Chip] = {
     "tpu v4": Chip(31.75 * _GIB, 275e12, 275e12 / 6, 1228e9, 300e9),
     "tpu v5 lite": Chip(15.75 * _GIB, 197e12, 197e12 / 6, 819e9, 200e9),
@@ -49,17 +49,17 @@ _GENERATIONS = ("v4", "v5e", "v5p", "v6e")
 
 
 def chip(device: jax.Device) -> Chip | None:
-    """What is known of a device; None of a CPU, of a part of a GPU, and of what is not in the table."""
+    """A device's data sheet; None for a CPU, a slice of a GPU, and devices that are not in the table."""
     kind = device.device_kind.lower()
-    found = [name for name in _CHIPS if kind.startswith(name) and "mig" not in kind]
-    return _CHIPS[max(found, key=len)] if found else None
+    names = [name for name in _CHIPS if kind.startswith(name) and "mig" not in kind]
+    return _CHIPS[max(names, key=len)] if names else None
 
 
 def topology(name: str) -> list[jax.Device]:
-    """The devices of a TPU slice such as v5e:4x4 or v5p:2x2x2. They can be compiled for, and nothing else.
+    """The devices of a TPU slice such as v5e:4x4 or v5p:2x2x2, which programs can be compiled for.
 
     Raises:
-        InputError: no such slice, or no compiler for TPUs is installed.
+        InputError: there is no such slice, or no TPU compiler is installed.
     """
     generation, _, shape = name.partition(":")
     if generation not in _GENERATIONS or not re.fullmatch(r"[1-9]\d*x[1-9]\d*(x[1-9]\d*)?", shape):
@@ -67,7 +67,7 @@ def topology(name: str) -> list[jax.Device]:
                          f"{', '.join(_GENERATIONS)}; v5e:4x4 for example")
     if importlib.util.find_spec("libtpu") is None:
         raise InputError(f"--topology={name}: needs the TPU compiler: pip install 'ilf-jax[tpu]', or libtpu alone")
-    # This need not be a machine of Google's, and no chip is taken.
+    # This may be any machine, and the compiler takes no chip.
     for variable, value in (("TPU_SKIP_MDS_QUERY", "1"), ("ALLOW_MULTIPLE_LIBTPU_LOAD", "1"), ("TPU_WORKER_ID", "0"),
                             ("TPU_WORKER_HOSTNAMES", "localhost"), ("TPU_ACCELERATOR_TYPE", "v5litepod-1")):
         os.environ.setdefault(variable, value)
@@ -77,5 +77,5 @@ def topology(name: str) -> list[jax.Device]:
     try:
         return list(topologies.get_topology_desc(platform="tpu", topology_name=name).devices)
     except Exception as e:  # whatever the compiler's plugin raises
-        said = (str(e).splitlines() or [type(e).__name__])[0]
-        raise InputError(f"--topology={name}: the TPU compiler does not know this slice: {said}") from e
+        reason = (str(e).splitlines() or [type(e).__name__])[0]
+        raise InputError(f"--topology={name}: the TPU compiler does not know this slice: {reason}") from e

@@ -1,4 +1,4 @@
-"""What work cost: seconds, programs compiled or found compiled, seconds spent waiting for the device or on saving."""
+"""What work costs: seconds, programs compiled or loaded, seconds spent waiting for the device or saving."""
 
 import contextlib
 import dataclasses
@@ -53,16 +53,16 @@ monitoring.register_event_listener(_on_event)
 
 
 def fetch(arrays: T) -> T:
-    """Whole arrays from the devices, once they are there; the time that takes counts as waiting."""
+    """Whole arrays on the host, once the devices have computed them; this time counts as waiting."""
     start = time.monotonic()
-    found = jax.device_get(jax.tree.map(_whole, arrays))
+    on_host = jax.device_get(jax.tree.map(_whole, arrays))
     _counts.waited_seconds += time.monotonic() - start
-    return found
+    return on_host
 
 
 @contextlib.contextmanager
 def saving() -> Iterator[None]:
-    """The time in here counts as spent on saving params and states: the host does nothing else."""
+    """Time spent inside counts as saving params and states: the host does nothing else."""
     start = time.monotonic()
     try:
         yield
@@ -71,14 +71,14 @@ def saving() -> Iterator[None]:
 
 
 def _whole(array: Any) -> Any:
-    """One whose parts are on other processes, too, is put together."""
+    """Gathers an array that has parts on other processes."""
     if not isinstance(array, jax.Array) or array.is_fully_addressable or array.is_fully_replicated:
         return array
     return multihost_utils.process_allgather(array, tiled=True)
 
 
 class Work(NamedTuple):
-    """What was done: tokens through the model's layers, and the FLOPs that the model needs for them."""
+    """Work done: tokens through the model's layers, and the FLOPs that the model needs for them."""
 
     tokens: int = 0
     flops: float = 0.0
@@ -89,7 +89,7 @@ class Work(NamedTuple):
 
 
 class Meter:
-    """Measures from its making on.
+    """Measures from its construction on.
 
         meter = Meter()
         ...
@@ -100,12 +100,12 @@ class Meter:
         self._start, self._before = time.monotonic(), dataclasses.replace(_counts)
 
     def cost(self, work: Work = Work(), precision: str = "float32") -> dict[str, float]:  # noqa: B008
-        """What was done since then, and what it cost.
+        """The cost since then.
 
         Returns:
-            seconds; compilations (programs built anew), cache_hits (programs found compiled), compile_seconds (both);
-            host_seconds, in which the host did not wait for the device: the device stood idle for no longer than that;
-            saving_seconds, of those, in which the host wrote params and states, or waited until they were written;
+            seconds; compilations (programs compiled), cache_hits (programs loaded from the cache), compile_seconds (of
+            both); host_seconds, in which the host did not wait for the device, an upper bound of the device's idle
+            time; saving_seconds, those of them in which the host wrote params and states or waited for that;
             peak_memory, see there; and of `work`: tokens, tokens_per_second_per_device, and mfu where the device's peak
             is known: FLOPs / (seconds x devices x peak FLOP/s) (Chowdhery et al. 2022, appendix B).
         """
@@ -128,10 +128,10 @@ class Meter:
 
 
 def peak_memory() -> int:
-    """The most bytes in use on one of this process's devices so far; on a CPU, the process's own memory."""
-    found = [stats.get("peak_bytes_in_use", 0) for device in jax.local_devices() if (stats := device.memory_stats())]
-    if found:
-        return max(found)
+    """Peak bytes in use on one of this process's devices so far; on a CPU, of the process."""
+    peaks = [stats.get("peak_bytes_in_use", 0) for device in jax.local_devices() if (stats := device.memory_stats())]
+    if peaks:
+        return max(peaks)
     unit = 1 if sys.platform == "darwin" else 1024
     return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
@@ -139,11 +139,11 @@ def peak_memory() -> int:
 class Profile:
     """Records a trace of some steps, for xprof or TensorBoard's profile page."""
 
-    # The first steps compile, and fill the pipeline.
+    # The first steps compile and fill the pipeline.
     _SKIPPED = 2
 
     def __init__(self, folder: storage.Path, steps: int) -> None:
-        """`steps`: how many; 0: none."""
+        """`steps`: how many to record; 0 for none."""
         self._folder, self._steps, self._seen, self._running = folder, steps, 0, False
 
     def step(self) -> None:
@@ -157,7 +157,7 @@ class Profile:
             self.stop()
 
     def stop(self) -> None:
-        """Called behind the last one."""
+        """Called after the last step."""
         if self._running:
             jax.profiler.stop_trace()
             self._running, self._steps = False, 0

@@ -1,4 +1,4 @@
-"""SIGTERM, by which schedulers take a machine away: what is under way is saved, and the process ends with code 143."""
+"""SIGTERM, with which schedulers take a machine away: the run saves its state and exits with code 143."""
 
 import contextlib
 import signal
@@ -13,53 +13,53 @@ EXIT_CODE = 143
 class _State:
     """Of this process."""
 
-    asked = False  # SIGTERM has come
-    protected = False  # and is to wait for a safe point
-    points = 0  # passed so far, the same number on every process
+    received = False  # SIGTERM
+    protected = False  # SIGTERM waits for a safe point
+    points = 0  # safe points passed so far, the same number on every process
 
 
 _state = _State()
 
 
 def install() -> None:
-    """Makes SIGTERM end the run in order. Between safe points that is at once: what is written is whole.
+    """Makes SIGTERM end the run in order: at once where no work would be lost, because every file is complete.
 
-    Of several processes all end together, at their next safe point; jax's preemption service tells them.
+    Several processes end together at their next safe point, by jax's preemption service.
     """
     if distributed.count() == 1:
         signal.signal(signal.SIGTERM, _on_signal)
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    _state.asked = True
+    _state.received = True
     if not _state.protected:
         raise SystemExit(EXIT_CODE)
 
 
 @contextlib.contextmanager
 def only_at_safe_points() -> Iterator[None]:
-    """Within, SIGTERM waits for the next `safe_point`, which saves what would otherwise be lost, or for the end."""
+    """Inside, SIGTERM waits for the next `safe_point`, which saves what would be lost, or for the exit."""
     _state.protected = True
     try:
         yield
     finally:
         _state.protected = False
-    if _state.asked:
+    if _state.received:
         raise SystemExit(EXIT_CODE)
 
 
 def safe_point(save: Callable[[], None] | None = None) -> None:
-    """Where SIGTERM has come, calls `save` and ends the process. Called by all processes, in the same order."""
+    """After SIGTERM, calls `save` and ends the process. All processes call this in the same order."""
     _state.points += 1
-    if not (_state.asked if distributed.count() == 1 else _all_asked(_state.points)):
+    if not (_state.received if distributed.count() == 1 else _all_received(_state.points)):
         return
     if save is not None:
-        progress.log("SIGTERM: saving; the same command goes on from here")
+        progress.log("SIGTERM: saving; the same command resumes from here")
         save()
     raise SystemExit(EXIT_CODE)
 
 
-def _all_asked(point: int) -> bool:
+def _all_received(point: int) -> bool:
     from jax.experimental import multihost_utils
 
     return multihost_utils.reached_preemption_sync_point(point)

@@ -1,4 +1,4 @@
-"""What a run says while it works: log lines, progress bars, tables, TensorBoard. Imports no jax."""
+"""What a run shows while it works: log lines, progress bars, tables, TensorBoard. Imports no jax."""
 
 import logging
 import shutil
@@ -21,8 +21,8 @@ from ilf_jax.runtime import distributed
 
 SECONDS_BETWEEN_LINES = 30.0
 
-# A child of absl's logger: its lines pass at level INFO while the libraries that log through absl (orbax above all)
-# stay at absl's own default, WARNING.
+# A child of absl's logger: our lines pass at level INFO, while libraries that log through absl (above all orbax) stay
+# at absl's default, WARNING.
 _logger = absl_logging.get_absl_logger().getChild("ilf_jax")
 _logger.setLevel(logging.INFO)
 
@@ -30,7 +30,7 @@ _live_bars: list["Progress"] = []
 
 
 class _PlainFormatter(logging.Formatter):
-    """Our own lines bare, everybody else's with absl's prefix of level, time and place."""
+    """Our own lines as they are, others with absl's prefix of level, time and place."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -41,9 +41,9 @@ class _PlainFormatter(logging.Formatter):
 
 
 def log(message: str) -> None:
-    """Logs one line at level INFO: plainly on stderr, above the progress bar where one is drawn.
+    """Logs one line at level INFO: on stderr, above the progress bar if there is one.
 
-    `--verbosity` below 0, where the user gave it, silences these lines. Of several processes, process 0 tells them.
+    A `--verbosity` below 0 silences these lines. Of several processes, only process 0 logs.
     """
     if not distributed.is_main():
         return
@@ -61,7 +61,7 @@ def log(message: str) -> None:
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: '0.4 s', '12 s', '3:05', '2:00:01'."""
+    """Seconds as text: '0.4 s', '12 s', '3:05', '2:00:01'."""
     if seconds < 60:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     hours, rest = divmod(round(seconds), 3600)
@@ -74,16 +74,16 @@ def _figures_text(figures: Mapping[str, Any]) -> str:
 
 
 class Progress:
-    """Progress through `total` units of work: a bar on a terminal, sparse log lines elsewhere.
+    """Progress through `total` units of work: a bar on a terminal, a log line now and then elsewhere.
 
         with Progress("refine", total=len(documents), done=already) as bar:
             bar.advance(len(batch), tokens_per_second=rate)
 
     Args:
         label: what is being done.
-        total: units there are.
+        total: number of units.
         unit: what is counted, in the plural.
-        done: units that an earlier run has done; they count as progress, not towards the rate.
+        done: units that an earlier process has done; they count as progress, but not in the rate.
         console: where to draw; stderr if None.
     """
 
@@ -159,7 +159,7 @@ def _is_number(text: str) -> bool:
 
 
 def format_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table as aligned plain text; columns of numbers stand to the right."""
+    """A table as aligned plain text; columns of numbers are aligned to the right."""
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
     right = [bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(columns))]
     widths = [max(len(text) for text in column) for column in zip(columns, *cells, strict=True)]
@@ -192,8 +192,8 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
 class TensorBoard:
     """Metrics as TensorBoard scalars in `workdir/tensorboard`, tag `stage/metric`, step = iteration.
 
-    A metric is a mapping with `iteration`, `stage`, `metric`, `value` as in metrics.jsonl; other keys are left out.
-    Nothing is written, nor tensorboardX imported (over a second), before there is a metric.
+    A metric is a mapping with `iteration`, `stage`, `metric`, `value` as in metrics.jsonl; other keys are ignored.
+    Before the first metric nothing is written, and tensorboardX is not imported, which takes over a second.
     """
 
     def __init__(self, workdir: str | Path) -> None:
@@ -201,7 +201,7 @@ class TensorBoard:
         self._writer: Any = None
 
     def add(self, metrics: Iterable[Mapping[str, Any]]) -> None:
-        """Appends metrics that are new; after a resume call `rewrite` first, or events stand there twice."""
+        """Appends new metrics. After a resume call `rewrite` first, or events appear twice."""
         metrics = list(metrics)
         if not metrics:
             return
@@ -210,9 +210,9 @@ class TensorBoard:
         self._write(self._writer, metrics)
 
     def rewrite(self, metrics: Iterable[Mapping[str, Any]]) -> None:
-        """Puts exactly these metrics in place of whatever the folder holds.
+        """Replaces the contents of the folder by exactly these metrics.
 
-        The new events are complete before the old ones go, so a kill leaves one or the other.
+        The new events are complete before the old ones are deleted, so a kill leaves one or the other.
         """
         self.close()
         metrics = list(metrics)
@@ -237,7 +237,7 @@ class TensorBoard:
     def _open(folder: Path) -> Any:
         import tensorboardX
 
-        # tensorboardX names a file by the second: a second writer within it would overwrite the first one's events.
+        # tensorboardX names a file by the second: another writer in the same second would overwrite its events.
         return tensorboardX.SummaryWriter(str(folder), filename_suffix=f".{time.time_ns()}")
 
     @staticmethod

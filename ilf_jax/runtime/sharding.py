@@ -1,4 +1,4 @@
-"""The device mesh: batches split over it, steps jitted for it. Knows arrays and shardings, never a model."""
+"""The device mesh: splits batches over it, jits steps for it. Knows arrays and shardings, never a model."""
 
 import functools
 import math
@@ -15,17 +15,18 @@ from ilf_jax.runtime import jax_settings
 
 AXES = ("data", "fsdp", "tensor")
 
-def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh; an axis of -1 (one at most) takes what the others leave.
 
-    Neighbours on `tensor` are neighbours in the network where that has a shape. Between slices, which a slower network
+def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh; an axis of -1 (at most one) takes the devices that the others leave.
+
+    Neighbours on `tensor` are neighbours in the network, if that has a topology. Between slices, which a slower network
     connects, only `data` is split.
 
     Args:
-        devices: all that there are if None.
+        devices: all devices if None.
 
     Raises:
-        InputError: the axes do not multiply to the number of devices, or `data` is no multiple of the slices.
+        InputError: the axes do not multiply to the number of devices, or `data` is not a multiple of the slices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [data, fsdp, tensor]
@@ -33,19 +34,19 @@ def make_mesh(data: int, fsdp: int, tensor: int, devices: Sequence[jax.Device] |
     if sizes.count(-1) == 1 and given > 0:
         sizes[sizes.index(-1)] = len(devices) // given
     if min(sizes) < 1 or math.prod(sizes) != len(devices):
-        raise InputError(f"config.mesh: data={data}, fsdp={fsdp}, tensor={tensor} do not make the {len(devices)} "
-                         "devices that there are; one of them may be -1, to take what the others leave")
+        raise InputError(f"config.mesh: data={data}, fsdp={fsdp}, tensor={tensor} do not multiply to the "
+                         f"{len(devices)} devices of this run; one of them may be -1, to take what the others leave")
     return Mesh(_arranged(sizes, devices), AXES)
 
 
 def _arranged(sizes: list[int], devices: Sequence[jax.Device]) -> np.ndarray:
-    # GPUs have such an index, too, one a machine; there it says nothing of a slow network.
+    # GPUs have such an index, too, one a machine, which does not stand for a slow network.
     slices = len({getattr(device, "slice_index", 0) for device in devices if device.platform == "tpu"} or {0})
     if slices == 1:
         return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     if sizes[0] % slices:
-        raise InputError(f"config.mesh.data={sizes[0]} is no multiple of the {slices} slices: between slices, which a "
-                         "slow network connects, only data can be split")
+        raise InputError(f"config.mesh.data={sizes[0]} is not a multiple of the {slices} slices; between slices, which "
+                         "a slow network connects, only data can be split")
     within = (sizes[0] // slices, *sizes[1:])
     return mesh_utils.create_hybrid_device_mesh(within, (slices, 1, 1), devices, allow_split_physical_axes=True)
 
@@ -57,7 +58,7 @@ def path_name(path: tuple[Any, ...]) -> str:
 
 @functools.cache
 def jitted(step: Callable[..., Any], out: NamedSharding, options: tuple[tuple[str, Any], ...]) -> jax.stages.Wrapped:
-    """`step` jitted with results in the sharding `out` unless `options`, sorted pairs, say otherwise; cached."""
+    """`step` jitted, its results in the sharding `out`; `options` are further arguments of jax.jit, as sorted pairs."""
     on_cpu = out.mesh.devices.flat[0].platform == "cpu"
     return jax.jit(step, compiler_options=jax_settings.KEPT_BARRIERS if on_cpu else None,
                    **{"out_shardings": out, **dict(options)})
@@ -69,16 +70,16 @@ def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
 
 
 def from_host(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
-    """A host array as a global one; each process, all of which hold it, puts the parts on its own devices."""
+    """A host array as a global array: every process has the whole, and puts its parts on its own devices."""
     if sharding.is_fully_addressable:
         return jax.device_put(array, sharding)
     return jax.make_array_from_callback(array.shape, sharding, lambda part: array[part])
 
 
 def move(leaf: Any, sharding: NamedSharding) -> jax.Array:
-    """An array, or what this process and all others hold alike, into a sharding."""
+    """An array, or a value that is the same on every process, in a sharding."""
     if isinstance(leaf, jax.Array) and leaf.committed and leaf.sharding == sharding:
-        return leaf  # as device_put would, in a tenth of the time
+        return leaf  # as device_put would, but ten times faster
     if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable and not sharding.is_fully_addressable):
         return jax.device_put(leaf, sharding)
-    return from_host(np.asarray(leaf), sharding)  # made on this process, the same on each
+    return from_host(np.asarray(leaf), sharding)  # computed on each process, with the same values

@@ -1,6 +1,6 @@
-"""Where files lie: this machine's disk, or an object store (gs://, s3://, by etils and fsspec).
+"""Where files are: on this machine's disk, or in an object store (gs://, s3://, by etils and fsspec).
 
-An object store has neither rename, nor append, nor lock; but what is written there appears at once and whole.
+An object store has no rename, append or lock, but a file appears in it at once and complete.
 """
 
 import contextlib
@@ -16,7 +16,7 @@ Path = pathlib.Path | epath.Path
 
 
 def path(where: str | os.PathLike) -> Path:
-    """An absolute path; one like gs://BUCKET/FOLDER is in an object store."""
+    """An absolute path. One such as gs://BUCKET/FOLDER is in an object store."""
     text = os.fspath(where)
     return epath.Path(text) if "://" in text else pathlib.Path(text).absolute()
 
@@ -27,7 +27,7 @@ def is_local(where: Path) -> bool:
 
 
 def delete(folder: Path) -> None:
-    """The folder with all it holds; nothing where there is none."""
+    """Deletes the folder and all it contains, if there is one."""
     if is_local(folder):
         shutil.rmtree(folder, ignore_errors=True)
     elif folder.exists():
@@ -36,7 +36,7 @@ def delete(folder: Path) -> None:
 
 @contextlib.contextmanager
 def written_locally(folder: Path) -> Iterator[pathlib.Path]:
-    """For libraries that write to a disk only: a folder there, put into its place when left."""
+    """For libraries that write to a disk only: a local folder, copied to its place on exit."""
     if is_local(folder):
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
@@ -48,7 +48,7 @@ def written_locally(folder: Path) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def read_locally(folder: Path, leave_out: Collection[str] = ()) -> Iterator[pathlib.Path]:
-    """For libraries that read from a disk only: the folder, or for as long as needed a copy of it.
+    """For libraries that read from a disk only: the folder, or a temporary copy of it.
 
     Args:
         leave_out: names of folders that are not copied.
@@ -62,12 +62,12 @@ def read_locally(folder: Path, leave_out: Collection[str] = ()) -> Iterator[path
 
 
 def copy(source: Path, target: Path, leave_out: Collection[str] = ()) -> None:
-    """All that a folder holds, but for folders named in `leave_out`, into another one, wherever they are."""
+    """Copies what a folder contains into another, wherever they are, except the folders named in `leave_out`."""
     source, target = epath.Path(source), epath.Path(target)
     target.mkdir(parents=True, exist_ok=True)
-    for found in source.iterdir():
-        if found.is_dir():
-            if found.name not in leave_out:
-                copy(found, target / found.name, leave_out)
+    for item in source.iterdir():
+        if item.is_dir():
+            if item.name not in leave_out:
+                copy(item, target / item.name, leave_out)
         else:
-            (target / found.name).write_bytes(found.read_bytes())
+            (target / item.name).write_bytes(item.read_bytes())

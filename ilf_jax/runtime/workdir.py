@@ -1,20 +1,20 @@
-"""The run's folder: who may write it, what is already done, and writing that a kill at any instant cannot spoil.
+"""The run's folder: who may write to it, what is already done, and writing that survives a kill at any instant.
 
     config.json                               what the run was started with
+    run.json                                  the folder's format, when the run began, which way each metric improves
     iteration_001/<stage>/NNNNN-of-NNNNN.jsonl  records, a shard a file
     iteration_001/<stage>/manifest.json         written when a stage begins, and again, complete, when it ends
     iteration_001/checkpoint/                 params after the iteration
-    iteration_000/reward_model/               params of the reward model, where one was trained
-    metrics.jsonl                             made anew from the manifests
-    performance.jsonl                         likewise: what the stages cost, which no two runs have alike
+    iteration_000/reward_model/               params of the reward model, if the run trains one
+    metrics.jsonl                             rebuilt from the manifests
+    performance.jsonl                         likewise: what the stages cost, which differs from run to run
 
-A file appears under its name only once it is whole (written aside, synced, renamed). What exists is therefore true.
+Every file is written by `files.write_atomically`: it appears under its name only once it is complete. So whatever is
+there is valid.
 """
 
 import contextlib
 import dataclasses
-import errno
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -23,79 +23,38 @@ import pathlib
 import platform
 import re
 import time
+import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from ilf_jax import records
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import distributed, storage
+from ilf_jax.runtime.files import lock, read_json, read_json_lines, write_atomically
+from ilf_jax.version import __version__
 
 R = TypeVar("R")
 RECORDS_IN = "records_in"
 """Key of a manifest whose stage shares the records of another folder: the relative path of that folder."""
-_STARTED = ".started.json"  # when the first process of the run took the folder
+FORMAT = 2
+"""Of the work folder. It changes with what the files mean or where they are; format 1 had no run.json."""
 PARAMS = frozenset({"checkpoint", "reward_model"})
 """Folders that hold params."""
-_MAY_CHANGE = frozenset({"iterations"})  # more iterations continue a run; all else would mix two runs
-_VERSIONED = ("ilf-jax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
-
-
-def write_atomically(path: storage.Path, text: str) -> None:
-    """The file has its old content or the new one, never a part. Raises InputError when the disk is full."""
-    if not storage.is_local(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        return
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except OSError as e:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written: {e.strerror}; what was written before is whole, "
-                         "and the same command goes on from there") from e
-
-
-@contextlib.contextmanager
-def full_disk_in_words(folder: storage.Path) -> Iterator[None]:
-    """Turns a full disk into an InputError, whichever library met it, and whatever type of error it made of that."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as e:
-        number = e.errno if isinstance(e, OSError) else None
-        if number not in (errno.ENOSPC, errno.EDQUOT) and "No space left on device" not in str(e):
-            raise
-        where = getattr(e, "filename", None) or folder
-        raise InputError(f"{where}: cannot be written: No space left on device; what was written before is whole, and "
-                         "the same command goes on from there") from e
-
-
-def _read_json(path: storage.Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as e:
-        raise InputError(f"{path}: is no JSON ({e}); restore it, or take another --workdir") from e
-    if not isinstance(value, dict):
-        raise InputError(f"{path}: was not written by ilf_jax; take another --workdir")
-    return value
+_MAY_CHANGE = frozenset({"iterations"})  # more iterations continue a run; anything else would mix two runs
+_VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
+_RUN = "run.json"
+_CURE = "restore it, or take another --workdir"
 
 
 def versions() -> dict[str, str]:
     """Versions of what results depend on."""
-    found = {"python": platform.python_version()}
+    by_package = {"python": platform.python_version(), "ilf-jax": __version__}
     for package in _VERSIONED:
         try:
-            found[package] = importlib.metadata.version(package)
+            by_package[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+            by_package[package] = "not installed"
+    return by_package
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -105,13 +64,13 @@ def config_hash(config: Mapping[str, Any]) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class StageFolder:
-    """One stage of one iteration: its shards, and the manifest that says when they are all there."""
+    """One stage of one iteration: its shards, and the manifest that says whether it is complete."""
 
     path: storage.Path
     run: dict[str, Any]
 
     def shard_path(self, index: int, count: int) -> storage.Path:
-        """Where shard `index` of `count` stands."""
+        """The file of shard `index` of `count`."""
         return self.path / f"{index:05d}-of-{count:05d}.jsonl"
 
     def write_shard(self, index: int, count: int, rows: Iterable[Any]) -> None:
@@ -122,14 +81,12 @@ class StageFolder:
         write_atomically(self.shard_path(index, count), "".join(lines))
 
     def missing_shards(self, count: int) -> list[int]:
-        """Which of `count` shards are not there."""
+        """Indices of the shards, of `count`, that are still to be written."""
         return distributed.on_main(lambda: [i for i in range(count) if not self.shard_path(i, count).exists()])
 
     def read_shard(self, cls: type[R], index: int, count: int) -> list[R]:
         """The records of one shard."""
-        # Not splitlines(): texts may hold U+2028 and the like, which JSON does not escape.
-        lines = self.shard_path(index, count).read_text(encoding="utf-8").split("\n")
-        return [records.from_json(cls, json.loads(line)) for line in lines if line]
+        return [records.from_json(cls, row) for _, row in read_json_lines(self.shard_path(index, count))]
 
     def read(self, cls: type[R]) -> dict[str, R]:
         """All records of a complete stage by id. Raises InputError if a shard is gone."""
@@ -144,9 +101,9 @@ class StageFolder:
         return {row.id: row for i in range(count) for row in owner.read_shard(cls, i, count)}
 
     def manifest(self) -> dict[str, Any]:
-        """What the manifest says; {'complete': False} where there is none."""
+        """The manifest; {'complete': False} if there is none."""
         path = self.path / "manifest.json"
-        return distributed.on_main(lambda: _read_json(path) if path.exists() else {"complete": False})
+        return distributed.on_main(lambda: read_json(path) if path.exists() else {"complete": False})
 
     @property
     def complete(self) -> bool:
@@ -165,8 +122,15 @@ class StageFolder:
         self._write_manifest({**facts, RECORDS_IN: os.path.relpath(str(source.path), str(self.path))})
 
     def finish(self, *, shards: int, count: int, metrics: Sequence[Mapping[str, Any]], **facts: Any) -> None:
-        """Notes that the stage is complete, with the metrics that it measured."""
-        distributed.barrier()  # all shards are there
+        """Writes the manifest of a complete stage. The only function that does.
+
+        Args:
+            shards: how many files the records fill.
+            count: of records.
+            metrics: lines of metrics.jsonl.
+            facts: what else the manifest holds; `cost` goes to performance.jsonl.
+        """
+        distributed.barrier()  # every process has written its shards
         self._write_manifest({"complete": True, "shards": shards, "count": count, "finished": time.time(), **facts,
                               "metrics": list(metrics)})
 
@@ -205,7 +169,7 @@ class Workdir:
 
     @property
     def reward_model(self) -> storage.Path:
-        """Where the params of the reward model that this run has trained are."""
+        """Where the params of the reward model that this run trains are."""
         return self.iteration(0) / "reward_model"
 
     def _manifests(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
@@ -214,17 +178,17 @@ class Workdir:
         for folder in sorted(p for p in self.path.iterdir() if re.fullmatch(r"iteration_\d+", p.name)):
             for stage in sorted(folder.iterdir(), key=lambda p: order.get(p.name, 99)):
                 if (stage / "manifest.json").exists():
-                    yield int(folder.name.removeprefix("iteration_")), stage.name, _read_json(stage / "manifest.json")
+                    yield int(folder.name.removeprefix("iteration_")), stage.name, read_json(stage / "manifest.json")
 
     def metrics(self) -> list[dict[str, Any]]:
         """All metrics of the complete stages, oldest first."""
         return [row for _, _, manifest in self._manifests() for row in manifest.get("metrics", [])]
 
     def performance(self) -> list[dict[str, Any]]:
-        """What the complete stages cost, in the form of metrics, named performance/...; at the end the goodput.
+        """What the complete stages cost, as metrics named performance/...; the last one is the goodput.
 
-        Goodput: the stages' seconds, compiling left out, over those from the first process's start to the last stage's
-        end, in which the run may have stood still. Of a stage that was interrupted only the last process's work counts.
+        Goodput: the stages' seconds without compilation, divided by those from the run's first start to the end of its
+        last stage, idle time included. Of an interrupted stage only the last process's work counts.
         """
         rows, productive, end = [], 0.0, 0.0
         for k, stage, manifest in self._manifests():
@@ -232,13 +196,13 @@ class Workdir:
             rows += [_performance(k, stage, name, value) for name, value in cost.items()]
             productive += cost.get("seconds", 0.0) - cost.get("compile_seconds", 0.0)
             end = max(end, manifest.get("finished", 0.0))
-        started = _read_json(self.path / _STARTED)["time"] if (self.path / _STARTED).exists() else end
+        started = read_run_facts(self.path)["started"]
         if rows and end > started:
             rows.append(_performance(rows[-1]["iteration"], "run", "goodput", max(0.0, productive) / (end - started)))
         return rows
 
     def write_metrics(self) -> list[dict[str, Any]]:
-        """Makes metrics.jsonl and performance.jsonl anew, so that a resumed run holds nothing twice.
+        """Rebuilds metrics.jsonl and performance.jsonl, so that a resumed run has no duplicates.
 
         Returns:
             The metrics.
@@ -254,56 +218,69 @@ class Workdir:
 
 
 def open_workdir(
-    path: str | pathlib.Path, config: dict[str, Any], metric_directions: Mapping[str, str] = MappingProxyType({})
+    path: str | pathlib.Path, config: dict[str, Any], metric_directions: Mapping[str, str] = types.MappingProxyType({})
 ) -> tuple[Workdir, contextlib.ExitStack]:
     """Takes the folder for this run: locks it, and checks that it was begun with the same configuration.
 
+    Args:
+        metric_directions: name of a metric of the task -> "lower" or "higher", whichever is better; for reports.
+
     Returns:
-        The Workdir, and the lock: a context to be left when the run no longer writes. The system drops it with the
-        process, however that ends. Process 0 holds it for all. In an object store there is none.
+        The Workdir, and the lock: a context to exit when the run no longer writes. The system drops it with the
+        process. Process 0 holds it for all. An object store has no lock.
 
     Raises:
-        InputError: another process uses the folder, it cannot be written, it belongs to a run with another
-            configuration (the differences are shown), or it holds something else.
+        InputError: another process uses the folder, it cannot be written, it has another format, it belongs to a run
+            with another configuration (the differences are shown), or it holds something else.
     """
     path = storage.path(path)
     config = json.loads(json.dumps(config))
-    held = contextlib.ExitStack()
-    distributed.on_main(lambda: _take(path, config, held))
-    return Workdir(path, config), held
-
-
-def _lock(path: pathlib.Path) -> Any:
+    stack = contextlib.ExitStack()
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        lock = (path / ".lock").open("a+")
-    except OSError as e:
-        raise InputError(f"--workdir {path}: cannot be written: {e.strerror}") from e
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as e:
-        raise InputError(f"--workdir {path}: another process is using it; wait for it or take another folder") from e
-    return lock
+        distributed.on_main(lambda: _take(path, config, dict(metric_directions), stack))
+    except BaseException:
+        stack.close()
+        raise
+    return Workdir(path, config), stack
 
 
-def _take(path: storage.Path, config: dict[str, Any], held: contextlib.ExitStack) -> None:
+def read_run_facts(path: storage.Path) -> dict[str, Any]:
+    """run.json of a work folder: format, started (unix time), metric_directions.
+
+    Raises:
+        InputError: the folder was written in another format.
+    """
+    facts = read_json(path / _RUN, _CURE) if (path / _RUN).exists() else {"format": 1}
+    if facts.get("format") != FORMAT:
+        raise InputError(f"{path}: is a work folder of format {facts.get('format')}; this version of ilf_jax "
+                         f"({__version__}) reads and writes format {FORMAT}: take another --workdir, or the version "
+                         "that wrote the folder")
+    return facts
+
+
+def _take(
+    path: storage.Path, config: dict[str, Any], metric_directions: dict[str, str], stack: contextlib.ExitStack
+) -> None:
     if storage.is_local(path):
-        held.enter_context(_lock(path))
+        stack.enter_context(lock(path, f"--workdir {path}: another process is using it; wait for it or take another "
+                                       "folder"))
     else:  # an object store has no locks
         path.mkdir(parents=True, exist_ok=True)
     saved = path / "config.json"
+    started = time.time()
     if saved.exists():
-        before = _read_json(saved)
-        different = _differences(before, config)
+        started = read_run_facts(path)["started"]
+        different = _differences(read_json(saved, _CURE), config)
         if different:
             lines = "\n".join(f"  config.{key}: {old!r} -> {new!r}" for key, old, new in different)
             raise InputError(f"--workdir {path}: holds a run with another configuration:\n{lines}\n"
-                             "give the same configuration to go on with it, or another --workdir to begin anew")
+                             "give the same configuration to resume it, or another --workdir to start a new run")
     elif any(p.name.startswith("iteration_") for p in path.iterdir()):
         raise InputError(f"--workdir {path}: holds iterations but no config.json; take another folder")
+    # Before config.json, without which the folder counts as new.
+    facts = {"format": FORMAT, "started": started, "metric_directions": metric_directions}
+    write_atomically(path / _RUN, json.dumps(facts, indent=1) + "\n")
     write_atomically(saved, json.dumps(config, indent=1) + "\n")
-    if not (path / _STARTED).exists():
-        write_atomically(path / _STARTED, json.dumps({"time": time.time()}) + "\n")
 
 
 def _performance(iteration: int, stage: str, name: str, value: float) -> dict[str, Any]:
@@ -312,11 +289,11 @@ def _performance(iteration: int, stage: str, name: str, value: float) -> dict[st
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    found = []
+    changes = []
     for key in sorted({*old, *new}):
         a, b = old.get(key), new.get(key)
         if isinstance(a, Mapping) and isinstance(b, Mapping):
-            found += _differences(a, b, f"{prefix}{key}.")
+            changes += _differences(a, b, f"{prefix}{key}.")
         elif a != b and not (prefix + key in _MAY_CHANGE and isinstance(a, int) and isinstance(b, int) and b > a):
-            found.append((prefix + key, a, b))
-    return found
+            changes.append((prefix + key, a, b))
+    return changes

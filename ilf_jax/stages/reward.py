@@ -18,7 +18,8 @@ from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.inference.reward_scorer import RewardScorer
 from ilf_jax.records import Comparison, Preference
 from ilf_jax.runtime import distributed, storage
-from ilf_jax.runtime.workdir import StageFolder, write_atomically
+from ilf_jax.runtime.files import read_json, write_atomically
+from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.stages.context import Outcome, Records, StageContext, run_stage
 from ilf_jax.tasks.prompts import Question
 from ilf_jax.tasks.task import Task
@@ -54,7 +55,7 @@ def _kind_of(uri: str) -> str | None:
     path = storage.path(uri.removeprefix("orbax:")) / _KIND_FILE
     if not uri.startswith("orbax:") or not path.exists():
         return None
-    return json.loads(path.read_text(encoding="utf-8"))["kind"]
+    return read_json(path)["kind"]
 
 
 def train_reward_model(context: StageContext, comparisons: Comparisons) -> Records[Preference]:

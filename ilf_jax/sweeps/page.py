@@ -9,6 +9,7 @@ import numpy as np
 
 from ilf_jax.evaluation import scaling
 from ilf_jax.reporting import figures, html_report, tables
+from ilf_jax.runtime.files import write_atomically
 from ilf_jax.sweeps import grid as cells_lib
 from ilf_jax.sweeps import results, runner
 from ilf_jax.sweeps.grid import Sweep
@@ -28,8 +29,7 @@ def build(sweep: Sweep, rows: Sequence[results.Row], workdir: Path, title: str) 
     if lines:
         drawn.insert(0, _plot("side by side", sweep.side_by_side, x, lines, {}))
     for plot in drawn:
-        (workdir / "figures").mkdir(exist_ok=True)
-        html_report.write_page(workdir / "figures" / f"{plot.name}.svg", figures.standalone(plot))
+        write_atomically(workdir / "figures" / f"{plot.name}.svg", figures.standalone(plot))
     text = html_report.template("sweep.html").render(
         title=title, config=sweep.config, cells=len(sweep.cells), complete=sum(row.complete for row in rows),
         missing=[cells_lib.name(cell) for cell in sweep.cells if not runner.is_done(workdir, cell)],
@@ -38,7 +38,7 @@ def build(sweep: Sweep, rows: Sequence[results.Row], workdir: Path, title: str) 
         fits=_fit_table(fits) if fits else None,
     )
     path = workdir / "report.html"
-    html_report.write_page(path, text)
+    write_atomically(path, text)
     return path
 
 

@@ -1,13 +1,13 @@
 """What came out of a sweep: one row for each setting, averaged over seeds, and a power law over its axis."""
 
 import dataclasses
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ilf_jax.evaluation import scaling, statistics
+from ilf_jax.runtime.files import read_json_lines
 from ilf_jax.sweeps import grid as cells_lib
 from ilf_jax.sweeps import runner
 from ilf_jax.sweeps.grid import Cell, Sweep
@@ -60,8 +60,7 @@ def _setting(sweep: Sweep, cell: Cell) -> Cell:
 def _last_metrics(folder: Path) -> dict[str, tuple[float, float | None]]:
     """"stage/metric" -> (value, standard error), of the last iteration that has it."""
     found: dict[str, tuple[float, float | None]] = {}
-    for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines():
-        row = json.loads(line)
+    for _, row in read_json_lines(folder / "metrics.jsonl"):
         found[f"{row['stage']}/{row['metric']}"] = (row["value"], row["stderr"])
     return found
 

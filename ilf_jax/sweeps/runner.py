@@ -8,7 +8,6 @@ import collections
 import contextlib
 import ctypes
 import dataclasses
-import fcntl
 import json
 import shlex
 import signal
@@ -19,9 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from ilf_jax.errors import InputError
 from ilf_jax.runtime import progress
-from ilf_jax.runtime.workdir import write_atomically
+from ilf_jax.runtime.files import lock, write_atomically
 from ilf_jax.sweeps import grid as cells_lib
 from ilf_jax.sweeps.grid import Cell, Sweep
 
@@ -67,6 +65,8 @@ def shell_lines(sweep: Sweep, workdir: Path) -> list[str]:
 def slurm_script(sweep: Sweep, workdir: Path) -> str:
     """A SLURM job array with one task for each cell that is still to be run."""
     lines = shell_lines(sweep, workdir)
+    if not lines:
+        return "#!/usr/bin/env bash\n# all cells are complete: nothing to run\n"
     logs = workdir / "cells" / "slurm-%A_%a.log"
     return "\n".join([
         "#!/usr/bin/env bash", f"#SBATCH --array=0-{len(lines) - 1}", f"#SBATCH --output={logs}", "set -euo pipefail",
@@ -93,7 +93,7 @@ def run(sweep: Sweep, workdir: Path, *, jobs: int = 1, make_command: Command = c
     """
     for cell in sweep.cells:
         cells_lib.config_of(sweep, cell)
-    with _locked(workdir):
+    with lock(workdir, f"--workdir {workdir}: another sweep is using it; wait for it or take another folder"):
         todo = collections.deque(cell for cell in sweep.cells if not is_done(workdir, cell))
         skipped = len(sweep.cells) - len(todo)
         running: dict[subprocess.Popen, _Started] = {}
@@ -144,17 +144,6 @@ def _end(started: _Started) -> Failure | None:
         return None
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return Failure(started.folder.name, code, log, "\n".join(lines[-_LOG_LINES:]))
-
-
-@contextlib.contextmanager
-def _locked(workdir: Path) -> Iterator[None]:
-    workdir.mkdir(parents=True, exist_ok=True)
-    with (workdir / ".lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            raise InputError(f"--workdir {workdir}: another sweep is using it; wait for it or take another") from e
-        yield
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from ilf_jax.runtime import storage
-from ilf_jax.runtime.workdir import write_atomically
+from ilf_jax.runtime.files import write_atomically
 
 END = "<|end|>"
 

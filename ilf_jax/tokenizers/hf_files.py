@@ -12,6 +12,7 @@ from tokenizers import decoders, models, pre_tokenizers
 
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io
+from ilf_jax.runtime.files import read_json
 from ilf_jax.tokenizers import gguf_vocabulary
 
 # Tokens that end a turn or a document wherever they are special; GGUF files often name only one of them.
@@ -159,7 +160,7 @@ def from_folder(folder: Path) -> Parts:
 
 
 def _optional(path: Path) -> dict[str, Any]:
-    return checkpoint_io.read_json(path) if path.is_file() else {}
+    return read_json(path) if path.is_file() else {}
 
 
 def _content(token: Any) -> str | None:

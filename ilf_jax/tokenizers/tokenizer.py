@@ -16,6 +16,7 @@ from tokenizers import processors
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io
 from ilf_jax.models.architecture import ModelConfig
+from ilf_jax.runtime.files import read_json
 from ilf_jax.tokenizers import hf_files
 
 
@@ -175,7 +176,7 @@ class Tokenizer:
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False))
         if self.stop_ids:  # no key of tokenizer_config.json holds several; other settings of the model's file stay
             path = folder / "generation_config.json"
-            kept = checkpoint_io.read_json(path) if path.is_file() else {}
+            kept = read_json(path) if path.is_file() else {}
             ends = self.stop_ids[0] if len(self.stop_ids) == 1 else list(self.stop_ids)
             path.write_text(json.dumps({**kept, "eos_token_id": ends}, indent=2))
         if isinstance(self._backend, hf_files.SentencePiece):

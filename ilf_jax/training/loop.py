@@ -1,6 +1,5 @@
 """Trains a model's params on examples, step by step. Killed anywhere, it goes on to the same params."""
 
-import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Sequence
@@ -14,17 +13,23 @@ from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
 from ilf_jax.inference.language_model import Encoded, LanguageModel
 from ilf_jax.models import flops, kernels, lora, padding, transformer
-from ilf_jax.models.architecture import ModelConfig
+from ilf_jax.models.architecture import ModelConfig, to_facts
 from ilf_jax.models.compute import in_precision
-from ilf_jax.runtime import checkpoint, distributed, jax_settings, performance, preemption, progress, storage
+from ilf_jax.runtime import (
+    checkpoint,
+    compile_ahead,
+    distributed,
+    jax_settings,
+    performance,
+    preemption,
+    progress,
+    storage,
+)
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.stages import context as run_lib
 from ilf_jax.steps import finetune_step as steps
 from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.training import batch_schedule, early_stopping, optimizer, packing, step_log
-
-# Ordered for memory, not for speed, and with its barriers a train step takes a fifth less memory and the same time.
-_CPU_OPTIONS = {**jax_settings.KEPT_BARRIERS, "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
 
 def train_step_program(state: steps.TrainState) -> jax.stages.Wrapped:
@@ -43,7 +48,7 @@ def _jitted_train_step(tree: jax.tree_util.PyTreeDef, shardings: tuple, platform
     return jax.jit(
         _train_step, static_argnames=("objective", "optimizer_config"), donate_argnames="state",
         out_shardings=(jax.tree.unflatten(tree, shardings), None),
-        compiler_options=_CPU_OPTIONS if platform == "cpu" else None,
+        compiler_options=jax_settings.TRAIN_STEP_ON_CPU if platform == "cpu" else None,
     )
 
 
@@ -231,15 +236,15 @@ def save_model(
     """Begins to write a trained model with its tokenizer, and holds it for who asks for it next.
 
     Returns:
-        Waits until it is written whole.
+        Done when it is complete on the disk.
     """
     params = lm.placement.params(params, "train")
-    wait = checkpoint.save_model(folder, params, lm.architecture)
+    saved = checkpoint.save_model(folder, params, to_facts(lm.architecture))
     if distributed.is_main():
         with performance.saving(), storage.written_locally(folder / "tokenizer") as place:
             lm.tokenizer.save(place)
     run.roles.put(folder, params, lm.architecture, replaces)
-    return Pending(wait)
+    return saved
 
 
 def tidy(run: run_lib.StageContext, stage: str) -> None:
@@ -280,22 +285,11 @@ def _made_ready(
     like = jax.tree.map(_shape_of, steps.TrainState(counter, params, shapes))
     train_step = train_step_program(like)
     batch = lm.placement.batch(steps_plan.batch(0), axis=1)
-    leaves, arguments = jax.tree.flatten((like, *jax.tree.map(_shape_of, (frozen, batch))))
-    with concurrent.futures.ThreadPoolExecutor(1) as background:
-        ready = background.submit(_compile, train_step, objective, opt, arguments, tuple(leaves))
+    others = jax.tree.map(_shape_of, (frozen, batch))
+    with compile_ahead.compiling(train_step, objective, opt, like, *others, np.float32(0)):
         shardings, tree = jax.tree.flatten(jax.tree.map(lambda leaf: leaf.sharding, shapes))
         opt_state = _jitted_init(opt, tree, tuple(shardings))(params)
-        ready.result()
     return train_step, steps.TrainState(counter, params, opt_state)
-
-
-@functools.cache
-def _compile(
-    train_step: jax.stages.Wrapped, objective: steps.Objective, opt: optimizer.OptimizerConfig,
-    tree: jax.tree_util.PyTreeDef, leaves: tuple[jax.ShapeDtypeStruct, ...],
-) -> None:
-    """Compiles the train step for state, frozen params and batch of these shapes, once in a process."""
-    train_step.lower(objective, opt, *jax.tree.unflatten(tree, leaves), np.float32(0)).compile()
 
 
 def _shape_of(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:

@@ -7,7 +7,7 @@ import numpy as np
 
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import distributed, performance, storage
-from ilf_jax.runtime.workdir import write_atomically
+from ilf_jax.runtime.files import write_atomically
 
 
 def remedy(stage: str) -> str:

@@ -32,7 +32,7 @@ def test_waits_until_all_is_written(tmp_path):
 
 
 @pytest.mark.parametrize(("change", "words"), [
-    (lambda lines: ["{", *lines[1:]], ":1: is no JSON"),
+    (lambda lines: ["{", *lines[1:]], ":1: is not valid JSON"),
     (lambda lines: [lines[0], '{"id": "b"}'], ":2: a line is an object"),
     (lambda lines: [lines[0], lines[1].replace("draft b", "another")], ":2: is not about a draft"),
     (lambda lines: [lines[0], lines[0]], ":2: id 'a' stands there twice"),

@@ -245,7 +245,7 @@ def test_not_a_work_folder(tmp_path):
     with pytest.raises(InputError, match=r"no config\.json"):
         build_report(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(InputError, match="not readable as JSON"):
+    with pytest.raises(InputError, match="is not valid JSON"):
         build_report(tmp_path)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from ilf_jax.errors import InputError
+from ilf_jax.runtime import files
 from ilf_jax.sweeps import grid, page, results, runner
 from ilf_jax.sweeps.grid import Sweep, axis, chain, named, product, together
 
@@ -171,7 +172,7 @@ def _runs(pid):
 
 
 def test_two_sweeps_in_one_folder(tmp_path):
-    with runner._locked(tmp_path), pytest.raises(InputError, match="another sweep"):
+    with files.lock(tmp_path, "taken"), pytest.raises(InputError, match="another sweep"):
         runner.run(make_sweep(10), tmp_path, make_command=fake)
 
 
@@ -183,6 +184,9 @@ def test_for_other_schedulers(tmp_path):
     script = runner.slurm_script(sweep, tmp_path)
     assert "#SBATCH --array=0-0\n" in script
     assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+    runner.run(sweep, tmp_path, make_command=fake)
+    finished = runner.slurm_script(sweep, tmp_path)
+    assert "--array" not in finished and "nothing to run" in finished
 
 
 def test_real_runs(tmp_path):

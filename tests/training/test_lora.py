@@ -15,7 +15,7 @@ import pytest
 
 import ilf_jax
 from ilf_jax.errors import InputError
-from ilf_jax.models import lora, transformer
+from ilf_jax.models import checkpoint_io, lora, transformer
 from ilf_jax.models.architecture import small_shape
 from ilf_jax.models.compute import FLOAT32, in_precision
 from ilf_jax.models.placement import Placement
@@ -285,7 +285,7 @@ class _StopHereError(BaseException):
 
 
 def saved_params(folder):
-    shapes = transformer.param_shapes(checkpoint.read_model_config(folder))
+    shapes = transformer.param_shapes(checkpoint_io.read_config(f"orbax:{folder}"))
     return checkpoint.load_model(folder, shapes)
 
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 FLAGS = [
     "--config=configs/quickstart.py", "--config.iterations=1", "--config.baselines=()", "--config.data.train_size=48",
     "--config.data.eval_size=4", "--config.refine.num_candidates=2", "--config.finetune.batch_size=1",

@@ -1,0 +1,76 @@
+"""The console script `ilf-jax COMMAND --FLAG=VALUE ...`; `ilf-jax COMMAND --help` shows the flags of a command.
+
+Only the chosen command is imported: each defines a flag `workdir` of its own.
+"""
+
+import difflib
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ilf_jax.version import __version__
+
+# Command -> the module that has its main function and flags, and what it does.
+_COMMANDS = {
+    "run": ("ilf_jax.main", "run ILF, resume a run, or check one (--dry_run)"),
+    "report": ("ilf_jax.reporting.rebuild", "rebuild the report of a run"),
+    "export": ("ilf_jax.export.hugging_face", "write a policy as a Hugging Face folder"),
+    "compare": ("ilf_jax.comparison.command", "compare systems by people or by a judge"),
+    "sweep": ("ilf_jax.sweeps.command_line", "run many configurations and compare their results"),
+}
+
+
+def usage() -> str:
+    """What `ilf-jax --help` prints."""
+    commands = "\n".join(f"  {name:8} {summary}" for name, (_, summary) in _COMMANDS.items())
+    return (f"usage: ilf-jax COMMAND --FLAG=VALUE ...\n\n{commands}\n\n"
+            "ilf-jax COMMAND --help shows the flags of a command.")
+
+
+def main() -> int:
+    """Runs the command of sys.argv. Exit code 2 if there is none or an unknown one, else the command's."""
+    arguments = sys.argv[1:]
+    if not arguments:
+        print(usage(), file=sys.stderr)
+        return 2
+    name, rest = arguments[0], arguments[1:]
+    if name in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if name == "--version":
+        print(__version__)
+        return 0
+    if name not in _COMMANDS:
+        near = difflib.get_close_matches(name, _COMMANDS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"commands are {', '.join(_COMMANDS)}"
+        print(f"error: unknown command {name!r}; {hint}", file=sys.stderr)
+        return 2
+    # Where absl, ml_collections and argparse look for flags and the program's name.
+    sys.argv = [f"ilf-jax {name}", *rest]
+    module = importlib.import_module(_COMMANDS[name][0])
+    if name == "sweep":
+        return module.main(rest)
+    if any(argument in ("-h", "-help", "--help") for argument in rest):
+        print(_help(module))
+        return 0
+    return _run_with_absl(module, sys.argv)
+
+
+def _run_with_absl(module: Any, argv: Sequence[str]) -> int:
+    from absl import app
+
+    parser = {"flags_parser": module.parse_or_exit} if hasattr(module, "parse_or_exit") else {}
+    app.run(module.main, argv=list(argv), **parser)  # exits with what main returns
+    raise AssertionError("app.run returned")
+
+
+def _help(module: Any) -> str:
+    """A module's docstring and flags; absl would show the flags of the script that imports it."""
+    from absl import flags
+
+    return f"{module.__doc__.strip()}\n{flags.FLAGS.module_help(module.__name__)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

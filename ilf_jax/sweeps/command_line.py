@@ -1,0 +1,66 @@
+"""Runs the cells of a sweep, skips complete ones, and shows one table of them all, with figures in the folder.
+
+    ilf-jax sweep --config=configs/sweeps/NAME.py --workdir=DIR [--jobs=N] [--dry_run]
+    ilf-jax sweep --config=configs/sweeps/NAME.py --workdir=DIR --emit=commands     # or --emit=slurm
+    ilf-jax sweep --config=configs/sweeps/NAME.py --workdir=DIR --table             # of the results so far
+
+Without an installation: python launch/sweep.py with the same flags.
+"""
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ilf_jax.errors import InputError
+from ilf_jax.runtime.files import write_atomically
+from ilf_jax.sweeps import grid, page, results, runner
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="a file with get_sweep()")
+    parser.add_argument("--workdir", required=True, type=Path, help="the sweep's folder; a sweep that stopped resumes")
+    parser.add_argument("--jobs", type=int, default=1, help="cells to run at once")
+    parser.add_argument("--dry_run", action="store_true", help="check and list all cells; run nothing")
+    parser.add_argument("--emit", choices=("commands", "slurm"), help="print what would run, for another scheduler")
+    parser.add_argument("--table", action="store_true", help="only rebuild the table and the page")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit code 0 if all cells are complete, 1 if some failed, 2 on bad input."""
+    flags = _parse(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cells end, too
+    try:
+        sweep, workdir = grid.load(flags.config), flags.workdir.absolute()
+        if flags.jobs < 1:
+            raise InputError(f"--jobs={flags.jobs}: at least 1")
+        if flags.dry_run or flags.emit:
+            for cell in sweep.cells:
+                grid.config_of(sweep, cell)
+        if flags.emit:
+            print(runner.slurm_script(sweep, workdir) if flags.emit == "slurm" else
+                  "\n".join(runner.shell_lines(sweep, workdir)))
+            return 0
+        if flags.dry_run:
+            for cell in sweep.cells:
+                print(f"{'done   ' if runner.is_done(workdir, cell) else 'to run '} {grid.name(cell)}")
+            return 0
+        failures = [] if flags.table else runner.run(sweep, workdir, jobs=flags.jobs)
+        rows = results.collect(sweep, workdir)
+    except InputError as e:
+        print(f"error: {e}", file=sys.stderr)
+        return 2
+    table = results.markdown(sweep, rows)
+    write_atomically(workdir / "table.md", table)
+    write_atomically(workdir / "table.json", json.dumps(results.to_json(sweep, rows), indent=1))
+    print(table)
+    print(f"report: {page.build(sweep, rows, workdir, title=Path(flags.config).stem)}")
+    for failure in failures:
+        print(f"\nfailed: {failure.name} (exit code {failure.code}), the end of {failure.log}:\n{failure.last_lines}",
+              file=sys.stderr)
+    return 1 if failures else 0
+

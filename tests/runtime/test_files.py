@@ -1,0 +1,85 @@
+"""Files are written whole or not at all, read with errors that name them, and locked until the process ends."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from ilf_jax.errors import InputError
+from ilf_jax.runtime import files
+
+HOLDER = """
+import pathlib, sys
+from ilf_jax.runtime import files
+lock = files.lock(pathlib.Path(sys.argv[1]), "taken")
+print("locked", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch, shared):
+    files.write_atomically(tmp_path / "below/file", "old", shared=shared)
+
+    def full(*args):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(InputError, match=r"file: cannot be written: No space left"):
+        files.write_atomically(tmp_path / "below/file", "new", shared=shared)
+    assert {p.name: p.read_text() for p in (tmp_path / "below").iterdir()} == {"file": "old"}
+
+
+def test_processes_that_share_a_file_write_to_different_temporary_files(tmp_path, monkeypatch):
+    seen = []
+    replace = os.replace
+    monkeypatch.setattr(os, "replace", lambda source, target: (seen.append(source.name), replace(source, target)))
+    files.write_atomically(tmp_path / "page.html", "text", shared=True)
+    assert seen == [f".page.html.{os.getpid()}.tmp"]
+
+
+@pytest.mark.parametrize(("content", "problem"), [
+    (b"{", "is not valid JSON"), (b"\xff{}", "is not valid JSON"), (b"[1]", "expected a JSON object, not a list"),
+])
+def test_read_json_names_the_file_and_the_cure(tmp_path, content, problem):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(InputError, match=rf"a\.json: {problem}.*; make it again"):
+        files.read_json(tmp_path / "a.json", "make it again")
+
+
+def test_read_json_of_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"a\.json: cannot be read: No such file"):
+        files.read_json(tmp_path / "a.json")
+
+
+def test_lines_end_at_newlines_only(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": "x\u2028y"}\n\n{"a": "z"}\n', encoding="utf-8")
+    assert list(files.read_json_lines(tmp_path / "a.jsonl")) == [(1, {"a": "x\u2028y"}), (3, {"a": "z"})]
+
+
+def test_a_damaged_line(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\n[2]\n{"a": "\xc3')
+    damaged = []
+    assert list(files.read_json_lines(tmp_path / "a.jsonl", damaged=damaged.append)) == [(1, {"a": 1})]
+    assert damaged == [2, 3]
+    with pytest.raises(InputError, match=r"a\.jsonl:2: expected a JSON object, not a list; restore it"):
+        list(files.read_json_lines(tmp_path / "a.jsonl"))
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdin=subprocess.PIPE,
+                              stdout=subprocess.PIPE, text=True)
+    try:
+        assert holder.stdout.readline() == "locked\n"
+        with pytest.raises(InputError, match="in use"):
+            files.lock(tmp_path, "in use")
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.communicate()
+    with files.lock(tmp_path, "in use"), pytest.raises(InputError, match="in use"):
+        files.lock(tmp_path, "in use")
+    files.lock(tmp_path, "in use").release()
+    assert [p.name for p in tmp_path.iterdir()] == [".lock"]
