@@ -1,12 +1,13 @@
-"""Ours on one accelerator, at the size of a 1.1B Llama, against what that accelerator can do:
+"""Measures training and decoding of a 1.1B Llama on one accelerator, against the peaks of that accelerator:
 
     python benchmarks/accelerator.py [--json=FILE] [--peer_python=PYTHON]      (--smoke: a tiny shape, on any device)
 
-Finetuning: model FLOPs a second as a share of the measured bfloat16 matmul peak. Model FLOPs a token are 6 N + 12 x
-layers x heads x head_dim x sequence (PaLM, appendix B; N without the input embedding; recomputation does not count).
-Decoding: the bytes that a step must read (weights in bfloat16, each document's prefix once for all its candidates, the
-candidates' own keys and values, half of their slots on average) a second as a share of the measured bandwidth.
-`--peer_python`: an interpreter with torch for this accelerator and transformers; it measures the same work by them.
+Finetuning: model FLOPs per second, as a share of the measured bfloat16 matmul peak. Model FLOPs per token are 6 N +
+12 x layers x heads x head_dim x sequence (PaLM, appendix B; N excludes the input embedding; recomputation does not
+count). Decoding: bytes per second that a step must read, as a share of the measured bandwidth. These bytes are the
+weights in bfloat16, each document's prefix once for all its candidates, and the candidates' own keys and values (half
+of their slots on average).
+`--peer_python`: an interpreter with transformers, and torch for this accelerator. It measures the same work with them.
 """
 
 import argparse
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # for a script Python puts only its own folder there
+sys.path.insert(0, str(ROOT))  # Python puts only the script's own folder on the path
 
 import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
@@ -40,13 +41,13 @@ _LEARNING_RATE = np.float32(1e-5)
 
 
 def _compute() -> ComputeOptions:
-    """bfloat16, with the device's own attention kernel where it is an NVIDIA GPU."""
+    """bfloat16, with cuDNN attention on an NVIDIA GPU."""
     return ComputeOptions(jnp.bfloat16, "cudnn" if jax.default_backend() == "gpu" else "xla")
 
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """The model and how much it has to do."""
+    """The size of the model and of its work."""
 
     vocab_size: int = 32_000
     width: int = 2048
@@ -63,7 +64,7 @@ class Shape:
 
     @property
     def model(self) -> ModelConfig:
-        """As the package has it."""
+        """The package's config of this model."""
         return ModelConfig(
             family="llama", vocab_size=self.vocab_size, hidden_size=self.width, intermediate_size=self.mlp_width,
             num_layers=self.layers, num_heads=self.heads, num_kv_heads=self.kv_heads,
@@ -76,13 +77,13 @@ TINY = Shape(vocab_size=512, width=64, mlp_width=128, layers=2, heads=4, kv_head
 
 
 def train_flops_per_token(shape: Shape) -> float:
-    """6 N + 12 x layers x heads x head_dim x sequence."""
+    """Model FLOPs per token: 6 N + 12 x layers x heads x head_dim x sequence."""
     weights = flops.layer_params(shape.model) + shape.vocab_size * shape.width
     return 6 * weights + 12 * shape.layers * shape.width * shape.sequence
 
 
 def decode_bytes(shape: Shape) -> float:
-    """What one step for all candidates must read, on average over the steps, in bfloat16."""
+    """Bytes that one step for all candidates must read in bfloat16, averaged over the steps."""
     weights = flops.layer_params(shape.model) + shape.vocab_size * shape.width
     token = 2 * shape.layers * shape.kv_heads * shape.model.head_dim  # keys and values of one position
     cached = shape.documents * (shape.prompt + shape.candidates * shape.new_tokens / 2)
@@ -90,7 +91,10 @@ def decode_bytes(shape: Shape) -> float:
 
 
 def train_tokens_per_second(shape: Shape, params: transformer.Params, remat: str) -> float:
-    """Of whole train steps: forward, backward, clipping and AdamW, every token predicted. Uses up `params`."""
+    """Tokens per second of whole train steps: forward, backward, clipping and AdamW, predicting every token.
+
+    `params` are donated to the step and cannot be used afterwards.
+    """
     adamw = optimizer.make_optimizer(optimizer.OptimizerConfig(weight_decay=0.0, clip_norm=1.0))
     objective = objectives.NextTokenLoss(shape.model, _compute(), remat)
     step = jax.jit(functools.partial(finetune_step.train_step, objective, adamw), donate_argnums=0)
@@ -104,15 +108,15 @@ def train_tokens_per_second(shape: Shape, params: transformer.Params, remat: str
     batch = {name: jnp.asarray(array[None]) for name, array in batch.items()}
     state = [finetune_step.init_state(params, adamw)]
 
-    def one() -> jax.Array:
+    def one_step() -> jax.Array:
         state[0], metrics = step(state[0], {}, batch, _LEARNING_RATE)
         return metrics["loss"]
 
-    return shape.rows * shape.sequence / peaks.fastest(one)
+    return shape.rows * shape.sequence / peaks.fastest(one_step)
 
 
 def decode_seconds_per_step(shape: Shape, params: transformer.Params) -> float:
-    """Of decoding all candidates by one token; prefill taken off by a second run of one token."""
+    """Seconds to decode one token for every candidate. A second run of one token serves to subtract the prefill."""
     rng = np.random.default_rng(0)
     prompts = jnp.asarray(rng.integers(0, shape.vocab_size, (shape.documents, shape.prompt)), jnp.int32)
     lengths = jnp.full(shape.documents, shape.prompt, jnp.int32)
@@ -131,12 +135,12 @@ def decode_seconds_per_step(shape: Shape, params: transformer.Params) -> float:
 
 
 def measure(shape: Shape, remat: str, smoke: bool) -> dict[str, Any]:
-    """Peaks, and ours against them."""
+    """The peaks of the device, and our rates against them."""
     peak = max(peaks.matmul_flops(size, jnp.bfloat16) for size in ((256,) if smoke else (4096, 8192)))
     memory = max(peaks.bandwidth(2**20 if smoke else 2**30).values())
     init = jax.jit(functools.partial(transformer.init_params, shape.model))
-    low = jax.jit(lambda p: jax.tree.map(lambda a: a.astype(jnp.bfloat16) if a.ndim > 1 else a, p))
-    decode_s = decode_seconds_per_step(shape, low(init(jax.random.key(0))))
+    to_bfloat16 = jax.jit(lambda p: jax.tree.map(lambda a: a.astype(jnp.bfloat16) if a.ndim > 1 else a, p))
+    decode_s = decode_seconds_per_step(shape, to_bfloat16(init(jax.random.key(0))))
     tokens_per_s = train_tokens_per_second(shape, init(jax.random.key(0)), remat)
     return {
         "device": jax.devices()[0].device_kind, "versions": workdir.versions(), "shape": dataclasses.asdict(shape),
@@ -148,7 +152,16 @@ def measure(shape: Shape, remat: str, smoke: bool) -> dict[str, Any]:
 def shares(
     side: str, shape: Shape, peak: float, memory: float, tokens_per_s: float, decode_s: float
 ) -> dict[str, float]:
-    """One side's numbers and what share of the device they are."""
+    """One side's rates, and their shares of the device's peaks.
+
+    Args:
+        side: prefix of the names, "ours" or "peer".
+        shape: the model and its work.
+        peak: matmul FLOP/s of the device.
+        memory: bandwidth of the device in bytes/s.
+        tokens_per_s: of training.
+        decode_s: seconds per decoding step.
+    """
     return {
         f"{side}_train_tokens_per_s": tokens_per_s,
         f"{side}_model_flop_utilisation": tokens_per_s * train_flops_per_token(shape) / peak,
@@ -158,33 +171,33 @@ def shares(
 
 
 def measure_peer(python: str, shape: Shape, smoke: bool) -> dict[str, Any]:
-    """What transformers does on the same device, in a process of its own."""
+    """Rates of transformers on the same device, measured in a separate process."""
     command = [python, "-m", "benchmarks.accelerator_peer", json.dumps(dataclasses.asdict(shape)), *["cpu"] * smoke]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    if done.returncode != 0:
-        raise SystemExit(f"error: {' '.join(command[:3])} ended with code {done.returncode}")
-    return json.loads(done.stdout.splitlines()[-1])
+    process = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    if process.returncode != 0:
+        raise SystemExit(f"error: {' '.join(command[:3])} exited with code {process.returncode}")
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def main(arguments: Sequence[str]) -> None:
     """Prints the numbers as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--smoke", action="store_true", help="a tiny shape: only that it runs is of interest")
-    parser.add_argument("--json", type=Path, help="write the numbers here, too")
-    parser.add_argument("--rows", type=int, default=Shape.rows, help="rows of 1024 tokens in a train step")
+    parser.add_argument("--smoke", action="store_true", help="run a tiny shape, only to check that it works")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
+    parser.add_argument("--rows", type=int, default=Shape.rows, help="rows of 1024 tokens per train step")
     parser.add_argument("--remat", default="dots", choices=("none", "dots", "full"), help="as config.finetune.remat")
-    parser.add_argument("--peer_python", help="interpreter with torch for this accelerator, and transformers")
+    parser.add_argument("--peer_python", help="interpreter with transformers, and torch for this accelerator")
     flags = parser.parse_args(arguments)
     shape = TINY if flags.smoke else Shape(rows=flags.rows)
-    # Before jax takes the accelerator's memory.
-    theirs = measure_peer(flags.peer_python, shape, flags.smoke) if flags.peer_python else None
+    # The peer goes first: jax would reserve the accelerator's memory.
+    peer_rates = measure_peer(flags.peer_python, shape, flags.smoke) if flags.peer_python else None
     if not flags.smoke and jax.default_backend() == "cpu":
-        raise SystemExit("error: jax sees no accelerator here; --smoke runs anywhere")
+        raise SystemExit("error: jax sees no accelerator here; --smoke runs on any device")
     result = measure(shape, flags.remat, flags.smoke)
-    if theirs:
+    if peer_rates:
         peak, memory = result["matmul_tflops"] * 1e12, result["bandwidth_gbs"] * 1e9
-        result |= shares("peer", shape, peak, memory, theirs["train_tokens_per_s"], theirs["decode_s"])
-        result["peer_settings"] = theirs["settings"]
+        result |= shares("peer", shape, peak, memory, peer_rates["train_tokens_per_s"], peer_rates["decode_s"])
+        result["peer_settings"] = peer_rates["settings"]
     text = json.dumps(result, indent=1)
     print(text)
     if flags.json:

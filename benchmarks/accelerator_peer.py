@@ -1,7 +1,7 @@
-"""transformers at the work of accelerator.py, in a process of its own: prints one line of JSON.
+"""Does the work of accelerator.py with transformers, in a separate process. Prints one line of JSON.
 
-Finetuning: float32 weights, bfloat16 autocast, sdpa attention, clipping and fused AdamW; the batch size is tried out.
-Decoding: bfloat16 weights, `generate(num_return_sequences=C)` of forced length.
+Finetuning: float32 weights, bfloat16 autocast, sdpa attention, clipping and fused AdamW, at the fastest batch size.
+Decoding: bfloat16 weights, `generate(num_return_sequences=C)` with forced length.
 """
 
 import json
@@ -44,7 +44,7 @@ def _model(shape: dict[str, int], device: str, dtype: torch.dtype) -> transforme
 
 
 def train_tokens_per_second(shape: dict[str, int], device: str) -> tuple[float, int]:
-    """The best rate, and the rows a step that it took."""
+    """The best rate in tokens per second, and its rows per step."""
     model = _model(shape, device, torch.float32)
     adamw = torch.optim.AdamW(model.parameters(), lr=1e-5, weight_decay=0.0, fused=True)
 
@@ -70,7 +70,7 @@ def train_tokens_per_second(shape: dict[str, int], device: str) -> tuple[float, 
 
 @torch.inference_mode()
 def decode_seconds_per_step(shape: dict[str, int], device: str) -> float:
-    """Of decoding all candidates by one token; prefill taken off by a second run of one token."""
+    """Seconds to decode one token for every candidate. A second run of one token serves to subtract the prefill."""
     model = _model(shape, device, torch.bfloat16).eval()
     prompts = torch.randint(0, shape["vocab_size"], (shape["documents"], shape["prompt"]), device=device)
 
@@ -84,7 +84,7 @@ def decode_seconds_per_step(shape: dict[str, int], device: str) -> float:
 
 
 def main() -> None:
-    """Arguments: the shape as JSON, and `cpu` to stay off the accelerator."""
+    """Command-line arguments: the shape as JSON, and `cpu` to stay off the accelerator."""
     shape, device = json.loads(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else "cuda"
     if device == "cuda" and not torch.cuda.is_available():
         raise SystemExit("error: this torch sees no accelerator")

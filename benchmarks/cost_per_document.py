@@ -2,12 +2,12 @@
 
     python benchmarks/cost_per_document.py [--documents=32,128,512] [--rounds=8] [--json=FILE]
 
-One iteration of configs/quickstart.py, without baselines, on so many documents to learn from and as many
-held out, in turns in one process, for the machine's speed drifts by more than what is looked for. A turn goes as often
-through a small number of documents as makes up the largest, up to eight times. The first turn warms up (programs are
-compiled, memory is new); the table has medians of the others. Programs are counted apart, each number of documents in a
-process of its own. All stages are counted with all they do once for a run: saving the trained model, too, for which the
-evaluation waits.
+Runs one iteration of configs/quickstart.py without baselines. Each size learns from that many documents and holds out
+as many. All sizes take turns in one process, because the machine's speed drifts by more than the effect we look for. In
+a turn, a small size runs as often as it takes to make up the largest, up to eight times. The first turn is a warm-up
+(programs compile, memory is new); the table has medians of the others. Programs are counted separately, each size in
+its own process. The cost of a stage includes everything that it does once per run. That includes saving the trained
+model, which the evaluation waits for.
 """
 
 import argparse
@@ -21,15 +21,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # for a script Python puts only its own folder there
+sys.path.insert(0, str(ROOT))  # Python puts only the script's own folder on the path
 
-_MOST_RUNS = 8  # of one number of documents in a turn
+_MAX_RUNS = 8  # of one size in a turn
 _STAGES = ("draft", "feedback", "refine", "score", "finetune", "evaluate")
 _ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 def costs(documents: int) -> dict[str, dict[str, Any]]:
-    """What each stage of one iteration on so many documents cost, in this process."""
+    """Cost of each stage of one iteration on `documents` documents, run in this process."""
     import ilf_jax
     from configs import quickstart
 
@@ -44,30 +44,31 @@ def costs(documents: int) -> dict[str, dict[str, Any]]:
 
 
 def programs(documents: int) -> int:
-    """Programs that the stages needed; to be asked first in a process."""
+    """Number of programs that the stages needed. Only right if it is the first call in a process."""
     return sum(cost["compilations"] + cost["cache_hits"] for cost in costs(documents).values())
 
 
 def timed(numbers: list[int], rounds: int) -> dict[int, dict[str, Any]]:
-    """Milliseconds a document in each run after the first turn: of each stage, and of these spent on saving."""
+    """Milliseconds per document in each run after the first turn, by stage, and the part of it spent on saving."""
     results: dict[int, dict[str, Any]] = {documents: {"ms": [], "saving_ms": []} for documents in numbers}
     for turn in range(1 + rounds):
         for documents, result in results.items():
-            for _ in range(min(_MOST_RUNS, max(numbers) // documents)):
+            for _ in range(min(_MAX_RUNS, max(numbers) // documents)):
                 run = costs(documents)
                 if turn == 0:
                     continue
                 if any(cost["compilations"] + cost["cache_hits"] for cost in run.values()):
-                    raise RuntimeError("a later run compiled programs, so its times are not of the work alone")
+                    raise RuntimeError("a timed run compiled programs, so its times include compilation")
                 result["ms"].append({stage: 1000 * cost["seconds"] / documents for stage, cost in run.items()})
                 result["saving_ms"].append(1000 * sum(cost["saving_seconds"] for cost in run.values()) / documents)
     return results
 
 
 def markdown(results: dict[int, dict[str, Any]]) -> str:
-    """A table of milliseconds a document, and how far the dearest is above the cheapest."""
+    """A table of milliseconds per document, and how much more the most expensive size costs than the cheapest."""
     median = statistics.median
-    names = ["documents", *(f"{stage}, ms" for stage in _STAGES), "all, ms a document", "of it saving, ms", "programs"]
+    names = ["documents", *(f"{stage}, ms" for stage in _STAGES), "all, ms per document", "of which saving, ms",
+             "programs"]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     totals = {documents: median(sum(run.values()) for run in result["ms"]) for documents, result in results.items()}
     for documents, result in results.items():
@@ -75,22 +76,22 @@ def markdown(results: dict[int, dict[str, Any]]) -> str:
         lines.append(f"| {documents} | {' | '.join(cells)} | {totals[documents]:.1f} | "
                      f"{median(result['saving_ms']):.1f} | {result['programs']} |")
     spread = max(totals.values()) / min(totals.values()) - 1
-    return "\n".join([*lines, "", f"Dearest over cheapest: {spread:+.1%}"])
+    return "\n".join([*lines, "", f"Most expensive against cheapest: {spread:+.1%}"])
 
 
 def _in_process(*flags: str) -> Any:
-    """What this script prints last when called so."""
-    done = subprocess.run([sys.executable, __file__, *flags], stdout=subprocess.PIPE, text=True, check=True,
-                          env={**os.environ, **_ENVIRONMENT})
-    return json.loads(done.stdout.splitlines()[-1])
+    """Runs this script with `flags` in a fresh process and returns the JSON on its last line."""
+    process = subprocess.run([sys.executable, __file__, *flags], stdout=subprocess.PIPE, text=True, check=True,
+                             env={**os.environ, **_ENVIRONMENT})
+    return json.loads(process.stdout.splitlines()[-1])
 
 
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--documents", default="32,128,512", help="numbers of documents")
-    parser.add_argument("--rounds", type=int, default=8, help="turns that are timed")
-    parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--documents", default="32,128,512", help="sizes to measure, in documents")
+    parser.add_argument("--rounds", type=int, default=8, help="timed turns")
+    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("--programs", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--timed", action="store_true", help=argparse.SUPPRESS)
     flags = parser.parse_args()

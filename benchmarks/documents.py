@@ -1,4 +1,4 @@
-"""Documents for the benchmarks: news that never happened, written by a seeded program, or rows of a file of yours."""
+"""Documents for the benchmarks: made-up news from a seeded generator, or rows of your own file."""
 
 import dataclasses
 import json
@@ -16,7 +16,7 @@ _MONTHS = ("January", "February", "March", "April", "June", "September", "Octobe
 
 @dataclasses.dataclass(frozen=True)
 class _Story:
-    """One kind of event: how it is told, what a hasty summary says, what a reader misses in it."""
+    """Templates for one kind of event: the article, a hasty summary, feedback on it and a better summary."""
 
     facts: tuple[str, ...]
     draft: str
@@ -70,7 +70,7 @@ _STORIES = (
         "and theatres, which give {cost} million over four years."),
 )
 
-# Said about any of the stories.
+# Remarks that fit any story.
 _REMARKS = (
     "\"We have listened to everybody who wrote to us, and this is the best that we could do,\" said {person}, who "
     "leads the project.",
@@ -91,7 +91,7 @@ _REMARKS = (
 
 
 def made_up(seed: int) -> Iterator[Example]:
-    """Documents of 150 to 260 words without end, each with a draft, feedback on it and a better summary."""
+    """An endless stream of documents of 150 to 260 words, each with a draft, feedback on it and a better summary."""
     rng = random.Random(seed)
     number = 0
     while True:
@@ -114,7 +114,7 @@ def made_up(seed: int) -> Iterator[Example]:
 
 
 def from_file(path: Path) -> Iterator[Example]:
-    """Rows of a JSON Lines file with DeFacto's fields that have both feedback and a refinement."""
+    """Rows that have both feedback and a refinement, from a JSON Lines file with DeFacto's fields."""
     with path.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines):
             row = json.loads(line)

@@ -1,4 +1,4 @@
-"""How much of the processor others took while we measured: with much of it, times mean little."""
+"""CPU time that other processes took while we measured. If they took much, the timings mean little."""
 
 import os
 import time
@@ -11,14 +11,14 @@ _STAT = Path("/proc/stat")
 
 
 class OthersLoad:
-    """From the moment it is made: the share of all cores that went to processes other than these."""
+    """Share of all cores that processes other than `pids` have used since construction."""
 
     def __init__(self, pids: Sequence[int]) -> None:
         self._pids = pids
         self._start, self._busy, self._own = time.monotonic(), _busy_seconds(), self._own_seconds()
 
     def share(self) -> float | None:
-        """Between 0 and 1; None where the system does not tell."""
+        """The share, between 0 and 1; None where the system has no /proc/stat."""
         if self._busy is None:
             return None
         busy, own = _busy_seconds() - self._busy, self._own_seconds() - self._own
@@ -29,7 +29,7 @@ class OthersLoad:
 
 
 def _busy_seconds() -> float | None:
-    """All cores' time in user, nice, system, interrupts, and stolen by a hypervisor, since boot."""
+    """Seconds since boot that all cores spent on user, nice, system, interrupts and steal (by the hypervisor)."""
     if not _STAT.exists():
         return None
     user, nice, system, _, _, irq, softirq, steal = map(int, _STAT.read_text().splitlines()[0].split()[1:9])
@@ -37,6 +37,6 @@ def _busy_seconds() -> float | None:
 
 
 def _process_seconds(pid: int) -> float:
-    # The name, in parentheses, may hold spaces; the fields behind it do not.
+    # The process name, in parentheses, may contain spaces; the fields after it do not.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""Ours as a worker: the package's own code paths with the settings of configs/summarize_smollm2.py."""
+"""Our side as a worker: the package's own code paths with the settings of configs/summarize_smollm2.py."""
 
 import argparse
 import dataclasses
@@ -26,7 +26,7 @@ from ilf_jax.training import packing
 
 
 def make_config(work: dict[str, Any], layout: str) -> config_lib.Config:
-    """The shipped config at the size of this work."""
+    """The shipped config, adapted to the size of this work. `layout`: config.score.prompts."""
     c = summarize_smollm2.get_config()
     c.policy.checkpoint = c.refiner.checkpoint = c.judge.checkpoint = work["checkpoint"]
     c.seed = work["seed"]
@@ -35,22 +35,22 @@ def make_config(work: dict[str, Any], layout: str) -> config_lib.Config:
         section.max_new_tokens = work["new_tokens"]
     c.refine.num_candidates = work["num_candidates"]
     c.score.prompts = layout
-    c.score.batch_size = min(c.score.batch_size, len(work["examples"]))  # or rows would stand empty
-    # One example at a time, as the config has it, and as many a step as the peer takes.
+    c.score.batch_size = min(c.score.batch_size, len(work["examples"]))  # else rows stay empty
+    # One example at a time, as in the config, and as many per step as the peer takes.
     c.finetune.batch_size = c.finetune.accumulation = min(work["examples_per_step"], len(work["examples"]))
     c.finetune.learning_rate, c.finetune.epochs = work["learning_rate"], work["epochs"]
     return config_lib.read(c)
 
 
 class Ours:
-    """Does one suite's work, again and again."""
+    """Repeats the work of one suite."""
 
     def __init__(self, work: dict[str, Any]) -> None:
         self._work = work
         self._examples = tuple(Example(**row) for row in work["examples"])
 
     def setup(self, suite: str, tuned: dict[str, Any]) -> dict[str, Any]:
-        """Loads the model. `tuned`: settings of an earlier worker; ours has none to try out."""
+        """Loads the model. `tuned`: the peer's settings from an earlier worker; ours has none to tune."""
         self._suite = suite
         self._config = config = make_config(self._work, "tree" if suite.endswith("_tree") else "paper")
         mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
@@ -60,22 +60,22 @@ class Ours:
         return {"settings": self._settings(), "versions": workdir.versions()}
 
     def _settings(self) -> dict[str, Any]:
-        """What this suite uses, in words for the notes."""
+        """The settings that this suite uses, named for the notes."""
         config, part = self._config, self._suite.removesuffix("_tree")
         settings = {
-            "draft": {"drafts a batch": config.draft.batch_size},
-            "refine": {"documents a batch": config.refine.batch_size},
-            "score": {"prefixes a batch": config.score.batch_size},
+            "draft": {"drafts per batch": config.draft.batch_size},
+            "refine": {"documents per batch": config.refine.batch_size},
+            "score": {"prefixes per batch": config.score.batch_size},
             "finetune": {"micro-batches": config.finetune.accumulation, "packing": config.finetune.packing,
                          "remat": config.finetune.remat},
         }
-        return {name: value for of, found in settings.items() if part in (of, "iteration")
-                for name, value in found.items()}
+        return {name: value for step, values in settings.items() if part in (step, "iteration")
+                for name, value in values.items()}
 
     def run(self) -> dict[str, Any]:
         """One timed call of the suite."""
         config = self._config
-        self.lm = self._roles.get("base")  # training has used up the params that the last call had
+        self.lm = self._roles.get("base")  # training consumed the params of the last call
         parts = {
             "draft": lambda: self._generate(
                 "draft", [self._task.policy_prompt(e) for e in self._examples], 1, config.draft.batch_size),
@@ -90,7 +90,7 @@ class Ours:
         return self._timed(parts[self._suite.removesuffix("_tree")])
 
     def _timed(self, work: Callable[[], Callable[[], dict[str, Any]]]) -> dict[str, Any]:
-        """`work` returns how to count what it did; that is not timed."""
+        """Times `work`. It returns a function that counts what was done, which is not timed."""
         meter = performance.Meter()
         count, seconds, peak_mb = protocol.timed(work)
         cost = meter.cost()
@@ -98,7 +98,7 @@ class Ours:
         return {**compiled, **count(), "seconds": seconds, "peak_mb": peak_mb}
 
     def generator(self, new_tokens: int, batch_size: int) -> generation.Generator:
-        """Samples of forced length."""
+        """A generator of samples of forced length."""
         settings = self._config.refine
         return generation.Generator(
             self.lm, make_sampling(settings.temperature, settings.top_k, settings.top_p), new_tokens, batch_size,
@@ -118,23 +118,23 @@ class Ours:
                         "prompt_tokens": sum(len(e.ids) for e in encoded)}
 
     def score(self, layout: str) -> Callable[[], dict[str, Any]]:
-        """InstructRM over all candidates, as stages/score.py has it. `layout`: config.score.prompts."""
+        """InstructRM over all candidates, as in stages/score.py. `layout`: config.score.prompts."""
         questions = [
             [self._task.judge_questions(e, e.draft, e.feedback, text, layout)
              for text in self._work["candidates"][e.id]] for e in self._examples
         ]
-        asked = [answer_scoring.ask(self.lm, e.id, of_one)
-                 for e, of_one in zip(self._examples, questions, strict=True)]
-        arrangement = answer_scoring.choose_layout(self.lm, asked)
-        found = answer_scoring.start_scoring(
-            self.lm, asked, self._config.score.batch_size, arrangement).result()
+        tokenized = [answer_scoring.ask(self.lm, e.id, of_one)
+                     for e, of_one in zip(self._examples, questions, strict=True)]
+        prompt_layout = answer_scoring.choose_layout(self.lm, tokenized)
+        scores = answer_scoring.start_scoring(
+            self.lm, tokenized, self._config.score.batch_size, prompt_layout).result()
 
         def count() -> dict[str, Any]:
             flat = [q for of_one in questions for about_one in of_one for q in about_one]
             tokens = self._count(flat)
             return {"tokens": tokens, "prompt_tokens": tokens,
-                    "computed_tokens": sum(one.num_tokens(arrangement.together) for one in asked),
-                    "check": np.concatenate([scores_CxQ.reshape(-1) for scores_CxQ in found]).tolist()}
+                    "computed_tokens": sum(one.num_tokens(prompt_layout.together) for one in tokenized),
+                    "check": np.concatenate([scores_CxQ.reshape(-1) for scores_CxQ in scores]).tolist()}
 
         return count
 
@@ -142,7 +142,7 @@ class Ours:
         return sum(len(e.ids) for q in questions for e in self.lm.encode("", [q.prompt], 0))
 
     def training_examples(self) -> list[packing.TrainingExample]:
-        """The pairs to learn from, as tokens."""
+        """The training pairs, tokenised."""
         return [finetune.training_example(self._config.finetune, self._task, self.lm, e, e.human_refinement)
                 for e in self._examples]
 
@@ -163,9 +163,9 @@ class Ours:
 
 
 def main() -> None:
-    """Serves until stdin ends."""
+    """Answers requests until stdin closes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="JSON file that work.py made")
+    parser.add_argument("--work", type=Path, required=True, help="JSON file written by run.py")
     flags = parser.parse_args()
     ours = Ours(json.loads(flags.work.read_text(encoding="utf-8")))
     jax_settings.freeze_imports()  # as ilf_jax.main

@@ -1,8 +1,8 @@
-"""What a device can do at most, measured; and how much work a model is, counted.
+"""Peak rates of a device, measured, and the FLOPs of a model, counted.
 
-A forward pass of T tokens with W weights in matmuls takes 2 W T + 2 T^2 x layers x width of all heads FLOPs a text
-(causal attention: scores and weighted sums over half of T^2 pairs); training takes three times that, and the
-unembedding 6 x vocabulary x width a predicted token.
+A forward pass over a text of T tokens, with W weights in matmuls, takes 2 W T + 2 T^2 x layers x width of all heads
+FLOPs (causal attention: scores and weighted sums over half of T^2 pairs). Training takes three times that. The
+unembedding takes 6 x vocabulary x width per predicted token in training.
 """
 
 import time
@@ -17,7 +17,7 @@ from ilf_jax.models.architecture import ModelConfig
 
 
 def fastest(work: Callable[[], Any], repeats: int = 5) -> float:
-    """Seconds of the fastest of some calls, after one that compiles."""
+    """Seconds of the fastest of `repeats` calls, after one call that compiles."""
     jax.block_until_ready(work())
     seconds = []
     for _ in range(repeats):
@@ -28,32 +28,32 @@ def fastest(work: Callable[[], Any], repeats: int = 5) -> float:
 
 
 def matmul_flops(size: int, dtype: jnp.dtype) -> float:
-    """FLOP/s of a square matmul."""
+    """FLOP/s of a matmul of two `size` x `size` matrices."""
     a = jnp.ones((size, size), dtype)
     multiply = jax.jit(lambda a, b: jnp.matmul(a, b, preferred_element_type=jnp.float32).astype(dtype))
     return 2 * size**3 / fastest(lambda: multiply(a, a))
 
 
 def bandwidth(size_bytes: int) -> dict[str, float]:
-    """Bytes/s of reading an array, and of STREAM's triad (two read, one written; the write is in place)."""
+    """Bytes/s of reading an array, and of STREAM's triad (two reads and one write, in place)."""
     count = size_bytes // 4
     a, b = jnp.ones(count), jnp.ones(count)
     total = jax.jit(jnp.sum)
     triad = jax.jit(lambda a, b: a + 0.5 * b, donate_argnums=0)
-    held = [jnp.ones(count)]
+    buffer = [jnp.ones(count)]
 
     def in_place() -> jax.Array:
-        held[0] = triad(held[0], b)  # a fresh output each time would measure the system's page faults
-        return held[0]
+        buffer[0] = triad(buffer[0], b)  # a fresh output each time would measure page faults
+        return buffer[0]
 
     return {"read": size_bytes / fastest(lambda: total(a)), "triad": 3 * size_bytes / fastest(in_place)}
 
 
 def forward_flops(config: ModelConfig, lengths: Sequence[int]) -> float:
-    """Of texts of these lengths, without the unembedding."""
+    """FLOPs of a forward pass over texts of these lengths, without the unembedding."""
     return sum(flops.forward(config, tokens=n, seen=n / 2, unembedded=0) for n in lengths)
 
 
 def train_flops(config: ModelConfig, lengths: Sequence[int], targets: int) -> float:
-    """Of one forward and backward pass, `targets` tokens of it predicted."""
+    """FLOPs of one forward and backward pass that predicts `targets` tokens."""
     return 3 * (forward_flops(config, lengths) + flops.forward(config, tokens=0, seen=0, unembedded=targets))

@@ -1,8 +1,8 @@
 """The peer as a worker: transformers and TRL, in float32 on the CPU.
 
-It gets the settings that suit it best: all cores, inference mode, sdpa attention, left padding, prompts of like length
-together; and, tried out on part of the work before anything is timed, its batch sizes, oneDNN or MKL for its linear
-layers, and packing or none.
+It gets the settings that suit it best: all cores, inference mode, sdpa attention, left padding, and prompts of similar
+length together. Before anything is timed, it tunes the rest on part of the work: its batch sizes, oneDNN or MKL for its
+linear layers, and packing or none.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the weights are in a package: the network is not to be asked
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # the weights come from a package; stay off the network
 
 import accelerate
 import torch
@@ -25,17 +25,20 @@ from benchmarks import peer_inference, peer_model, peer_training, protocol
 
 
 class Peer:
-    """Does one suite's work, again and again."""
+    """Repeats the work of one suite."""
 
     def __init__(self, work: dict[str, Any], folder: Path) -> None:
-        """`folder`: where the converted weights are kept between workers of a run."""
+        """`folder`: keeps the converted weights, which all workers of a run share."""
         self._work, self._folder = work, folder
         self._suite = ""
 
     def setup(self, suite: str, tuned: dict[str, Any], warm_up: bool = True) -> dict[str, Any]:
-        """Loads what the suite needs and tries out settings that `tuned`, from an earlier worker, does not hold.
+        """Loads what the suite needs and tunes the settings that are missing from `tuned`.
 
-        `warm_up=False` leaves out the calls that warm up and try; `tuned` must then hold every setting.
+        Args:
+            suite: name of the suite.
+            tuned: settings that an earlier worker found.
+            warm_up: whether to make the calls that warm up and tune. Without them `tuned` must have every setting.
         """
         transformers.logging.set_verbosity_error()
         torch.set_num_threads(protocol.cores())
@@ -46,17 +49,17 @@ class Peer:
         self._layout = layout
         tuned = dict(tuned)
         if suite != "finetune":
-            found = tuned.get("inference")
+            settings = tuned.get("inference")
             self._inference = peer_inference.Inference(
-                self._folder, self._work, found and peer_inference.Settings(**found)
+                self._folder, self._work, settings and peer_inference.Settings(**settings)
             )
             if warm_up:
                 self._inference.tune(generates=whole or suite == "refine", scores=None if suite == "refine" else layout)
             tuned["inference"] = dataclasses.asdict(self._inference.settings)
         if whole or suite == "finetune":
-            found = tuned.get("training")
+            settings = tuned.get("training")
             self._training = peer_training.Training(
-                self._folder, self._work, found and peer_training.Settings(**found)
+                self._folder, self._work, settings and peer_training.Settings(**settings)
             )
             if warm_up:
                 self._training.tune()
@@ -65,20 +68,20 @@ class Peer:
         return {"tuned": tuned, "settings": self._settings(tuned), "versions": versions()}
 
     def _settings(self, tuned: dict[str, Any]) -> dict[str, Any]:
-        """What this suite uses, in words for the notes."""
-        found: dict[str, Any] = {"threads": torch.get_num_threads()}
+        """The settings that this suite uses, named for the notes."""
+        settings: dict[str, Any] = {"threads": torch.get_num_threads()}
         inference, training = tuned.get("inference", {}), tuned.get("training", {})
         whole = self._suite.startswith("iteration")
         if self._suite != "finetune":
-            found["linear layers"] = inference["linear"]
+            settings["linear layers"] = inference["linear"]
         if whole or self._suite == "refine":
-            found["documents a batch"] = inference["documents"]
+            settings["documents per batch"] = inference["documents"]
         if whole or self._layout == self._suite:
-            found["prompts a batch"] = inference["prompts"]
+            settings["prompts per batch"] = inference["prompts"]
         if whole or self._suite == "finetune":
-            found |= {"rows a micro-batch": training["rows"], "packing": training["packing"]}
-            found |= {f"best {name}": seconds for name, seconds in tuned["training_tried"].items()}
-        return found
+            settings |= {"rows per micro-batch": training["rows"], "packing": training["packing"]}
+            settings |= {f"best {name}": seconds for name, seconds in tuned["training_tried"].items()}
+        return settings
 
     def run(self) -> dict[str, Any]:
         """One timed call of the suite."""
@@ -97,22 +100,22 @@ class Peer:
 
 
 def _timed(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    answer, seconds, peak_mb = protocol.timed(work)
-    return {**answer, "seconds": seconds, "peak_mb": peak_mb}
+    result, seconds, peak_mb = protocol.timed(work)
+    return {**result, "seconds": seconds, "peak_mb": peak_mb}
 
 
 def versions() -> dict[str, str]:
-    """Of the libraries that are measured."""
+    """Versions of the measured libraries."""
     return {module.__name__: module.__version__ for module in (torch, transformers, trl, accelerate)}
 
 
 def peaks() -> dict[str, Any]:
-    """GFLOP/s of torch's float32 matmul by MKL and by oneDNN, for the roofline."""
+    """GFLOP/s of torch's float32 matmul with MKL and with oneDNN, for the roofline."""
     torch.set_num_threads(protocol.cores())
     size = 2048
     a, b = torch.rand(size, size), torch.rand(size, size)
     linear = peer_model.with_onednn(torch.nn.Sequential(torch.nn.Linear(size, size, bias=False)))
-    found = {}
+    gflops = {}
     with torch.inference_mode():
         for name, work in (("MKL", lambda: a @ b), ("oneDNN", lambda: linear(a))):
             work()
@@ -121,15 +124,15 @@ def peaks() -> dict[str, Any]:
                 start = time.perf_counter()
                 work()
                 seconds.append(time.perf_counter() - start)
-            found[name] = 2 * size**3 / min(seconds) / 1e9
-    return {"matmul_gflops": found}
+            gflops[name] = 2 * size**3 / min(seconds) / 1e9
+    return {"matmul_gflops": gflops}
 
 
 def main() -> None:
-    """Serves until stdin ends."""
+    """Answers requests until stdin closes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="JSON file that work.py made")
-    parser.add_argument("--folder", type=Path, required=True, help="for the converted weights")
+    parser.add_argument("--work", type=Path, required=True, help="JSON file written by run.py")
+    parser.add_argument("--folder", type=Path, required=True, help="folder for the converted weights")
     flags = parser.parse_args()
     peer = Peer(json.loads(flags.work.read_text(encoding="utf-8")), flags.folder / "peer")
     protocol.serve({"setup": peer.setup, "run": peer.run, "peaks": peaks})

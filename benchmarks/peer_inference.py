@@ -1,4 +1,4 @@
-"""The peer's sampling and scoring: `generate(num_return_sequences=N)`, and batched forward passes."""
+"""The peer's sampling and scoring: `generate(num_return_sequences=N)` and batched forward passes."""
 
 import dataclasses
 import time
@@ -12,21 +12,21 @@ from benchmarks import peer_model
 
 _DOCUMENTS = (1, 2, 4, 8)
 _PROMPTS = (1, 2, 4, 8, 16, 32)
-# A batch size this much slower than the best one before it ends the search: larger ones only use more memory.
+# The search stops at a batch size this much slower than the best so far: larger ones only use more memory.
 _MUCH_SLOWER = 1.1
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is tried out before anything is timed. None: not tried yet."""
+    """Settings that are tuned before anything is timed. None: not tuned yet."""
 
     linear: str = "MKL"  # or "oneDNN"
-    documents: int | None = None  # a batch of generation
-    prompts: int | None = None  # a batch of scoring
+    documents: int | None = None  # per batch of generation
+    prompts: int | None = None  # per batch of scoring
 
 
 def fastest(sizes: Sequence[int], seconds_for: Callable[[int], float]) -> int:
-    """The size with the smallest time; the search goes upwards and ends once times get much worse."""
+    """The size with the shortest time. Tries sizes in order and stops once times get much worse."""
     best, best_seconds = sizes[0], float("inf")
     for size in sizes:
         seconds = seconds_for(size)
@@ -41,22 +41,27 @@ class Inference:
     """A model that generates and scores texts."""
 
     def __init__(self, folder: Path, work: dict[str, Any], settings: Settings | None) -> None:
-        """`settings`: found by an earlier worker; where they are missing, they are tried out by `tune`."""
+        """`settings`: what an earlier worker found; `tune` finds those that are missing."""
         self._folder, self._work = folder, work
         self._tokenizer = peer_model.load_tokenizer(folder)
         self._model = peer_model.load_model(folder).eval()
-        self._untried = settings is None
+        self._linear_untuned = settings is None
         self.settings = settings or Settings()
         if self.settings.linear == "oneDNN":
             self._model = peer_model.with_onednn(self._model)
 
     def tune(self, *, generates: bool, scores: str | None) -> None:
-        """Finds the settings on part of the work. `scores`: name of the texts to be scored, if any are."""
+        """Finds the settings on part of the work.
+
+        Args:
+            generates: whether the suite generates texts.
+            scores: name of the texts that the suite scores, if any.
+        """
         work, documents = self._work, self._work["texts"]["refine"]
-        if self._untried:
+        if self._linear_untuned:
             self._choose_linear(documents)
         else:
-            self._generate_batch(documents[:1], 1)  # a first call always takes longer
+            self._generate_batch(documents[:1], 1)  # warm-up
         if generates and self.settings.documents is None:
             def per_document(size: int) -> float:
                 return _seconds(lambda: self._generate_batch(documents[:size], work["num_candidates"])) / size
@@ -75,12 +80,15 @@ class Inference:
 
     def _choose_linear(self, documents: list[str]) -> None:
         rows = self._by_length(documents[:4])
-        attempt = lambda: _seconds(lambda: [self._last_logits([row]) for row in rows])  # noqa: E731
-        attempt()  # a first call always takes longer
-        mkl = attempt()
+
+        def seconds() -> float:
+            return _seconds(lambda: [self._last_logits([row]) for row in rows])
+
+        seconds()  # warm-up
+        mkl_seconds = seconds()
         self._model = peer_model.with_onednn(self._model)
-        attempt()
-        if attempt() < mkl:
+        seconds()
+        if seconds() < mkl_seconds:
             self.settings = dataclasses.replace(self.settings, linear="oneDNN")
         else:
             self._model = peer_model.load_model(self._folder).eval()
@@ -88,10 +96,10 @@ class Inference:
     def generate(self, prompts: Sequence[str], candidates: int) -> dict[str, Any]:
         """Samples `candidates` continuations of forced length for each prompt."""
         ordered = self._by_length(prompts)
-        made = [self._generate_batch(batch, candidates) for batch in _batches(ordered, self.settings.documents)]
-        texts = [text for batch in made for text in self._tokenizer.batch_decode(batch, skip_special_tokens=True)]
+        batches = [self._generate_batch(batch, candidates) for batch in _batches(ordered, self.settings.documents)]
+        texts = [text for batch in batches for text in self._tokenizer.batch_decode(batch, skip_special_tokens=True)]
         assert len(texts) == len(prompts) * candidates
-        return {"tokens": sum(batch.numel() for batch in made), "prompt_tokens": self._count(prompts)}
+        return {"tokens": sum(batch.numel() for batch in batches), "prompt_tokens": self._count(prompts)}
 
     @torch.inference_mode()
     def _generate_batch(self, texts: Sequence[str], candidates: int) -> torch.Tensor:
@@ -104,22 +112,22 @@ class Inference:
         return rows[:, inputs["input_ids"].shape[1] :]
 
     def score(self, questions: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """p(first answer) / (p(first) + p(second)) of each question."""
+        """p(first answer) / (p(first) + p(second)) for each question."""
         order = sorted(range(len(questions)), key=lambda i: -len(self._ids(questions[i]["text"])))
-        found = [0.0] * len(questions)
+        probabilities = [0.0] * len(questions)
         answers = [[self._answer_id(answer) for answer in question["answers"]] for question in questions]
         for batch in _batches(order, self.settings.prompts):
             logits = self._last_logits([questions[i]["text"] for i in batch])
             picked = torch.gather(logits, 1, torch.tensor([answers[i] for i in batch]))
             for i, p in zip(batch, torch.softmax(picked, dim=1)[:, 0].tolist(), strict=True):
-                found[i] = p
+                probabilities[i] = p
         tokens = self._count([question["text"] for question in questions])
-        return {"tokens": tokens, "prompt_tokens": tokens, "check": found}
+        return {"tokens": tokens, "prompt_tokens": tokens, "check": probabilities}
 
     @torch.inference_mode()
     def _last_logits(self, texts: Sequence[str]) -> torch.Tensor:
         inputs = self._tokenizer(list(texts), return_tensors="pt", padding=True, add_special_tokens=False)
-        # Without these a forward pass would count the padding on the left as positions of the text.
+        # Without these, a forward pass counts the padding on the left as positions of the text.
         positions = (inputs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
         output = self._model(**inputs, position_ids=positions, logits_to_keep=1, use_cache=False)
         return output.logits[:, -1].float()

@@ -1,4 +1,4 @@
-"""The peer's finetuning: TRL's SFTTrainer with completion-only loss, packed and not."""
+"""The peer's finetuning: TRL's SFTTrainer with completion-only loss, with and without packing."""
 
 import dataclasses
 import math
@@ -14,7 +14,7 @@ from benchmarks.peer_inference import fastest
 
 _ROWS = (1, 2, 4, 8)
 _PACKED_ROWS = (1, 2)
-# TRL's own default; several examples share a row of this many tokens.
+# TRL's default. Several examples share a row of this many tokens.
 _PACKED_LENGTH = 1024
 
 
@@ -23,21 +23,21 @@ class Settings:
     """How the trainer lays out its work."""
 
     packing: bool
-    rows: int  # a micro-batch; they add up to one optimizer step
+    rows: int  # per micro-batch; the micro-batches add up to one optimizer step
 
 
 class Training:
-    """Finetunes the same pairs from the same weights, as often as asked."""
+    """Finetunes the same pairs from the same weights, any number of times."""
 
     def __init__(self, folder: Path, work: dict[str, Any], settings: Settings | None) -> None:
-        """`settings`: found by an earlier worker; else they are tried out by `tune`."""
+        """`settings`: what an earlier worker found; without them `tune` finds them."""
         self._folder, self._work, self.settings = folder, work, settings
         self._tokenizer = peer_model.load_tokenizer(folder)
         self.tried: dict[str, float] = {}
 
     def tune(self) -> None:
-        """Tries packing and none, each with several batch sizes, on the whole step, and keeps the fastest."""
-        self._seconds(self.settings or Settings(packing=False, rows=1))  # a first call always takes longer
+        """Trains with and without packing, at several batch sizes each, and keeps the fastest settings."""
+        self._seconds(self.settings or Settings(packing=False, rows=1))  # warm-up
         if self.settings is not None:
             return
         best: dict[Settings, float] = {}
@@ -60,13 +60,13 @@ class Training:
         return time.perf_counter() - start
 
     def trainer(self, settings: Settings | None = None) -> trl.SFTTrainer:
-        """A trainer on untrained weights, its data tokenised: what comes before `train` is not timed."""
+        """A trainer with fresh weights and tokenised data. Only `train` is timed."""
         settings, work = settings or self.settings, self._work
         step = work["examples_per_step"]
         config = trl.SFTConfig(
             output_dir=str(self._folder / "trainer"), max_length=_PACKED_LENGTH, packing=settings.packing,
             completion_only_loss=True, num_train_epochs=work["epochs"], per_device_train_batch_size=settings.rows,
-            # Packed rows are fewer than examples: the last step of an epoch takes what there is.
+            # Packing leaves fewer rows than examples, so the last step of an epoch takes the rows that remain.
             gradient_accumulation_steps=math.ceil(step / settings.rows), learning_rate=work["learning_rate"],
             max_grad_norm=1.0, gradient_checkpointing=False, bf16=False, use_cpu=True, dataloader_pin_memory=False,
             save_strategy="no", logging_strategy="no", report_to="none", disable_tqdm=True, seed=work["seed"],
@@ -77,7 +77,7 @@ class Training:
         )
 
     def train(self, trainer: trl.SFTTrainer) -> dict[str, Any]:
-        """All epochs. `check`: the mean of the losses before each step."""
+        """Trains for all epochs. `check`: the mean over steps of the loss before the step."""
         result = trainer.train()
         steps = self._work["epochs"] * math.ceil(len(self._work["examples"]) / self._work["examples_per_step"])
         if result.global_step != steps:

@@ -1,6 +1,6 @@
-"""How `run.py` talks to a worker process: one JSON object a line, requests on its stdin, answers on its stdout.
+"""How `run.py` talks to a worker process: one JSON object per line, requests on its stdin, answers on its stdout.
 
-Only the standard library is imported, so that the peer's environment, which has no jax, can serve as well.
+Imports only the standard library, because the peer's environment has no jax.
 """
 
 import ctypes
@@ -20,18 +20,18 @@ Handler = Callable[..., dict[str, Any]]
 
 
 class WorkerError(RuntimeError):
-    """A worker answered with an error, or ended."""
+    """A worker answered with an error, or exited."""
 
 
 def serve(handlers: Mapping[str, Handler]) -> None:
-    """Answers requests until stdin ends. What libraries print goes to stderr, never between the answers."""
+    """Answers requests until stdin closes. Output of libraries goes to stderr, so stdout has answers only."""
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
         os.dup2(2, 1)
         for line in sys.stdin:
             request = json.loads(line)
             try:
                 answer = {"result": handlers[request["call"]](**request["arguments"])}
-            except Exception as e:  # whatever it is, the other side is to know
+            except Exception as e:  # report any error to the other side
                 traceback.print_exc()
                 answer = {"error": f"{type(e).__name__}: {e}"}
             answers.write(json.dumps(answer) + "\n")
@@ -39,12 +39,19 @@ def serve(handlers: Mapping[str, Handler]) -> None:
 
 
 class Worker:
-    """A process that serves. As a context manager it is ended on the way out."""
+    """A process that answers requests. As a context manager it ends the process on exit."""
 
     def __init__(
         self, command: Sequence[str], *, log: TextIO, cwd: Path | None = None, env: Mapping[str, str] | None = None
     ) -> None:
-        """`log`: where its stderr goes; `env`: variables beside those of this process."""
+        """Starts the process.
+
+        Args:
+            command: what to run; it must call `serve`.
+            log: receives its stderr.
+            cwd: its working directory.
+            env: variables to add to those of this process.
+        """
         self._command, self._log_name = list(command), log.name
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, cwd=cwd, text=True, encoding="utf-8",
@@ -53,11 +60,11 @@ class Worker:
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Id of the process."""
         return self._process.pid
 
     def ask(self, call: str, **arguments: Any) -> dict[str, Any]:
-        """The answer to one request. Raises WorkerError if there is none."""
+        """Sends one request and returns the answer. Raises WorkerError if the worker fails or exits."""
         try:
             self._process.stdin.write(json.dumps({"call": call, "arguments": arguments}) + "\n")
             self._process.stdin.flush()
@@ -73,7 +80,7 @@ class Worker:
         return answer["result"]
 
     def close(self) -> None:
-        """Ends the process; kills it if it does not go by itself."""
+        """Ends the process. Kills it if it does not exit within 20 seconds."""
         self._process.stdin.close()
         try:
             self._process.wait(timeout=20)
@@ -90,7 +97,7 @@ class Worker:
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
-    """(What `work` returns, seconds, peak resident memory of this process meanwhile in MB)."""
+    """Calls `work` and returns (its result, seconds, peak resident memory of this process during the call in MB)."""
     gc.collect()
     _return_free_memory()
     resettable = _reset_peak()
@@ -101,7 +108,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float, float]:
 
 
 def _return_free_memory() -> None:
-    """Gives freed heap back to the system: what an earlier call left there is not this call's memory."""
+    """Returns freed heap to the system, so that memory of an earlier call does not count for this one."""
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # musl has none
         if trim is not None:
@@ -109,7 +116,7 @@ def _return_free_memory() -> None:
 
 
 def _reset_peak() -> bool:
-    """Starts VmHWM anew from the present size. False where the system does not offer that."""
+    """Resets VmHWM to the current size. False where the system does not support that."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -121,12 +128,12 @@ def _peak_mb(since_reset: bool) -> float:
     if since_reset:
         lines = Path("/proc/self/status").read_text().splitlines()
         return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024
-    unit = 2**20 if sys.platform == "darwin" else 1024  # ru_maxrss: bytes there, KiB elsewhere
+    unit = 2**20 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def machine() -> dict[str, Any]:
-    """The processor that this process may use."""
+    """Name of the processor, and the number of cores that this process may use."""
     model = next(
         (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "unknown"
     )
@@ -134,7 +141,7 @@ def machine() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """How many cores this process may run on."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -143,12 +150,11 @@ def _lines(path: str) -> list[str]:
 
 
 def join(parts: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """One answer for several timed parts: times and counts add up, memory is that of the largest, `parts` are kept."""
-    total = lambda key: sum(part.get(key, 0) for part in parts.values())  # noqa: E731
+    """Merges the results of several timed parts: sums of times and counts, the largest peak, and `parts` themselves."""
     counts = ("seconds", "tokens", "prompt_tokens", "computed_tokens", "compile_seconds", "compilations",
               "cache_hits")
     return {
-        **{key: total(key) for key in counts},
+        **{key: sum(part.get(key, 0) for part in parts.values()) for key in counts},
         "peak_mb": max(part["peak_mb"] for part in parts.values()),
         "check": [number for part in parts.values() for number in part.get("check", [])],
         "parts": dict(parts),

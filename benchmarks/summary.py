@@ -1,4 +1,4 @@
-"""From timed calls to numbers, and from numbers to tables."""
+"""Turns timed calls into numbers, and numbers into tables."""
 
 import statistics
 from collections.abc import Mapping, Sequence
@@ -7,15 +7,15 @@ from typing import Any
 Result = dict[str, Any]
 
 _COLUMNS = ("suite", "peer / ours, median (min to max)", "ours s", "peer s", "ours tok/s", "peer tok/s",
-            "ours peak MB", "peer peak MB", "ours compiles s", "ours first call s: cold, warm cache",
-            "peer first call s", "first calls, peer / ours with warm cache")
+            "ours peak MB", "peer peak MB", "ours compile s", "ours first call s: cold, warm cache",
+            "peer first call s", "first call, peer / ours with warm cache")
 
-# Share of all cores that other processes may take before the table warns.
+# The table warns if other processes take more than this share of all cores.
 _MUCH_LOAD = 0.05
 
 
 def paired_ratio(ours_s: Sequence[float], peer_s: Sequence[float]) -> dict[str, float]:
-    """Median, smallest and largest of peer / ours over calls that were made one after the other."""
+    """Median, minimum and maximum of peer / ours over pairs of consecutive calls."""
     ratios = [peer / ours for ours, peer in zip(ours_s, peer_s, strict=True)]
     return {"ratio": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
 
@@ -26,12 +26,13 @@ def suite_result(
     """One suite's entry in the JSON file.
 
     Args:
-        ours, peer: answers to the paired calls.
-        first, first_warm: ours' first call in a fresh process, nothing compiled before, and all compiled before.
+        ours, peer: results of the paired calls.
+        first: our first call in a fresh process, with a cold compilation cache.
+        first_warm: the same with a warm cache.
         peer_first: the peer's first call in a fresh process.
 
     Returns:
-        The entry; where the calls have parts, with one like it for each part under `parts`.
+        The entry. If the calls have parts, `parts` has an entry of the same form for each.
     """
     sides = {"ours": ours, "peer": peer}
     result: Result = paired_ratio(*([call["seconds"] for call in calls] for calls in sides.values()))
@@ -41,39 +42,44 @@ def suite_result(
         result[f"{name}_all_s"] = [call["seconds"] for call in calls]
         result[f"{name}_peak_mb"] = max(call["peak_mb"] for call in calls)
         result[f"{name}_tokens_per_s"] = calls[0]["tokens"] / seconds
-    mine, theirs = ours[0], peer[0]
+    our_call, peer_call = ours[0], peer[0]
     result |= {
-        "tokens": mine["tokens"], "prompt_tokens": mine["prompt_tokens"],
-        "same_tokens": all(mine[key] == theirs[key] for key in ("tokens", "prompt_tokens")),
-        "largest_difference": largest_difference(mine.get("check", []), theirs.get("check", [])),
+        "tokens": our_call["tokens"], "prompt_tokens": our_call["prompt_tokens"],
+        "same_tokens": all(our_call[key] == peer_call[key] for key in ("tokens", "prompt_tokens")),
+        "largest_difference": largest_difference(our_call.get("check", []), peer_call.get("check", [])),
         "ours_compile_s": first["compile_seconds"], "ours_compilations": first["compilations"],
         "ours_first_s": first["seconds"], "ours_first_warm_s": first_warm["seconds"],
         "ours_first_warm_cache_hits": first_warm["cache_hits"],
         "peer_first_s": peer_first["seconds"], "first_ratio": peer_first["seconds"] / first_warm["seconds"],
         "ours_recompiled": sum(call["compilations"] for call in ours),
     }
-    if "computed_tokens" in mine:
-        result["ours_computed_tokens"] = mine["computed_tokens"]
-    if "parts" in mine:
-        of = lambda name, calls: [call["parts"][name] for call in calls]  # noqa: E731
+    if "computed_tokens" in our_call:
+        result["ours_computed_tokens"] = our_call["computed_tokens"]
+    if "parts" in our_call:
         firsts = (first, first_warm, peer_first)
-        result["parts"] = {name: suite_result(of(name, ours), of(name, peer), *of(name, firsts))
-                           for name in mine["parts"]}
+        result["parts"] = {name: suite_result(_part(name, ours), _part(name, peer), *_part(name, firsts))
+                           for name in our_call["parts"]}
     return result
 
 
+def _part(name: str, calls: Sequence[Result]) -> list[Result]:
+    return [call["parts"][name] for call in calls]
+
+
 def largest_difference(ours: Sequence[float], peer: Sequence[float]) -> float | None:
-    """Between what both sides computed (scores, losses); None where nothing can be compared."""
+    """Largest difference between the results of both sides (scores, losses); None if they cannot be compared."""
     if not ours or len(ours) != len(peer):
         return None
     return max(abs(a - b) for a, b in zip(ours, peer, strict=True))
 
 
 def roofline(measured: Result, peer_peaks: Result, finetune: Result | None) -> Result:
-    """Peaks of the machine, the best that anyone reached, and the shares of them that ours (and the peer) came to.
+    """Peaks of the machine, the highest that either side reached, and the shares of them that each side gets.
 
     Args:
-        finetune: the entry of the suite `finetune`, or of that part of an iteration, if it was run.
+        measured: what the roofline worker measured.
+        peer_peaks: what the peer's worker measured.
+        finetune: the entry of the suite `finetune`, or of that part of an iteration, if it ran.
     """
     peak = max(measured["matmul_gflops"], *peer_peaks["matmul_gflops"].values())
     memory = max(measured["bandwidth_gbs"].values())
@@ -103,7 +109,7 @@ def markdown_row(suite: str, result: Mapping[str, Any]) -> str:
 
 
 def markdown(results: Mapping[str, Result], notes: Sequence[str]) -> str:
-    """The table of all suites and their parts, and beneath it what has to be known about it."""
+    """The table of all suites and their parts, with the notes below it."""
     head = [f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
     rows = []
     for suite, result in results.items():
@@ -113,7 +119,7 @@ def markdown(results: Mapping[str, Result], notes: Sequence[str]) -> str:
 
 
 def notes(results: Mapping[str, Result]) -> list[str]:
-    """Settings of both sides, shares of the roofline, and whatever speaks against a number."""
+    """Notes for the table: settings of both sides, roofline shares, and warnings about numbers."""
     lines = []
     any_result = next(iter(results.values()))
     size, machine = any_result["size"], any_result["machine"]
@@ -125,10 +131,10 @@ def notes(results: Mapping[str, Result]) -> list[str]:
     for suite, r in results.items():
         lines.append(f"{suite}: peer {_settings(r['peer_settings'])}; ours {_settings(r['ours_settings'])}.")
         if not r["same_tokens"]:
-            lines.append(f"{suite}: BOTH SIDES DID NOT HAVE THE SAME TOKENS; this is no comparison.")
+            lines.append(f"{suite}: THE TWO SIDES DID NOT HAVE THE SAME TOKENS, so their times cannot be compared.")
         if r["largest_difference"] is not None:
-            lines.append(f"{suite}: what both computed differs by {r['largest_difference']:.1e} at most.")
-        for key, when in (("others_load", "the timed calls"), ("others_load_in_tuning", "the search for settings")):
+            lines.append(f"{suite}: the results of both sides differ by at most {r['largest_difference']:.1e}.")
+        for key, when in (("others_load", "the timed calls"), ("others_load_in_tuning", "the peer's tuning")):
             if r[key] is not None and r[key] > _MUCH_LOAD:
                 lines.append(f"{suite}: OTHER PROCESSES TOOK {100 * r[key]:.0f} % of all cores during {when}; measure "
                              "again on a quiet machine.")

@@ -1,7 +1,7 @@
-"""The workload: the very same documents, prompts and candidates for ours and for the peer, as plain JSON.
+"""The workload: the same documents, prompts and candidates for ours and for the peer, as plain JSON.
 
-Ours is given the documents and makes its prompts by its own code. The peer is given the finished texts, chat template
-and all; that both come to the same tokens is compared at run time.
+Ours gets the documents and makes its prompts with its own code. The peer gets the finished texts, chat template
+included. The benchmark checks at run time that both sides process equally many tokens.
 """
 
 import dataclasses
@@ -23,7 +23,7 @@ NEW_TOKENS = 48
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-    """How much work one call is."""
+    """The amount of work in one call, and the number of timed pairs."""
 
     documents: int
     candidates: int
@@ -35,26 +35,26 @@ QUICK = Size(documents=2, candidates=4, pairs=2)
 
 
 def chat(tokenizer: Tokenizer, prompt: Prompt) -> str:
-    """A prompt as the model is given it."""
+    """The text of a prompt, with the chat template, as the model sees it."""
     return tokenizer.render_chat([{"role": "user", "content": prompt.text}])
 
 
 def pick(task: Task, tokenizer: Tokenizer, examples: Iterable[Example], count: int) -> list[Example]:
-    """The first `count` examples whose refine prompt is of the wanted length. Raises InputError if there are fewer."""
+    """The first `count` examples with a refine prompt of PROMPT_TOKENS. Raises InputError if there are fewer."""
     low, high = PROMPT_TOKENS
 
     def fits(example: Example) -> bool:
         text = chat(tokenizer, task.refine_prompt(example, example.draft, example.feedback))
         return low <= len(tokenizer.encode(text)) <= high
 
-    found = list(itertools.islice(filter(fits, examples), count))
-    if len(found) < count:
-        raise InputError(f"only {len(found)} of {count} documents make a refine prompt of {low} to {high} tokens")
-    return found
+    picked = list(itertools.islice(filter(fits, examples), count))
+    if len(picked) < count:
+        raise InputError(f"only {len(picked)} of {count} documents give a refine prompt of {low} to {high} tokens")
+    return picked
 
 
 def candidates(tokenizer: Tokenizer, example: Example, count: int) -> list[str]:
-    """`count` different texts of NEW_TOKENS tokens to be scored, words of the refinement and of the document."""
+    """`count` different texts of NEW_TOKENS tokens to score: shuffled words of the refinement and the document."""
     rng = random.Random(example.id)
     words = [*example.human_refinement.split(), *example.document.split()[:40]]
     texts = []
@@ -67,12 +67,22 @@ def candidates(tokenizer: Tokenizer, example: Example, count: int) -> list[str]:
 def make_work(
     task: Task, tokenizer: Tokenizer, examples: list[Example], num_candidates: int, *, seed: int = 0
 ) -> dict[str, Any]:
-    """All that a worker needs, ready for JSON: `examples` and `candidates` for ours, `texts` for the peer."""
+    """Everything that a worker needs, ready for JSON: `examples` and `candidates` for ours, `texts` for the peer.
+
+    Args:
+        task: makes the prompts.
+        tokenizer: of the benchmarked model.
+        examples: the documents.
+        num_candidates: texts to score per document.
+        seed: for sampling.
+    """
     options = {e.id: candidates(tokenizer, e, num_candidates) for e in examples}
-    render = lambda prompt: chat(tokenizer, prompt)  # noqa: E731
+
+    def render(prompt: Prompt) -> str:
+        return chat(tokenizer, prompt)
 
     def questions(layout: str) -> list[dict[str, Any]]:
-        """Documents outermost, then candidates, then the prompts of the ensemble."""
+        """Ordered by document, then candidate, then prompt of the ensemble."""
         return [{"text": render(question.prompt), "answers": list(question.answers)}
                 for e in examples for text in options[e.id]
                 for question in task.judge_questions(e, e.draft, e.feedback, text, layout)]
@@ -86,7 +96,7 @@ def make_work(
         "top_p": 0.95,
         "learning_rate": 2e-5,
         "examples_per_step": 8,
-        # The second step finds Adam's state there from its beginning, as every step but the first of a real run does.
+        # Adam's state exists from the second step on, as in all but the first step of a real run.
         "epochs": 2,
         "examples": [dataclasses.asdict(e) for e in examples],
         "candidates": options,
