@@ -1,8 +1,8 @@
-"""Runs the cells of a sweep, skips those that are complete, and shows one table of them all (figures in the folder):
+"""Runs the incomplete cells of a sweep and prints a table of all complete ones. The folder gets a report with figures.
 
     python launch/sweep.py --config=configs/sweeps/NAME.py --workdir=DIR [--jobs=N] [--dry_run]
     python launch/sweep.py --config=configs/sweeps/NAME.py --workdir=DIR --emit=commands     # or --emit=slurm
-    python launch/sweep.py --config=configs/sweeps/NAME.py --workdir=DIR --table             # of what is there now
+    python launch/sweep.py --config=configs/sweeps/NAME.py --workdir=DIR --table             # of the current results
 """
 
 import argparse
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # for a script Python puts only its own folder there
+sys.path.insert(0, str(ROOT))  # Python adds only the script's own folder
 
 from ilf_jax.errors import InputError  # noqa: E402
 from ilf_jax.sweeps import grid, page, results, runner  # noqa: E402
@@ -22,22 +22,22 @@ from ilf_jax.sweeps import grid, page, results, runner  # noqa: E402
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="a file with get_sweep()")
-    parser.add_argument("--workdir", required=True, type=Path, help="the sweep's folder; a sweep that stopped goes on")
-    parser.add_argument("--jobs", type=int, default=1, help="cells that run at once")
+    parser.add_argument("--workdir", required=True, type=Path, help="the sweep's folder; a stopped sweep resumes")
+    parser.add_argument("--jobs", type=int, default=1, help="number of cells that run at once")
     parser.add_argument("--dry_run", action="store_true", help="check every cell and list them; run nothing")
-    parser.add_argument("--emit", choices=("commands", "slurm"), help="print what would run, for another scheduler")
-    parser.add_argument("--table", action="store_true", help="only make the table and the page anew")
+    parser.add_argument("--emit", choices=("commands", "slurm"), help="print the commands for another scheduler")
+    parser.add_argument("--table", action="store_true", help="only rebuild the table and the report")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit code 0 when all cells are complete, 1 when some failed, 2 on bad input."""
+    """Returns exit code 0 if all cells are complete, 1 if some failed, 2 on bad input."""
     flags = _parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cells are ended too
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the runner terminates the cells
     try:
         sweep, workdir = grid.load(flags.config), flags.workdir.absolute()
         if flags.jobs < 1:
-            raise InputError(f"--jobs={flags.jobs}: at least 1")
+            raise InputError(f"--jobs={flags.jobs}: must be at least 1")
         if flags.dry_run or flags.emit:
             for cell in sweep.cells:
                 grid.config_of(sweep, cell)
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str]) -> int:
     print(table)
     print(f"report: {page.build(sweep, rows, workdir, title=Path(flags.config).stem)}")
     for failure in failures:
-        print(f"\nfailed: {failure.name} (exit code {failure.code}), the end of {failure.log}:\n{failure.last_lines}",
+        print(f"\nfailed: {failure.name} (exit code {failure.code}); end of {failure.log}:\n{failure.last_lines}",
               file=sys.stderr)
     return 1 if failures else 0
 
