@@ -5,8 +5,8 @@
 #   bash launch/tpu_pod.sh NAME ZONE TYPE -- --config=configs/tldr_5k.py --workdir=gs://BUCKET/runs/tldr
 #   PRINT=1 bash launch/tpu_pod.sh ...      prints the commands and runs none of them
 #   KEEP=1 bash launch/tpu_pod.sh ...       keeps the slice
-# TYPE: accelerator type, such as v5litepod-16. VERSION: TPU software (default: tpu-ubuntu2204-base). PROJECT: Google Cloud
-# project (default: gcloud's).
+# TYPE: accelerator type, such as v5litepod-16. VERSION: TPU software (default: tpu-ubuntu2204-base). PROJECT: Google
+# Cloud project (default: gcloud's).
 set -euo pipefail
 if [ $# -lt 5 ] || [ "$4" != "--" ]; then
   echo "usage: bash launch/tpu_pod.sh NAME ZONE TYPE -- --config=FILE --workdir=gs://... [more flags]" >&2
