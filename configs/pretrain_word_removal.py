@@ -1,9 +1,9 @@
-"""How the model of configs/quickstart.py was trained: 4 layers of width 128, a million parameters, on generated text.
+"""Trains the model of configs/quickstart.py: 4 layers of width 128, a million parameters, on generated text.
 
     python -m ilf_jax.main --config=configs/pretrain_word_removal.py --workdir=runs/pretrain
     python -m ilf_jax.export --workdir=runs/pretrain --iteration=1 --out=ilf_jax/assets/word_removal_1m
 
-Learning from references is ILF with the target swapped, so this is an ordinary run with neither drafts nor feedback.
+Training on references is ILF with another target, so this is an ordinary run without drafts and feedback.
 """
 
 from ilf_jax.config import base_config
@@ -21,7 +21,7 @@ def get_config():
     c.data.eval_size = 200
 
     c.finetune.target = "reference"
-    c.finetune.shuffle = False  # easy sentences come first
+    c.finetune.shuffle = False  # short sentences come first
     c.finetune.learning_rate = 2e-3
     c.finetune.schedule = "cosine"
     c.finetune.warmup_fraction = 0.03

@@ -1,13 +1,14 @@
-"""A reward model from comparisons, and the best of N outputs that it picks: no finetuning, the policy stays as it is.
+"""Trains a reward model on comparisons and picks the best of N outputs with it. The policy is not finetuned.
 
     python -m ilf_jax.main --config=configs/reward_model.py --workdir=runs/reward_model
     python -m ilf_jax.main --config=configs/reward_model.py:scalar --workdir=runs/reward_scalar      # or comparison
 
-Our small model learns which of two descriptions is the kinder one from 2,000 comparisons, and picks the best of 64
-descriptions that the policy writes. Your own: --config.reward.source=jsonl:FILE --config.reward.fields.first=... Then
---config.reward_model.checkpoint=orbax:runs/reward_model/iteration_000/reward_model gives it to any other run, as
---config.score.method=reward_model or --config.evaluate.best_of_n=64. Expected: accuracy 0.99 (classification), and
-insult_rate 0.99 as it writes, 0.19 for the best of 64. Hardware: any two CPU cores, half a minute.
+The built-in model learns from 2,000 comparisons which of two descriptions is kinder, then picks the best of 64
+descriptions by the policy. For your own data: --config.reward.source=jsonl:FILE --config.reward.fields.first=... Any
+other run can use the reward model: add
+--config.reward_model.checkpoint=orbax:runs/reward_model/iteration_000/reward_model and either
+--config.score.method=reward_model or --config.evaluate.best_of_n=64. Expected: accuracy 0.99 (classification);
+insult_rate 0.99 for single outputs, 0.19 for the best of 64. Hardware: any two CPU cores, half a minute.
 """
 
 from ilf_jax.config import base_config

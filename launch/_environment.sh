@@ -1,5 +1,5 @@
-# Sourced by the scripts beside it: makes .venv on a bare machine, once, and leaves its python in $PYTHON.
-# ILF_JAX_PYTHON names the interpreter to build it with; any Python of 3.11 or later does.
+# Sourced by the scripts in this folder: creates .venv on a bare machine and sets $PYTHON to its interpreter.
+# ILF_JAX_PYTHON names the interpreter that creates it; default: the first Python 3.11 or later on the PATH.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -18,7 +18,7 @@ if [ -z "$_base" ]; then
 fi
 PYTHON="$PWD/.venv/bin/python"
 
-# install_requirements FILE...: does nothing if these very files have been installed before.
+# install_requirements FILE...: installs each file, unless a file with the same content was installed before.
 install_requirements() {
   [ -x "$PYTHON" ] || "$_base" -m venv .venv
   local file stamp
@@ -32,5 +32,5 @@ install_requirements() {
   done
 }
 
-# Large arrays on huge pages: a step on the CPU allocates gigabytes, and small pages cost it up to a fifth of its time.
+# Put large arrays on huge pages: a CPU step allocates gigabytes, and small pages cost up to a fifth of its time.
 export GLIBC_TUNABLES="${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1}"

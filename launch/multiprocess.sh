@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# N processes of one run on this machine's CPU (of GPUs, one process takes all that a machine has):
+# Runs N processes of one run on this machine's CPU (with GPUs, one process uses all GPUs of a machine):
 #   bash launch/multiprocess.sh N -- --config=configs/NAME.py --workdir=DIR [flags of ilf_jax.main]
-# Ends with the exit code of the first process that fails; the others have a minute to end by themselves.
-# PYTHON names the interpreter; else it is that of .venv, or python3.
+# Exits with the code of the first process that fails; the others get a minute to exit before they are killed.
+# PYTHON names the interpreter; default: that of .venv, else python3.
 set -euo pipefail
 if [ $# -lt 2 ] || ! [[ "$1" =~ ^[1-9][0-9]*$ ]] || [ "$2" != "--" ]; then
   echo "usage: bash launch/multiprocess.sh N -- --config=FILE --workdir=DIR [more flags of ilf_jax.main]" >&2
@@ -23,15 +23,15 @@ done
 trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
 
 code=0 deadline=""
-declare -A ended=()
-while [ "${#ended[@]}" -lt "$count" ]; do
+declare -A exited=()
+while [ "${#exited[@]}" -lt "$count" ]; do
   for pid in "${pids[@]}"; do
-    if [ -z "${ended[$pid]:-}" ] && ! kill -0 "$pid" 2>/dev/null; then
-      ended[$pid]=yes
-      one=0
-      wait "$pid" || one=$?
-      if [ "$one" -ne 0 ] && [ "$code" -eq 0 ]; then
-        code="$one" deadline=$((SECONDS + 60))
+    if [ -z "${exited[$pid]:-}" ] && ! kill -0 "$pid" 2>/dev/null; then
+      exited[$pid]=yes
+      status=0
+      wait "$pid" || status=$?
+      if [ "$status" -ne 0 ] && [ "$code" -eq 0 ]; then
+        code="$status" deadline=$((SECONDS + 60))
       fi
     fi
   done

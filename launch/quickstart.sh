@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Sets up a bare machine and runs the embedded default: bash launch/quickstart.sh [WORKDIR]
+# Sets up a bare machine and runs the quickstart: bash launch/quickstart.sh [WORKDIR]
 _workdir="$(realpath -m "${1:-runs/quickstart}")"
 [ $# -gt 0 ] || _workdir=""
 source "$(dirname "${BASH_SOURCE[0]}")/_environment.sh"

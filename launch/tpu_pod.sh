@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# One run on a TPU pod slice, from nothing to nothing: creates the slice, copies the last commit, installs it, starts a
-# process on every worker, follows the first one's log, fetches that, and deletes the slice when the run has ended. A
-# connection that breaks is made again; the run does not depend on it. Ends with the run's exit code.
+# Runs on a TPU pod slice: creates the slice, copies the last commit, installs it, starts a process on every worker,
+# follows the log of the first worker, fetches that log, and deletes the slice once the run has finished. The run does
+# not depend on the ssh connection, which is reopened if it breaks. Exits with the run's exit code.
 #   bash launch/tpu_pod.sh NAME ZONE TYPE -- --config=configs/tldr_5k.py --workdir=gs://BUCKET/runs/tldr
-#   PRINT=1 bash launch/tpu_pod.sh ...      prints every command and runs none
-#   KEEP=1 bash launch/tpu_pod.sh ...       leaves the slice standing
-# TYPE: an accelerator type such as v5litepod-16. VERSION: the software (tpu-ubuntu2204-base). PROJECT: gcloud's default.
+#   PRINT=1 bash launch/tpu_pod.sh ...      prints the commands and runs none of them
+#   KEEP=1 bash launch/tpu_pod.sh ...       keeps the slice
+# TYPE: accelerator type, such as v5litepod-16. VERSION: TPU software (default: tpu-ubuntu2204-base). PROJECT: Google
+# Cloud project (default: gcloud's).
 set -euo pipefail
 if [ $# -lt 5 ] || [ "$4" != "--" ]; then
   echo "usage: bash launch/tpu_pod.sh NAME ZONE TYPE -- --config=FILE --workdir=gs://... [more flags]" >&2
@@ -47,9 +48,9 @@ on_all "mkdir -p ilf-jax && tar -xzf ilf-jax.tar.gz -C ilf-jax && cd ilf-jax && 
 program=".venv/bin/python -m ilf_jax.main $(printf '%q ' "$@")> run.log 2>&1; echo \$? > run.code"
 on_all "cd ilf-jax && rm -f run.code && printf '%s' $(printf '%q' "$program") > run.sh && \
 (nohup bash run.sh > /dev/null 2>&1 &)"
-trap - EXIT # from here on the slice holds a run: it is deleted when that has ended, and not before
+trap - EXIT # the run has started: from here on, delete the slice only after the run has finished
 
-code=255 # what ssh says of a broken connection
+code=255 # ssh's exit code for a broken connection
 while [ "$code" -eq 255 ]; do
   code=0
   run gcloud compute tpus tpu-vm ssh "$name" "${where[@]}" --worker=0 --command="cd ilf-jax && touch run.log; \

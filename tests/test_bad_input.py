@@ -146,7 +146,7 @@ def with_data(config, source):
 
 
 @pytest.mark.parametrize(("bad", "parts"), [
-    ("{oops", ["data.jsonl:4", "not a line of JSON"]),
+    ("{oops", ["data.jsonl:4", "not valid JSON"]),
     ("[1]", ["data.jsonl:4", "not a JSON object"]),
     ({"id": "d3", "text": "Ada"}, ["data.jsonl:4", "'document'", "config.data.fields.document", "id, text"]),
     (row(3, document=["Ada"]), ["data.jsonl:4", "'document'", "list"]),
@@ -165,7 +165,7 @@ def test_bad_rows_may_be_skipped(trained, run, tmp_path, caplog):
     rows = [*(row(i) for i in range(4)), "{oops", row(1), *(row(i) for i in range(4, 8))]
     code, error = run(with_data(trained, data(tmp_path, rows)))
     assert code == 0, error
-    assert "2 bad rows skipped" in caplog.text and "data.jsonl:5" in caplog.text
+    assert "skipped 2 bad rows" in caplog.text and "data.jsonl:5" in caplog.text
     ids = [json.loads(line)["id"] for line in (tmp_path / "run/iteration_001/examples.jsonl").read_text().splitlines()]
     assert ids == [f"d{i}" for i in range(6)]
 

@@ -1,9 +1,9 @@
-"""How many documents does the quickstart's policy need? ILF and imitation of its own drafts, three seeds each.
+"""How many documents does the quickstart's policy need? ILF against training on its own drafts, three seeds each.
 
     python launch/sweep.py --config=configs/sweeps/quickstart_data.py --workdir=runs/quickstart_data
 
-24 runs of one iteration. Hardware: any two CPU cores. Expected: the share of held-out outputs with an insult falls with
-the number of documents under ILF, and stays near 1 for the drafts.
+24 runs of one iteration. Hardware: any two CPU cores. Expected: with ILF, the share of held-out outputs with an insult
+falls as documents are added; with drafts it stays near 1.
 """
 
 from ilf_jax.sweeps.grid import Sweep, axis, product

@@ -1,11 +1,11 @@
-"""How far does each target get with 100, 1,000 and 5,000 documents? PAPER's main table, on the controlled task.
+"""How good is each target with 100, 1,000 and 5,000 documents? PAPER's main table, on the controlled task.
 
     python launch/sweep.py --config=configs/sweeps/word_removal_data.py --workdir=runs/word_removal_data
 
-ILF against imitation of drafts, of references and of random refinements, and the best of 16 by a reward model that
-learned from as many comparisons: of the policy as it is, and of ILF's. There are 1,200 training names: 5,000 documents
-are those again, each time with a draft of its own. Three seeds each; 45 runs of one iteration.
-Hardware: any two CPU cores, about an hour; benchmarks/RESULTS.md has the table.
+Compares ILF with training on drafts, references and random refinements. A reward model trained on as many comparisons
+picks the best of 16 outputs, both of the untrained policy and of ILF's. There are 1,200 training names, so 5,000
+documents repeat them, each time with a new draft. Three seeds each; 45 runs of one iteration.
+Hardware: any two CPU cores, about an hour. benchmarks/RESULTS.md has the table.
 """
 
 from ilf_jax.sweeps.grid import Sweep, axis, named, product

@@ -1,4 +1,4 @@
-"""Data sets that are programs: `builtin:NAME` or `builtin:NAME:SIZE`."""
+"""Generated data sets: `builtin:NAME` or `builtin:NAME:SIZE`."""
 
 import dataclasses
 import itertools
@@ -22,15 +22,16 @@ _JOBS = (
     "waiter weaver"
 ).split()
 
-# Insults in a draft of the untrained policy, and how often.
+# (insults in a draft, weight): how the untrained policy writes.
 _DRAFT_INSULTS = ((0, 2), (1, 13), (2, 30), (3, 30), (4, 15), (5, 10))
 _DEFAULT_PRETRAINING_SIZE = 204_800
 _DEFAULT_COMPARISONS = 2_000
+# What each pretraining example teaches, with its weight.
 _SHARES = {"policy": 12, "refine": 50, "judge": 28, "critic": 6, "compare": 4}
 
 
 def people() -> dict[str, list[str]]:
-    """Names by split; who is in `test` or `train` never occurs in `pretraining`."""
+    """Names by split. No name is in two splits."""
     everyone = [f"{first} the {job}" for first, job in itertools.product(_FIRST_NAMES, _JOBS)]
     random.Random(0).shuffle(everyone)
     third = len(everyone) // 10
@@ -41,14 +42,14 @@ def _word_removal(split: str, size: int | None) -> list[Example]:
     names = people()
     if split not in names:
         raise InputError(f"builtin:word_removal has the splits {', '.join(names)}, not {split!r}")
-    # Of more examples than there are names, several are about one person; each has its own draft.
+    # With more examples than names, names repeat. Each example still gets a draft of its own.
     people_of_split = itertools.cycle(names[split])
-    wanted = itertools.islice(people_of_split, len(names[split]) if size is None else size)
-    return [Example(id=f"{split}-{i:05d}", document=name) for i, name in enumerate(wanted)]
+    documents = itertools.islice(people_of_split, len(names[split]) if size is None else size)
+    return [Example(id=f"{split}-{i:05d}", document=name) for i, name in enumerate(documents)]
 
 
 def _word_removal_references(split: str, size: int | None) -> list[Example]:
-    """As word_removal, with what a kind person would have written as the reference."""
+    """Like word_removal, with a kind sentence as the reference."""
     rng = random.Random(f"word_removal_references/{split}")
     return [dataclasses.replace(e, reference=word_removal.sentence(e.document, [rng.choice(word_removal.KIND_WORDS)]))
             for e in _word_removal(split, size)]
@@ -62,26 +63,26 @@ def random_words(rng: random.Random, insults: tuple[str, ...], count: int) -> li
 
 
 def _spoiled(rng: random.Random, words: list[str], right: list[str], insults: tuple[str, ...]) -> list[str]:
-    """A plausible wrong refinement: a word too many, one too few, or nothing changed."""
+    """A plausible wrong refinement: one word too few, one too many, no change, or some named words kept."""
     kind = rng.randrange(4)
     removed = [w for w in words if w not in right]
     if kind == 0 and len(right) > 1:
-        lost = rng.choice(right)
-        return [w for w in right if w != lost]
+        dropped = rng.choice(right)
+        return [w for w in right if w != dropped]
     if kind == 1:
         return [*right, rng.choice(insults)]
     if kind == 2:
         return words
     if removed:
-        back = set(rng.sample(removed, rng.randint(1, len(removed))))
-        return [w for w in words if w in right or w in back]
+        restored = set(rng.sample(removed, rng.randint(1, len(removed))))
+        return [w for w in words if w in right or w in restored]
     return right[1:] or words
 
 
 def _lesson(
-    task: word_removal.WordRemoval, rng: random.Random, names: list[str], insults: tuple[str, ...], most: int
+    task: word_removal.WordRemoval, rng: random.Random, names: list[str], insults: tuple[str, ...], max_insults: int
 ) -> tuple[str, str]:
-    """One (prompt, completion) pair; drafts to refine hold at most `most` insults."""
+    """One (prompt, completion) pair. Drafts to refine contain at most `max_insults` insults."""
     part = rng.choices(list(_SHARES), weights=list(_SHARES.values()))[0]
     example = Example(id="", document=rng.choice(names))
     if part == "policy":
@@ -90,7 +91,7 @@ def _lesson(
         words = random_words(rng, insults, count)
         return task.policy_prompt(example).text, word_removal.sentence(example.document, words)
 
-    count = rng.randint(0 if rng.random() < 0.1 else 1, most)
+    count = rng.randint(0 if rng.random() < 0.1 else 1, max_insults)
     words = random_words(rng, insults, count)
     draft = word_removal.sentence(example.document, words)
     present = [w for w in words if w in insults]
@@ -110,13 +111,13 @@ def _lesson(
         return task.refine_prompt(example, draft, feedback).text, refinement
     right = [w for w in words if w not in named]
     candidate = right if rng.random() < 0.5 else _spoiled(rng, words, right, insults)
-    shown = word_removal.sentence(example.document, candidate)
-    question = rng.choice(task.judge_questions(example, draft, feedback, shown))
+    candidate_text = word_removal.sentence(example.document, candidate)
+    question = rng.choice(task.judge_questions(example, draft, feedback, candidate_text))
     return question.prompt.text, question.answers[0 if candidate == right else 1]
 
 
 def _word_removal_pretraining(split: str, size: int | None) -> list[Example]:
-    """What our small model learns from: all parts of the task, easy sentences first (a curriculum)."""
+    """Training data of the built-in model: every part of the task, short sentences first (a curriculum)."""
     if split not in ("train", "test"):
         raise InputError(f"builtin:word_removal_pretraining has the splits train, test, not {split!r}")
     if size is None:
@@ -126,16 +127,16 @@ def _word_removal_pretraining(split: str, size: int | None) -> list[Example]:
     insults, task = word_removal.insults(), word_removal.WordRemoval()
     examples = []
     for i in range(size):
-        # Sentences grow over the first half. Long ones stay the rarer ones, as in drafts.
-        hardest = 10 if split == "test" else min(10, 2 + int(16 * i / size))
-        most = hardest if rng.random() < 0.35 else min(hardest, 5)
-        prompt, completion = _lesson(task, rng, names, insults, most)
+        # Sentences get longer over the first half. Long ones stay rare, as they are in drafts.
+        longest = 10 if split == "test" else min(10, 2 + int(16 * i / size))
+        max_insults = longest if rng.random() < 0.35 else min(longest, 5)
+        prompt, completion = _lesson(task, rng, names, insults, max_insults)
         examples.append(Example(id=f"{split}-{i:07d}", document=prompt, reference=completion))
     return examples
 
 
 def _word_removal_comparisons(split: str, size: int | None) -> list[Comparison]:
-    """Two descriptions of somebody, as the untrained policy writes them; the one with fewer insults is preferred."""
+    """Two descriptions of a person in the style of the untrained policy. The one with fewer insults is preferred."""
     names = people()
     if split not in names:
         raise InputError(f"builtin:word_removal_comparisons has the splits {', '.join(names)}, not {split!r}")
@@ -150,12 +151,12 @@ def _word_removal_comparisons(split: str, size: int | None) -> list[Comparison]:
 
 
 def _word_removal_controlled(split: str, size: int | None) -> list[Example]:
-    """PAPER's targeted word removal: so many sentences (50) for each of 1..10 insults and 1..3 of them named.
+    """PAPER's targeted word removal: `size` sentences (default: 50) for 1 to 10 insults and 1 to 3 of them named.
 
-    The document is the refinement prompt, the reference the right refinement; the group says how many insults.
+    The document is the refinement prompt, the reference is the correct refinement, the group is the number of insults.
     """
     if split != "test":
-        raise InputError(f"builtin:word_removal_controlled has the split test, not {split!r}")
+        raise InputError(f"builtin:word_removal_controlled has only the split test, not {split!r}")
     rng = random.Random("word_removal_controlled")
     names, insults, task = people()["test"], word_removal.insults(), word_removal.WordRemoval()
     examples = []
@@ -184,10 +185,10 @@ GENERATORS: dict[str, Callable[[str, int | None], list[Example] | list[Compariso
 
 
 def generate(name: str, split: str) -> list[Example] | list[Comparison]:
-    """The records of `NAME` or `NAME:SIZE`. Raises InputError if there is no such data set."""
+    """The records of `NAME` or `NAME:SIZE`. Raises InputError if the name, the size or the split is wrong."""
     name, _, size = name.partition(":")
     if name not in GENERATORS:
-        raise InputError(f"builtin:{name} is no data set; there are: {', '.join(sorted(GENERATORS))}")
+        raise InputError(f"builtin:{name} is not a data set; allowed: {', '.join(sorted(GENERATORS))}")
     if size and not size.isdecimal():
         raise InputError(f"builtin:{name}:{size}: the size must be a whole number")
     return GENERATORS[name](split, int(size) if size else None)

@@ -1,4 +1,4 @@
-"""Comparisons for a reward model, from the user's own files: two outputs for a document, and which is better."""
+"""Comparisons for a reward model, from the user's files: two texts for a document, and which one is better."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ _SIDES = ("first", "second")
 
 @dataclasses.dataclass(frozen=True)
 class Comparisons:
-    """What a reward model learns from, and what it is measured on."""
+    """Training comparisons of a reward model, and the held-out ones that measure it."""
 
     train: tuple[Comparison, ...]
     held_out: tuple[Comparison, ...]
@@ -26,19 +26,19 @@ def load_comparisons(settings: Reward) -> Comparisons:
     """Reads the comparisons of `config.reward`.
 
     Raises:
-        InputError: the source cannot be read, a row is bad, or there are too few of them.
+        InputError: the source cannot be read, a row is bad, or there are too few rows.
     """
     if len(set(settings.sides)) != 2:
-        raise InputError(f"config.reward.sides={settings.sides!r}: two different values of `preferred` are needed, the "
-                         "one for the first text and the one for the second")
+        raise InputError(f"config.reward.sides={settings.sides!r}: must be two different values of `preferred`, one "
+                         "for the first text and one for the second")
     rows = _load(settings, settings.source, settings.split)
-    held_back = settings.eval_size if settings.eval_source is None else 0
-    train = rows[: max(0, len(rows) - held_back)][: settings.train_size]
-    wanted = settings.train_size or 1
-    if len(train) < wanted:
-        raise InputError(f"{settings.source} has {len(rows)} usable comparisons, which is too few for "
-                         f"config.reward.train_size={wanted} and config.reward.eval_size={held_back} held-out ones")
-    held_out = rows[len(rows) - held_back :]
+    num_held_out = settings.eval_size if settings.eval_source is None else 0
+    train = rows[: max(0, len(rows) - num_held_out)][: settings.train_size]
+    needed = settings.train_size or 1
+    if len(train) < needed:
+        raise InputError(f"{settings.source} has {len(rows)} usable comparisons, too few for "
+                         f"config.reward.train_size={needed} and config.reward.eval_size={num_held_out} held-out ones")
+    held_out = rows[len(rows) - num_held_out :]
     if settings.eval_source is not None:
         held_out = _load(settings, settings.eval_source, settings.eval_split)[: settings.eval_size]
     return Comparisons(tuple(train), tuple(held_out))
@@ -46,26 +46,26 @@ def load_comparisons(settings: Reward) -> Comparisons:
 
 def _load(settings: Reward, source: str, split: str) -> Sequence[Comparison]:
     rows = loading.read_rows(source, split, settings.folder, "config.reward")
-    made, skipped, first_error = loading.collect(rows, lambda row: _to_comparison(row, settings),
-                                                 skip=settings.on_error == "skip")
+    comparisons, skipped, first_error = loading.collect(rows, lambda row: _to_comparison(row, settings),
+                                                        skip=settings.on_error == "skip")
     if skipped:
-        progress.log(f"{source}: {skipped} bad rows skipped, the first: {first_error}")
-    if not made:
+        progress.log(f"{source}: skipped {skipped} bad rows, the first: {first_error}")
+    if not comparisons:
         raise InputError(f"{source}: no comparisons are left" + (f"; the first bad row: {first_error}" if skipped else
                                                                  "; the data set is empty"))
-    return made
+    return comparisons
 
 
 def _to_comparison(row: loading.Row, settings: Reward) -> Comparison:
     values = loading.texts(row, FIELDS, _REQUIRED, settings.fields.mapping(), "config.reward")
     for name in _SIDES:
-        values[name] = values[name].strip()  # as outputs are, which the model is to be asked about
+        values[name] = values[name].strip()  # as outputs are, which the model will score
         if not values[name]:
             raise InputError(f"{row.where}: the {name} text is empty")
     if values["first"] == values["second"]:
-        raise InputError(f"{row.where}: both texts are equal, which says nothing about what is better")
-    said = values["preferred"].strip()
-    if said not in settings.sides:
-        raise InputError(f"{row.where}: preferred is {said!r}; allowed are {settings.sides[0]!r} (the first text) and "
-                         f"{settings.sides[1]!r} (the second), see config.reward.sides")
-    return Comparison(**{**values, "preferred": _SIDES[settings.sides.index(said)]})
+        raise InputError(f"{row.where}: both texts are equal; a comparison needs two different texts")
+    preferred = values["preferred"].strip()
+    if preferred not in settings.sides:
+        raise InputError(f"{row.where}: preferred is {preferred!r}; allowed are {settings.sides[0]!r} (the first text) "
+                         f"and {settings.sides[1]!r} (the second), see config.reward.sides")
+    return Comparison(**{**values, "preferred": _SIDES[settings.sides.index(preferred)]})

@@ -1,8 +1,8 @@
-"""A run's documents: read once, and dealt out to iterations and evaluation."""
+"""A run's documents: read once, then divided among iterations and evaluation."""
 
 import dataclasses
 
-from ilf_jax.config import Config
+from ilf_jax.config import Config, Data
 from ilf_jax.data import loading
 from ilf_jax.errors import InputError
 from ilf_jax.records import Example
@@ -11,44 +11,47 @@ from ilf_jax.runtime import progress
 
 @dataclasses.dataclass(frozen=True)
 class Documents:
-    """The run's documents: those of each iteration, and the held-out ones."""
+    """The documents of each iteration (counted from 1), and the held-out ones."""
 
     by_iteration: dict[int, tuple[Example, ...]]
     held_out: tuple[Example, ...]
 
 
 def load_documents(config: Config) -> Documents:
-    """Reads the data and deals it out. Raises InputError if it is bad, or too little."""
+    """Reads the data and divides it. Raises InputError if it is bad or too small."""
     data = config.data
-    load = lambda source, split: loading.load_examples(  # noqa: E731
-        source, data.fields.mapping(), on_error=data.on_error, skip_empty=data.skip_empty, folder=data.folder,
-        split=split,
-    )
-    loaded = load(data.source, data.split)
-    if loaded.skipped:
-        progress.log(f"{data.source}: {loaded.skipped} bad rows skipped, the first: {loaded.first_error}")
+    loaded = _load(data, data.source, data.split)
     if loaded.left_out:
-        progress.log(f"{data.source}: {loaded.left_out} rows left out, blank in {' or '.join(data.skip_empty)}")
+        progress.log(f"{data.source}: left out {loaded.left_out} rows with a blank {' or '.join(data.skip_empty)}")
     rows = loaded.examples
-    held_back = data.eval_size if data.eval_source is None else 0
+    num_held_out = data.eval_size if data.eval_source is None else 0
     size = data.train_size
-    wanted = (len(rows) - held_back if size is None else size * config.iterations) + held_back
-    if max(wanted, held_back + (config.iterations > 0)) > len(rows):
+    needed = (len(rows) - num_held_out if size is None else size * config.iterations) + num_held_out
+    if max(needed, num_held_out + (config.iterations > 0)) > len(rows):
         training = "at least one document to train on" if size is None else (
             f"{config.iterations} iterations of config.data.train_size={size}")
-        raise InputError(f"{data.source} has {len(rows)} usable documents, which is too few for {training} and "
-                         f"config.data.eval_size={held_back} held-out ones: {max(wanted, held_back + 1)} are needed")
-    train = rows[: wanted - held_back]
+        raise InputError(f"{data.source} has {len(rows)} usable documents, too few for {training} and "
+                         f"config.data.eval_size={num_held_out} held-out ones: "
+                         f"{max(needed, num_held_out + 1)} are needed")
+    train = rows[: needed - num_held_out]
     by_iteration = {
         k: tuple(train if size is None else train[(k - 1) * size : k * size]) for k in range(1, config.iterations + 1)
     }
-    held_out = rows[len(rows) - held_back :]  # the last rows: more iterations leave them as they are
+    held_out = rows[len(rows) - num_held_out :]  # the last rows, so that more iterations keep them
     if data.eval_source is not None:
-        other = load(data.eval_source, data.eval_split)
-        if other.skipped:
-            progress.log(f"{data.eval_source}: {other.skipped} bad rows skipped, the first: {other.first_error}")
-        if len(other.examples) < data.eval_size:
-            progress.log(f"{data.eval_source}: {len(other.examples)} documents, fewer than config.data.eval_size="
+        examples = _load(data, data.eval_source, data.eval_split).examples
+        if len(examples) < data.eval_size:
+            progress.log(f"{data.eval_source}: {len(examples)} documents, fewer than config.data.eval_size="
                          f"{data.eval_size}; all are held out")
-        held_out = other.examples[: data.eval_size]
+        held_out = examples[: data.eval_size]
     return Documents(by_iteration, tuple(held_out))
+
+
+def _load(data: Data, source: str, split: str) -> loading.LoadResult:
+    loaded = loading.load_examples(
+        source, data.fields.mapping(), on_error=data.on_error, skip_empty=data.skip_empty, folder=data.folder,
+        split=split,
+    )
+    if loaded.skipped:
+        progress.log(f"{source}: skipped {loaded.skipped} bad rows, the first: {loaded.first_error}")
+    return loaded

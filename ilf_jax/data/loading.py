@@ -1,4 +1,4 @@
-"""Examples from the user's own files: sources by URI, fields by dotted paths, every fault with its file and line."""
+"""Examples from the user's files: sources by URI, fields by dotted path. Every error names its file and line."""
 
 import dataclasses
 import difflib
@@ -19,13 +19,13 @@ _MISSING = object()
 
 @dataclasses.dataclass(frozen=True)
 class LoadResult:
-    """What was read.
+    """The examples of a source.
 
     Attributes:
         examples: in the order of the source.
-        skipped: bad rows passed over, under on_error='skip'.
-        left_out: good rows left out because a field named in skip_empty is blank.
-        first_error: what was wrong with the first of the skipped rows; empty if there is none.
+        skipped: number of bad rows, under on_error='skip'.
+        left_out: number of good rows left out because a field in skip_empty is blank.
+        first_error: the error of the first skipped row; '' if none was skipped.
     """
 
     examples: tuple[Example, ...]
@@ -36,12 +36,12 @@ class LoadResult:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One row of a source, as it stands there.
+    """One row of a source, unchanged.
 
     Attributes:
         where: file:line, for messages.
-        number: from 1: line of the file, or row of the data set.
-        value: the parsed row, or the InputError that reading it gave.
+        number: line of the file or row of the data set, from 1.
+        value: the parsed row, or the InputError raised when parsing it.
     """
 
     where: str
@@ -63,16 +63,16 @@ def load_examples(
     Args:
         source: `jsonl:FILE`, `tfds:NAME` or `builtin:NAME`.
         fields: field of Example -> dotted path in the rows, such as `feedback.explanation`. A field that is not
-            named here is read from the path of its own name, if the row has it; one named with '' is not read. An
-            absent id becomes `row-000012`, after the line (jsonl) or row (others), counted from 1.
+            listed is read from the path of its own name, if the row has it. A field mapped to '' is not read. A
+            missing id becomes `row-000012`: the line (jsonl) or row (others), counted from 1.
         on_error: 'stop' at the first bad row, or 'skip' bad rows and count them.
         skip_empty: leave out examples in which one of these fields is blank.
-        folder: tfds: where the prepared data set lies; tfds:slf5k: where its JSONL files lie.
-        split: of a tfds or builtin source.
+        folder: for tfds, the folder of the prepared data set; for tfds:slf5k, the folder of its JSONL files.
+        split: split of a tfds or builtin source.
 
     Raises:
-        InputError: the source cannot be read, the arguments are not as described, a row is bad (under 'stop'), two
-            examples have one id, or no example is left.
+        InputError: the source cannot be read, an argument is not as described, a row is bad (under 'stop'), two
+            examples share an id, or no example is left.
     """
     if on_error not in ("stop", "skip"):
         raise InputError(f"config.data.on_error: {on_error!r} given; allowed are 'stop', 'skip'")
@@ -80,7 +80,7 @@ def load_examples(
     check_names("config.data.skip_empty", skip_empty, FIELDS)
     for field, path in fields.items():
         if not isinstance(path, str):
-            raise InputError(f"config.data.fields.{field}: {path!r} given; must be the path of a field, as a string")
+            raise InputError(f"config.data.fields.{field}: {path!r} given; must be a dotted path, as a string")
     left_out = 0
 
     def make(row: Row) -> Example | None:
@@ -90,8 +90,8 @@ def load_examples(
             left_out += 1
             return None
         if not example.document.strip():
-            raise InputError(f"{row.where}: the document is empty; to leave such rows out, add 'document' to "
-                             "config.data.skip_empty")
+            raise InputError(f"{row.where}: the document is empty; add 'document' to config.data.skip_empty to leave "
+                             "such rows out")
         return example
 
     rows = read_rows(source, split, folder, "config.data")
@@ -105,13 +105,16 @@ def read_rows(source: str, split: str, folder: str | None, section: str) -> Iter
     """The rows of `jsonl:FILE`, `tfds:NAME` or `builtin:NAME`.
 
     Args:
-        section: of the configuration that names the source, for messages: "config.data".
+        source: see `load_examples`.
+        split: see `load_examples`.
+        folder: see `load_examples`.
+        section: config section that names the source, for messages: "config.data".
 
     Raises:
         InputError: the source cannot be read.
     """
-    scheme, found, name = source.partition(":")
-    if not found or scheme not in SCHEMES or not name:
+    scheme, colon, name = source.partition(":")
+    if not colon or scheme not in SCHEMES or not name:
         raise InputError(f"{section}.source: {source!r} given; allowed are jsonl:FILE, tfds:NAME, builtin:NAME")
     if scheme == "jsonl":
         return _read_jsonl(pathlib.Path(name).expanduser(), section)
@@ -121,7 +124,7 @@ def read_rows(source: str, split: str, folder: str | None, section: str) -> Iter
 
 
 def check_names(where: str, names: Any, allowed: Sequence[str]) -> None:
-    """Raises InputError for the first name that is no field, with the nearest one that is."""
+    """Raises InputError for the first name that is not a field, and suggests the nearest field."""
     for name in names:
         if name not in allowed:
             near = difflib.get_close_matches(str(name), allowed, n=1, cutoff=0.0)
@@ -130,33 +133,34 @@ def check_names(where: str, names: Any, allowed: Sequence[str]) -> None:
 
 
 def collect(rows: Iterator[Row], make: Callable[[Row], T | None], *, skip: bool) -> tuple[list[T], int, str]:
-    """Records made of rows; None leaves a row out. They have an `id`, which must be unique.
+    """Turns rows into records. Each record has an `id`, which must be unique.
 
     Args:
-        skip: pass over bad rows rather than raise what is wrong with the first.
+        make: turns a row into a record; None leaves the row out.
+        skip: skip bad rows instead of raising the first error.
 
     Returns:
-        The records, how many rows were passed over, and what was wrong with the first of those.
+        The records, the number of skipped rows, and the error of the first one ('' if none).
     """
-    made: list[T] = []
-    places: dict[str, str] = {}
+    records: list[T] = []
+    where_by_id: dict[str, str] = {}
     skipped, first_error = 0, ""
     for row in rows:
         try:
             record = make(row)
             if record is None:
                 continue
-            if record.id in places:
-                raise InputError(f"{row.where}: id {record.id!r} is taken by {places[record.id]}; "
+            if record.id in where_by_id:
+                raise InputError(f"{row.where}: id {record.id!r} is already used by {where_by_id[record.id]}; "
                                  "ids must be unique")
         except InputError as e:
             if not skip:
                 raise
             skipped, first_error = skipped + 1, first_error or str(e)
             continue
-        places[record.id] = row.where
-        made.append(record)
-    return made, skipped, first_error
+        where_by_id[record.id] = row.where
+        records.append(record)
+    return records, skipped, first_error
 
 
 def _why_empty(skipped: int, left_out: int, skip_empty: tuple[str, ...], first_error: str) -> str:
@@ -170,8 +174,8 @@ def _why_empty(skipped: int, left_out: int, skip_empty: tuple[str, ...], first_e
 
 def _to_example(row: Row, fields: Mapping[str, str]) -> Example:
     if isinstance(row.value, Example) and not fields:
-        return row.value  # whatever more a subclass may hold is kept
-    # "group" is a common word in data, and means something here: it is read where it is asked for only.
+        return row.value  # keeps the extra fields of a subclass
+    # Many data sets have a column "group" that is not ours, so it is read only where config.data.fields maps it.
     names = [name for name in FIELDS if name != "group" or name in fields]
     return Example(**texts(row, names, ("document",), fields, "config.data"))
 
@@ -179,41 +183,44 @@ def _to_example(row: Row, fields: Mapping[str, str]) -> Example:
 def texts(
     row: Row, names: Sequence[str], required: Sequence[str], fields: Mapping[str, str], section: str
 ) -> dict[str, str]:
-    """The fields of a row as text, by name; `id` is always among them.
+    """The fields of a row as text, by name. `id` is always one of them.
 
     Args:
-        required: names that must be there; so must those that are in `fields`.
+        row: the row to read.
+        names: fields to read.
+        required: fields that the row must have; it must also have those in `fields`.
         fields: name -> dotted path, see `load_examples`.
+        section: config section that has `fields`, for messages: "config.data".
 
     Raises:
-        InputError: the row is bad, or lacks one.
+        InputError: the row is bad, or lacks a required field.
     """
     value = row.value
     if isinstance(value, InputError):
         raise value
-    if dataclasses.is_dataclass(value):  # of a builtin data set
+    if dataclasses.is_dataclass(value):  # from a builtin data set
         value = dataclasses.asdict(value)
     if not isinstance(value, Mapping):
-        raise InputError(f"{row.where}: not a JSON object, as {{\"document\": ...}}")
+        raise InputError(f"{row.where}: not a JSON object such as {{\"document\": ...}}")
     values = {}
     for field in names:
         path = fields.get(field, field)
-        found = _look_up(value, path) if path else _MISSING
-        if found is not _MISSING:
-            values[field] = _to_text(f"{row.where}: field {path!r} ({field})", found)
+        content = _look_up(value, path) if path else _MISSING
+        if content is not _MISSING:
+            values[field] = _to_text(f"{row.where}: field {path!r} ({field})", content)
         elif field in required or (path and field in fields):
-            have = ", ".join(sorted(map(str, value))) or "no fields"
+            present = ", ".join(sorted(map(str, value))) or "no fields"
             raise InputError(f"{row.where}: the row lacks {path!r}, read as {field} ({section}.fields.{field}); "
-                             f"it has {have}")
+                             f"it has {present}")
     values.setdefault("id", f"row-{row.number:06d}")
     if not values["id"].strip():
-        raise InputError(f"{row.where}: the id is empty; ids must be unique, or the field left out of all rows")
+        raise InputError(f"{row.where}: the id is empty; give every row a unique id, or none of them an id")
     return values
 
 
 def _look_up(row: Mapping[str, Any], path: str) -> Any:
-    """Value at a dotted path. A group that is null has null members; _MISSING if the row has no such path."""
-    if path in row:  # also names that have dots in them
+    """Value at a dotted path, or _MISSING. Inside a group that is null every path is null."""
+    if path in row:  # a name may itself contain dots
         return row[path]
     value: Any = row
     for part in path.split("."):
@@ -227,7 +234,7 @@ def _look_up(row: Mapping[str, Any], path: str) -> Any:
 
 def _to_text(where: str, value: Any) -> str:
     if hasattr(value, "dtype") and not getattr(value, "shape", ()):
-        value = value.item()  # numpy scalars, of tfds
+        value = value.item()  # numpy scalars, from tfds
     if value is None:
         return ""
     if isinstance(value, bytes):
@@ -236,13 +243,14 @@ def _to_text(where: str, value: Any) -> str:
         except UnicodeDecodeError as e:
             raise InputError(f"{where}: not UTF-8: {e}") from e
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        kind = {"dict": "object", "list": "list", "bool": "boolean"}.get(type(value).__name__, type(value).__name__)
-        raise InputError(f"{where}: the value is a {kind}; allowed are text, numbers and null")
+        name = type(value).__name__
+        kind = {"dict": "an object", "bool": "a boolean"}.get(name, f"a {name}")
+        raise InputError(f"{where}: the value is {kind}; allowed are text, numbers and null")
     text = str(value)
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as e:
-        raise InputError(f"{where}: the text has half a surrogate pair, which no UTF-8 file can hold") from e
+        raise InputError(f"{where}: the text has half a surrogate pair, which UTF-8 cannot encode") from e
     return text
 
 
@@ -258,7 +266,7 @@ def _read_jsonl(path: pathlib.Path, section: str) -> Iterator[Row]:
                 except UnicodeDecodeError as e:
                     yield Row(where, number, InputError(f"{where}: not UTF-8: {e}"))
                 except (ValueError, RecursionError) as e:
-                    yield Row(where, number, InputError(f"{where}: not a line of JSON: {e}"))
+                    yield Row(where, number, InputError(f"{where}: the line is not valid JSON: {e}"))
     except FileNotFoundError as e:
         siblings = os.listdir(path.parent) if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, siblings, n=1)
@@ -280,7 +288,7 @@ def _read_tfds(name: str, split: str, folder: str | None, section: str) -> Itera
     else:
         try:
             rows = tfds.data_source(name, split=split, data_dir=folder)
-        except Exception as e:  # builders are other people's code, and fail in ways of their own
+        except Exception as e:  # third-party builders raise anything
             raise InputError(f"{section}.source: tfds:{name}, split {split!r}, folder {folder!r}, cannot be opened: "
                              f"{type(e).__name__}: {e}") from e
     for i in range(len(rows)):

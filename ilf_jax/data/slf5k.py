@@ -1,8 +1,8 @@
-"""SLF5K (Scheurer et al. 2023, Hugging Face `JeremyAlain/SLF5K`, Apache-2.0) for tensorflow-datasets, no TensorFlow.
+"""SLF5K (Scheurer et al. 2023, Hugging Face `JeremyAlain/SLF5K`, Apache-2.0) as a tensorflow-datasets builder.
 
-The dataset's own files are read from a folder, or downloaded from the hub. They are prepared once, as ArrayRecord,
-under $TFDS_DATA_DIR (else ~/tensorflow_datasets), in a folder named for their contents: changed files are prepared
-anew, never mistaken for the old ones.
+Needs no TensorFlow. Reads the dataset's files from a folder, or downloads them from the hub. Prepares them once, as
+ArrayRecord, under $TFDS_DATA_DIR (default: ~/tensorflow_datasets), in a folder named by a hash of their contents.
+Changed files are therefore prepared again.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ TEXTS = (
 )
 FLAG = "has_additional_feedback"
 
-# config.data.fields for ILF as the paper ran it: the human summary is the one that annotators wrote.
+# config.data.fields for ILF as in the paper. `ideal_human_summary` is the one that the annotators wrote.
 FIELDS = {
     "document": "post",
     "title": "title",
@@ -39,13 +39,13 @@ FIELDS = {
 
 
 class Slf5k(tfds.core.GeneratorBasedBuilder):
-    """Builder over files that were found before (`find_files`); rows keep the order of the files."""
+    """Builder over the files that `find_files` returns. Rows keep the order of the files."""
 
     VERSION = tfds.core.Version("1.0.0")
-    # It would lead to checksums of downloads, of which there are none; and working it out, tensorflow-datasets 4.9.10
-    # imports importlib_resources, which its requirements leave out on Python 3.9 and later.
+    # tensorflow-datasets looks for download checksums here; this builder downloads nothing. Without this line version
+    # 4.9.10 imports importlib_resources, which it does not require on Python 3.9 and later.
     code_path = None
-    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "The files of the hub, null texts made empty."}
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "The files of the hub, with empty texts for nulls."}
 
     def __init__(self, *, files: Mapping[str, pathlib.Path] | None = None, **kwargs: Any) -> None:
         self._files = dict(files or {})
@@ -58,7 +58,7 @@ class Slf5k(tfds.core.GeneratorBasedBuilder):
             description="Summaries of Reddit posts with human language feedback.",
             homepage=f"https://huggingface.co/datasets/{HUB_ID}",
             features=tfds.features.FeaturesDict({**features, FLAG: tfds.features.Scalar(dtype=np.bool_)}),
-            disable_shuffling=True,  # n = 100 and 1K of the paper are the first rows of the 5K
+            disable_shuffling=True,  # the paper's subsets of 100 and 1K are the first rows
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
@@ -70,16 +70,16 @@ class Slf5k(tfds.core.GeneratorBasedBuilder):
         for number, (where, row) in enumerate(_read_rows(path)):
             yield number, _features(where, row)
         if number < 0:
-            raise InputError(f"{path}: the file has no rows; leave it out, or fill it")
+            raise InputError(f"{path}: the file has no rows; remove it or add rows")
 
 
 def open_split(split: str, folder: str | None = None, data_dir: str | None = None) -> Sequence[dict[str, Any]]:
     """Rows of a split in file order, texts as bytes.
 
     Args:
-        split: one of SPLITS; slices of tensorflow-datasets such as "train[:100]" also do.
-        folder: where the dataset's .json or .jsonl files lie; None downloads them.
-        data_dir: where to keep the prepared records, if not in the usual place.
+        split: one of SPLITS, or a tensorflow-datasets slice such as "train[:100]".
+        folder: folder of the dataset's .json or .jsonl files; None downloads them.
+        data_dir: folder for the prepared records; None: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
     Raises:
         InputError: no files in the folder, no such split, a bad row, or the hub cannot be reached.
@@ -91,29 +91,29 @@ def open_split(split: str, folder: str | None = None, data_dir: str | None = Non
     builder = _prepare(files, root)
     try:
         return builder.as_data_source(split)
-    except ValueError as e:  # also of a split instruction that does not parse, or of a split without rows
+    except ValueError as e:  # the slice does not parse, or the split has no rows
         raise InputError(f"SLF5K split {split!r}: {e}") from e
 
 
 def find_files(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The file of each split: NAME.jsonl or NAME.json, else the only such file whose name contains the split's name.
+    """The file of each split: SPLIT.jsonl or SPLIT.json, else the only such file whose name contains the split's name.
 
-    Raises InputError if the folder is missing, holds no split, or two files could be one split.
+    Raises InputError if the folder is missing or has no split, or if two files match one split.
     """
     if not folder.is_dir():
-        raise InputError(f"SLF5K: no folder {folder}; give the one that holds train.jsonl, as config.data.folder")
+        raise InputError(f"SLF5K: no folder {folder}; set config.data.folder to the one that has train.jsonl")
     paths = sorted(p for p in folder.rglob("*") if p.suffix.lower() in (".json", ".jsonl") and p.is_file())
-    files = {}
+    files: dict[str, pathlib.Path] = {}
     for split in SPLITS:
-        named = [p for p in paths if split in p.stem.lower()]
-        found = [p for p in named if p.stem.lower() == split] or named
-        if len(found) > 1:
-            raise InputError(f"SLF5K: {folder} has {len(found)} files for split {split!r}: "
-                             f"{', '.join(str(p.relative_to(folder)) for p in found)}; leave one")
-        if found:
-            files[split] = found[0]
+        partial = [p for p in paths if split in p.stem.lower()]
+        matches = [p for p in partial if p.stem.lower() == split] or partial
+        if len(matches) > 1:
+            raise InputError(f"SLF5K: {folder} has {len(matches)} files for split {split!r}: "
+                             f"{', '.join(str(p.relative_to(folder)) for p in matches)}; keep one")
+        if matches:
+            files[split] = matches[0]
     if not files:
-        raise InputError(f"SLF5K: no file in {folder} is named like a split; wanted are "
+        raise InputError(f"SLF5K: no file in {folder} is named like a split; expected are "
                          f"{', '.join(f'{split}.jsonl' for split in SPLITS)}")
     return files
 
@@ -125,7 +125,7 @@ def _prepare(files: Mapping[str, pathlib.Path], root: pathlib.Path) -> Slf5k:
         builder.download_and_prepare()
         return builder
     except OSError as e:
-        # Another process of the run may have been faster: its folder, named for the same contents, is as good.
+        # Another process of the run may have prepared the same contents first.
         builder = Slf5k(files=files, data_dir=data_dir)
         if builder.is_prepared():
             return builder
@@ -133,15 +133,16 @@ def _prepare(files: Mapping[str, pathlib.Path], root: pathlib.Path) -> Slf5k:
 
 
 def _download() -> pathlib.Path:
-    import huggingface_hub  # only this path needs it, and it is slow to import
+    import huggingface_hub  # slow to import
 
     try:
         return pathlib.Path(huggingface_hub.snapshot_download(
             HUB_ID, repo_type="dataset", allow_patterns=["*.json", "*.jsonl"]))
-    except Exception as e:  # its HTTP library is not part of its contract: any failure here means "not downloaded"
+    except Exception as e:  # the hub client documents no common base class for its errors
         raise InputError(
-            f"SLF5K: cannot download {HUB_ID} from the Hugging Face hub ({type(e).__name__}); with a connection, fetch "
-            f"https://huggingface.co/datasets/{HUB_ID} and give the folder of its .jsonl files as config.data.folder"
+            f"SLF5K: cannot download {HUB_ID} from the Hugging Face hub ({type(e).__name__}); download "
+            f"https://huggingface.co/datasets/{HUB_ID} elsewhere and set config.data.folder to the folder of its "
+            ".jsonl files"
         ) from e
 
 
@@ -154,7 +155,7 @@ def _digest(files: Mapping[str, pathlib.Path]) -> str:
 
 
 def _read_rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file:line, row) of a file with one object a line, or (file[i], row) of one that is a JSON array."""
+    """(file:line, row) of a JSON Lines file, or (file[i], row) of a JSON array."""
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as e:
@@ -171,7 +172,7 @@ def _parse(where: str, text: str) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as e:
-        raise InputError(f"{where}: not JSON: {e}") from e
+        raise InputError(f"{where}: not valid JSON: {e}") from e
 
 
 def _features(where: str, row: Any) -> dict[str, Any]:

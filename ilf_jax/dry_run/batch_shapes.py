@@ -1,4 +1,4 @@
-"""How large the arrays of a run's steps are: its worst batches, from its documents where they are at hand."""
+"""Array sizes of a run's steps: the largest batches, measured on the documents if they are available."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,25 +14,29 @@ from ilf_jax.stages.context import Roles
 from ilf_jax.tasks.task import Task
 from ilf_jax.training import batch_schedule, loop
 
-# So many of the longest documents are looked at.
+# Number of documents measured, longest first.
 _DOCUMENTS = 512
-# Feedback of unknown length, and what stands behind a refinement in a judge's prompt.
+# Assumed length of feedback that is not written yet, and of the question after a refinement in a judge's prompt.
 _FEEDBACK_TOKENS, _QUESTION_TOKENS = 64, 64
-# A program may have little to say of a stand-in.
+# Minimum length of a task's own feedback: on a placeholder draft it may be shorter than on a real one.
 _ORACLE_TOKENS = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Shapes:
-    """All lengths are those of padded rows, in tokens.
+    """Array sizes. All lengths are tokens per padded row.
 
     Attributes:
-        prompt: of the refiner.
-        prefix, branch, questions: of the judge: what candidates share, what each adds, how many questions that asks;
-            arranged as is best for what is looked at here, which another arrangement may be for what models will write.
-        row, rows, accumulation, targets: of a training step: tokens a row, rows a micro-batch, micro-batches,
-            predicted tokens a row.
-        told: where all this was taken from.
+        prompt: length of the refiner's prompt.
+        prefix: length of the prefix that candidates share in the judge's prompt. Prefix, branch and questions follow
+            the best layout for the texts measured here; the run may choose another for the texts that models write.
+        branch: length of what each candidate adds.
+        questions: questions asked per branch.
+        row: length of a training row.
+        rows: rows per micro-batch.
+        accumulation: micro-batches per training step.
+        targets: predicted tokens per training row.
+        source: how the sizes were obtained, for messages.
     """
 
     prompt: int
@@ -43,11 +47,11 @@ class Shapes:
     rows: int
     accumulation: int
     targets: int
-    told: str
+    source: str
 
 
 def assumed(config: config_lib.Config, placement: Placement) -> Shapes:
-    """By config.finetune.max_length, where there are no documents or no tokenizer to look at."""
+    """Sizes from config.finetune.max_length, for when documents or tokenizer are not available."""
     settings, model = config.finetune, placement.model
     row = padding.bucket(min(settings.max_length, model.max_positions))
     new_tokens = config.refine.max_new_tokens
@@ -58,59 +62,59 @@ def assumed(config: config_lib.Config, placement: Placement) -> Shapes:
         prompt=prompt, prefix=prompt, branch=new_tokens + _QUESTION_TOKENS,
         questions=5 if config.score.prompts == "tree" else 1, row=row, rows=placement.padded(micro),
         accumulation=settings.accumulation, targets=targets,
-        told=f"assumed: prompts of {prompt} tokens, training rows of {row} (config.finetune.max_length)",
+        source=f"assumed: prompts of {prompt} tokens, training rows of {row} (config.finetune.max_length)",
     )
 
 
 def measured(config: config_lib.Config, task: Task, roles: Roles, documents: Sequence[Example]) -> Shapes:
-    """By the documents, with stand-ins as long as allowed for what models are still to write.
+    """Sizes from the documents. Placeholders of maximal length stand for texts that models have yet to write.
 
     Raises:
-        InputError: a prompt is too long, as the run would.
+        InputError: a prompt is too long; the run would raise the same error.
     """
-    chosen = sorted(documents, key=lambda e: -len(e.document))[:_DOCUMENTS]
-    refiner, judging, policy = (roles.without_params(name) for name in ("refiner", "judge", "policy"))
-    texts = {e.id: _texts(config, task, refiner, e) for e in chosen}
+    longest = sorted(documents, key=lambda e: -len(e.document))[:_DOCUMENTS]
+    refiner, judge, policy = (roles.without_params(name) for name in ("refiner", "judge", "policy"))
+    texts = {e.id: _texts(config, task, refiner, e) for e in longest}
     new_tokens = config.refine.max_new_tokens
-    prompt = max(len(refiner.encode(e.id, [task.refine_prompt(e, *texts[e.id])], new_tokens)[0].ids) for e in chosen)
-    asked = []
-    for e in chosen:
-        # They differ from the first word on, so nothing of one is shared with another.
-        unlike = _stand_in(refiner, e, new_tokens), _stand_in(refiner, e, new_tokens, skipped=1)
-        candidates = [unlike[0], *[unlike[1]] * (config.refine.num_candidates - 1)]
+    prompt = max(len(refiner.encode(e.id, [task.refine_prompt(e, *texts[e.id])], new_tokens)[0].ids) for e in longest)
+    questions_by_document = []
+    for e in longest:
+        # The first candidate differs from the others at its first word, so that candidates share no prefix.
+        first, other = _placeholder(refiner, e, new_tokens), _placeholder(refiner, e, new_tokens, skipped=1)
+        candidates = [first, *[other] * (config.refine.num_candidates - 1)]
         questions = [task.judge_questions(e, *texts[e.id], text, config.score.prompts) for text in candidates]
-        asked.append(answer_scoring.ask(judging, e.id, questions))
-    arrangement = answer_scoring.choose_layout(judging, asked)
+        questions_by_document.append(answer_scoring.ask(judge, e.id, questions))
+    layout = answer_scoring.choose_layout(judge, questions_by_document)
     settings = config.finetune
-    examples = [finetune.training_example(settings, task, policy, e, _completion(config, policy, e)) for e in chosen]
-    planned = batch_schedule.make_plan(
+    examples = [finetune.training_example(settings, task, policy, e, _completion(config, policy, e)) for e in longest]
+    schedule = batch_schedule.make_plan(
         examples, epochs=1, batch_size=settings.batch_size, accumulation=settings.accumulation, shuffle=False, seed=0,
         **loop.row_shape(settings, policy, examples),
     )
-    longest = f"the {len(chosen)} longest of" if len(chosen) < len(documents) else "all"
+    which = f"the {len(longest)} longest of" if len(longest) < len(documents) else "all"
     return Shapes(
-        prompt=refiner.row_lengths([prompt])[-1], prefix=arrangement.prefixes[-1], branch=arrangement.branches[-1],
-        questions=len(asked[0].groups(arrangement.together)[0].branches[0].ends), row=planned.row_length,
-        rows=planned.rows, accumulation=planned.accumulation, targets=planned.targets,
-        told=f"measured on {longest} {len(documents)} documents, texts still to be written as long as allowed",
+        prompt=refiner.row_lengths([prompt])[-1], prefix=layout.prefixes[-1], branch=layout.branches[-1],
+        questions=len(questions_by_document[0].groups(layout.together)[0].branches[0].ends), row=schedule.row_length,
+        rows=schedule.rows, accumulation=schedule.accumulation, targets=schedule.targets,
+        source=f"measured on {which} {len(documents)} documents, with generated texts at their maximal length",
     )
 
 
 def _texts(config: config_lib.Config, task: Task, lm: LanguageModel, example: Example) -> tuple[str, str]:
-    """Draft and feedback, stand-ins where they are not recorded."""
-    draft = example.draft or _stand_in(lm, example, config.draft.max_new_tokens)
+    """Draft and feedback; placeholders where none is recorded."""
+    draft = example.draft or _placeholder(lm, example, config.draft.max_new_tokens)
     if config.feedback.source == "oracle":
-        return draft, max(task.oracle_feedback(example, draft), _stand_in(lm, example, _ORACLE_TOKENS), key=len)
+        return draft, max(task.oracle_feedback(example, draft), _placeholder(lm, example, _ORACLE_TOKENS), key=len)
     length = config.feedback.max_new_tokens if config.feedback.source == "critic" else _FEEDBACK_TOKENS
-    return draft, example.feedback or _stand_in(lm, example, length)
+    return draft, example.feedback or _placeholder(lm, example, length)
 
 
 def _completion(config: config_lib.Config, policy: LanguageModel, example: Example) -> str:
-    return getattr(example, config.finetune.target, "") or _stand_in(policy, example, config.refine.max_new_tokens)
+    return getattr(example, config.finetune.target, "") or _placeholder(policy, example, config.refine.max_new_tokens)
 
 
-def _stand_in(lm: LanguageModel, example: Example, tokens: int, skipped: int = 0) -> str:
-    """A text of about so many tokens: the document's own words, as often as it takes, some skipped at the beginning."""
+def _placeholder(lm: LanguageModel, example: Example, tokens: int, skipped: int = 0) -> str:
+    """A text of about `tokens` tokens: the document's words, repeated as needed, without the first `skipped` ones."""
     words = (example.document.split() or ["a"]) * (tokens + skipped + 1)
     ids = lm.tokenizer.encode(" ".join(words[skipped : skipped + tokens + 1]))
     return lm.tokenizer.decode(ids[:max(1, tokens)])

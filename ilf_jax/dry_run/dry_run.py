@@ -1,4 +1,4 @@
-"""What a run would do and whether it would fit: sizes, compiled steps, one training example. Trains nothing."""
+"""Shows what a run would do and whether it fits: sizes, compiled steps, one training example. Trains nothing."""
 
 import pathlib
 import tempfile
@@ -26,16 +26,17 @@ _PARTS = ("refiner", "judge", "policy")
 
 
 def dry_run(config: config_lib.Config, topology: str | None = None) -> int:
-    """Checks configuration, data and the checkpoints' headers, compiles the steps, and prints what there is to see.
+    """Checks config, data and checkpoint headers, compiles the steps, and prints sizes and one training example.
 
     Args:
-        topology: TPUs to compile for that are not here, "v5e:4x4" say. Data and tokenizers may then be elsewhere, too.
+        config: the run's config.
+        topology: remote TPUs to compile for, such as "v5e:4x4". Data and tokenizers may then be missing here.
 
     Returns:
-        0, or 3 where a step does not fit into a device's memory.
+        Exit code: 0, or 3 if a step does not fit into a device's memory.
 
     Raises:
-        InputError: as the run itself would before it starts.
+        InputError: the run would refuse to start.
     """
     task = tasks.make_task(config)
     devices = hardware.topology(topology) if topology else jax.devices()
@@ -50,19 +51,19 @@ def dry_run(config: config_lib.Config, topology: str | None = None) -> int:
     except InputError as e:
         if topology is None:
             raise
-        print(f"documents and tokenizer are not looked at: {e}")
+        print(f"skipping documents and tokenizer: {e}")
         sizes = batch_shapes.assumed(config, placements["policy"])
     return _show_steps(config, placements, sizes)
 
 
 def _show_documents(config: config_lib.Config, task: Task, policy: Placement) -> batch_shapes.Shapes:
-    """What there is to see of documents and tokenizers, and how large it makes the steps."""
-    found = documents.load_documents(config)
-    preflight.check_documents(config, task, found)
+    """Prints the documents, the stages and a training example; returns the sizes of the steps."""
+    loaded = documents.load_documents(config)
+    preflight.check_documents(config, task, loaded)
     if config.reward.source is not None:
         comparisons.load_comparisons(config.reward)
-    train = found.by_iteration.get(1) or found.held_out
-    _show_run(config, found)
+    train = loaded.by_iteration.get(1) or loaded.held_out
+    _show_run(config, loaded)
     if not train:
         return batch_shapes.assumed(config, policy)
     with tempfile.TemporaryDirectory() as folder:
@@ -84,30 +85,30 @@ def _show_models(config: config_lib.Config, placements: Mapping[str, Placement])
     progress.print_table("models", ["part", "checkpoint", "parameters", "float32"], rows)
 
 
-def _show_run(config: config_lib.Config, found: documents.Documents) -> None:
+def _show_run(config: config_lib.Config, loaded: documents.Documents) -> None:
     progress.print_table("documents", ["iterations", "each", "held out"],
-                         [[config.iterations, len(found.by_iteration.get(1, ())), len(found.held_out)]])
-    held_out = ["evaluate", *(["best_of_n"] if config.evaluate.best_of_n > 1 else [])] if found.held_out else []
+                         [[config.iterations, len(loaded.by_iteration.get(1, ())), len(loaded.held_out)]])
+    held_out = ["evaluate", *(["best_of_n"] if config.evaluate.best_of_n > 1 else [])] if loaded.held_out else []
     rows = [["before", " -> ".join([*(["reward"] if config.reward.source else []), *held_out])],
             ["each iteration", " -> ".join([*needed_stages(config), "finetune", *held_out])],
             ["after", "rank"]]
-    wanted = {"each iteration": config.iterations > 0, "after": config.evaluate.rank}
-    progress.print_table("stages", ["when", "what"], [row for row in rows if wanted.get(row[0], True)])
+    used = {"each iteration": config.iterations > 0, "after": config.evaluate.rank}
+    progress.print_table("stages", ["when", "stages"], [row for row in rows if used.get(row[0], True)])
 
 
 def _tokenizer(config: config_lib.Config, train: Sequence[Example], folder: str) -> pathlib.Path:
-    """Where a tokenizer that the run would train is; trained here for now."""
-    wanted, place = config.policy.tokenizer or "", pathlib.Path(folder)
-    if wanted.startswith("train:"):
+    """The folder for a tokenizer that the run would train. Trains it there for the dry run."""
+    tokenizer, path = config.policy.tokenizer or "", pathlib.Path(folder)
+    if tokenizer.startswith("train:"):
         texts = (f"{e.document} {e.reference}" for e in train)
-        bpe_training.train_bpe(texts, int(wanted.removeprefix("train:")), place)
-    return place
+        bpe_training.train_bpe(texts, int(tokenizer.removeprefix("train:")), path)
+    return path
 
 
 def _show_example(config: config_lib.Config, task: Task, roles: model_pool.Roles, train: Sequence[Example]) -> None:
     policy = roles.without_params("policy")
     target = config.finetune.target if hasattr(train[0], config.finetune.target) else "human_refinement"
-    completion = getattr(train[0], target) or "(the text that the run will pick)"
+    completion = getattr(train[0], target) or "(the text that the run selects)"
     loss_mask.show(policy.tokenizer, finetune.training_example(config.finetune, task, policy, train[0], completion))
 
 
@@ -119,28 +120,28 @@ def _show_steps(
     chip = hardware.chip(device)
     memory = _memory(device, chip)
     print(f"\n{mesh.size} x {device.device_kind}: data {mesh.shape['data']}, fsdp {mesh.shape['fsdp']}, tensor "
-          f"{mesh.shape['tensor']}; sizes {sizes.told}; config.precision={config.precision}")
+          f"{mesh.shape['tensor']}; sizes {sizes.source}; config.precision={config.precision}")
     compiled = compiled_steps.compile_all(config, placements, sizes)
     progress.print_table("on each device, GiB" + (f" of {memory / 2**30:.1f}" if memory else ""),
                          ["step", "params", "arguments", "temporaries", "outputs", "other models", "total", "fits"],
                          [_memory_row(step, memory) for step in compiled])
     progress.print_table("time and traffic of one step, on each device",
-                         ["step", "TFLOP", "collectives", "compiled in", "at least", "by"],
+                         ["step", "TFLOP", "collectives", "compiled in", "lower bound", "limited by"],
                          [_time_row(step, chip, config.precision) for step in compiled])
     part_of = {"refine": "refiner", "score": "judge", "finetune": "policy"}
     too_large = [step for step in compiled if memory and step.total > memory]
     for step in too_large:
-        print(f"{step.name} does not fit: {step.total / 2**30:.1f} of {memory / 2**30:.1f} GiB. What helps most:")
+        print(f"{step.name} does not fit: {step.total / 2**30:.1f} of {memory / 2**30:.1f} GiB. Best changes:")
         for line in advice.changes(config, placements[part_of[step.name]], sizes, step):
             print(f"  {line}")
     return _DOES_NOT_FIT if too_large else 0
 
 
 def _memory(device: jax.Device, chip: hardware.Chip | None) -> float | None:
-    """Bytes that a device may use; None where nobody says."""
+    """Bytes that a device may use; None if unknown."""
     try:
         stats = device.memory_stats()
-    except (jax.errors.JaxRuntimeError, NotImplementedError):  # it is not here
+    except (jax.errors.JaxRuntimeError, NotImplementedError):  # the device is remote
         stats = None
     return (stats or {}).get("bytes_limit") or (chip and chip.memory)
 

@@ -1,4 +1,4 @@
-"""Reads what XLA made of a program: which collectives it runs, how often, on how many bytes."""
+"""Reads a compiled XLA program: which collectives it runs, how often, and on how many bytes."""
 
 import collections
 import re
@@ -12,39 +12,41 @@ _SHAPE = re.compile(r"\b([a-z]\w*)\[([\d,]*)\]")
 _CALLED = re.compile(r"\b(?:calls|to_apply|called_computations|branch_computations|true_computation|"
                      r"false_computation)=\{?((?:%?[\w.\-]+(?:, )?)+)\}?")
 _BODY = re.compile(r"\bbody=%?([\w.\-]+)")
-_UNKNOWN = -1  # trips of a loop
+_UNKNOWN = -1  # trip count
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
 
 
 def collectives(text: str, loops: int = 1) -> dict[str, tuple[int, int]]:
-    """Kind -> (how many run, bytes of their results on one device), of a compiled program as text.
+    """Kind -> (number of executions, bytes of their results on one device).
 
     Args:
-        loops: how often the body of a loop runs of which XLA does not know; one within such a loop counts once.
+        text: the compiled program as HLO text.
+        loops: assumed trip count of loops whose count XLA does not know. A loop nested in such a loop counts once.
     """
     operations: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
     calls: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
-    at, entry = "", ""
+    computation, entry = "", ""
     for line in text.splitlines():
         if head := _COMPUTATION.match(line):
-            at = head.group(2)
-            entry = at if head.group(1) else entry
+            computation = head.group(2)
+            entry = computation if head.group(1) else entry
             continue
-        found = _OPERATION.match(line)
-        if not found:
+        operation = _OPERATION.match(line)
+        if not operation:
             continue
-        result, name = found.groups()
+        result, name = operation.groups()
         kind = name.removesuffix("-start")
         if kind in _KINDS:
             sizes = [_size(*shape) for shape in _SHAPE.findall(result)]
-            # What starts one also holds its inputs; the result is the larger of the two where it gathers.
-            operations[at].append((kind, max(sizes) if name.endswith("-start") and kind != "all-reduce"
-                                   else sum(sizes)))
+            # The shape of a "-start" operation lists its inputs too, except for all-reduce. The result is the
+            # largest of them in an all-gather.
+            has_inputs = name.endswith("-start") and kind != "all-reduce"
+            operations[computation].append((kind, max(sizes) if has_inputs else sum(sizes)))
         if name == "while":
             trips = _TRIPS.search(line)
-            calls[at].append((_BODY.search(line).group(1), int(trips.group(1)) if trips else _UNKNOWN))
+            calls[computation].append((_BODY.search(line).group(1), int(trips.group(1)) if trips else _UNKNOWN))
         for names in _CALLED.findall(line):
-            calls[at] += [(called.strip().lstrip("%"), 1) for called in names.split(", ")]
+            calls[computation] += [(called.strip().lstrip("%"), 1) for called in names.split(", ")]
     return _totals(entry, operations, calls, loops)
 
 
@@ -58,19 +60,19 @@ def _size(kind: str, dimensions: str) -> int:
 def _totals(
     entry: str, operations: dict[str, list[tuple[str, int]]], calls: dict[str, list[tuple[str, int]]], loops: int
 ) -> dict[str, tuple[int, int]]:
-    known: dict[tuple[str, bool], collections.Counter] = {}
+    totals: dict[tuple[str, bool], collections.Counter] = {}
 
-    def of(name: str, within: bool) -> collections.Counter:
-        if (name, within) not in known:
-            known[name, within] = total = collections.Counter()
+    def count(name: str, in_unknown_loop: bool) -> collections.Counter:
+        if (name, in_unknown_loop) not in totals:
+            totals[name, in_unknown_loop] = total = collections.Counter()
             for kind, size in operations.get(name, ()):
                 total[kind, "count"] += 1
                 total[kind, "bytes"] += size
             for called, times in calls.get(name, ()):
-                inner = of(called, within or times == _UNKNOWN)
-                for key, value in inner.items():
-                    total[key] += (1 if within else loops) * value if times == _UNKNOWN else times * value
-        return known[name, within]
+                trips = times if times != _UNKNOWN else 1 if in_unknown_loop else loops
+                for key, value in count(called, in_unknown_loop or times == _UNKNOWN).items():
+                    total[key] += trips * value
+        return totals[name, in_unknown_loop]
 
-    found = of(entry, False)
-    return {kind: (found[kind, "count"], found[kind, "bytes"]) for kind in _KINDS if found[kind, "count"]}
+    total = count(entry, False)
+    return {kind: (total[kind, "count"], total[kind, "bytes"]) for kind in _KINDS if total[kind, "count"]}

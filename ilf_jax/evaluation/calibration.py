@@ -1,4 +1,4 @@
-"""Whether probabilities are right: how often what was given p comes true."""
+"""Calibration: how often events that were predicted with probability p happen."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,12 +10,12 @@ from ilf_jax.evaluation import statistics
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-    """Predictions of like confidence.
+    """Predictions of similar confidence.
 
     Attributes:
-        confidence: their mean probability of being right.
-        accuracy: share of them that are.
-        n: how many they are.
+        confidence: mean predicted probability of the likelier outcome.
+        accuracy: share of predictions that are right.
+        n: number of predictions.
     """
 
     confidence: float
@@ -24,32 +24,37 @@ class Bin:
 
 
 def right(probabilities: Sequence[float], outcomes: Sequence[bool]) -> np.ndarray:
-    """1 where the likelier value came true, 0 where the other did, 0.5 for a probability of exactly one half.
+    """1 if the likelier outcome happened, 0 if the other did, 0.5 for a probability of exactly one half.
+
+    Args:
+        probabilities: predicted probability of True.
+        outcomes: what happened.
 
     Raises:
-        ValueError: see `reliability`.
+        ValueError: there are no predictions, a probability is not in [0, 1], or the lengths differ.
     """
     p = statistics.check_finite("calibration", probabilities)
-    true = np.asarray(outcomes, bool)
-    if p.shape != true.shape:
-        raise ValueError(f"calibration: {p.size} probabilities, {true.size} outcomes")
+    happened = np.asarray(outcomes, bool)
+    if p.shape != happened.shape:
+        raise ValueError(f"calibration: {p.size} probabilities, {happened.size} outcomes")
     if p.min() < 0 or p.max() > 1:
-        raise ValueError(f"calibration: probabilities must be in [0, 1], but reach from {p.min()} to {p.max()}")
-    return np.where(p == 0.5, 0.5, ((p > 0.5) == true).astype(np.float64))
+        raise ValueError(f"calibration: probabilities must be in [0, 1], but range from {p.min()} to {p.max()}")
+    return np.where(p == 0.5, 0.5, ((p > 0.5) == happened).astype(np.float64))
 
 
 def reliability(probabilities: Sequence[float], outcomes: Sequence[bool], bins: int = 10) -> list[Bin]:
-    """Predictions of a two-valued thing in bins of equal width by the confidence in the likelier value, 0.5 to 1.
+    """Groups binary predictions by their confidence in the likelier outcome, in bins of equal width from 0.5 to 1.
 
     Args:
-        probabilities: that it is true.
-        outcomes: whether it was.
+        probabilities: predicted probability of True.
+        outcomes: what happened.
+        bins: number of bins.
 
     Returns:
         The bins that are not empty, least confident first.
 
     Raises:
-        ValueError: nothing to look at, or as many outcomes as probabilities are not given.
+        ValueError: there are no predictions, a probability is not in [0, 1], or the lengths differ.
     """
     hits, p = right(probabilities, outcomes), np.asarray(probabilities, np.float64)
     confidence = np.maximum(p, 1 - p)
@@ -58,7 +63,7 @@ def reliability(probabilities: Sequence[float], outcomes: Sequence[bool], bins: 
             for i in range(bins) if np.any(index == i)]
 
 
-def expected_calibration_error(found: Sequence[Bin]) -> float:
-    """Mean of |accuracy - confidence| over predictions, bin by bin (Guo et al. 2017, eq. 5)."""
-    total = sum(one.n for one in found)
-    return sum(one.n / total * abs(one.accuracy - one.confidence) for one in found)
+def expected_calibration_error(bins: Sequence[Bin]) -> float:
+    """Mean of |accuracy - confidence| over bins, weighted by their predictions (Guo et al. 2017, eq. 5)."""
+    total = sum(b.n for b in bins)
+    return sum(b.n / total * abs(b.accuracy - b.confidence) for b in bins)

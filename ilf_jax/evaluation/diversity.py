@@ -1,4 +1,4 @@
-"""How different the candidates of a document are from one another: equal ones are wasted draws."""
+"""Diversity of a document's candidates. Equal candidates are wasted samples."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -7,18 +7,18 @@ from ilf_jax.evaluation import statistics
 
 
 def diversity(candidates: Sequence[Sequence[str]]) -> list[statistics.Metric]:
-    """Equality and length of candidates, as means over documents with SEM.
+    """Duplicates and lengths of candidates, as means over documents with SEM.
 
     Args:
-        candidates: for each document its N >= 1 candidates; N may differ between documents.
+        candidates: the N >= 1 candidates of each document; N may differ.
 
     Returns:
-        `documents_with_equal_candidates`: share of documents two of whose candidates are equal;
-        `equal_candidates`: share of a document's candidates that equal another one of it;
-        `candidate_words`: mean words, between blanks, of a document's candidates.
+        `documents_with_equal_candidates`: share of documents with at least two equal candidates;
+        `equal_candidates`: share of a document's candidates that equal another of its candidates;
+        `candidate_words`: mean number of words, split at whitespace, of a document's candidates.
 
     Raises:
-        ValueError: no documents, or one without candidates.
+        ValueError: there are no documents, or a document has no candidates.
     """
     if not candidates:
         raise ValueError("diversity: no documents")

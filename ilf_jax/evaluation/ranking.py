@@ -1,4 +1,4 @@
-"""Systems against each other over the same documents: win rates with intervals, and how each does against all."""
+"""Compares systems on the same documents: pairwise win rates with intervals, and each system against all others."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,11 +14,14 @@ def match(
     first: str, second: str, outcomes: Mapping[str, float], first_texts: Mapping[str, str],
     second_texts: Mapping[str, str],
 ) -> Match:
-    """One system against another: win rate with SEM and bootstrap interval, and with the effect of length taken out.
+    """One system against another: win rate with SEM and bootstrap interval, and the length-controlled win rate.
 
     Args:
-        outcomes: by example id: 1 the first wins, 0.5 a tie, 0 it loses.
-        first_texts, second_texts: what was compared, by example id.
+        first: name of the first system.
+        second: name of the second system.
+        outcomes: example id -> 1 if the first system wins, 0.5 for a tie, 0 if it loses.
+        first_texts: example id -> text of the first system.
+        second_texts: example id -> text of the second system.
 
     Raises:
         ValueError: there are no outcomes.
@@ -34,7 +37,7 @@ def match(
 
 
 def bootstrap_interval(values: Sequence[float], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Bounds of the mean by the percentile bootstrap (Efron 1979): the means of values drawn again with replacement."""
+    """Confidence interval of the mean by the percentile bootstrap (Efron 1979). Raises ValueError for no values."""
     array = statistics.check_finite("bootstrap", values)
     rng = np.random.default_rng(seed)
     means = rng.choice(array, (_DRAWS, array.size)).mean(axis=1)
@@ -43,16 +46,16 @@ def bootstrap_interval(values: Sequence[float], level: float = 0.95, seed: int =
 
 
 def against_all(matches: Sequence[Match]) -> dict[str, dict[str, float]]:
-    """Each system's mean outcome against the others, document by document; the best system first.
+    """Each system's mean outcome against the others for each document, best system first: name -> id -> mean.
 
-    Means over documents of these have standard errors as any mean has; those of a match do not add up to them, for a
-    document is in several matches.
+    A document is in several matches, so their outcomes are not independent. Take the SEM over these per-document means
+    instead of combining the SEMs of the matches.
     """
-    found: dict[str, dict[str, list[float]]] = {}
+    outcomes: dict[str, dict[str, list[float]]] = {}
     for one in matches:
         for name, sign in ((one.first, 1), (one.second, -1)):
             for example_id, outcome in one.outcomes.items():
-                of_document = found.setdefault(name, {}).setdefault(example_id, [])
+                of_document = outcomes.setdefault(name, {}).setdefault(example_id, [])
                 of_document.append(outcome if sign > 0 else 1 - outcome)
-    means = {name: {i: float(np.mean(values)) for i, values in of_system.items()} for name, of_system in found.items()}
+    means = {name: {i: float(np.mean(values)) for i, values in by_id.items()} for name, by_id in outcomes.items()}
     return dict(sorted(means.items(), key=lambda item: -float(np.mean(list(item[1].values())))))

@@ -1,4 +1,4 @@
-"""ROUGE (Lin 2004) of outputs against references, by the package rouge-score."""
+"""ROUGE (Lin 2004) of outputs against references, computed by the package rouge-score."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from rouge_score import rouge_scorer
 
 from ilf_jax.evaluation import statistics
 
-# Name of the metric -> name in rouge-score. ROUGE-L is that of the whole text taken as one sentence.
+# Name of the metric -> name in rouge-score. ROUGE-L treats the whole text as one sentence.
 TYPES = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
 
 
@@ -14,12 +14,12 @@ def rouge(outputs: Sequence[str], references: Sequence[str], *, stem: bool = Tru
     """Mean F1 in [0, 1] of ROUGE-1, ROUGE-2 and ROUGE-L over pairs, with SEM.
 
     Args:
-        outputs: one text a document; an empty one scores 0.
-        references: for each output, the text to compare it with.
+        outputs: one text per document; an empty text scores 0.
+        references: the reference for each output.
         stem: compare word stems (Porter), as is usual for English summaries.
 
     Raises:
-        ValueError: no pairs, or as many outputs as references are not given.
+        ValueError: there are no pairs, or the numbers of outputs and references differ.
     """
     if len(outputs) != len(references):
         raise ValueError(f"rouge: {len(outputs)} outputs for {len(references)} references")

@@ -1,4 +1,4 @@
-"""Means with standard errors: the form in which every number of an evaluation is kept."""
+"""Means with standard errors. Every number of an evaluation is one of these."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ class Metric:
     Attributes:
         name: as in metrics.jsonl.
         value: in the units of `name`; rates are shares in [0, 1].
-        stderr: standard error of `value`, in the same units; nan if n = 1, where it is not defined.
+        stderr: standard error of `value`, in the same units; nan if n = 1.
         n: number of independent observations (documents).
     """
 
@@ -33,7 +33,7 @@ def mean(name: str, values: Sequence[float]) -> Metric:
     """Mean and its standard error, SEM = sd(ddof = 1) / sqrt(n), as scipy.stats.sem.
 
     Raises:
-        ValueError: no values, or one that is not finite.
+        ValueError: there are no values, or one is not finite.
     """
     array = check_finite(name, values)
     stderr = float(array.std(ddof=1) / np.sqrt(array.size)) if array.size > 1 else float("nan")
@@ -41,10 +41,10 @@ def mean(name: str, values: Sequence[float]) -> Metric:
 
 
 def proportion(name: str, successes: Sequence[bool | int]) -> Metric:
-    """Share of successes, with the SEM of the zeros and ones (see `mean`).
+    """Share of successes, with SEM (see `mean`).
 
     Raises:
-        ValueError: no values, or one that is neither true nor false.
+        ValueError: there are no values, or one is neither 0 nor 1.
     """
     array = check_finite(name, successes)
     if not np.isin(array, (0.0, 1.0)).all():
@@ -53,14 +53,14 @@ def proportion(name: str, successes: Sequence[bool | int]) -> Metric:
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
-    """Spearman's rho of two scorings of the same things; None where one of them ranks nothing (all are equal)."""
+    """Spearman's rho of two scores of the same items; None if all scores of one are equal."""
     if len(set(first)) < 2 or len(set(second)) < 2:
         return None
     return float(scipy.stats.spearmanr(first, second).statistic)
 
 
 def check_finite(name: str, values: Sequence[float]) -> np.ndarray:
-    """The values as a float64 vector. Raises ValueError if there are none, or one is nan or infinite."""
+    """The values as a float64 vector. Raises ValueError if there are none or one is not finite."""
     array = np.asarray(values, dtype=np.float64)
     if array.ndim != 1:
         raise ValueError(f"{name}: needs a flat sequence of numbers, but the shape is {array.shape}")

@@ -1,4 +1,4 @@
-"""Win rates from a judge that sees every pair in both orders; raw, and with the effect of length taken out."""
+"""Win rates from a judge that sees every pair in both orders: raw, and length-controlled."""
 
 from collections.abc import Sequence
 
@@ -9,18 +9,18 @@ from ilf_jax.evaluation import statistics
 
 
 def outcomes(prob_a_when_first: Sequence[float], prob_a_when_second: Sequence[float]) -> np.ndarray:
-    """Outcome of each document for us: win 1, tie 0.5, loss 0.
+    """Our outcome on each document: win 1, tie 0.5, loss 0.
 
-    A win if the judge prefers ours in both orders, a loss if it prefers the other's in both, else a tie; so a judge
-    that always takes the text in one place gives ties only. A probability of exactly 0.5 prefers neither. Swapping
+    We win if the judge prefers our text in both orders, lose if it prefers the other text in both, and tie otherwise.
+    So a judge that always prefers one position gives only ties. A probability of exactly 0.5 prefers neither. Swapping
     the two sides turns each outcome y into 1 - y.
 
     Args:
-        prob_a_when_first: the judge's probability of "A" where A is ours.
-        prob_a_when_second: the judge's probability of "A" where A is the other's, and B ours.
+        prob_a_when_first: the judge's probability of "A" when A is our text.
+        prob_a_when_second: the judge's probability of "A" when A is the other text and B is ours.
 
     Raises:
-        ValueError: no documents, unequal lengths, or a number that is no probability.
+        ValueError: there are no documents, the lengths differ, or a number is not in [0, 1].
     """
     first = _probabilities("win rate, ours first", prob_a_when_first)
     second = _probabilities("win rate, ours second", prob_a_when_second)
@@ -45,32 +45,34 @@ def length_controlled_win_rate(
     name: str = "win_rate_length_controlled",
     ridge: float = 1.0,
 ) -> statistics.Metric:
-    """Win rate that is expected where both texts are equally long.
+    """The win rate expected for texts of equal length.
 
-    After the length-controlled AlpacaEval (Dubois et al. 2024, arXiv 2404.04475), with the length term alone:
-    outcomes y_i are fitted by logistic regression,
+    Follows length-controlled AlpacaEval (Dubois et al. 2024, arXiv 2404.04475), with only the length term. A logistic
+    regression fits the outcomes y_i:
 
         P(win_i) = sigmoid(a + b * d_i),   d_i = tanh((our_i - other_i) / s),   s = root mean square of (our - other),
         a, b = argmin  sum_i -[y_i log P(win_i) + (1 - y_i) log(1 - P(win_i))] + ridge / 2 * b^2,
 
-    where a tie counts as half a win; the rate is sigmoid(a). The ridge keeps b finite where length decides every
-    outcome. Standard error: the delta method on the covariance n / (n - 1) * H^-1 (sum_i r_i^2 x_i x_i^T) H^-1,
-    with x_i = (1, d_i), r_i the residuals and H the Hessian. Where lengths never differ, value and error are those of
-    `win_rate`; so are they where all outcomes are 0, or all are 1, and a has no finite estimate.
+    A tie counts as half a win; the rate is sigmoid(a). The ridge keeps b finite if length decides every outcome. The
+    standard error is the delta method on the covariance n / (n - 1) * H^-1 (sum_i r_i^2 x_i x_i^T) H^-1, with
+    x_i = (1, d_i), residuals r_i and Hessian H. If lengths never differ, value and error are those of `win_rate`. So
+    they are if all outcomes are 0 or all are 1, because a then has no finite estimate.
 
     Args:
-        results: of `outcomes`, each in [0, 1].
-        our_lengths, other_lengths: of the two texts, in any one unit (words, tokens).
-        name: of the metric.
+        results: the result of `outcomes`, each in [0, 1].
+        our_lengths: length of each of our texts, in any unit (words, tokens).
+        other_lengths: length of each of the other texts, in the same unit.
+        name: name of the metric.
         ridge: weight of the penalty, > 0.
 
     Raises:
-        ValueError: no documents, unequal numbers of them, values that are not finite or out of range.
+        ValueError: there are no documents, the lengths differ, a value is not finite or out of range, or the
+            regression did not converge.
     """
     y = _probabilities(name, results)
     ours, others = (statistics.check_finite(f"{name}, lengths", lengths) for lengths in (our_lengths, other_lengths))
     if not y.size == ours.size == others.size:
-        raise ValueError(f"{name}: {y.size} outcomes, {ours.size} and {others.size} lengths; must be as many")
+        raise ValueError(f"{name}: {y.size} outcomes, {ours.size} and {others.size} lengths; must be equal")
     if ridge <= 0:
         raise ValueError(f"{name}: ridge is {ridge}; must be > 0")
     difference = ours - others
@@ -107,5 +109,5 @@ def length_controlled_win_rate(
 def _probabilities(name: str, values: Sequence[float]) -> np.ndarray:
     array = statistics.check_finite(name, values)
     if array.min() < 0.0 or array.max() > 1.0:
-        raise ValueError(f"{name}: values must be in [0, 1], but reach from {array.min()} to {array.max()}")
+        raise ValueError(f"{name}: values must be in [0, 1], but range from {array.min()} to {array.max()}")
     return array

@@ -1,7 +1,7 @@
-"""What each checkpoint family looks like on disk: its tensor names, and how a tensor becomes a param.
+"""The checkpoint format of each family: its tensor names, and how a tensor becomes a param.
 
-The tables are read in both directions: loading runs a rule forwards, export (`checkpoint_io.save_hf`) backwards.
-`family_configs` and `family_configs_gguf` read the config side.
+Loading applies the rules forwards, export (`checkpoint_io.save_hf`) backwards. `family_configs` and
+`family_configs_gguf` convert the configs.
 """
 
 import dataclasses
@@ -17,14 +17,14 @@ Arrays = list[np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """How a file's tensor becomes our params (`load`) and back (`save`)."""
+    """Converts a file's tensor to params (`load`) and back (`save`)."""
 
     load: Callable[[np.ndarray, ModelConfig], Arrays]
     save: Callable[[Arrays, ModelConfig], np.ndarray]
 
 
 def _interleave(a: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of a head: from halves (x0 x1 .. y0 y1 ..), as HF rotates them, to pairs (x0 y0 x1 y1 ..), as GGUF does."""
+    """Reorders the rows of each head from HF's rotary halves (x0 x1 .. y0 y1 ..) to GGUF's pairs (x0 y0 x1 y1 ..)."""
     return a.reshape(heads, 2, -1, *a.shape[1:]).swapaxes(1, 2).reshape(a.shape)
 
 
@@ -32,7 +32,7 @@ def _deinterleave(a: np.ndarray, heads: int) -> np.ndarray:
     return a.reshape(heads, -1, 2, *a.shape[1:]).swapaxes(1, 2).reshape(a.shape)
 
 
-# A bias or a norm scale has one axis: `.T` leaves it as it is, so one rule serves weight and bias.
+# A bias or a norm scale has one axis, which `.T` leaves unchanged, so weight and bias share a transform.
 COPY = Transform(lambda a, c: [a], lambda t, c: t[0])
 TRANSPOSE = Transform(lambda a, c: [a.T], lambda t, c: t[0].T)
 SPLIT = Transform(lambda a, c: np.split(a, 3, axis=-1), lambda t, c: np.concatenate(t, axis=-1))
@@ -44,7 +44,7 @@ MINUS_ONE = Transform(lambda a, c: [a - 1.0], lambda t, c: t[0] + 1.0)
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """`source` in the file (without the family's prefix) holds the params `targets`; {i} stands for the layer."""
+    """The tensor `source` (without the family's prefix) holds the params `targets`; {i} is the layer number."""
 
     source: str
     targets: tuple[str, ...]
@@ -56,10 +56,10 @@ class Table:
     """The tensors of a family in one format.
 
     Attributes:
-        rules: rules whose targets the config does not have are not in use.
-        prefixes: any of these may stand before a source; the first is written on export.
-        unprefixed: sources that never take a prefix on export.
-        ignored: patterns of full names that carry no weights of the decoder.
+        rules: a rule applies only if the model has all its targets.
+        prefixes: prefixes that a source may have; export writes the first.
+        unprefixed: sources that export writes without a prefix.
+        ignored: patterns of the full names of tensors that are not decoder weights.
     """
 
     rules: tuple[Rule, ...]
@@ -68,7 +68,7 @@ class Table:
     ignored: tuple[str, ...] = ()
 
     def canonical(self, name: str) -> str:
-        """`name` without the longest prefix that fits."""
+        """`name` without the longest matching prefix."""
         return name[max((len(p) for p in self.prefixes if name.startswith(p)), default=0) :]
 
     def export_name(self, source: str) -> str:
@@ -76,11 +76,11 @@ class Table:
         return source if source in self.unprefixed else self.prefixes[0] + source
 
     def is_ignored(self, name: str) -> bool:
-        """Whether the tensor is known to carry nothing we need."""
+        """Whether the tensor is known not to be a decoder weight."""
         return any(re.search(pattern, name) for pattern in self.ignored)
 
     def expand(self, config: ModelConfig, params: Collection[str]) -> list[Rule]:
-        """One rule per tensor that a file of this config must have; `params` are the paths the model has."""
+        """One rule for each tensor that a file of this config must have; `params` are the model's param paths."""
         rules = []
         for rule in self.rules:
             for i in range(config.num_layers) if "{i}" in rule.source else (0,):
@@ -197,7 +197,7 @@ HF_TABLES: dict[str, Table] = {
     ),
 }
 
-_GGUF_IGNORED = (r"^rope_freqs\.weight$",)  # Llama 3's rotary scaling: `family_configs_gguf` reads it
+_GGUF_IGNORED = (r"^rope_freqs\.weight$",)  # Llama 3's rotary scaling, which `family_configs_gguf` reads
 _GGUF_QWEN = Table(_gguf_decoder(TRANSPOSE, TRANSPOSE, COPY, _GGUF_NORMS))
 
 GGUF_TABLES: dict[str, Table] = {

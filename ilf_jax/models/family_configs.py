@@ -1,4 +1,4 @@
-"""HF config.json <-> ModelConfig. What ModelConfig cannot express is refused, with the key and its value."""
+"""HF config.json <-> ModelConfig. A setting that ModelConfig cannot express raises InputError with key and value."""
 
 import dataclasses
 import math
@@ -16,7 +16,7 @@ _ACTIVATIONS = {
 }
 _MISSING = object()
 
-# What transformers assumes where a config.json leaves a key out.
+# Defaults of transformers for keys that a config.json leaves out.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "max_position_embeddings": 2048},
     "qwen2": {"rms_norm_eps": 1e-6, "tie_word_embeddings": False, "max_position_embeddings": 32768},
@@ -33,7 +33,8 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
     "opt": {"tie_word_embeddings": True, "activation_function": "relu", "enable_bias": True},
 }
 
-# Settings that change the function and that we do not have: key -> the value that means "off" (also when absent).
+# Settings that change the model's output and that we do not implement: key -> the value that means "off". A missing
+# key means "off" too.
 _MUST_BE: dict[str, dict[str, Any]] = {
     "llama": {"partial_rotary_factor": 1.0},
     "qwen2": {},
@@ -47,7 +48,7 @@ _MUST_BE: dict[str, dict[str, Any]] = {
 
 
 class Keys:
-    """Reads keys of a config; errors name the file and the key."""
+    """Reads the keys of a config. Errors name the file and the key."""
 
     def __init__(self, values: Mapping[str, Any], where: str) -> None:
         self.values, self.where = values, where
@@ -76,7 +77,7 @@ def _rope_scaling(keys: Keys, key: str, rope: Mapping[str, Any], max_positions: 
 
 
 def _hf_rope(keys: Keys, family: str) -> dict[str, Any]:
-    """The rope fields of ModelConfig, from `rope_parameters` (transformers 5) or the classic keys."""
+    """The rope fields of ModelConfig, from `rope_parameters` (transformers 5) or the older keys."""
     full, local = keys("rope_parameters", {}), {}
     if "full_attention" in full:
         full, local = full["full_attention"], full.get("sliding_attention") or {}
@@ -94,7 +95,10 @@ def _hf_rope(keys: Keys, family: str) -> dict[str, Any]:
 
 
 def layer_windows(keys: Keys, window: int | None, slides: list[bool]) -> dict[str, Any]:
-    """sliding_window and sliding_pattern that give `slides`, one flag per layer."""
+    """sliding_window and sliding_pattern that match `slides`, one flag per layer.
+
+    Raises InputError if no pattern does.
+    """
     if window is None or not any(slides):
         return {}
     if all(slides):
@@ -125,15 +129,16 @@ def from_hf(config: Mapping[str, Any], where: str) -> ModelConfig:
     """ModelConfig of an HF config.json.
 
     Args:
+        config: the parsed file.
         where: the file, for messages.
 
     Raises:
-        InputError: unknown model_type, a missing key, or a setting that ModelConfig cannot express.
+        InputError: the model_type is unknown, a key is missing, or ModelConfig cannot express a setting.
     """
     family = _MODEL_TYPES.get(config.get("model_type", ""))
     if family is None:
         raise InputError(f"{where}: model_type = {config.get('model_type')!r}; allowed: {', '.join(_MODEL_TYPES)}")
-    if "text_config" in config:  # multimodal Gemma 3: we take its decoder
+    if "text_config" in config:  # multimodal Gemma 3: use its decoder
         config = {"tie_word_embeddings": config.get("tie_word_embeddings"), **config["text_config"]}
     given = {k: v for k, v in config.items() if v is not None}
     keys = Keys({**_DEFAULTS[family], **given}, where)
@@ -181,11 +186,21 @@ def _hf_rms_family(family: str) -> Callable[[Keys], dict[str, Any]]:
 
 
 def gemma_fields(hidden: int) -> dict[str, Any]:
+    """Fields that every Gemma 3 model shares; `hidden` is its hidden size."""
     return {"norm_offset": 1.0, "post_norms": True, "embedding_scale": math.sqrt(hidden)}
 
 
 def learned_fields(vocab: int, hidden: int, inner: int, layers: int, heads: int, positions: int) -> dict[str, Any]:
-    """Fields that GPT-2 and OPT share: layer norm, learned positions, plain attention and MLP."""
+    """Fields that GPT-2 and OPT share: layer norm, learned positions, plain attention and MLP.
+
+    Args:
+        vocab: vocabulary size.
+        hidden: hidden size.
+        inner: hidden size of the MLP.
+        layers: number of layers.
+        heads: number of attention heads.
+        positions: number of learned positions.
+    """
     return {
         "vocab_size": vocab, "hidden_size": hidden, "intermediate_size": inner, "num_layers": layers,
         "num_heads": heads, "num_kv_heads": heads, "head_dim": hidden // heads, "max_positions": positions,
@@ -282,25 +297,25 @@ _ARCHITECTURES = {
 
 
 def to_hf(c: ModelConfig) -> dict[str, Any]:
-    """config.json of a ModelConfig, with both the classic rope keys and `rope_parameters`.
+    """config.json of a ModelConfig, with both the older rope keys and `rope_parameters`.
 
     Raises:
-        InputError: reading the result back would not give `c`: the family has no key for some field.
+        InputError: the family's config has no key for a field of `c`.
     """
     out = {
         "architectures": [_ARCHITECTURES[c.family]], "model_type": "gemma3_text" if c.family == "gemma3" else c.family,
         "vocab_size": c.vocab_size, "tie_word_embeddings": c.tied_embeddings, "dtype": "float32",
         **(_learned_to_hf(c) if c.position == "learned" else _rms_to_hf(c)),
     }
-    back, want = _comparable(from_hf(out, "the exported config.json")), _comparable(c)
-    if lost := [k for k in want if want[k] != back[k]]:
-        listed = ", ".join(f"{k} = {want[k]!r}" for k in lost)
-        raise InputError(f"a Hugging Face {c.family} config cannot express {listed}")
+    exported, original = _comparable(from_hf(out, "the exported config.json")), _comparable(c)
+    if lost := [k for k in original if original[k] != exported[k]]:
+        settings = ", ".join(f"{k} = {original[k]!r}" for k in lost)
+        raise InputError(f"a Hugging Face {c.family} config cannot express {settings}")
     return out
 
 
 def _comparable(c: ModelConfig) -> dict[str, Any]:
-    """Fields that matter: a window by the layers it falls on, scales to float32 precision."""
+    """The fields in a form that compares equal for equal models: sliding layers listed, the query scale rounded."""
     fields = dataclasses.asdict(c)
     slides = [c.is_sliding(i) for i in range(c.num_layers)]
     fields["sliding_pattern"] = slides

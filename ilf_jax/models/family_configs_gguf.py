@@ -1,4 +1,4 @@
-"""GGUF metadata -> ModelConfig. What ModelConfig cannot express is refused, with the key and its value."""
+"""GGUF metadata -> ModelConfig. A setting that ModelConfig cannot express raises InputError with key and value."""
 
 import math
 from collections.abc import Mapping
@@ -20,11 +20,12 @@ def from_gguf(
 
     Args:
         meta: key -> value, as in the file.
-        shapes: tensor name -> numpy shape; says what the metadata do not (vocabulary, biases, tied embeddings).
-        rope_freqs: the tensor rope_freqs.weight, head_dim / 2 divisors of the rotary frequencies, or None.
+        shapes: tensor name -> numpy shape; gives what the metadata lacks (vocabulary size, biases, tied embeddings).
+        rope_freqs: the tensor rope_freqs.weight (head_dim / 2 divisors of the rotary frequencies), or None.
+        where: the file, for messages.
 
     Raises:
-        InputError: unknown architecture, a missing key, or a setting that ModelConfig cannot express.
+        InputError: the architecture is unknown, a key is missing, or ModelConfig cannot express a setting.
     """
     family = meta.get("general.architecture")
     if family not in (*_GGUF_RMS, "gpt2"):
@@ -58,14 +59,14 @@ def from_gguf(
                 **(_gguf_gemma(keys, hidden, layers, heads, head_dim) if family == "gemma3" else {}),
             }
             if family != "gemma3" and 0 < keys("attention.sliding_window", 0) < fields["max_positions"]:
-                raise keys.refuse("attention.sliding_window", keys("attention.sliding_window"), "none in this family")
+                raise keys.refuse("attention.sliding_window", keys("attention.sliding_window"), "0")
         return ModelConfig(family=family, tied_embeddings="output.weight" not in shapes, **fields)
-    except (ValueError, TypeError) as error:  # for one, a count that differs per layer is a list
+    except (ValueError, TypeError) as error:  # for example, a count that differs per layer is a list
         raise InputError(f"{where}: the metadata cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _gguf_gemma(keys: Keys, hidden: int, layers: int, heads: int, head_dim: int) -> dict[str, Any]:
-    # The format has no key for the query scale: readers know that the 27B model alone (62 layers) differs.
+    # GGUF has no key for the query scale. Only the 27B model (62 layers) differs, and readers hard-code that.
     scale = (hidden // heads if layers == 62 else head_dim) ** -0.5
     pattern = keys("attention.sliding_window_pattern", 6)
     if isinstance(pattern, list):
@@ -87,16 +88,16 @@ def _gguf_rope(keys: Keys, head_dim: int, freqs: np.ndarray | None, default_thet
     scaling = RopeScaling("linear", factor) if factor not in (0.0, 1.0) else None
     if freqs is not None and not np.allclose(freqs, 1.0):
         if scaling is not None:
-            raise keys.refuse("rope.scaling.factor", factor, "1.0 where rope_freqs.weight is given")
+            raise keys.refuse("rope.scaling.factor", factor, "1.0 if the file has rope_freqs.weight")
         scaling = _llama3_from_freqs(keys, head_dim, theta, freqs)
     return {"rope_theta": theta, "rope_scaling": scaling}
 
 
 def _llama3_from_freqs(keys: Keys, head_dim: int, theta: float, divisors: np.ndarray) -> RopeScaling:
-    """GGUF stores Llama 3's scaling as a divisor per frequency; recovers the parameters that give exactly these.
+    """Recovers Llama 3's rope scaling from GGUF, which stores it as one divisor per frequency.
 
-    Only two ratios of (low, high, original) can be seen in the divisors; low 1 and high 4 are what Llama 3 uses, and
-    one blended frequency then gives `original`: blend = (original / wavelength - 1) / 3.
+    The divisors determine only two ratios of (low, high, original). Llama 3 uses low 1 and high 4, so one blended
+    frequency gives `original`: blend = (original / wavelength - 1) / 3.
     """
     divisors = divisors.astype(np.float64).reshape(-1)
     wavelengths = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)

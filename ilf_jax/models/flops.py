@@ -1,4 +1,4 @@
-"""How many floating-point operations a model takes, a multiplication and an addition counted as two."""
+"""Floating-point operations of a model. A multiply-add counts as two."""
 
 import functools
 
@@ -9,26 +9,28 @@ from ilf_jax.models.architecture import ModelConfig
 
 
 def num_params(config: ModelConfig) -> int:
-    """Entries of all params."""
+    """Number of params."""
     return sum(leaf.size for leaf in jax.tree.leaves(transformer.param_shapes(config)))
 
 
 @functools.cache
 def layer_params(config: ModelConfig) -> int:
-    """Entries of the layers' matrices: what each token is multiplied by, but for the unembedding."""
+    """Number of params in the layers' matrices. Each token is multiplied by all of them."""
     layers = {k: v for k, v in transformer.param_shapes(config).items() if k.startswith("layers_")}
     return sum(leaf.size for leaf in jax.tree.leaves(layers) if leaf.ndim == 2)
 
 
 def forward(config: ModelConfig, *, tokens: float, seen: float, unembedded: float) -> float:
-    """2 N + 4 layers heads head_dim seen for each token, and 2 V D for each logit row (Kaplan et al. 2020, table 1).
+    """A forward pass (Kaplan et al. 2020, table 1), in FLOPs.
 
-    As if every token went through all of the last layer, as is usual; `transformer` computes there what is wanted only.
+    A token takes 2 N + 4 * layers * heads * head_dim * seen, a row of logits 2 V D. As is usual, this counts the whole
+    last layer for every token, although `transformer` computes only the part that is needed.
 
     Args:
-        tokens: how many go through the layers.
-        seen: keys that a token attends to, on average; half the row's length where attention is causal.
-        unembedded: positions whose logits are computed.
+        config: the model.
+        tokens: number of tokens.
+        seen: mean number of keys that a token attends to; half the row length for causal attention.
+        unembedded: number of positions whose logits are computed.
     """
     attention = 4 * config.num_layers * config.num_heads * config.head_dim * seen
     logits = 2 * config.vocab_size * config.hidden_size
@@ -36,7 +38,15 @@ def forward(config: ModelConfig, *, tokens: float, seen: float, unembedded: floa
 
 
 def generation(config: ModelConfig, *, prompts: int, candidates: int, prompt_tokens: int, new_tokens: float) -> float:
-    """One prefix a prompt, and `new_tokens` tokens of each of its candidates behind it."""
+    """Prefill of each prompt and decoding of its candidates, in FLOPs.
+
+    Args:
+        config: the model.
+        prompts: number of prompts.
+        candidates: candidates per prompt.
+        prompt_tokens: tokens per prompt.
+        new_tokens: mean number of tokens per candidate.
+    """
     rows = prompts * candidates
     prefill = forward(config, tokens=prompts * prompt_tokens, seen=prompt_tokens / 2, unembedded=prompts)
     decode = forward(config, tokens=rows * new_tokens, seen=prompt_tokens + new_tokens / 2,
@@ -45,5 +55,5 @@ def generation(config: ModelConfig, *, prompts: int, candidates: int, prompt_tok
 
 
 def training(config: ModelConfig, *, tokens: float, seen: float, targets: float) -> float:
-    """Forwards and twice that backwards; what rematerialisation computes again does not count."""
+    """Forward pass plus twice that for the backward pass, in FLOPs. Rematerialisation does not count."""
     return 3 * forward(config, tokens=tokens, seen=seen, unembedded=targets)

@@ -1,4 +1,4 @@
-"""Fused attention for accelerators: the same as `attention.blockwise`, by kernels that others maintain."""
+"""Fused attention for accelerators: same result as `attention.blockwise`, from cuDNN and from JAX's Pallas kernels."""
 
 import functools
 
@@ -7,14 +7,23 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
 SPLASH_BLOCK = 128
-"""The splash kernel takes rows of multiples of this."""
+"""The splash kernel takes row lengths that are multiples of this."""
 
 
 def flash(
     q_BxLxKxGxH: jax.Array, k_BxKxLxH: jax.Array, v_BxKxLxH: jax.Array, segments_BxL: jax.Array | None,
     window: int | None, *, implementation: str = "cudnn",
 ) -> jax.Array:
-    """cuDNN's flash attention through jax.nn; needs an NVIDIA GPU and 16-bit inputs."""
+    """cuDNN's flash attention through jax.nn; B x L x K x G x H. Needs an NVIDIA GPU and 16-bit inputs.
+
+    Args:
+        q_BxLxKxGxH: scaled queries, G heads for each of K key heads.
+        k_BxKxLxH: keys.
+        v_BxKxLxH: values.
+        segments_BxL: segment ids, or None.
+        window: sliding window in tokens, or None.
+        implementation: of jax.nn.dot_product_attention; tests pass 'xla'.
+    """
     B, L, K, G, H = q_BxLxKxGxH.shape
     mask = None
     if segments_BxL is not None:
@@ -28,7 +37,7 @@ def flash(
 
 
 def splash_fits(shape: tuple[int, ...], mesh: Mesh) -> bool:
-    """Whether the splash kernel takes queries of this shape (B x L x K x G x H) on this mesh."""
+    """Whether the splash kernel accepts queries of this shape (B x L x K x G x H) on this mesh."""
     B, L, K, _, _ = shape
     shards = mesh.shape["data"] * mesh.shape["fsdp"]
     return L % SPLASH_BLOCK == 0 and K % mesh.shape["tensor"] == 0 and B % shards == 0
@@ -38,11 +47,19 @@ def splash(
     q_BxLxKxGxH: jax.Array, k_BxKxLxH: jax.Array, v_BxKxLxH: jax.Array, segments_BxL: jax.Array | None,
     window: int | None, mesh: Mesh,
 ) -> jax.Array:
-    """TPU's splash attention, laid over the mesh by hand: rows over data and fsdp, heads over tensor.
+    """TPU splash attention, sharded explicitly: rows over data and fsdp, heads over tensor; B x L x K x G x H.
 
-    Off a TPU the kernel is interpreted: slow, and the same numbers.
+    Off a TPU the kernel is interpreted: slow, with the same results.
+
+    Args:
+        q_BxLxKxGxH: scaled queries, G heads for each of K key heads.
+        k_BxKxLxH: keys.
+        v_BxKxLxH: values.
+        segments_BxL: segment ids, or None.
+        window: sliding window in tokens, or None.
+        mesh: mesh with the axes data, fsdp and tensor.
     """
-    # Pallas takes a second to import, and only TPUs have a use for it.
+    # Pallas takes a second to import, and only TPUs need it.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
 
     B, L, K, G, H = q_BxLxKxGxH.shape

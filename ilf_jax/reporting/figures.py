@@ -1,4 +1,4 @@
-"""How figures are drawn: inline SVG whose colours come from the page's CSS, so that they suit light and dark."""
+"""Draws figures as inline SVG. Colours come from the page's CSS, so figures follow the light and dark themes."""
 
 import dataclasses
 import html
@@ -16,18 +16,18 @@ from matplotlib.figure import Figure
 
 from ilf_jax.reporting import tables
 
-# matplotlib draws in these stand-ins; in the SVG each becomes the CSS variable that colors.css sets for light and for
-# dark. Markers and dashes differ too, so that nothing hangs on colour alone.
+# Placeholder colours for matplotlib. In the SVG each becomes a CSS variable, which colors.css sets for light and dark.
+# Markers and dashes differ too, so that no figure depends on colour alone.
 INK, GRID = "#0a0b01", "#0a0b02"
 SERIES = [f"#0a0b1{i}" for i in range(7)]
 _CSS = {INK: "var(--ink)", GRID: "var(--rule)", **{color: f"var(--series-{i})" for i, color in enumerate(SERIES)}}
 MARKERS = "osD^vPX"
-_MOST_TICKS = 8  # of a logarithmic axis, where what was measured is marked
+_MAX_TICKS = 8  # of a logarithmic axis; up to this many measured values get a tick each
 DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))]
 STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ilf",
-    "text.parse_math": False,  # a name with $ in it is a name
+    "text.parse_math": False,  # a $ in a name is a $
     "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -48,7 +48,14 @@ STYLE = {
 
 @dataclasses.dataclass(frozen=True)
 class Plot:
-    """A figure: its name (unique in the page), its heading, a line on how to read it, and the SVG element."""
+    """A figure.
+
+    Attributes:
+        name: unique in the page.
+        title: heading.
+        caption: how to read the figure.
+        svg: the <svg> element.
+    """
 
     name: str
     title: str
@@ -57,7 +64,7 @@ class Plot:
 
 
 def to_svg(figure: Figure, name: str, title: str) -> str:
-    """The figure as an <svg> element: no ids shared with other figures, no size of its own, nothing external."""
+    """The figure as an <svg> element: ids unique in the page, no fixed size, nothing external."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
@@ -74,14 +81,14 @@ def to_svg(figure: Figure, name: str, title: str) -> str:
 
 
 def standalone(plot: Plot) -> str:
-    """The figure as the text of an SVG file, in the report's colours, light and dark."""
+    """The figure as the text of an SVG file, with the report's light and dark colours."""
     colors = (Path(__file__).parent / "colors.css").read_text(encoding="utf-8")
     ground = '<rect width="100%" height="100%" fill="var(--card)"/>'
     return plot.svg.replace(">", f">\n<style>\n{colors}</style>\n{ground}", 1) + "\n"
 
 
 def make_axes(ylabel: str) -> tuple[Figure, Axes]:
-    """An empty figure of the usual size; within `matplotlib.rc_context(STYLE)`."""
+    """An empty figure of the default size. Call it within `matplotlib.rc_context(STYLE)`."""
     figure = Figure(figsize=(5.4, 3.4), layout="constrained")
     FigureCanvasSVG(figure)
     axes = figure.add_subplot()
@@ -92,33 +99,32 @@ def make_axes(ylabel: str) -> tuple[Figure, Axes]:
 
 
 def add_legend(figure: Figure, axes: Axes) -> None:
-    """Above the figure, where there is more than one thing to tell apart."""
+    """Adds a legend above the figure if there is more than one label."""
     handles, labels = axes.get_legend_handles_labels()
     if len(handles) > 1:
-        columns = 3 if max(map(len, labels)) < 20 else 2  # longer ones would leave the figure
+        columns = 3 if max(map(len, labels)) < 20 else 2  # long labels do not fit in three columns
         figure.legend(handles, labels, loc="outside upper left", ncols=min(len(handles), columns))
 
 
 def grouped_bars(figure: Figure, axes: Axes, groups: Mapping[str, Mapping[int, tuple[float, float]]]) -> None:
-    """Lying bars: a group a label, in it a bar an iteration with (value, standard error), the later the stronger."""
+    """Horizontal bars: one group per label, one bar per iteration with (value, standard error), later ones darker."""
     numbers = sorted({k for values in groups.values() for k in values})
     height = 0.8 / len(numbers)
     axes.yaxis.grid(visible=False)
     axes.xaxis.grid(visible=True)
     for i, k in enumerate(numbers):
+        alpha = 0.4 + 0.6 * (i + 1) / len(numbers)
         for y, values in enumerate(groups.values()):
             if k not in values:
                 continue
             value, error = values[k]
-            at = y + height * (i - (len(numbers) - 1) / 2)
-            strength = 0.4 + 0.6 * (i + 1) / len(numbers)
-            axes.barh(at, value, height * 0.85, color=SERIES[0], alpha=strength)
+            bar_y = y + height * (i - (len(numbers) - 1) / 2)
+            axes.barh(bar_y, value, height * 0.85, color=SERIES[0], alpha=alpha)
             if error:
-                axes.errorbar(value, at, xerr=error, color=INK, capsize=3, linewidth=1)
-            axes.annotate(
-                tables.number(value), (value + error, at), (4, 0), textcoords="offset points", va="center", fontsize=8
-            )
-        axes.barh(0, 0, color=SERIES[0], alpha=0.4 + 0.6 * (i + 1) / len(numbers), label=f"iteration {k}")
+                axes.errorbar(value, bar_y, xerr=error, color=INK, capsize=3, linewidth=1)
+            axes.annotate(tables.number(value), (value + error, bar_y), (4, 0), textcoords="offset points",
+                          va="center", fontsize=8)
+        axes.barh(0, 0, color=SERIES[0], alpha=alpha, label=f"iteration {k}")
     axes.set_yticks(range(len(groups)), list(groups))
     axes.invert_yaxis()
     axes.margins(x=0.15)
@@ -126,7 +132,7 @@ def grouped_bars(figure: Figure, axes: Axes, groups: Mapping[str, Mapping[int, t
 
 
 def bars(axes: Axes, values: Mapping[str, tuple[float, float]]) -> None:
-    """Lying bars, one a label, of (value, standard error)."""
+    """Horizontal bars, one per label, of (value, standard error)."""
     axes.yaxis.grid(visible=False)
     axes.xaxis.grid(visible=True)
     for y, (value, error) in enumerate(values.values()):
@@ -141,32 +147,44 @@ def bars(axes: Axes, values: Mapping[str, tuple[float, float]]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """Marks with standard errors (0: none), and, where there is one, a curve through them.
+    """Marks with standard errors, and an optional curve.
 
     Attributes:
-        curve: xs, ys, and the bounds of a band around them (equal to ys where it is not known).
-        known_to: the largest x that was measured; beyond it the curve is dashed.
+        xs: x of the marks.
+        ys: y of the marks.
+        errors: standard errors; 0 draws none.
+        curve: xs, ys, and the lower and upper bounds of a band (equal to ys if unknown).
+        measured_to: the largest measured x; the curve is dashed beyond it.
     """
 
     xs: Sequence[float]
     ys: Sequence[float]
     errors: Sequence[float]
     curve: tuple[Sequence[float], Sequence[float], Sequence[float], Sequence[float]] | None = None
-    known_to: float = math.inf
+    measured_to: float = math.inf
 
 
 def _far_apart(xs: Sequence[float]) -> list[float]:
-    """Those of ascending numbers above 0 whose marks on a logarithmic axis leave each other room for a label."""
-    least = (xs[-1] / xs[0]) ** 0.06
+    """The subset of ascending positive numbers whose labels do not overlap on a logarithmic axis."""
+    min_ratio = (xs[-1] / xs[0]) ** 0.06
     kept = [xs[0]]
     for x in xs[1:]:
-        if x / kept[-1] >= least:
+        if x / kept[-1] >= min_ratio:
             kept.append(x)
     return kept
 
 
 def line_plot(name: str, title: str, caption: str, xlabel: str, ylabel: str, lines: Mapping[str, Line]) -> Plot:
-    """A figure of several lines; the x axis is logarithmic where it spans more than a factor of ten."""
+    """A figure of several lines. The x axis is logarithmic if it spans more than a factor of ten.
+
+    Args:
+        name: see `Plot`.
+        title: see `Plot`.
+        caption: see `Plot`.
+        xlabel: label of the x axis.
+        ylabel: label of the y axis.
+        lines: label -> line; a single line may have the label ''.
+    """
     with matplotlib.rc_context(STYLE):
         figure, axes = make_axes(ylabel)
         for i, (label, line) in enumerate(lines.items()):
@@ -175,19 +193,19 @@ def line_plot(name: str, title: str, caption: str, xlabel: str, ylabel: str, lin
                           linestyle="none" if line.curve else DASHES[i % 7], markersize=6, capsize=3)
             if line.curve:
                 xs, ys, low, high = line.curve
-                inside = [x <= line.known_to for x in xs]
+                inside = [x <= line.measured_to for x in xs]
                 axes.plot([x for x, k in zip(xs, inside, strict=True) if k],
                           [y for y, k in zip(ys, inside, strict=True) if k], color=color)
                 axes.plot([x for x, k in zip(xs, inside, strict=True) if not k],
                           [y for y, k in zip(ys, inside, strict=True) if not k], color=color, linestyle="--")
                 axes.fill_between(xs, low, high, color=color, alpha=0.15, linewidth=0)
-        every = [x for line in lines.values() for x in line.xs]
-        if min(every) > 0 and max(every) > 10 * min(every):
+        all_xs = [x for line in lines.values() for x in line.xs]
+        if min(all_xs) > 0 and max(all_xs) > 10 * min(all_xs):
             axes.set_xscale("log")
-            marked = _far_apart(sorted(set(every)))
-            if len(marked) <= _MOST_TICKS:
-                axes.set_xticks(marked)
-            axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep="") if min(every) >= 1  # 100, 5k, 10M
+            ticks = _far_apart(sorted(set(all_xs)))
+            if len(ticks) <= _MAX_TICKS:
+                axes.set_xticks(ticks)
+            axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep="") if min(all_xs) >= 1  # 100, 5k, 10M
                                            else matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
             axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
         axes.set_xlabel(xlabel)

@@ -1,4 +1,4 @@
-"""What judges and reward models said: systems against each other, held-out preferences, scorers that agree."""
+"""Judgements: the ranking of systems, held-out preferences of the reward model, agreement of scorers."""
 
 from statistics import fmean
 
@@ -7,34 +7,34 @@ from ilf_jax.records import Match, Preference
 from ilf_jax.reporting.tables import ARM_LABELS, BASELINES, Table, number, with_error
 from ilf_jax.reporting.workfolder import Metric, WorkFolder
 
-_BY_PEOPLE = {"references": "references themselves", "human_refinements": "people's refinements themselves"}
+_HUMAN_TEXTS = {"references": "references themselves", "human_refinements": "human refinements themselves"}
 
 
 def matches(work: WorkFolder) -> list[Match]:
-    """Of the last ranking; [] where there is none."""
+    """Matches of the last ranking; [] if there is none."""
     ranked = [iteration for iteration in work.iterations if iteration.rows("rank")]
     return list(ranked[-1].rows("rank").values()) if ranked else []
 
 
 def spoken(system: str) -> str:
-    """A system's name for people: initial_best_of_16 -> initial drafts, best of 16."""
-    if system in _BY_PEOPLE:
-        return _BY_PEOPLE[system]
-    name, found, count = system.partition("_best_of_")
-    return ARM_LABELS.get(name, name.replace("_", " ")) + (f", best of {count}" if found else "")
+    """A system's display name: initial_best_of_16 -> initial drafts, best of 16."""
+    if system in _HUMAN_TEXTS:
+        return _HUMAN_TEXTS[system]
+    name, best_of, count = system.partition("_best_of_")
+    return ARM_LABELS.get(name, name.replace("_", " ")) + (f", best of {count}" if best_of else "")
 
 
 def against_all(work: WorkFolder) -> dict[str, Metric]:
-    """Each system's win rate against all others, the best one first."""
-    found = {}
+    """Each system's win rate against all others, best system first."""
+    win_rates = {}
     for name, outcomes in ranking.against_all(matches(work)).items():
         mean = statistics.mean("win_rate", list(outcomes.values()))
-        found[name] = Metric(0, "rank", "win_rate", mean.value, mean.stderr, mean.n)
-    return found
+        win_rates[name] = Metric(0, "rank", "win_rate", mean.value, mean.stderr, mean.n)
+    return win_rates
 
 
 def rank_table(work: WorkFolder) -> Table:
-    """A row for each system, the best one first: win rate against all others, and against each of them."""
+    """A row per system, best system first: win rate against all others, and against each of them."""
     overall, rates = against_all(work), {}
     for one in matches(work):
         rates[one.first, one.second] = (one.win_rate, one.low, one.high)
@@ -52,14 +52,15 @@ def rank_table(work: WorkFolder) -> Table:
 
 
 def preferences(work: WorkFolder) -> list[Preference]:
-    """What the reward model said of held-out comparisons; [] where none was trained."""
+    """The reward model's predictions on held-out comparisons; [] if none was trained."""
     return [row for iteration in work.iterations for row in iteration.rows("reward").values()]
 
 
 def agreement_table(work: WorkFolder) -> Table:
-    """How often two ways of picking take the same refinement, in the last iteration that was scored.
+    """How often two scorers pick the same refinement, in the last scored iteration.
 
-    Beside the scorer and the baselines: each prompt of an ensemble by itself, from all refinements, usable or not.
+    Includes the scorer, its baselines, and each single prompt of an ensemble, which picks from all refinements, usable
+    or not.
     """
     last = next((i for i in reversed(work.iterations) if i.rows("score")), None)
     picks: dict[str, list[int]] = {}
@@ -71,11 +72,11 @@ def agreement_table(work: WorkFolder) -> Table:
         for name in BASELINES:
             if name in scored.picks:
                 picks.setdefault(name, []).append(scored.picks[name])
-    whole = {name: found for name, found in picks.items() if len(found) == len(picks["scorer"])}
+    complete = {name: indices for name, indices in picks.items() if len(indices) == len(picks["scorer"])}
 
     def share(a: list[int], b: list[int]) -> str:
         return number(fmean(x == y for x, y in zip(a, b, strict=True)))
 
-    rows = [[name, *(share(mine, other) if name != beside else "" for beside, other in whole.items())]
-            for name, mine in whole.items()]
-    return Table(["same pick", *whole], rows)
+    rows = [[name, *(share(own, other) if name != other_name else "" for other_name, other in complete.items())]
+            for name, own in complete.items()]
+    return Table(["same pick", *complete], rows)

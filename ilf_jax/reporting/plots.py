@@ -10,7 +10,9 @@ from ilf_jax.evaluation import calibration
 from ilf_jax.reporting import figures, judgements, tables
 from ilf_jax.reporting.workfolder import Metric, WorkFolder
 
-_MAX_POINTS = 300  # of a training curve; more make the page heavy and show nothing
+_MAX_POINTS = 300  # of a training curve; more points make the page heavy and show no more
+
+
 def _errors(metrics: Sequence[Metric]) -> list[float]:
     return [m.stderr if m.stderr is not None and math.isfinite(m.stderr) else 0.0 for m in metrics]
 
@@ -23,7 +25,7 @@ def _headline(work: WorkFolder) -> figures.Plot | None:
     by_label = {label: tables.series(run, stage, lead) for label, (run, stage) in tables.systems(work).items()}
     by_label = {label: metrics for label, metrics in by_label.items() if metrics}
     for i, (label, metrics) in enumerate(by_label.items()):
-        shift = 0.03 * (i - (len(by_label) - 1) / 2)  # error bars beside, not on top of, each other
+        shift = 0.03 * (i - (len(by_label) - 1) / 2)  # keeps error bars from overlapping
         axes.errorbar(
             [m.iteration + shift for m in metrics],
             [m.value for m in metrics],
@@ -41,7 +43,7 @@ def _headline(work: WorkFolder) -> figures.Plot | None:
     axes.margins(x=0.1, y=0.15)
     figures.add_legend(figure, axes)
     title = f"{tables.spoken(lead).capitalize()} by iteration"
-    caption = ", ".join(filter(None, [tables.direction(lead), "bars are one standard error"]))
+    caption = ", ".join(filter(None, [tables.direction(lead), "error bars: one standard error"]))
     return figures.Plot("headline", title, caption.capitalize() + ".", figures.to_svg(figure, "headline", title))
 
 
@@ -49,23 +51,23 @@ def _scorers(work: WorkFolder) -> figures.Plot | None:
     base = tables.accuracy_metric(work)
     if base is None:
         return None
-    found = tables.scorer_accuracy(work, base)
+    metrics_by_label = tables.scorer_accuracy(work, base)
     groups = {
         {"all": "all refinements"}.get(label, label): {
             m.iteration: (m.value, e) for m, e in zip(metrics, _errors(metrics), strict=True)
         }
-        for label, metrics in found.items()
+        for label, metrics in metrics_by_label.items()
     }
     figure, axes = figures.make_axes("")
     figures.grouped_bars(figure, axes, groups)
     axes.set_xlabel(tables.spoken(base))
     title = "The scorer against its baselines"
-    caption = f"{tables.spoken(base).capitalize()} of the picked refinements; bars are one standard error."
+    caption = f"{tables.spoken(base).capitalize()} of the picked refinements; error bars: one standard error."
     return figures.Plot("scorers", title, caption, figures.to_svg(figure, "scorers", title))
 
 
 def _thinned(xs: list[float], ys: list[float]) -> tuple[list[float], list[float]]:
-    """At most _MAX_POINTS points, each the mean of a run of neighbours."""
+    """At most _MAX_POINTS points, each the mean of consecutive ones."""
     size = math.ceil(len(xs) / _MAX_POINTS)
     starts = range(0, len(xs), size) if size else ()
     return tuple([sum(v[i : i + size]) / len(v[i : i + size]) for i in starts] for v in (xs, ys))  # type: ignore
@@ -93,14 +95,14 @@ def _loss(work: WorkFolder) -> figures.Plot | None:
 
 
 def _lengths(work: WorkFolder) -> figures.Plot | None:
-    """Words a text, of the last iteration that has refinements, and of what the policy writes before and after."""
+    """Words per text: the last iteration's drafts and refinements, and held-out outputs before and after training."""
     texts: dict[str, list[str]] = {}
     last = next((i for i in reversed(work.iterations) if i.rows("refine") or i.rows("draft")), None)
     if last is not None:
         texts["drafts"] = [r.text for r in last.rows("draft").values()]
         texts["refinements"] = [text for r in last.rows("refine").values() for text in r.texts]
-        drawn = last.rows("refine")
-        texts["chosen"] = [drawn[i].texts[s.chosen] for i, s in last.rows("score").items() if i in drawn]
+        candidates = last.rows("refine")
+        texts["chosen"] = [candidates[i].texts[s.chosen] for i, s in last.rows("score").items() if i in candidates]
     evaluated = [i for i in work.iterations if i.rows("evaluate")]
     if evaluated:
         texts["held out, before"] = [r.text for r in evaluated[0].rows("evaluate").values()]
@@ -108,7 +110,7 @@ def _lengths(work: WorkFolder) -> figures.Plot | None:
         texts["references"] = [e.reference for e in heldout if e.reference]
     if len(evaluated) > 1:
         texts["held out, after"] = [r.text for r in evaluated[-1].rows("evaluate").values()]
-    words = {label: [len(text.split()) for text in found] for label, found in texts.items() if found}
+    words = {label: [len(text.split()) for text in group] for label, group in texts.items() if group}
     if not words:
         return None
     figure, axes = figures.make_axes("")
@@ -139,33 +141,33 @@ def _lengths(work: WorkFolder) -> figures.Plot | None:
 
 
 def _rates(work: WorkFolder) -> figures.Plot | None:
-    found = tables.rates(work)
-    if not found:
+    rates = tables.rates(work)
+    if not rates:
         return None
     figure, axes = figures.make_axes("")
-    figure.set_size_inches(5.4, max(3.4, 0.25 + 0.42 * len(found)))
-    bars = {label: {k: (v, 0.0) for k, v in values.items()} for label, values in found.items()}
+    figure.set_size_inches(5.4, max(3.4, 0.25 + 0.42 * len(rates)))
+    bars = {label: {k: (v, 0.0) for k, v in values.items()} for label, values in rates.items()}
     figures.grouped_bars(figure, axes, bars)
     axes.set_xlim(0, 1.12)
     title = "Stopping and repeating"
-    caption = "Stop: ended by itself. Truncation: cut at the token limit. Duplicate: equal candidates of one draft."
+    caption = "Stop: ended with a stop token. Truncation: cut at the limit. Duplicate: equal candidates of one draft."
     return figures.Plot("rates", title, caption, figures.to_svg(figure, "rates", title))
 
 
 def _win_rates(work: WorkFolder) -> figures.Plot | None:
-    found = judgements.against_all(work)
-    if not found:
+    win_rates = judgements.against_all(work)
+    if not win_rates:
         return None
     figure, axes = figures.make_axes("")
-    figure.set_size_inches(5.4, max(2.0, 0.6 + 0.42 * len(found)))
-    errors = _errors(list(found.values()))
+    figure.set_size_inches(5.4, max(2.0, 0.6 + 0.42 * len(win_rates)))
+    errors = _errors(list(win_rates.values()))
     figures.bars(axes, {judgements.spoken(name): (metric.value, error)
-                        for (name, metric), error in zip(found.items(), errors, strict=True)})
+                        for (name, metric), error in zip(win_rates.items(), errors, strict=True)})
     axes.set_xlim(0, 1.12)
     axes.axvline(0.5, color=figures.INK, linewidth=1, linestyle=":")
     axes.set_xlabel("win rate against all others")
     title = "Systems against each other"
-    caption = "Judged in both orders on the same documents; ties count half; bars are one standard error."
+    caption = "Judged in both orders on the same documents; a tie counts half; error bars: one standard error."
     return figures.Plot("win-rates", title, caption, figures.to_svg(figure, "win-rates", title))
 
 
@@ -173,23 +175,23 @@ def _reliability(work: WorkFolder) -> figures.Plot | None:
     rows = judgements.preferences(work)
     if not rows:
         return None
-    found = calibration.reliability([row.probability for row in rows], [row.preferred == "first" for row in rows])
-    figure, axes = figures.make_axes("share that is right")
+    bins = calibration.reliability([row.probability for row in rows], [row.preferred == "first" for row in rows])
+    figure, axes = figures.make_axes("accuracy")
     axes.plot([0.5, 1], [0.5, 1], color=figures.GRID, linestyle="--")
-    axes.plot([one.confidence for one in found], [one.accuracy for one in found], color=figures.SERIES[0],
+    axes.plot([b.confidence for b in bins], [b.accuracy for b in bins], color=figures.SERIES[0],
               marker=figures.MARKERS[0])
-    for one in found:
-        axes.annotate(str(one.n), (one.confidence, one.accuracy), (0, 7), textcoords="offset points", ha="center",
+    for b in bins:
+        axes.annotate(str(b.n), (b.confidence, b.accuracy), (0, 7), textcoords="offset points", ha="center",
                       fontsize=8)
-    axes.set_xlabel("its probability of the likelier text")
+    axes.set_xlabel("confidence (probability of the likelier text)")
     axes.margins(x=0.05, y=0.15)
-    title = "Is the reward model as sure as it is right?"
-    caption = "Held-out comparisons by how sure it was, with how many they are; on the dashed line it is."
+    title = "Calibration of the reward model"
+    caption = "Held-out comparisons in bins of confidence, with their number; dashed: perfect calibration."
     return figures.Plot("reliability", title, caption, figures.to_svg(figure, "reliability", title))
 
 
 def draw(work: WorkFolder) -> list[figures.Plot]:
-    """Every figure for which the folder has data."""
+    """Every figure that the folder has data for."""
     with matplotlib.rc_context(figures.STYLE):
-        made = [make(work) for make in (_headline, _win_rates, _scorers, _reliability, _loss, _lengths, _rates)]
-    return [plot for plot in made if plot is not None]
+        plots = [make(work) for make in (_headline, _win_rates, _scorers, _reliability, _loss, _lengths, _rates)]
+    return [plot for plot in plots if plot is not None]

@@ -1,4 +1,4 @@
-"""The texts of the report: a few examples with everything that was written about them, differences marked."""
+"""Text samples of the report: a few examples with all texts about them, differences marked."""
 
 import dataclasses
 import difflib
@@ -11,15 +11,16 @@ from ilf_jax.reporting.tables import number
 from ilf_jax.reporting.workfolder import WorkFolder
 
 SAMPLES = 8
-SHORT_WORDS = 60  # of a document, before "show all"
-SHOWN_CANDIDATES = 4  # before "show the others"
+SHORT_WORDS = 60  # of a document, shown before "show all"
+SHOWN_CANDIDATES = 4  # the others are folded
 
-Pieces = list[tuple[bool, str]]  # (differs, text) runs that join to the whole text
+Pieces = list[tuple[bool, str]]
+"""(differs, text) runs that concatenate to the whole text."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CandidateView:
-    """One refinement as shown. `picked_by` names the baselines that would have picked it."""
+    """One refinement. `picked_by` names the baseline scorers that pick it."""
 
     text: str
     score: str
@@ -46,7 +47,7 @@ class TrainingView:
 
 @dataclasses.dataclass(frozen=True)
 class HeldOutView:
-    """A held-out example: what the policy wrote before and after training."""
+    """A held-out example: the policy's output before and after training."""
 
     id: str
     title: str
@@ -62,9 +63,9 @@ class HeldOutView:
 
 
 def difference(before: str, after: str) -> tuple[Pieces, Pieces]:
-    """Both texts cut into runs of whole words that the other has (False) or has not (True)."""
+    """Splits both texts into runs of whole words that the other text has (False) or lacks (True)."""
     old, new = (re.findall(r"\s*\S+|\s+$", text) for text in (before, after))
-    # Compared without the space before a word: a word that moved to the start of a line is the same word.
+    # Compares words without the space before them, so that a word that moved to the start of a line is equal.
     matcher = difflib.SequenceMatcher(None, [w.strip() for w in old], [w.strip() for w in new], autojunk=False)
     left: Pieces = []
     right: Pieces = []
@@ -72,7 +73,7 @@ def difference(before: str, after: str) -> tuple[Pieces, Pieces]:
         for side, words in ((left, old[i1:i2]), (right, new[j1:j2])):
             text = "".join(words)
             core = text.lstrip()
-            # The space before a changed run stays unmarked: a mark that begins with a blank looks torn.
+            # The space before a changed run stays unmarked: a mark that starts with a space looks ragged.
             space = text[: len(text) - len(core)]
             parts = [(False, text)] if kind == "equal" else [(False, space), (True, core)]
             side.extend(part for part in parts if part[1])
@@ -80,9 +81,9 @@ def difference(before: str, after: str) -> tuple[Pieces, Pieces]:
 
 
 def side_by_side(before: str, after: str) -> tuple[Pieces, Pieces]:
-    """`difference` for texts that share at least a third of their words in order; others stand unmarked.
+    """`difference` for texts that share at least a third of their words in order; other texts stay unmarked.
 
-    Marking nearly every word of two unrelated texts makes them hard to read and says nothing.
+    Marks on nearly every word would make unrelated texts hard to read.
     """
     left, right = difference(before, after)
     shared = sum(len(text.split()) for differs, text in left if not differs)
@@ -92,19 +93,19 @@ def side_by_side(before: str, after: str) -> tuple[Pieces, Pieces]:
 
 
 def opening(text: str, words: int = SHORT_WORDS) -> str:
-    """The first words of a long text, '' for a text short enough to be shown whole."""
-    found = text.split()
-    return " ".join(found[:words]) if len(found) > words * 1.3 else ""
+    """The first words of a long text; '' if the text is short enough to show whole."""
+    all_words = text.split()
+    return " ".join(all_words[:words]) if len(all_words) > words * 1.3 else ""
 
 
 def pick(ids: Iterable[str], count: int = SAMPLES) -> list[str]:
-    """`count` ids by chance, the same ones each time."""
-    found = sorted(ids)
-    return random.Random(0).sample(found, min(count, len(found)))
+    """A random sample of `count` ids, the same on every call."""
+    ordered = sorted(ids)
+    return random.Random(0).sample(ordered, min(count, len(ordered)))
 
 
 def training_samples(work: WorkFolder) -> tuple[int, list[TrainingView]]:
-    """The last iteration with refinements (else with drafts), and samples from it; (0, []) before any."""
+    """Number and samples of the last iteration with scores, else refinements, else drafts; (0, []) if there is none."""
     for stage in ("score", "refine", "draft"):
         last = next((i for i in reversed(work.iterations) if i.rows(stage)), None)
         if last is not None:
@@ -116,18 +117,18 @@ def training_samples(work: WorkFolder) -> tuple[int, list[TrainingView]]:
         example = last.examples.get(key, Example(key, ""))
         draft, feedback = last.rows("draft").get(key), last.rows("feedback").get(key)
         before = draft.text if draft else example.draft
-        drawn, scored = last.rows("refine").get(key), last.rows("score").get(key)
+        refined, scored = last.rows("refine").get(key), last.rows("score").get(key)
         candidates, chosen = [], ""
-        for i in range(len(drawn.texts)) if drawn else ():
+        for i in range(len(refined.texts)) if refined else ():
             is_chosen = scored is not None and i == scored.chosen
-            chosen = drawn.texts[i] if is_chosen else chosen
+            chosen = refined.texts[i] if is_chosen else chosen
             candidates.append(
                 CandidateView(
-                    text=drawn.texts[i],
+                    text=refined.texts[i],
                     score=number(scored.scores[i]) if scored else "",
                     chosen=is_chosen,
                     picked_by=[name for name, index in scored.picks.items() if index == i] if scored else [],
-                    stopped=drawn.stopped[i],
+                    stopped=refined.stopped[i],
                 )
             )
         order = sorted(range(len(candidates)), key=lambda i: -scored.scores[i]) if scored else range(len(candidates))
@@ -151,7 +152,7 @@ def training_samples(work: WorkFolder) -> tuple[int, list[TrainingView]]:
 
 
 def heldout_samples(work: WorkFolder) -> list[HeldOutView]:
-    """Samples of what the policy wrote at the first and at the last evaluation."""
+    """Samples of the policy's outputs at the first and the last evaluation."""
     evaluated = [i for i in work.iterations if i.rows("evaluate")]
     if not evaluated:
         return []

@@ -1,1 +1,1 @@
-"""Many runs from one file: which, run one after another or several at once, and one table and one figure of them."""
+"""Sweeps: many runs from one file, run in sequence or in parallel, with one table and one set of figures."""

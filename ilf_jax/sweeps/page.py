@@ -1,4 +1,4 @@
-"""The sweep's own report.html: one table, a figure for each metric (as a file too), and the power laws fitted."""
+"""The sweep's report.html: one table, a figure for each metric (also as a file), and the fitted power laws."""
 
 import re
 from collections.abc import Sequence
@@ -14,26 +14,27 @@ from ilf_jax.sweeps import grid as cells_lib
 from ilf_jax.sweeps import results, runner
 from ilf_jax.sweeps.grid import Sweep
 
-# How far beyond the last measured x a fitted curve is drawn.
-_BEYOND = 3.0
+# Fitted curves extend to this multiple of the largest measured x.
+_EXTRAPOLATION = 3.0
 
 
 def build(sweep: Sweep, rows: Sequence[results.Row], workdir: Path, title: str) -> Path:
     """Writes `workdir/report.html` and `workdir/figures/*.svg` from the complete cells; returns the page's path."""
-    found = {metric: results.lines(sweep, rows, metric) for metric in sweep.metrics}
-    fits = {label: results.fit(points) for label, points in found[sweep.metrics[0]].items()} if sweep.fit else {}
+    lines_by_metric = {metric: results.lines(sweep, rows, metric) for metric in sweep.metrics}
+    fitted = lines_by_metric[sweep.metrics[0]] if sweep.fit else {}
+    fits = {label: results.fit(points) for label, points in fitted.items()}
     x = cells_lib.spoken(sweep.x or "")
-    drawn = [_plot(metric, results.name(sweep, metric), x, lines, fits if metric == sweep.metrics[0] else {})
-             for metric, lines in found.items() if lines]
+    plots = [_plot(metric, results.name(sweep, metric), x, lines, fits if metric == sweep.metrics[0] else {})
+             for metric, lines in lines_by_metric.items() if lines]
     lines = results.lines_side_by_side(sweep, rows)
     if lines:
-        drawn.insert(0, _plot("side by side", sweep.side_by_side, x, lines, {}))
-    for plot in drawn:
+        plots.insert(0, _plot("side by side", sweep.side_by_side, x, lines, {}))
+    for plot in plots:
         write_atomically(workdir / "figures" / f"{plot.name}.svg", figures.standalone(plot))
     text = html_report.template("sweep.html").render(
         title=title, config=sweep.config, cells=len(sweep.cells), complete=sum(row.complete for row in rows),
         missing=[cells_lib.name(cell) for cell in sweep.cells if not runner.is_done(workdir, cell)],
-        plots=[(plot, markupsafe.Markup(plot.svg)) for plot in drawn],
+        plots=[(plot, markupsafe.Markup(plot.svg)) for plot in plots],
         table=tables.Table(*results.table(sweep, rows), len(results.setting_keys(rows))),
         fits=_fit_table(fits) if fits else None,
     )
@@ -43,32 +44,33 @@ def build(sweep: Sweep, rows: Sequence[results.Row], workdir: Path, title: str) 
 
 
 def _fit_table(fits: dict[str, results.Fit]) -> tables.Table:
-    lines = []
+    rows = []
     for label, fit in fits.items():
         law = fit.law
-        shown = [f"{n:.3g}" for n in (law.a, law.b, law.c)] if law else ["–"] * 3
-        lines.append([label or "all", *shown, fit.why_not or ""])
-    return tables.Table(["line", "a", "b", "c", "y = a x^-b + c"], lines)
+        numbers = [f"{n:.3g}" for n in (law.a, law.b, law.c)] if law else ["–"] * 3
+        rows.append([label or "all", *numbers, fit.why_not or ""])
+    return tables.Table(["line", "a", "b", "c", "y = a x^-b + c"], rows)
 
 
 def _plot(
     figure: str, metric: str, x: str, lines: dict[str, list[results.Point]], fits: dict[str, results.Fit]
 ) -> figures.Plot:
-    drawn = {}
+    plotted = {}
     for label, points in lines.items():
         xs = [p.x for p in points]
         curve, fit = None, fits.get(label)
         if fit is not None and fit.law is not None:
-            at = np.geomspace(min(xs), _BEYOND * max(xs), 100)
-            ys = fit.law(at)
-            curve = (at, ys, *(scaling.interval(fit.draws, at) if fit.draws else (ys, ys)))
+            grid_xs = np.geomspace(min(xs), _EXTRAPOLATION * max(xs), 100)
+            ys = fit.law(grid_xs)
+            curve = (grid_xs, ys, *(scaling.interval(fit.draws, grid_xs) if fit.draws else (ys, ys)))
         numbers = [p.number for p in points]
-        drawn[tables.spoken(label)] = figures.Line(
+        plotted[tables.spoken(label)] = figures.Line(
             xs, [n.value for n in numbers], [n.stderr or 0.0 for n in numbers], curve, max(xs))
-    caption = "Bars: one standard error."
-    if any(line.curve for line in drawn.values()):
-        caption += (" Curves: power laws with offset, dashed beyond what was measured; bands: nine tenths of the fits "
-                    "to data drawn again from the seeds.")
-    spoken = tables.spoken(metric.replace("/", ": "))
-    title = f"{spoken.capitalize()} by {tables.spoken(x)}"
-    return figures.line_plot(re.sub(r"\W+", "_", figure).strip("_"), title, caption, tables.spoken(x), spoken, drawn)
+    caption = "Error bars: one standard error."
+    if any(line.curve for line in plotted.values()):
+        caption += (" Curves: power laws with offset, dashed where extrapolated. Bands: the middle 90 % of fits to "
+                    "bootstrap samples over seeds.")
+    ylabel = tables.spoken(metric.replace("/", ": "))
+    title = f"{ylabel.capitalize()} by {tables.spoken(x)}"
+    name = re.sub(r"\W+", "_", figure).strip("_")
+    return figures.line_plot(name, title, caption, tables.spoken(x), ylabel, plotted)

@@ -1,4 +1,4 @@
-"""What came out of a sweep: one row for each setting, averaged over seeds, and a power law over its axis."""
+"""Results of a sweep: one row per setting, averaged over seeds, and power laws over the x axis."""
 
 import dataclasses
 import math
@@ -19,8 +19,8 @@ class Number:
 
     Attributes:
         value: mean over the seeds.
-        stderr: from the spread over seeds; of one seed, that of its run; None where neither is known.
-        seeds: the values of the seeds that are there.
+        stderr: standard error over seeds; for a single seed, that of its run; None if unknown.
+        seeds: the value of each complete seed.
     """
 
     value: float
@@ -30,25 +30,32 @@ class Number:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One setting: what its cells override, seed apart, and each metric that any of them has measured so far."""
+    """One setting.
+
+    Attributes:
+        setting: overrides of its cells, without the seed.
+        numbers: metric -> number, for each metric that a complete cell has.
+        complete: number of complete cells.
+        cells: number of cells.
+    """
 
     setting: Cell
     numbers: dict[str, Number]
-    complete: int  # cells
+    complete: int
     cells: int
 
 
 def collect(sweep: Sweep, workdir: Path) -> list[Row]:
-    """A row for each setting, in the sweep's order. Cells that are not complete add nothing but to the count."""
+    """A row per setting, in the sweep's order. Incomplete cells count only towards `Row.cells`."""
     groups: dict[str, list[Cell]] = {}
     for cell in sweep.cells:
         groups.setdefault(cells_lib.name(_setting(sweep, cell)), []).append(cell)
     rows = []
     for members in groups.values():
         done = [cell for cell in members if runner.is_done(workdir, cell)]
-        found = [_last_metrics(runner.cell_folder(workdir, cell)) for cell in done]
-        numbers = {metric: _number([one[metric] for one in found if metric in one])
-                   for metric in sweep.metrics if any(metric in one for one in found)}
+        metrics_of_cells = [_last_metrics(runner.cell_folder(workdir, cell)) for cell in done]
+        numbers = {metric: _number([metrics[metric] for metrics in metrics_of_cells if metric in metrics])
+                   for metric in sweep.metrics if any(metric in metrics for metrics in metrics_of_cells)}
         rows.append(Row(_setting(sweep, members[0]), numbers, len(done), len(members)))
     return rows
 
@@ -58,21 +65,21 @@ def _setting(sweep: Sweep, cell: Cell) -> Cell:
 
 
 def _last_metrics(folder: Path) -> dict[str, tuple[float, float | None]]:
-    """"stage/metric" -> (value, standard error), of the last iteration that has it."""
-    found: dict[str, tuple[float, float | None]] = {}
+    """"stage/metric" -> (value, standard error) in the last iteration that has it."""
+    metrics: dict[str, tuple[float, float | None]] = {}
     for _, row in read_json_lines(folder / "metrics.jsonl"):
-        found[f"{row['stage']}/{row['metric']}"] = (row["value"], row["stderr"])
-    return found
+        metrics[f"{row['stage']}/{row['metric']}"] = (row["value"], row["stderr"])
+    return metrics
 
 
-def _number(found: Sequence[tuple[float, float | None]]) -> Number:
-    values = tuple(value for value, _ in found)
+def _number(values_with_errors: Sequence[tuple[float, float | None]]) -> Number:
+    values = tuple(value for value, _ in values_with_errors)
     mean = statistics.mean("seeds", values)
-    return Number(mean.value, mean.stderr if len(values) > 1 else found[0][1], values)
+    return Number(mean.value, mean.stderr if len(values) > 1 else values_with_errors[0][1], values)
 
 
 def table(sweep: Sweep, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Heads and cells: settings down, metrics across with their standard errors, and how many seeds that is."""
+    """Column heads and rows: the setting, each metric with its standard error, and the number of seeds."""
     keys = setting_keys(rows)
     heads = [*map(cells_lib.spoken, keys), *(name(sweep, metric) for metric in sweep.metrics), "seeds"]
     lines = []
@@ -84,7 +91,7 @@ def table(sweep: Sweep, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]
 
 
 def name(sweep: Sweep, metric: str) -> str:
-    """A metric without its stage, if no other of the sweep's is called alike."""
+    """A metric's name without its stage, unless another metric of the sweep has the same name."""
     short = metric.rpartition("/")[2]
     return metric if [m.rpartition("/")[2] for m in sweep.metrics].count(short) > 1 else short
 
@@ -97,12 +104,12 @@ def setting_keys(rows: Sequence[Row]) -> list[str]:
 def markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
     """`table` as Markdown."""
     heads, lines = table(sweep, rows)
-    shown_lines = [f"| {' | '.join(cells)} |" for cells in (heads, *lines)]
-    return "\n".join([shown_lines[0], "|---" * len(heads) + "|", *shown_lines[1:]]) + "\n"
+    table_lines = [f"| {' | '.join(cells)} |" for cells in (heads, *lines)]
+    return "\n".join([table_lines[0], "|---" * len(heads) + "|", *table_lines[1:]]) + "\n"
 
 
 def shown(number: Number | None) -> str:
-    """A number with its standard error; a dash where there is none."""
+    """A number with its standard error; a dash for None."""
     if number is None:
         return "–"
     return f"{number.value:.3f}" if number.stderr is None else f"{number.value:.3f} ± {number.stderr:.3f}"
@@ -110,51 +117,57 @@ def shown(number: Number | None) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One mark of the figure."""
+    """One mark of a figure."""
 
     x: float
     number: Number
 
 
 def lines(sweep: Sweep, rows: Sequence[Row], metric: str) -> dict[str, list[Point]]:
-    """What the figure shows: a line for each setting of all but the x axis, its points by x. {} without an x axis.
+    """The figure's lines: one for each setting of the keys other than x, with points sorted by x. {} without an x axis.
 
-    A line is called by its setting; by the value alone where all set one key, and "" where it is the only one.
+    A line's label is its setting, or the value alone if there is only one other key, or '' if there is none.
     """
     keys = [key for key in setting_keys(rows) if key != sweep.x]
-    found: dict[str, list[Point]] = {}
+    points_by_label: dict[str, list[Point]] = {}
     for row in rows if sweep.x is not None else ():
         x = row.setting.get(sweep.x)
         x = sweep.x_numbers.get(str(x), x)
         if metric in row.numbers and isinstance(x, (int, float)):
             others = {key: value for key, value in row.setting.items() if key != sweep.x}
             label = cells_lib.name(others) if len(keys) > 1 else "".join(map(str, others.values()))
-            found.setdefault(label, []).append(Point(float(x), row.numbers[metric]))
-    return {label: sorted(points, key=lambda p: p.x) for label, points in found.items()}
+            points_by_label.setdefault(label, []).append(Point(float(x), row.numbers[metric]))
+    return {label: sorted(points, key=lambda p: p.x) for label, points in points_by_label.items()}
 
 
 def lines_side_by_side(sweep: Sweep, rows: Sequence[Row]) -> dict[str, list[Point]]:
-    """`lines` of the metric `sweep.side_by_side` of all stages that have it; of all but the first they say which."""
-    found = {}
+    """`lines` of the metric `sweep.side_by_side` in every stage that has it. Labels name each stage after the first."""
+    points_by_label = {}
     metrics = [metric for metric in sweep.metrics if metric.rpartition("/")[2] == sweep.side_by_side]
     for i, metric in enumerate(metrics):
         stage = metric.partition("/")[0] if i else ""
         for label, points in lines(sweep, rows, metric).items():
-            found[", ".join(part for part in (label, stage) if part)] = points
-    return found
+            points_by_label[", ".join(part for part in (label, stage) if part)] = points
+    return points_by_label
 
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    """A power law through one line of the figure, or why there is none."""
+    """A power law fitted to one line of the figure.
+
+    Attributes:
+        law: the fit, or None.
+        draws: bootstrap fits over seeds; () if some x has only one seed.
+        why_not: why there is no fit, or None.
+    """
 
     law: scaling.PowerLaw | None
-    draws: tuple[scaling.PowerLaw, ...]  # bootstrap over seeds; () where there is one seed only
+    draws: tuple[scaling.PowerLaw, ...]
     why_not: str | None
 
 
 def fit(points: Sequence[Point]) -> Fit:
-    """Fits all seeds' values."""
+    """Fits a power law to the values of all seeds."""
     values = {p.x: [v for v in p.number.seeds if not math.isnan(v)] for p in points}
     try:
         law = scaling.fit([x for x, ys in values.items() for _ in ys], [y for ys in values.values() for y in ys])
@@ -165,7 +178,7 @@ def fit(points: Sequence[Point]) -> Fit:
 
 
 def to_json(sweep: Sweep, rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """The table's numbers."""
+    """The table as JSON values: a list with one object per row."""
     return [{"setting": {key: str(value) if isinstance(value, cells_lib.Named) else value
                          for key, value in row.setting.items()}, "complete": row.complete, "cells": row.cells,
              "numbers": {name: dataclasses.asdict(number) for name, number in row.numbers.items()}} for row in rows]

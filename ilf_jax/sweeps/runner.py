@@ -1,7 +1,7 @@
-"""Runs the cells of a sweep, each as a process of its own, and goes on where an earlier start stopped.
+"""Runs the cells of a sweep, each in its own process, and resumes a sweep that was stopped.
 
-The sweep's folder: `cells/NAME/` is a cell's work folder, `cells/NAME.log` what it printed, `cells/NAME.done` is there
-once it is complete.
+In the sweep's folder, `cells/NAME/` is a cell's work folder, `cells/NAME.log` its output, and `cells/NAME.done` marks
+it as complete.
 """
 
 import collections
@@ -31,7 +31,7 @@ Command = Callable[[Sweep, Cell, Path], list[str]]
 
 
 def command(sweep: Sweep, cell: Cell, workdir: Path) -> list[str]:
-    """How a cell is run."""
+    """The command line that runs a cell."""
     uri, overrides = cells_lib.overrides(sweep, cell)
     flags = [f"--config.{key}={_flag(value)}" for key, value in overrides.items()]
     return [sys.executable, "-m", "ilf_jax.main", f"--config={uri}", f"--workdir={workdir}", *flags]
@@ -47,7 +47,7 @@ def cell_folder(workdir: Path, cell: Cell) -> Path:
 
 
 def _beside(folder: Path, ending: str) -> Path:
-    return folder.with_name(folder.name + ending)  # with_suffix would cut a name at its last point
+    return folder.with_name(folder.name + ending)  # with_suffix would cut the name at its last dot
 
 
 def is_done(workdir: Path, cell: Cell) -> bool:
@@ -56,14 +56,14 @@ def is_done(workdir: Path, cell: Cell) -> bool:
 
 
 def shell_lines(sweep: Sweep, workdir: Path) -> list[str]:
-    """A shell command for each cell that is still to be run; it leaves the mark that `run` would."""
-    folders = [(cell, cell_folder(workdir, cell)) for cell in sweep.cells if not is_done(workdir, cell)]
+    """A shell command for each incomplete cell. It marks the cell as complete, as `run` does."""
+    incomplete = [(cell, cell_folder(workdir, cell)) for cell in sweep.cells if not is_done(workdir, cell)]
     return [f"{shlex.join(command(sweep, cell, folder))} && touch {shlex.quote(str(_beside(folder, '.done')))}"
-            for cell, folder in folders]
+            for cell, folder in incomplete]
 
 
 def slurm_script(sweep: Sweep, workdir: Path) -> str:
-    """A SLURM job array with one task for each cell that is still to be run."""
+    """A SLURM job array with one task for each incomplete cell."""
     lines = shell_lines(sweep, workdir)
     if not lines:
         return "#!/usr/bin/env bash\n# all cells are complete: nothing to run\n"
@@ -77,28 +77,45 @@ def slurm_script(sweep: Sweep, workdir: Path) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """A cell that ended with an error."""
+    """A cell that failed.
+
+    Attributes:
+        name: the cell's name.
+        code: its exit code; negative: the signal that killed it.
+        log: path of its log.
+        last_lines: the end of its log.
+    """
 
     name: str
-    code: int  # below 0: the signal that ended it
+    code: int
     log: Path
     last_lines: str
 
 
 def run(sweep: Sweep, workdir: Path, *, jobs: int = 1, make_command: Command = command) -> list[Failure]:
-    """Runs what is not complete, `jobs` cells at a time; a cell that fails does not keep the others from running.
+    """Runs the incomplete cells, `jobs` at a time. A failed cell does not stop the others.
+
+    Args:
+        sweep: the sweep.
+        workdir: the sweep's folder.
+        jobs: number of cells that run at once.
+        make_command: returns the command line of a cell, given its work folder.
+
+    Returns:
+        The cells that failed.
 
     Raises:
-        InputError: a cell's configuration is wrong (before anything runs), or another process runs this sweep.
+        InputError: the config of a cell is wrong (checked before anything runs), or another process runs this sweep.
     """
     for cell in sweep.cells:
         cells_lib.config_of(sweep, cell)
     with lock(workdir, f"--workdir {workdir}: another sweep is using it; wait for it or take another folder"):
         todo = collections.deque(cell for cell in sweep.cells if not is_done(workdir, cell))
-        skipped = len(sweep.cells) - len(todo)
+        num_complete = len(sweep.cells) - len(todo)
         running: dict[subprocess.Popen, _Started] = {}
         failures: list[Failure] = []
-        with progress.Progress("sweep", len(sweep.cells), "cells", done=skipped) as bar, _ended_with_us(running):
+        bar = progress.Progress("sweep", len(sweep.cells), "cells", done=num_complete)
+        with bar, _terminate_on_exit(running):
             while todo or running:
                 while todo and len(running) < jobs:
                     started = _start(sweep, workdir, todo.popleft(), make_command)
@@ -118,7 +135,7 @@ class _Started:
     process: subprocess.Popen
     folder: Path
     log: TextIO
-    begun: float
+    start_time: float
 
 
 def _start(sweep: Sweep, workdir: Path, cell: Cell, make_command: Command) -> _Started:
@@ -131,7 +148,7 @@ def _start(sweep: Sweep, workdir: Path, cell: Cell, make_command: Command) -> _S
 
 
 def _die_with_parent() -> None:
-    # A sweep that is killed must not leave a run behind that holds its folder's lock when the sweep is started again.
+    # A run that outlives its killed sweep would hold the lock on its folder when the sweep starts again.
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
@@ -139,7 +156,7 @@ def _end(started: _Started) -> Failure | None:
     started.log.close()
     log, code = Path(started.log.name), started.process.returncode
     if code == 0:
-        seconds = round(time.monotonic() - started.begun, 1)
+        seconds = round(time.monotonic() - started.start_time, 1)
         write_atomically(_beside(started.folder, ".done"), json.dumps({"seconds": seconds}) + "\n")
         return None
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -147,8 +164,8 @@ def _end(started: _Started) -> Failure | None:
 
 
 @contextlib.contextmanager
-def _ended_with_us(running: dict[subprocess.Popen, "_Started"]) -> Iterator[None]:
-    """Whatever ends this process ends the cells too, and waits for them."""
+def _terminate_on_exit(running: dict[subprocess.Popen, "_Started"]) -> Iterator[None]:
+    """Terminates the cells and waits for them, however the block ends."""
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""A small byte-level BPE trained on a run's own texts, for models that start from random params."""
+"""Trains a small byte-level BPE on a run's texts, for models that start from random params."""
 
 from collections.abc import Iterable
 
@@ -9,12 +9,12 @@ from ilf_jax.runtime.files import write_atomically
 
 END = "<|end|>"
 
-# An article and its noun make one unit, so that a short list of nouns is a short list of tokens.
+# An article and its noun form one unit, so that a listed noun becomes one token.
 _UNITS = r" an? [\w-]+| ?[\w-]+|[^\w\s]|\s"
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, folder: storage.Path) -> None:
-    """Trains on `texts` and writes a folder that `Tokenizer.load('hf:FOLDER')` and transformers read."""
+    """Trains on `texts` and writes a folder that `Tokenizer.load('hf:FOLDER')` and transformers can load."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
         pre_tokenizers.Split(Regex(_UNITS), "isolated"),

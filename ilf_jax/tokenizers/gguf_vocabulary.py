@@ -9,14 +9,14 @@ from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
 from ilf_jax.errors import InputError
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # GGUF's token types, and sentencepiece's
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # token types in GGUF and sentencepiece
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
 _LLAMA3 = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}"
     r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# tokenizer.ggml.pre -> the regular expressions that cut text into words, one after the other; None is GPT-2's own.
+# tokenizer.ggml.pre -> regular expressions that split text into words, applied in order; None stands for GPT-2's.
 _PRE_TOKENIZERS: dict[str, tuple[str | None, ...]] = {
     **dict.fromkeys(("gpt-2", "gpt2", "olmo", "phi-2", "opt"), (None,)),
     "smollm": (r"\p{N}", None),
@@ -24,8 +24,8 @@ _PRE_TOKENIZERS: dict[str, tuple[str | None, ...]] = {
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), (_LLAMA3.format(digits=""),)),
     "default": (r"[\p{P}\$\+<=>\^~\|]+", _WORDS, r"\p{N}+", r"[0-9][0-9][0-9]"),
 }
-_NFC = ("qwen2", "deepseek-r1-qwen")  # these were trained on composed characters
-LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3")  # here a word that is a token is never merged from parts
+_NFC = ("qwen2", "deepseek-r1-qwen")  # trained on composed characters
+LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3")  # these look up a whole word before they apply merges
 
 
 def byte_level_bpe(
@@ -34,12 +34,14 @@ def byte_level_bpe(
     """The tokenizer of a `gpt2` vocabulary.
 
     Args:
-        tokens, types: text in byte-level letters and type of each id.
-        merges: "left right", best first.
+        tokens: text of each id, in byte-level letters.
+        merges: "left right", highest priority first.
+        types: token type of each id.
         pre: tokenizer.ggml.pre, the name of the pre-tokenizer.
+        where: the file, for messages.
 
     Raises:
-        InputError: a pre-tokenizer we do not know, or merges that do not fit the tokens.
+        InputError: the pre-tokenizer is unknown, or the merges do not match the tokens.
     """
     if pre not in _PRE_TOKENIZERS:
         raise InputError(f"{where}: tokenizer.ggml.pre = {pre!r}; allowed: {', '.join(_PRE_TOKENIZERS)}")
@@ -48,7 +50,7 @@ def byte_level_bpe(
     try:
         bpe = models.BPE(vocab, pairs, fuse_unk=False, ignore_merges=pre in LLAMA3_NAMES)
     except Exception as error:  # tokenizers raises plain Exception
-        raise InputError(f"{where}: the vocabulary and its merges do not fit together ({error})") from error
+        raise InputError(f"{where}: the merges do not match the vocabulary ({error})") from error
     steps: list[Any] = []
     for regex in _PRE_TOKENIZERS[pre]:
         if regex is not None:
@@ -67,7 +69,7 @@ def byte_level_bpe(
 
 
 def add_specials(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> None:
-    """Marks tokens as special: found whole in any text, skipped when decoding."""
+    """Marks tokens as special: encoding keeps them whole, decoding skips them."""
     tokenizer.add_special_tokens([tokenizers.AddedToken(t, special=True, normalized=False) for t in texts])
 
 
@@ -77,11 +79,14 @@ def sentencepiece_model(
     """The sentencepiece BPE model of a `llama` vocabulary.
 
     Args:
-        tokens, scores, types: one of each per id.
+        tokens: text of each id.
+        scores: merge score of each id.
+        types: token type of each id.
         meta: the file's metadata (space prefix, ids of the special tokens).
+        where: the file, for messages.
 
     Raises:
-        InputError: sentencepiece refuses the vocabulary.
+        InputError: sentencepiece rejects the vocabulary.
     """
     from sentencepiece import sentencepiece_model_pb2 as pb
 
@@ -101,14 +106,14 @@ def sentencepiece_model(
     try:
         return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
     except (RuntimeError, ValueError) as error:
-        raise InputError(f"{where}: sentencepiece refuses the vocabulary ({error})") from error
+        raise InputError(f"{where}: sentencepiece rejects the vocabulary ({error})") from error
 
 
 def sentencepiece_to_json(processor: sentencepiece.SentencePieceProcessor) -> tokenizers.Tokenizer:
     """The same vocabulary as a `tokenizers.Tokenizer`, for export.
 
-    Merges are not stored in a sentencepiece model: every way to cut a piece into two pieces is one, as good as the
-    piece's score.
+    A sentencepiece model does not store merges. Every split of a piece into two pieces is a merge, with the priority of
+    the piece's score.
     """
     from sentencepiece import sentencepiece_model_pb2 as pb
 

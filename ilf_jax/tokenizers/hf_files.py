@@ -1,4 +1,4 @@
-"""Finds the tokenizer in a folder or a file: what splits the text, the special ids, the chat template."""
+"""Reads a tokenizer from a folder or a file: the backend, the special ids and the chat template."""
 
 import dataclasses
 import re
@@ -15,12 +15,12 @@ from ilf_jax.models import checkpoint_io
 from ilf_jax.runtime.files import read_json
 from ilf_jax.tokenizers import gguf_vocabulary
 
-# Tokens that end a turn or a document wherever they are special; GGUF files often name only one of them.
+# Tokens that end a turn or a document, if the vocabulary marks them as special. GGUF files often name only one.
 _END_TOKENS = ("<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>", "<|end|>")
 
 
 class Backend(Protocol):
-    """What does the splitting. Special tokens inside a text are found; none are added."""
+    """Splits text into tokens. Special tokens in the text become their ids; none are added."""
 
     size: int
 
@@ -53,7 +53,7 @@ class Fast:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def token_texts(self) -> list[str]:
-        # Behind another token, because decoders strip the space in front of the first one.
+        # Decode each token after another one, because decoders strip the space before the first token.
         anchor = self.encode("a")[-1:]
         before = len(self.tokenizer.decode(anchor, skip_special_tokens=False))
         texts = self.tokenizer.decode_batch([[*anchor, i] for i in range(self.size)], skip_special_tokens=False)
@@ -66,7 +66,7 @@ class Fast:
         return self.tokenizer.id_to_token(token_id) or ""
 
     def template_adds(self, bos_id: int | None) -> bool:
-        """Whether the file's own template puts BOS in front."""
+        """Whether the file's template prepends BOS."""
         return bos_id is not None and self.tokenizer.encode("a", add_special_tokens=True).ids[:1] == [bos_id]
 
     def to_json(self) -> tokenizers.Tokenizer:
@@ -74,7 +74,7 @@ class Fast:
 
 
 class SentencePiece:
-    """A sentencepiece model, which does not look for control tokens in the text itself."""
+    """A sentencepiece model. sentencepiece does not recognise control tokens in text, so we split the text at them."""
 
     def __init__(self, processor: sentencepiece.SentencePieceProcessor, added: Mapping[str, int]) -> None:
         self.processor = processor
@@ -120,7 +120,7 @@ class SentencePiece:
         return self.added.get(token_id) or self.processor.id_to_piece(token_id)
 
     def template_adds(self, bos_id: int | None) -> bool:
-        """A sentencepiece file has no template; the models that come with one were trained with BOS."""
+        """A sentencepiece file has no template. Models that use one were trained with BOS."""
         return bos_id is not None
 
     def to_json(self) -> tokenizers.Tokenizer:
@@ -131,7 +131,7 @@ class SentencePiece:
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """Everything a Tokenizer is made of; the names are those of its attributes."""
+    """What a Tokenizer is made of; see its attributes."""
 
     backend: Backend
     bos_id: int | None = None
@@ -143,7 +143,7 @@ class Parts:
 
 
 def from_file(path: Path) -> Parts:
-    """A lone tokenizer.json or sentencepiece .model; special tokens from files beside it, where there are any."""
+    """A single tokenizer.json or sentencepiece .model; special tokens come from the files beside it, if any."""
     if not path.is_file():
         raise InputError(f"tokenizer file:{path}: no such file")
     if path.suffix not in (".json", ".model"):
@@ -176,8 +176,8 @@ def _parts(folder: Path, path: Path) -> Parts:
         text = _content(settings.get(f"{name}_token"))
         known = generation.get(f"{name}_token_id", model.get(f"{name}_token_id"))
         if text is None and isinstance(backend, SentencePiece):
-            found = getattr(backend.processor, f"{name}_id")()
-            known = found if found >= 0 else known
+            piece_id = getattr(backend.processor, f"{name}_id")()
+            known = piece_id if piece_id >= 0 else known
         known = known[0] if isinstance(known, list) and known else known
         ids[name] = backend.token_id(text) if text is not None else (known if isinstance(known, int) else None)
     stops = [i for source in (generation, model) for i in _as_list(source.get("eos_token_id"))]
@@ -198,7 +198,7 @@ def _chat_template(folder: Path, settings: Mapping[str, Any]) -> str | None:
     if (folder / "chat_template.jinja").is_file():
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     template = settings.get("chat_template")
-    if isinstance(template, list):  # several by name: the one for plain chat
+    if isinstance(template, list):  # named templates: "default" is for plain chat
         template = next((t["template"] for t in template if t.get("name") == "default"), None)
     return template
 

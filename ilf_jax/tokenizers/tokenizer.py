@@ -1,4 +1,4 @@
-"""Text <-> token ids. Hugging Face tokenizers, sentencepiece models and GGUF vocabularies behind one class."""
+"""Text <-> token ids: one class for Hugging Face tokenizers, sentencepiece models and GGUF vocabularies."""
 
 import dataclasses
 import datetime
@@ -22,9 +22,12 @@ from ilf_jax.tokenizers import hf_files
 
 @dataclasses.dataclass(frozen=True)
 class AnswerTokens:
-    """Where two answers to a prompt part: after `common`, the next token is ids[0] or ids[1].
+    """The tokens that tell two answers to a prompt apart.
 
-    `exact`: each answer is one token, so that the probability of the token is that of the answer.
+    Attributes:
+        common: tokens that both answers start with.
+        ids: the first token after `common` of each answer.
+        exact: each answer is one token, so the token's probability is the answer's.
     """
 
     common: tuple[int, ...]
@@ -33,13 +36,13 @@ class AnswerTokens:
 
 
 class Tokenizer:
-    """Encodes, decodes, and knows the special tokens and the chat template.
+    """Encodes and decodes text; has the special tokens and the chat template.
 
     Attributes:
-        vocab_size: one more than the largest id.
-        bos_id, eos_id: None where the vocabulary has none.
+        vocab_size: the largest id plus one.
+        bos_id, eos_id: None if the vocabulary has none.
         stop_ids: tokens that end a generation.
-        adds_bos: whether the model was trained with BOS in front (the caller passes `add_bos`).
+        adds_bos: whether the model was trained with a leading BOS (the caller passes `add_bos`).
         chat_template: jinja source, or None.
     """
 
@@ -58,36 +61,36 @@ class Tokenizer:
         """The tokenizer of a checkpoint URI, or `file:PATH` of a tokenizer.json or .model.
 
         Raises:
-            InputError: nothing there, no tokenizer in it, or a kind we do not know.
+            InputError: the file is missing, has no tokenizer, or has one of an unknown kind.
         """
         if uri.startswith("file:"):
             return cls(hf_files.from_file(Path(uri.removeprefix("file:"))))
         kind, path = checkpoint_io.resolve(uri)
         if kind == "init":
-            raise InputError(f"tokenizer {uri!r}: random params have none; name one: file:PATH or another checkpoint")
+            raise InputError(f"tokenizer {uri!r}: random params have none; give file:PATH or another checkpoint")
         return cls(hf_files.from_gguf(path) if kind == "gguf" else hf_files.from_folder(Path(path)))
 
     def encode(self, text: str, add_bos: bool = False) -> list[int]:
-        """Ids of a text. Special tokens written in the text become their ids; only BOS is ever added."""
+        """Ids of a text. Special tokens in the text become their ids; `add_bos` prepends BOS, nothing else is added."""
         return self._bos(add_bos) + self._backend.encode(text)
 
     def encode_batch(self, texts: Sequence[str], add_bos: bool = False) -> list[list[int]]:
-        """`encode` of each text, in parallel where the backend can."""
+        """`encode` of each text, in parallel if the backend supports it."""
         bos = self._bos(add_bos)
         return [bos + ids for ids in self._backend.encode_batch(texts)]
 
     def _bos(self, add_bos: bool) -> list[int]:
         if add_bos and self.bos_id is None:
-            raise InputError(f"{self.where}: BOS is asked for, but the vocabulary has none")
+            raise InputError(f"{self.where}: cannot add BOS, the vocabulary has none")
         return [self.bos_id] if add_bos else []
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, special tokens left out."""
+        """Text of ids, without special tokens."""
         return self._backend.decode([int(i) for i in ids])
 
     @functools.cached_property
     def token_texts(self) -> tuple[str, ...]:
-        """The text of every single token, with its leading space; bytes that are no character alone are U+FFFD."""
+        """Text of each token, with its leading space; bytes that are not a whole character become U+FFFD."""
         return tuple(self._backend.token_texts())
 
     @functools.cached_property
@@ -96,7 +99,7 @@ class Tokenizer:
         return bool(first) and first != self._backend.encode("\na")[-1:]
 
     def _encode_inner(self, text: str) -> list[int]:
-        """Ids of a text that stands inside a longer one: without the space some vocabularies put in front."""
+        """Ids of a text inside a longer one: without the space that some vocabularies prepend."""
         if self._prepends_space:
             anchor, whole = self._backend.encode("\n"), self._backend.encode("\n" + text)
             if whole[: len(anchor)] == anchor:
@@ -104,9 +107,9 @@ class Tokenizer:
         return self._backend.encode(text)
 
     def encode_continuation(self, prompt_ids: Sequence[int], prompt_text: str, text: str) -> list[int]:
-        """Ids that continue `prompt_ids` so that both together tokenise prompt_text + text.
+        """Ids such that `prompt_ids` followed by them are the ids of prompt_text + text.
 
-        Where a token would span the boundary there are no such ids, and those of `text` alone come back.
+        If a token would span the boundary, no such ids exist, and this returns the ids of `text` alone.
         """
         prompt, whole = list(prompt_ids), self._backend.encode(prompt_text + text)
         if prompt and prompt[0] == self.bos_id and whole[:1] != [self.bos_id]:
@@ -114,25 +117,26 @@ class Tokenizer:
         return whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._encode_inner(text)
 
     def answer_tokens(self, prompt_text: str, prompt_ids: Sequence[int], answers: tuple[str, str]) -> AnswerTokens:
-        """The first tokens that tell two answers to the prompt apart.
+        """The first tokens in which two answers to the prompt differ.
 
         Raises:
-            InputError: the answers' tokens are equal, or one answer is a beginning of the other.
+            InputError: the answers' tokens are equal, or those of one are a prefix of the other's.
         """
-        a, b = (self.encode_continuation(prompt_ids, prompt_text, answer) for answer in answers)
-        at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
-        if at is None:
+        first, second = (self.encode_continuation(prompt_ids, prompt_text, answer) for answer in answers)
+        differs_at = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), None)
+        if differs_at is None:
             raise InputError(
-                f"the answers {answers[0]!r} and {answers[1]!r} cannot be told apart by a token (their ids are {a} "
-                f"and {b}); neither may be a beginning of the other"
+                f"the answers {answers[0]!r} and {answers[1]!r} cannot be told apart by a token (their ids are "
+                f"{first} and {second}); neither may be a prefix of the other"
             )
-        return AnswerTokens(tuple(a[:at]), (a[at], b[at]), len(a) == len(b) == 1)
+        ids = (first[differs_at], second[differs_at])
+        return AnswerTokens(tuple(first[:differs_at]), ids, len(first) == len(second) == 1)
 
     def render_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
         """The chat template applied to messages of {"role", "content"}; encode the result without BOS.
 
         Raises:
-            InputError: no template, or it refuses the messages.
+            InputError: there is no template, or it rejects the messages.
         """
         if self.chat_template is None:
             raise InputError(f"{self.where}: has no chat template; use plain prompts with this checkpoint")
@@ -142,7 +146,7 @@ class Tokenizer:
                 bos_token=self._text(self.bos_id), eos_token=self._text(self.eos_id),
             )
         except (jinja2.TemplateError, TypeError, KeyError) as error:
-            raise InputError(f"{self.where}: the chat template fails: {error}") from error
+            raise InputError(f"{self.where}: the chat template failed: {error}") from error
 
     @functools.cached_property
     def _template(self) -> jinja2.Template:
@@ -152,16 +156,16 @@ class Tokenizer:
         return "" if token_id is None else self._backend.piece(token_id)
 
     def save(self, folder: str | Path) -> None:
-        """Writes tokenizer.json and tokenizer_config.json, which transformers' AutoTokenizer loads.
+        """Writes tokenizer.json and tokenizer_config.json for transformers' AutoTokenizer.
 
-        The ids that end a generation go into generation_config.json, a sentencepiece model into tokenizer.model.
+        Stop ids go to generation_config.json, a sentencepiece model to tokenizer.model.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         fast = self._backend.to_json()
         if self.adds_bos and not hf_files.Fast(fast).template_adds(self.bos_id):
             bos = self._text(self.bos_id)
-            fast = tokenizers.Tokenizer.from_str(fast.to_str())  # this tokenizer stays as it is
+            fast = tokenizers.Tokenizer.from_str(fast.to_str())  # a copy: this tokenizer stays unchanged
             fast.post_processor = processors.TemplateProcessing(
                 single=[bos, "$A"], pair=[bos, "$A", bos, "$B"], special_tokens=[(bos, self.bos_id)]
             )
@@ -174,7 +178,7 @@ class Tokenizer:
         if self.chat_template is not None:
             config["chat_template"] = self.chat_template
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False))
-        if self.stop_ids:  # no key of tokenizer_config.json holds several; other settings of the model's file stay
+        if self.stop_ids:  # tokenizer_config.json has no key for several; keep the file's other settings
             path = folder / "generation_config.json"
             kept = read_json(path) if path.is_file() else {}
             ends = self.stop_ids[0] if len(self.stop_ids) == 1 else list(self.stop_ids)
@@ -198,9 +202,9 @@ def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
 
 
 def check_vocab(tokenizer: Tokenizer, config: ModelConfig, uri: str) -> None:
-    """Raises InputError where the tokenizer can give ids that the model has no embedding for."""
+    """Raises InputError if the tokenizer has ids that the model has no embedding for."""
     if tokenizer.vocab_size > config.vocab_size:
         raise InputError(
             f"checkpoint {uri!r}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
-            f"{config.vocab_size} embeddings; they do not belong together"
+            f"{config.vocab_size} embeddings; tokenizer and model do not match"
         )

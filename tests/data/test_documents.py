@@ -35,7 +35,7 @@ def test_without_a_size_every_iteration_takes_all_but_the_held_out(tmp_path):
 @pytest.mark.parametrize(("rows", "data"), [
     (40, {"eval_size": 64}), (20, {"eval_size": 20}), (5, {"train_size": 2, "eval_size": 2})])
 def test_too_few_rows(tmp_path, rows, data):
-    with pytest.raises(InputError, match=rf"has {rows} usable documents, which is too few .*eval_size"):
+    with pytest.raises(InputError, match=rf"has {rows} usable documents, too few .*eval_size"):
         documents.load_documents(make(tmp_path, rows, **data))
 
 

@@ -53,17 +53,17 @@ def test_a_field_mapped_to_nothing_is_not_read(write):
 
 
 @pytest.mark.parametrize(("bad", "message"), [
-    ('{"document": "b"', r"rows\.jsonl:2: not a line of JSON"),
+    ('{"document": "b"', r"rows\.jsonl:2: the line is not valid JSON"),
     ("[1]", r"rows\.jsonl:2: not a JSON object"),
     (b'{"document": "\xff"}', r"rows\.jsonl:2: not UTF-8"),
     ({"text": "b"}, r"rows\.jsonl:2: the row lacks 'document', read as document.*; it has text"),
     ({"document": ["b"]}, r"rows\.jsonl:2: field 'document' \(document\): the value is a list"),
-    ({"document": "b", "title": {"x": 1}}, r"rows\.jsonl:2: field 'title' \(title\): the value is a object"),
+    ({"document": "b", "title": {"x": 1}}, r"rows\.jsonl:2: field 'title' \(title\): the value is an object"),
     ({"document": "b", "title": True}, r"rows\.jsonl:2: .*boolean"),
     ({"document": " \n"}, r"rows\.jsonl:2: the document is empty"),
     ({"document": "b", "id": ""}, r"rows\.jsonl:2: the id is empty"),
     ({"document": "\ud800"}, r"rows\.jsonl:2: .*surrogate"),
-    ({"document": "b", "id": "a"}, r"rows\.jsonl:2: id 'a' is taken by .*rows\.jsonl:1"),
+    ({"document": "b", "id": "a"}, r"rows\.jsonl:2: id 'a' is already used by .*rows\.jsonl:1"),
 ])
 def test_bad_rows_stop_or_are_counted(write, bad, message):
     source = write({"id": "a", "document": "a"}, bad, {"id": "c", "document": "c"})

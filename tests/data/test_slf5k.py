@@ -84,7 +84,7 @@ def test_processes_may_prepare_at_once(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("content", "message"), [
     ("\n", r"train\.jsonl: the file has no rows"),
-    ("{", r"train\.jsonl:1: not JSON"),
+    ("{", r"train\.jsonl:1: not valid JSON"),
     ('"x"', r"train\.jsonl:1: not a JSON object"),
     ('{"id": "a"}', r"train\.jsonl:1: field 'post' is missing"),
     ('{"id": "a", "post": "p", "feedback": ["f"]}', r"train\.jsonl:1: field 'feedback' is a list"),

@@ -29,7 +29,7 @@ def quickstart():
 def test_tables_of_the_quickstart(quickstart, capsys):
     assert dry_run.dry_run(quickstart) == 0
     said = capsys.readouterr().out
-    for words in ("refine", "score", "finetune", "984,192", "measured on all 32 documents", "[in brackets]: learned"):
+    for words in ("refine", "score", "finetune", "984,192", "measured on all 32 documents", "[in brackets]: trained"):
         assert words in said, words
     assert "does not fit" not in said
 
@@ -81,7 +81,7 @@ def test_predicts_what_the_run_compiles(quickstart, tmp_path, monkeypatch):
 
     placement = Placement(sharding.make_mesh(-1, 1, 1), checkpoint_io.read_config("builtin:word_removal_1m"))
     parts = dict.fromkeys(("refiner", "judge", "policy"), placement)
-    actual = batch_shapes.Shapes(**sizes["refine"], **sizes["score"], **sizes["finetune"], told="")
+    actual = batch_shapes.Shapes(**sizes["refine"], **sizes["score"], **sizes["finetune"], source="")
     for step in compiled_steps.compile_all(quickstart, parts, actual):
         assert step.total == pytest.approx(found[step.name], rel=0.15), step
     # Before the run nobody knows how long the texts will be: the dry run takes them as long as they may be.
@@ -157,4 +157,4 @@ def test_a_slice_that_is_not_here():
                     "--config.data.source=jsonl:not_here.jsonl")
     assert done.returncode == 0, done.stderr
     assert "8 x TPU v5 lite" in done.stdout and "of 15.8" in done.stdout and "all-reduce" in done.stdout
-    assert "are not looked at" in done.stdout and "not_here.jsonl" in done.stdout
+    assert "skipping documents and tokenizer" in done.stdout and "not_here.jsonl" in done.stdout

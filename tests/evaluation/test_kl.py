@@ -76,7 +76,7 @@ def test_a_model_is_no_distance_from_itself():
 
 @pytest.mark.parametrize(("own", "other", "words"), [
     ([np.zeros(2)], [], "1 samples"), ([np.zeros(2)], [np.zeros(3)], "2 and 3 tokens"),
-    ([np.zeros(0)], [np.zeros(0)], "at least one"), ([], [], "no values"),
+    ([np.zeros(0)], [np.zeros(0)], "at least 1"), ([], [], "no values"),
 ])
 def test_bad_input(own, other, words):
     with pytest.raises(ValueError, match=words):

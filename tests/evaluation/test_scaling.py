@@ -38,9 +38,9 @@ def test_intervals_widen_with_the_spread_and_hold_the_mean():
 
 
 @pytest.mark.parametrize(("x", "y", "message"), [
-    (X[:3], [3, 2, 1], "4 different x; there are 3"),
-    (X, [3, 2, 1, float("nan"), 1], "above 0; y has"),
-    (X, [3, 2, 1, 0, 0], "above 0"),
+    (X[:3], [3, 2, 1], "4 distinct x; there are 3"),
+    (X, [3, 2, 1, float("nan"), 1], "positive numbers; y has"),
+    (X, [3, 2, 1, 0, 0], "positive numbers"),
     ([0, *X[1:]], [5, 4, 3, 2, 1], "x has"),
 ])
 def test_what_cannot_be_fitted(x, y, message):

@@ -82,7 +82,7 @@ def test_separable_data_stay_finite():
     (lambda: win_rate([0.5], [0.5, 0.1]), "1 documents in one order, 2 in the other"),
     (lambda: win_rate([float("nan")], [0.5]), "is nan"),
     (lambda: win_rate([1.5], [0.5]), r"must be in \[0, 1\]"),
-    (lambda: length_controlled_win_rate([1.0], [3, 4], [3]), "must be as many"),
+    (lambda: length_controlled_win_rate([1.0], [3, 4], [3]), "2 and 1 lengths; must be equal"),
     (lambda: length_controlled_win_rate([1.0], [float("nan")], [3]), "is nan"),
     (lambda: length_controlled_win_rate([1.0], [3], [3], ridge=0.0), "ridge"),
 ])

@@ -149,7 +149,7 @@ def test_finished_run(finished):
     path = build_report(finished)
     assert path == finished / "report.html"
     text, page = read_page(path)
-    assert "Finished run." in text and "Not there yet" not in text
+    assert "Finished run." in text and "Missing or unreadable" not in text
     assert "0.600 ± 0.020" in text and "0.200 ± 0.020" in text and "0.440 ± 0.020" in text  # before, ILF, random arm
     assert "Lower is better." in text and "references" in text
     assert page.tags.count("svg") == 5
@@ -357,7 +357,7 @@ def test_reward_model_best_of_n_and_ranking(tmp_path):
     text, page = read_page(build_report(path))
     assert "Finished run." in text and "ILF, best of 4" in text and "0.111 ± 0.010" in text
     assert "Systems against each other" in text and "0.778 ± 0.147" in text and "0.222 (0.000 to 0.500)" in text
-    assert "Is the reward model as sure as it is right?" in text
+    assert "Calibration of the reward model" in text
     assert page.tags.count("svg") == 7
     for plot in plots.draw(workfolder.read(path)):
         xml.etree.ElementTree.fromstring(plot.svg)

@@ -242,7 +242,7 @@ def test_page_of_an_unfinished_sweep(tmp_path):
     runner.run(sweep, tmp_path, make_command=fake)
     text = page.build(sweep, results.collect(sweep, tmp_path), tmp_path, "sizes").read_text()
     assert "train_size=13,seed=1" in text and "Not complete yet" in text and "2 of 4 cells" in text
-    assert "takes 4 different x; there are 1" in text
+    assert "takes 4 distinct x; there are 1" in text
 
 
 def test_program(tmp_path):
@@ -254,7 +254,7 @@ def test_program(tmp_path):
     assert run("--dry_run").stdout.splitlines() == ["to run  seed=0", "to run  seed=1"]
     assert len(run("--emit=commands").stdout.splitlines()) == 2
     done = run("--jobs=0")
-    assert done.returncode == 2 and done.stderr == "error: --jobs=0: at least 1\n"
+    assert done.returncode == 2 and done.stderr == "error: --jobs=0: must be at least 1\n"
 
 
 def test_settings_by_name_and_where_they_stand_on_the_axis(tmp_path):
