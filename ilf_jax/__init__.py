@@ -8,7 +8,7 @@
 Importing this loads no jax; what needs it does so when it is called.
 """
 
-import os
+import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -25,7 +25,7 @@ _OWN_CODE = {"reward": ("scorer", "score.method"), "feedback": ("feedback", "fee
 
 
 def run(
-    config: Config | Mapping[str, Any], workdir: str | os.PathLike, *, reward: Callable[..., Any] | None = None,
+    config: Config | Mapping[str, Any], workdir: str | pathlib.Path, *, reward: Callable[..., Any] | None = None,
     feedback: Callable[..., Any] | None = None, task: Any = None, objective: Any = None,
 ) -> list[dict[str, Any]]:
     """Runs, or resumes, a whole ILF run.

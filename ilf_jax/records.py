@@ -6,9 +6,18 @@ Example -> (draft) Draft -> (feedback) Feedback -> (refine) Candidates -> (score
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-R = TypeVar("R")
+
+class Record(Protocol):
+    """What all records have in common."""
+
+    @property
+    def id(self) -> str:
+        """Of the example, or of the pair, that the record is about."""
+
+
+R = TypeVar("R", bound=Record)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -77,7 +77,7 @@ def _chosen(found: Mapping[str, systems.Texts], names: Sequence[str] | None, doc
 def _judge(documents: Mapping[str, Example], chosen: Mapping[str, systems.Texts]) -> list[Match]:
     from ilf_jax.comparison import by_judge  # loads jax, which people's answers do not need
 
-    if not _OUT.value:
+    if not _OUT.value or not _WORKDIR.value or not _JUDGE.value:
         raise InputError("--judge needs --out=DIR, where what it says is kept")
     config = workfolder.read(_WORKDIR.value[0]).config
     return by_judge.judge(config, _JUDGE.value, pathlib.Path(_OUT.value), documents, chosen)

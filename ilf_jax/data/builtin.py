@@ -145,8 +145,8 @@ def _word_removal_comparisons(split: str, size: int | None) -> list[Comparison]:
     for i in range(_DEFAULT_COMPARISONS if size is None else size):
         name, counts = rng.choice(names[split]), rng.sample(range(6), 2)
         texts = [word_removal.sentence(name, random_words(rng, word_removal.insults(), count)) for count in counts]
-        comparisons.append(Comparison(f"{split}-{i:06d}", name, *texts,
-                                      preferred="first" if counts[0] < counts[1] else "second"))
+        comparisons.append(Comparison(f"{split}-{i:06d}", name, texts[0], texts[1],
+                                      "first" if counts[0] < counts[1] else "second"))
     return comparisons
 
 

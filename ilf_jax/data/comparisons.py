@@ -31,6 +31,7 @@ def load_comparisons(settings: Reward) -> Comparisons:
     if len(set(settings.sides)) != 2:
         raise InputError(f"config.reward.sides={settings.sides!r}: must be two different values of `preferred`, one "
                          "for the first text and one for the second")
+    assert settings.source is not None, "the caller has checked that there are comparisons"
     rows = _load(settings, settings.source, settings.split)
     num_held_out = settings.eval_size if settings.eval_source is None else 0
     train = rows[: max(0, len(rows) - num_held_out)][: settings.train_size]

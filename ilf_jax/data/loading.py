@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ilf_jax.errors import InputError
-from ilf_jax.records import Example
+from ilf_jax.records import Example, Record
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Record)
 FIELDS = tuple(field.name for field in dataclasses.fields(Example))
 SCHEMES = ("jsonl", "tfds", "builtin")
 _MISSING = object()
@@ -198,7 +198,7 @@ def texts(
     value = row.value
     if isinstance(value, InputError):
         raise value
-    if dataclasses.is_dataclass(value):  # from a builtin data set
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):  # from a builtin data set
         value = dataclasses.asdict(value)
     if not isinstance(value, Mapping):
         raise InputError(f"{row.where}: not a JSON object such as {{\"document\": ...}}")

@@ -131,6 +131,7 @@ def _show_steps(
     part_of = {"refine": "refiner", "score": "judge", "finetune": "policy"}
     too_large = [step for step in compiled if memory and step.total > memory]
     for step in too_large:
+        assert memory is not None
         print(f"{step.name} does not fit: {step.total / 2**30:.1f} of {memory / 2**30:.1f} GiB. Best changes:")
         for line in advice.changes(config, placements[part_of[step.name]], sizes, step):
             print(f"  {line}")
@@ -143,7 +144,7 @@ def _memory(device: jax.Device, chip: hardware.Chip | None) -> float | None:
         stats = device.memory_stats()
     except (jax.errors.JaxRuntimeError, NotImplementedError):  # the device is remote
         stats = None
-    return (stats or {}).get("bytes_limit") or (chip and chip.memory)
+    return (stats or {}).get("bytes_limit") or (chip.memory if chip else None)
 
 
 def _memory_row(step: compiled_steps.Step, memory: float | None) -> list[str]:
@@ -160,7 +161,7 @@ def _time_row(step: compiled_steps.Step, chip: hardware.Chip | None, precision: 
     if chip is None:
         return [*row, "", ""]
     times = step.seconds(chip, precision)
-    longest = max(times, key=times.get)
+    longest = max(times, key=times.__getitem__)
     return [*row, f"{times[longest]:.3g} s", longest]
 
 

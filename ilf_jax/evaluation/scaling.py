@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.optimize
+from numpy.typing import ArrayLike
 
 MIN_POINTS = 4
 _HUBER_DELTA = 1e-3  # in log y (Hoffmann et al. 2022, appendix D.2)
@@ -19,7 +20,7 @@ class PowerLaw:
     b: float
     c: float
 
-    def __call__(self, x: Sequence[float]) -> np.ndarray:
+    def __call__(self, x: ArrayLike) -> np.ndarray:
         """y at each x."""
         return self.a * np.asarray(x, np.float64) ** -self.b + self.c
 
@@ -85,7 +86,7 @@ def bootstrap(
     return fits
 
 
-def interval(fits: Sequence[PowerLaw], x: Sequence[float], level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
+def interval(fits: Sequence[PowerLaw], x: ArrayLike, level: float = 0.9) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper bounds at each x that contain the share `level` of the fits."""
     curves = np.stack([law(x) for law in fits])
     low, high = np.quantile(curves, [(1 - level) / 2, (1 + level) / 2], axis=0)

@@ -51,10 +51,12 @@ def main(argv: Sequence[str]) -> int:
     try:
         if len(argv) > 1:
             raise InputError(f"unexpected argument {argv[1]!r}")
-        for name, flag in (("workdir", _WORKDIR), ("iteration", _ITERATION), ("out", _OUT)):
-            if flag.value is None:
-                raise InputError(f"--{name} is needed")
-        export(_WORKDIR.value, _ITERATION.value, _OUT.value)
+        workdir, iteration, out = _WORKDIR.value, _ITERATION.value, _OUT.value
+        if workdir is None or iteration is None or out is None:
+            missing = [name for name, value in (("workdir", workdir), ("iteration", iteration), ("out", out))
+                       if value is None]
+            raise InputError(f"--{missing[0]} is needed")
+        export(workdir, iteration, out)
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

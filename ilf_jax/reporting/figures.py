@@ -7,12 +7,14 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import matplotlib.ticker
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
 
 from ilf_jax.reporting import tables
 
@@ -24,7 +26,7 @@ _CSS = {INK: "var(--ink)", GRID: "var(--rule)", **{color: f"var(--series-{i})" f
 MARKERS = "osD^vPX"
 _MAX_TICKS = 8  # of a logarithmic axis; up to this many measured values get a tick each
 DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))]
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "ilf",
     "text.parse_math": False,  # a $ in a name is a $
@@ -160,7 +162,7 @@ class Line:
     xs: Sequence[float]
     ys: Sequence[float]
     errors: Sequence[float]
-    curve: tuple[Sequence[float], Sequence[float], Sequence[float], Sequence[float]] | None = None
+    curve: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike] | None = None
     measured_to: float = math.inf
 
 

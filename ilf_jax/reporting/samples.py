@@ -118,17 +118,18 @@ def training_samples(work: WorkFolder) -> tuple[int, list[TrainingView]]:
         draft, feedback = last.rows("draft").get(key), last.rows("feedback").get(key)
         before = draft.text if draft else example.draft
         refined, scored = last.rows("refine").get(key), last.rows("score").get(key)
-        candidates, chosen = [], ""
-        for i in range(len(refined.texts)) if refined else ():
+        candidates: list[CandidateView] = []
+        chosen = ""
+        for i, text in enumerate(refined.texts if refined else ()):
             is_chosen = scored is not None and i == scored.chosen
-            chosen = refined.texts[i] if is_chosen else chosen
+            chosen = text if is_chosen else chosen
             candidates.append(
                 CandidateView(
-                    text=refined.texts[i],
+                    text=text,
                     score=number(scored.scores[i]) if scored else "",
                     chosen=is_chosen,
                     picked_by=[name for name, index in scored.picks.items() if index == i] if scored else [],
-                    stopped=refined.stopped[i],
+                    stopped=refined is not None and refined.stopped[i],
                 )
             )
         order = sorted(range(len(candidates)), key=lambda i: -scored.scores[i]) if scored else range(len(candidates))

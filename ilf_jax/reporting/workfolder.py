@@ -13,7 +13,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.runtime import files
 from ilf_jax.runtime.workdir import RECORDS_IN
 
-R = TypeVar("R")
+R = TypeVar("R", bound=records.Record)
 
 STAGES = tuple(records.OF_STAGES)
 _SHARD = re.compile(r"\d{5}-of-\d{5}\.jsonl")
@@ -111,7 +111,7 @@ def _read_records(cls: type[R], path: Path, missing: list[str]) -> dict[str, R]:
             record = records.from_json(cls, row)
         except TypeError as error:
             raise InputError(f"{path.parent}/{path.name}: {where} is no {cls.__name__}: {error}") from error
-        found[record.id] = record  # type: ignore[attr-defined]
+        found[record.id] = record
     return found
 
 
@@ -143,7 +143,8 @@ def _read_metrics(path: Path, missing: list[str]) -> list[Metric]:
     found: dict[tuple[int, str, str], Metric] = {}
     for where, row in _read_lines(path, missing):
         try:
-            metric = Metric(**{field.name: row.get(field.name) for field in dataclasses.fields(Metric)})
+            values: dict[str, Any] = {field.name: row.get(field.name) for field in dataclasses.fields(Metric)}
+            metric = Metric(**values)
             usable = isinstance(metric.iteration, int) and math.isfinite(metric.value)
         except TypeError:
             usable = False

@@ -9,10 +9,14 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
+from typing import TYPE_CHECKING, TypeAlias
 
 from etils import epath
 
-Path = pathlib.Path | epath.Path
+if TYPE_CHECKING:
+    Path: TypeAlias = pathlib.Path  # epath.Path has the same methods; a checker cannot see them
+else:
+    Path = pathlib.Path | epath.Path
 
 
 def path(where: str | os.PathLike) -> Path:

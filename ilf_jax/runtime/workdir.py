@@ -33,7 +33,7 @@ from ilf_jax.runtime import distributed, storage
 from ilf_jax.runtime.files import lock, read_json, read_json_lines, write_atomically
 from ilf_jax.version import __version__
 
-R = TypeVar("R")
+R = TypeVar("R", bound=records.Record)
 RECORDS_IN = "records_in"
 """Key of a manifest whose stage shares the records of another folder: the relative path of that folder."""
 FORMAT = 2

@@ -18,14 +18,14 @@ from ilf_jax.evaluation.statistics import Metric
 from ilf_jax.inference.language_model import Encoded, LanguageModel
 from ilf_jax.inference.model_pool import Roles
 from ilf_jax.models import padding
-from ilf_jax.records import Example
+from ilf_jax.records import Example, Record
 from ilf_jax.runtime import distributed, performance, preemption, progress
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder, Workdir
 from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tasks.task import Task
 
-R = TypeVar("R")
+R = TypeVar("R", bound=Record)
 _OVERRIDABLE = ("feedback", "refine", "score", "finetune")
 
 
@@ -258,7 +258,7 @@ def process_shards(
         if previous is not None:
             write(*previous)
     distributed.barrier()  # each process has written its own shards
-    records = {row.id: row for i in range(len(shards)) for row in folder.read_shard(cls, i, len(shards))}  # type: ignore
+    records = {row.id: row for i in range(len(shards)) for row in folder.read_shard(cls, i, len(shards))}
     cost = meter.cost()
     if cost["compilations"]:
         progress.log(f"{stage} {context.iteration}: {cost['compilations']} programs compiled in "

@@ -101,8 +101,8 @@ def _oracle_metrics(
     task, metrics = context.task, []
     given = [(e, documents[e.id].draft, documents[e.id].feedback) for e in context.examples]
     for name, picked in texts.items():
-        right = [picked[e.id] == task.oracle_refinement(e, *about) for e, *about in given]
-        incorporated = [task.oracle_incorporates(e, *about, picked[e.id]) for e, *about in given]
+        right = [picked[e.id] == task.oracle_refinement(e, draft, feedback) for e, draft, feedback in given]
+        incorporated = [task.oracle_incorporates(e, draft, feedback, picked[e.id]) for e, draft, feedback in given]
         metrics += [statistics.proportion(f"exact_match_{name}", right),
                     statistics.proportion(f"feedback_incorporated_{name}", incorporated)]
     return metrics

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import markupsafe
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ilf_jax.evaluation import scaling
 from ilf_jax.reporting import figures, html_report, tables
@@ -28,7 +29,7 @@ def build(sweep: Sweep, rows: Sequence[results.Row], workdir: Path, title: str) 
              for metric, lines in lines_by_metric.items() if lines]
     lines = results.lines_side_by_side(sweep, rows)
     if lines:
-        plots.insert(0, _plot("side by side", sweep.side_by_side, x, lines, {}))
+        plots.insert(0, _plot("side by side", sweep.side_by_side or "", x, lines, {}))
     for plot in plots:
         write_atomically(workdir / "figures" / f"{plot.name}.svg", figures.standalone(plot))
     text = html_report.template("sweep.html").render(
@@ -58,7 +59,8 @@ def _plot(
     plotted = {}
     for label, points in lines.items():
         xs = [p.x for p in points]
-        curve, fit = None, fits.get(label)
+        curve: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike] | None = None
+        fit = fits.get(label)
         if fit is not None and fit.law is not None:
             grid_xs = np.geomspace(min(xs), _EXTRAPOLATION * max(xs), 100)
             ys = fit.law(grid_xs)

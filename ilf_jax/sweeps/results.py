@@ -130,9 +130,11 @@ def lines(sweep: Sweep, rows: Sequence[Row], metric: str) -> dict[str, list[Poin
     """
     keys = [key for key in setting_keys(rows) if key != sweep.x]
     points_by_label: dict[str, list[Point]] = {}
-    for row in rows if sweep.x is not None else ():
-        x = row.setting.get(sweep.x)
-        x = sweep.x_numbers.get(str(x), x)
+    if sweep.x is None:
+        return {}
+    for row in rows:
+        setting = row.setting.get(sweep.x)
+        x = sweep.x_numbers.get(str(setting), setting)
         if metric in row.numbers and isinstance(x, (int, float)):
             others = {key: value for key, value in row.setting.items() if key != sweep.x}
             label = cells_lib.name(others) if len(keys) > 1 else "".join(map(str, others.values()))

@@ -5,7 +5,7 @@ import re
 
 from ilf_jax.config import Config
 from ilf_jax.records import Example
-from ilf_jax.tasks import prompts
+from ilf_jax.tasks import prompts as prompts_lib
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Task:
     """
 
     name: str
-    prompts: prompts.PromptSet
+    prompts: prompts_lib.PromptSet
     stop: tuple[str, ...] = ("\n",)
     has_oracle: bool = False
     metrics: tuple[MetricInfo, ...] = ()
@@ -51,36 +51,36 @@ class Task:
         """Metric name -> "lower" or "higher"."""
         return {metric.name: metric.direction for metric in self.metrics}
 
-    def policy_prompt(self, example: Example) -> prompts.Prompt:
+    def policy_prompt(self, example: Example) -> prompts_lib.Prompt:
         """What the policy sees."""
-        return prompts.fill(self.prompts.policy, _values(example))
+        return prompts_lib.fill(self.prompts.policy, _values(example))
 
-    def refine_prompt(self, example: Example, draft: str, feedback: str) -> prompts.Prompt:
+    def refine_prompt(self, example: Example, draft: str, feedback: str) -> prompts_lib.Prompt:
         """What the refiner sees."""
         template = self.prompts.refine if feedback else self.prompts.refine_alone
-        return prompts.fill(template, _values(example, draft=draft, feedback=feedback))
+        return prompts_lib.fill(template, _values(example, draft=draft, feedback=feedback))
 
-    def critic_prompt(self, example: Example, draft: str) -> prompts.Prompt:
+    def critic_prompt(self, example: Example, draft: str) -> prompts_lib.Prompt:
         """What a model that writes feedback sees."""
-        return prompts.fill(self.prompts.critic, _values(example, draft=draft))
+        return prompts_lib.fill(self.prompts.critic, _values(example, draft=draft))
 
     def judge_questions(
         self, example: Example, draft: str, feedback: str, refinement: str, layout: str = "paper"
-    ) -> list[prompts.Question]:
+    ) -> list[prompts_lib.Question]:
         """The InstructRM ensemble: does the refinement take in the feedback? `layout` as config.score.prompts."""
         values = _values(example, draft=draft, feedback=feedback, refinement=refinement)
         ensemble = self.prompts.judge_tree if layout == "tree" else self.prompts.judge
-        return [prompts.Question(prompts.fill(t, values), (yes, no)) for t, yes, no in ensemble]
+        return [prompts_lib.Question(prompts_lib.fill(t, values), (yes, no)) for t, yes, no in ensemble]
 
-    def compare_question(self, example: Example, first: str, second: str) -> prompts.Question:
+    def compare_question(self, example: Example, first: str, second: str) -> prompts_lib.Question:
         """Which of two outputs is better? "A" stands for the first."""
-        return prompts.Question(prompts.fill(self.prompts.compare, _values(example, first=first, second=second)),
-                                ("A", "B"))
+        prompt = prompts_lib.fill(self.prompts.compare, _values(example, first=first, second=second))
+        return prompts_lib.Question(prompt, ("A", "B"))
 
-    def rate_question(self, example: Example, output: str) -> prompts.Question:
+    def rate_question(self, example: Example, output: str) -> prompts_lib.Question:
         """Is this output good?"""
         template, good, bad = self.prompts.rate
-        return prompts.Question(prompts.fill(template, _values(example, draft=output)), (good, bad))
+        return prompts_lib.Question(prompts_lib.fill(template, _values(example, draft=output)), (good, bad))
 
     def join_feedback(self, feedback: str, refinement: str) -> str:
         """Feedback and refinement as one text on one line, for a policy that writes both."""

@@ -80,9 +80,11 @@ class Tokenizer:
         return [bos + ids for ids in self._backend.encode_batch(texts)]
 
     def _bos(self, add_bos: bool) -> list[int]:
-        if add_bos and self.bos_id is None:
+        if not add_bos:
+            return []
+        if self.bos_id is None:
             raise InputError(f"{self.where}: cannot add BOS, the vocabulary has none")
-        return [self.bos_id] if add_bos else []
+        return [self.bos_id]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, without special tokens."""
@@ -150,6 +152,7 @@ class Tokenizer:
 
     @functools.cached_property
     def _template(self) -> jinja2.Template:
+        assert self.chat_template is not None
         return _environment().from_string(self.chat_template)
 
     def _text(self, token_id: int | None) -> str:
