@@ -1,12 +1,14 @@
 """Finetune: maximise log pi_theta(x1 | c) over the picked texts."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 
 from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
-from ilf_jax.inference import likelihoods, model_pool
+from ilf_jax.inference import likelihoods, model_pool, trained_model, training_texts
 from ilf_jax.inference.language_model import LanguageModel
-from ilf_jax.records import Example
+from ilf_jax.records import Example, Target
 from ilf_jax.runtime import performance
 from ilf_jax.stages import context as run_lib
 from ilf_jax.stages import targets
@@ -50,7 +52,7 @@ def run(run: run_lib.Run, examples_of: dict[int, tuple]) -> Callable[[], None]:
         if part != "base":
             run.roles.forget("base")  # nothing is held beside the optimizer's state
     trained = train(run, part, examples)
-    wait = loop.save_model(run, run.workdir.checkpoint(run.iteration), lm, trained.params)
+    wait = trained_model.save(run.roles, run.workdir.checkpoint(run.iteration), lm, trained.params)
     metrics = [
         run.metric("finetune", "loss", trained.loss), run.metric("finetune", "steps", trained.steps),
         run.metric("finetune", "examples", len(pairs)),
@@ -68,15 +70,20 @@ def run(run: run_lib.Run, examples_of: dict[int, tuple]) -> Callable[[], None]:
 
 
 def train(run: run_lib.Run, part: str, examples: Sequence[packing.TrainingExample]) -> loop.Trained:
-    """Trains from the params of `part` ("policy" or "base"), see `training.train`."""
+    """Trains from the params of `part` ("policy" or "base"), see `loop.train`."""
     lm, settings = run.roles.without_params(part), run.config.finetune
-    objective = objectives.NextTokenLoss(lm.architecture, lm.compute, settings.remat)
-    return loop.train(run, "finetune", settings, part, lm, objective, examples)
+    objective = objectives.BUILT_IN[settings.objective].make(lm.architecture, lm.compute, settings)
+    trainer = loop.Trainer(
+        section="finetune", settings=settings, placement=lm.placement, compute=lm.compute, seed=run.config.seed,
+        iteration=run.iteration, folder=run.folder("finetune").path, checkpointing=run.config.checkpoint,
+        profile=performance.Profile(run.workdir.path / "profile", run.profiled_steps),
+    )
+    return loop.train(trainer, objective, functools.partial(run.roles.take, part), examples)
 
 
 def tidy(run: run_lib.Run) -> None:
     """Deletes the states of a training that is complete; a kill may have come before that."""
-    loop.tidy(run, "finetune")
+    loop.delete_states(run.folder("finetune").path)
 
 
 def training_example(
@@ -85,17 +92,23 @@ def training_example(
 ) -> packing.TrainingExample:
     """Token ids and loss weights of one pair; a document that leaves no room is shortened, the completion never.
 
+    Args:
+        settings: how the model is trained.
+        task: gives the prompt.
+        lm: whose tokens and template.
+        example: the document.
+        completion: what to imitate.
+        weight: of its loss.
+
     Raises:
         InputError: prompt and completion do not fit into config.finetune.max_length even so.
     """
-    limit = min(settings.max_length, lm.architecture.max_positions)
-    room = len(lm.tokenizer.encode(completion)) + 2
-    while True:
-        prompt = loop.encode_prompt(lm, example.id, task.policy_prompt(example), room, "finetune", settings)
-        made = packing.training_example(
-            prompt.ids, lm.continuation(prompt, completion), lm.end_id,
-            prompt_weight=settings.prompt_loss_weight, scale=weight,
-        )
-        if len(made) <= limit:
-            return made
-        room += len(made) - limit  # the completion took more tokens behind its prompt than by itself
+    prompt = task.policy_prompt(example)
+
+    def encode(texts: Sequence[str]) -> list[packing.TrainingExample]:
+        return training_texts.encode_texts(
+            lm, example.id, prompt, texts, "finetune", settings, settings.prompt_loss_weight)
+
+    target = Target(example.id, prompt.text, completion, settings.target, weight)
+    made = objectives.BUILT_IN[settings.objective].training_example(target, encode)
+    return dataclasses.replace(made, document=example.document)

@@ -5,14 +5,16 @@ PAPER: three kinds. A language model learns to say which of two outputs is bette
 """
 
 import dataclasses
+import functools
 import json
 import zlib
+from collections.abc import Sequence
 
 from ilf_jax import config as config_lib
 from ilf_jax.data.comparisons import Comparisons
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import calibration, statistics
-from ilf_jax.inference import model_pool
+from ilf_jax.inference import model_pool, trained_model, training_texts
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.inference.reward_scorer import Rewarder
 from ilf_jax.records import Comparison, Preference
@@ -63,13 +65,19 @@ def run(run: run_lib.Run, comparisons: Comparisons) -> None:
     lm = run.roles.without_params(_PART)
     if settings.kind == "scalar":
         lm = dataclasses.replace(lm, architecture=dataclasses.replace(lm.architecture, scalar_head=True))
-    examples = [example for c in comparisons.train for example in _examples(run.config, run.task, lm, c)]
-    loss = objectives.PairwiseLoss if settings.kind == "scalar" else objectives.NextTokenLoss
-    objective = loss(lm.architecture, lm.compute, settings.remat)
-    trained = loop.train(run, "reward", settings, _PART, lm, objective, examples)
+    examples = [dataclasses.replace(example, document=c.document)
+                for c in comparisons.train for example in _examples(run.config, run.task, lm, c)]
+    objective_class = objectives.Pairwise if settings.kind == "scalar" else objectives.NextToken
+    objective = objective_class.make(lm.architecture, lm.compute, settings)
+    trainer = loop.Trainer(
+        section="reward", settings=settings, placement=lm.placement, compute=lm.compute, seed=run.config.seed,
+        iteration=run.iteration, folder=folder.path, checkpointing=run.config.checkpoint,
+        profile=performance.Profile(run.workdir.path / "profile", run.profiled_steps),
+    )
+    trained = loop.train(trainer, objective, functools.partial(run.roles.take, _PART), examples)
     said = json.dumps({"kind": settings.kind}) + "\n"
     distributed.on_main(lambda: write_atomically(run.workdir.reward_model / _KIND_FILE, said))
-    wait = loop.save_model(run, run.workdir.reward_model, lm, trained.params)
+    wait = trained_model.save(run.roles, run.workdir.reward_model, lm, trained.params)
     rewarder = Rewarder(run.roles.get("reward_model"), run.task, settings.kind)
     found = rewarder.preferences(comparisons.held_out, run.config.score.batch_size)
     rows = [Preference(c.id, float(p), c.preferred) for c, p in zip(comparisons.held_out, found, strict=True)]
@@ -83,8 +91,8 @@ def run(run: run_lib.Run, comparisons: Comparisons) -> None:
 
 
 def tidy(run: run_lib.Run) -> None:
-    """See `training.tidy`."""
-    loop.tidy(run, "reward")
+    """Deletes the states of a training that is complete; a kill may have come before that."""
+    loop.delete_states(run.folder("reward").path)
 
 
 def _numbers(rows: list[Preference]) -> list[statistics.Metric]:
@@ -119,7 +127,7 @@ def _answered(
     Raises:
         InputError: the answers are not one token each, or the question does not fit.
     """
-    prompt = loop.encode_prompt(lm, example_id, question.prompt, 1, "reward", settings)
+    prompt = training_texts.encode_prompt(lm, example_id, question.prompt, 1, "reward", settings)
     first, second = (lm.completion_text(prompt, answer) for answer in question.answers)
     answers = lm.tokenizer.answer_tokens(prompt.text, prompt.ids, (first, second))
     if not answers.exact:
@@ -135,15 +143,9 @@ def _pair(settings: config_lib.Reward, task: Task, lm: LanguageModel, compared: 
     Raises:
         InputError: with the longer of them, the prompt does not fit even without the document.
     """
-    limit = min(settings.max_length, lm.architecture.max_positions)
-    room = max(len(lm.tokenizer.encode(text)) for text in compared.in_order) + 2
-    while True:
-        prompt = loop.encode_prompt(lm, compared.id, task.policy_prompt(compared.example), room, "reward",
-                                        settings)
-        # Of each only the end is "predicted": there the reward is read.
-        both = [packing.training_example([*prompt.ids, *lm.continuation(prompt, text)], (), lm.end_id,
-                                         prompt_weight=0.0) for text in compared.in_order]
-        longest = max(map(len, both))
-        if longest <= limit:
-            return packing.pair(*both)
-        room += longest - limit  # a text took more tokens behind its prompt than by itself
+    prompt = task.policy_prompt(compared.example)
+
+    def encode(texts: Sequence[str]) -> list[packing.TrainingExample]:
+        return training_texts.encode_texts(lm, compared.id, prompt, texts, "reward", settings, prompt_weight=0.0)
+
+    return objectives.Pairwise.pair_example(*compared.in_order, encode)

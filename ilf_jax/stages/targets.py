@@ -2,13 +2,12 @@
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from ilf_jax.config import STAGES_BEFORE_TARGET, Config
 from ilf_jax.errors import InputError
-from ilf_jax.records import Candidates, Draft, Example, Feedback, Scored, Target
-from ilf_jax.scoring import selection
+from ilf_jax.records import OF_STAGES, Example, Target
 from ilf_jax.stages import context as run_lib
+from ilf_jax.training import objectives
+from ilf_jax.training.objectives import LearnedFrom
 
 
 def needed_stages(config: Config) -> tuple[str, ...]:
@@ -30,39 +29,31 @@ def check(config: Config, examples: Sequence[Example]) -> None:
 
 def of_iteration(run: run_lib.Run, iteration: int, examples: tuple[Example, ...]) -> list[Target]:
     """The pairs of one iteration, in the order of its examples. An empty text teaches nothing and is left out."""
-    if run.config.finetune.objective == "weighted":
-        return _weighted(run, iteration, examples)
-    texts = _texts(run, iteration, examples)
-    return [Target(e.id, run.task.policy_prompt(e).text, texts[e.id], run.config.finetune.target)
-            for e in examples if texts[e.id].strip()]
+    settings = run.config.finetune
+    objective = objectives.BUILT_IN[settings.objective]
+    return [target for learned in _learned_from(run, iteration, examples)
+            for target in objective.targets(learned, settings)]
 
 
-def _weighted(run: run_lib.Run, iteration: int, examples: tuple[Example, ...]) -> list[Target]:
-    """All candidates of each example; their weights sum to 1."""
-    candidates = run.folder("refine", iteration).read(Candidates)
-    scored = run.folder("score", iteration).read(Scored)
-    pairs = []
+def _learned_from(run: run_lib.Run, iteration: int, examples: tuple[Example, ...]) -> list[LearnedFrom]:
+    """The records of an iteration, document by document."""
+    target, needed = run.config.finetune.target, needed_stages(run.config)
+    drafts, feedback, candidates, scored = (
+        run.folder(stage, iteration).read(OF_STAGES[stage]) if stage in needed else {}
+        for stage in ("draft", "feedback", "refine", "score"))
+    learned = []
     for e in examples:
-        texts = candidates[e.id].texts
-        usable = np.array([[run.task.is_usable(e, text) for text in texts]])
-        weights = selection.posterior_weights(np.array([scored[e.id].scores]), usable, run.config.finetune.beta)[0]
-        prompt = run.task.policy_prompt(e).text
-        pairs += [Target(e.id, prompt, text, "refinement", float(weight))
-                  for text, weight in zip(texts, weights, strict=True) if text.strip() and weight > 0]
-    return pairs
-
-
-def _texts(run: run_lib.Run, iteration: int, examples: tuple[Example, ...]) -> dict[str, str]:
-    target = run.config.finetune.target
-    if target in ("reference", "human_refinement"):
-        return {e.id: getattr(e, target) for e in examples}
-    if target == "initial":
-        return {i: d.text for i, d in run.folder("draft", iteration).read(Draft).items()}
-    candidates = run.folder("refine", iteration).read(Candidates)
-    scored = run.folder("score", iteration).read(Scored)
-    index = {i: s.picks.get(target, s.chosen) for i, s in scored.items()}
-    texts = {i: c.texts[index[i]] for i, c in candidates.items()}
-    if target == "feedback_refinement":
-        feedback = run.folder("feedback", iteration).read(Feedback)
-        return {i: run.task.join_feedback(feedback[i].text, text) if text.strip() else "" for i, text in texts.items()}
-    return texts
+        if target in ("reference", "human_refinement"):
+            text = getattr(e, target)
+        elif target == "initial":
+            text = drafts[e.id].text
+        else:
+            text = candidates[e.id].texts[scored[e.id].picks.get(target, scored[e.id].chosen)]
+            if target == "feedback_refinement" and text.strip():
+                text = run.task.join_feedback(feedback[e.id].text, text)
+        usable = tuple(run.task.is_usable(e, text) for text in candidates[e.id].texts) if candidates else ()
+        learned.append(LearnedFrom(
+            example=e, prompt=run.task.policy_prompt(e).text, text=text, source=target, draft=drafts.get(e.id),
+            feedback=feedback.get(e.id), candidates=candidates.get(e.id), scored=scored.get(e.id), usable=usable,
+        ))
+    return learned
