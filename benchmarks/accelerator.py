@@ -96,7 +96,7 @@ def train_tokens_per_second(shape: Shape, params: transformer.Params, remat: str
     `params` are donated to the step and cannot be used afterwards.
     """
     adamw = optimizer.make_optimizer(optimizer.OptimizerConfig(weight_decay=0.0, clip_norm=1.0))
-    objective = objectives.NextTokenLoss(shape.model, _compute(), remat)
+    objective = objectives.NextToken(shape.model, _compute(), remat)
     step = jax.jit(functools.partial(finetune_step.train_step, objective, adamw), donate_argnums=0)
     rng = np.random.default_rng(0)
     examples = [

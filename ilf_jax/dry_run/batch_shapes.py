@@ -89,7 +89,7 @@ def measured(config: config_lib.Config, task: Task, roles: Roles, documents: Seq
     examples = [finetune.training_example(settings, task, policy, e, _completion(config, policy, e)) for e in longest]
     schedule = batch_schedule.make_plan(
         examples, epochs=1, batch_size=settings.batch_size, accumulation=settings.accumulation, shuffle=False, seed=0,
-        **loop.row_shape(settings, policy, examples),
+        **loop.row_shape(settings, policy.architecture, policy.placement, policy.compute, examples),
     )
     which = f"the {len(longest)} longest of" if len(longest) < len(documents) else "all"
     return Shapes(

@@ -14,16 +14,15 @@ from ilf_jax import config as config_lib
 from ilf_jax.dry_run import hlo
 from ilf_jax.dry_run.batch_shapes import Shapes
 from ilf_jax.inference import generation, language_model, model_pool
-from ilf_jax.models import flops, lora, transformer
+from ilf_jax.models import flops, transformer
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions, in_precision
 from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import hardware, progress
 from ilf_jax.runtime.sharding import batch_sharding
 from ilf_jax.sampling.logits import make_sampling
-from ilf_jax.stages import targets
-from ilf_jax.steps import finetune_step as finetune_steps
-from ilf_jax.training import loop, objectives, optimizer
+from ilf_jax.stages.context import needed_stages
+from ilf_jax.training import objectives, optimizer, packing, train_program
 
 _OUT_OF_MEMORY = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)")
 # Deeper models are not compiled as they are, but at these depths: this many layers (or a multiple of what their pattern
@@ -78,7 +77,7 @@ def compile_all(config: config_lib.Config, placements: Mapping[str, Placement], 
     Args:
         placements: of the models that play refiner, judge and policy.
     """
-    needed = targets.needed_stages(config)
+    needed = needed_stages(config)
     chosen = [("refine", "refiner", _refine)] if "refine" in needed else []
     if "score" in needed and config.score.method == "instruct_rm":
         chosen.append(("score", "judge", _score))
@@ -206,25 +205,21 @@ def _score(config: config_lib.Config, placement: Placement, shapes: Shapes) -> _
 
 def _finetune(config: config_lib.Config, placement: Placement, shapes: Shapes) -> _Lowered:
     model, settings = placement.model, config.finetune
-    params = transformer.param_shapes(model)
-    if settings.lora_rank:
-        params = jax.eval_shape(lambda p: lora.add(p, settings.lora_rank, settings.lora_alpha, settings.lora_targets,
-                                                   jax.random.key(0)), params)
-    trained, frozen = lora.split(params)
-    frozen = placement.with_shardings(in_precision(frozen, jnp.dtype(settings.lora_base_precision)), "train")
-    opt = optimizer.OptimizerConfig(settings.weight_decay, settings.clip_norm, b2=settings.b2)
-    state = jax.eval_shape(lambda p: finetune_steps.init_state(p, optimizer.make_optimizer(opt)), trained)
-    state = placement.with_shardings(state, "train")
+    compute = model_pool.compute_of(config, placement.mesh)
+    objective = objectives.by_choice(settings.objective).make(model, compute, settings)
+    params = jax.eval_shape(
+        lambda params: train_program.trainable(model, settings, "finetune", params, jax.random.key(0)),
+        transformer.param_shapes(model))
+    trained, frozen = train_program.split(settings, placement, params)
+    opt = optimizer.OptimizerConfig.from_settings(settings)
+    arguments = train_program.argument_shapes(opt, placement, objective, trained, frozen)
     A, R, L, T = shapes.accumulation, shapes.rows, shapes.row, shapes.targets
-    rows, targets = ((A, R, L), np.int32), ((A, R, T), np.int32)
-    named = {"tokens": rows, "positions": rows, "segments": rows, "index": targets, "targets": targets,
-             "weights": ((A, R, T), np.float32)}
-    batch = dict(zip(named, _batch(placement, *named.values(), axis=1), strict=True))
-    objective = objectives.NextTokenLoss(model, model_pool.compute_of(config, placement.mesh), settings.remat)
-    lowered = loop.train_step_program(state).lower(objective, opt, state, frozen, batch, np.float32(0))
+    batch = train_program.batch_shapes(placement, packing.array_shapes(
+        (A, R), row_length=L, num_targets=T, reference_logprobs=objective.reference == "logprobs"))
+    lowered = train_program.lower(opt, objective, arguments, batch)
     work = flops.training(model, tokens=A * R * L, seen=L / 2, targets=A * R * T)
-    held = _bytes(state) + _bytes(frozen)
-    return lowered, held, work, 2 * held
+    resident = _bytes((arguments.state, arguments.frozen, arguments.reference))
+    return lowered, resident, work, 2 * resident
 
 
 def _batch(placement: Placement, *of: tuple[tuple[int, ...], Any], axis: int = 0) -> list[jax.ShapeDtypeStruct]:

@@ -17,7 +17,8 @@ from ilf_jax.runtime import performance
 from ilf_jax.steps import score_step
 from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tokenizers.tokenizer import Tokenizer
-from ilf_jax.training import objectives, packing
+from ilf_jax.training import packing
+from ilf_jax.training.objectives import sequence_logprobs
 
 _STATIC = ("config", "compute")
 
@@ -166,7 +167,7 @@ class LanguageModel:
             row_length=length, num_targets=padding.bucket(max(e.num_targets for e in examples)),
         )
         logprobs = performance.fetch(
-            self.placement.jit(objectives.sequence_logprobs, static_argnames=_STATIC)(
+            self.placement.jit(sequence_logprobs, static_argnames=_STATIC)(
                 self.architecture, self.params, self.placement.batch(batch), compute=self.compute)
         )
         return [logprobs[i, : e.num_targets] for i, e in enumerate(examples)]

@@ -20,24 +20,24 @@ _KERNEL = "/kernel"
 
 
 def target_paths(params: Params, targets: str, section: str = "finetune") -> list[str]:
-    """Paths like 'layers_0/attention/q/kernel' of the kernels that the regular expression `targets` is found in.
+    """Paths like 'layers_0/attention/q/kernel' of the kernels that the regular expression `targets` matches.
 
     Args:
         params: arrays or jax.ShapeDtypeStruct; only the names count.
         section: of the configuration that `targets` comes from, for messages.
 
     Raises:
-        InputError: there are none, or it is no regular expression.
+        InputError: there are none, or it is not a regular expression.
     """
     kernels = [path for path in traverse_util.flatten_dict(params, sep="/") if path.endswith(_KERNEL)]
     try:
-        found = [path for path in kernels if re.search(targets, path)]
+        matches = [path for path in kernels if re.search(targets, path)]
     except re.error as e:
-        raise InputError(f"config.{section}.lora_targets={targets!r}: is no regular expression: {e}") from e
-    if not found:
+        raise InputError(f"config.{section}.lora_targets={targets!r}: is not a regular expression: {e}") from e
+    if not matches:
         raise InputError(f"config.{section}.lora_targets={targets!r}: matches none of the {len(kernels)} kernels; the "
                          f"first are {', '.join(sorted(kernels)[:7])}")
-    return found
+    return matches
 
 
 def add(

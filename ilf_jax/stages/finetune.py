@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import functools
+import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -9,19 +11,22 @@ import numpy as np
 from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import statistics
-from ilf_jax.inference import likelihoods, model_pool
+from ilf_jax.inference import likelihoods, trained_model, training_texts
 from ilf_jax.inference.language_model import LanguageModel
+from ilf_jax.models import checkpoint_io
 from ilf_jax.records import Candidates, Draft, Example, Feedback, Scored, Target
-from ilf_jax.runtime import performance
+from ilf_jax.runtime import distributed, performance, storage
+from ilf_jax.runtime.files import read_json_lines, write_atomically
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
-from ilf_jax.scoring import selection
 from ilf_jax.stages import context as context_lib
 from ilf_jax.stages.context import Outcome, Records, StageContext
 from ilf_jax.tasks.task import Task
-from ilf_jax.training import loop, objectives, packing
+from ilf_jax.training import loop, objectives, packing, reference_logprobs
+from ilf_jax.training.objectives import LearnedFrom
 
 _FROM_DATA = ("reference", "human_refinement")
+_REFERENCE_LOGPROBS = "reference_logprobs.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +53,7 @@ def finetune(context: StageContext, history: Sequence[IterationRecords]) -> Iter
     """
     folder = context.folder("finetune")
     if folder.complete:
-        loop.tidy(context, "finetune")  # the process may have been killed before it did
+        loop.delete_states(folder.path)  # the process may have been killed before it did
         yield Pending.ready(None)
         return
     checkpoint = _finetune(context, history, folder)
@@ -63,27 +68,29 @@ def finetune(context: StageContext, history: Sequence[IterationRecords]) -> Iter
 def _finetune(context: StageContext, history: Sequence[IterationRecords], folder: StageFolder) -> Pending[None]:
     config, settings, meter = context.config, context.config.finetune, performance.Meter()
     folder.begin()
-    learned = history if settings.data == "cumulative" else history[-1:]
-    targets = [target for records in learned for target in _targets(context, records)]
+    learned_from = history if settings.data == "cumulative" else history[-1:]
+    objective_class = objectives.by_choice(settings.objective)
+    targets = [target for records in learned_from for document in _learned_from(context, records)
+               for target in objective_class.targets(document, settings)]
     if not targets:
         raise InputError(f"iteration {context.iteration}: every text to imitate is empty, there is nothing to learn "
                          "from")
     folder.write_shard(0, 1, targets)
-    part = "policy" if settings.init == "previous" else "base"
-    lm = context.roles.without_params(part)
-    by_id = {e.id: e for records in learned for e in records.examples}
-    examples = [training_example(settings, context.task, lm, by_id[t.id], t.completion, t.weight) for t in targets]
+    start = "policy" if settings.init == "previous" else "base"
+    lm = context.roles.without_params(start)
+    by_id = {e.id: e for records in learned_from for e in records.examples}
+    examples = [training_example(settings, context.task, lm, by_id[t.id], t) for t in targets]
     metrics = []
     if config.evaluate.target_nll:
         texts = [(by_id[t.id], t.completion) for t in targets]
         # Unless training starts from it, the base model is not held beside the optimizer's state.
-        base = context.roles.get("base", hold=part == "base")
+        base = context.roles.get("base", hold=start == "base")
         metrics.append(likelihoods.nll(context.task, base, "target_nll_before_training", texts))
         del base
-    trained = train(context, part, examples)
+    trained = train(context, start, examples)
     checkpoint = context.workdir.checkpoint(context.iteration)
     replaced = context.workdir.checkpoint(context.iteration - 1) if context.iteration > 1 else None
-    saved = loop.save_model(context, checkpoint, lm, trained.params, replaced)
+    saved = trained_model.save(context.roles, checkpoint, lm, trained.params, replaced)
     metrics = [
         statistics.plain("loss", trained.loss), statistics.plain("steps", trained.steps),
         statistics.plain("examples", len(targets)),
@@ -93,10 +100,49 @@ def _finetune(context: StageContext, history: Sequence[IterationRecords], folder
 
     def complete(_: None) -> None:
         context_lib.finish(context, folder, meter, Outcome(1, len(targets), metrics), cost)
-        loop.tidy(context, "finetune")
+        loop.delete_states(folder.path)
         context.workdir.write_metrics()
 
     return saved.map(complete)
+
+
+def train(context: StageContext, start: str, examples: Sequence[packing.TrainingExample]) -> loop.Trained:
+    """Trains from the params of `start` ("policy" or "base"), see `loop.train`."""
+    config, settings, lm = context.config, context.config.finetune, context.roles.without_params(start)
+    folder = context.folder("finetune").path
+    objective = objectives.by_choice(settings.objective).make(lm.architecture, lm.compute, settings)
+    trainer = loop.Trainer(
+        section="finetune", settings=settings, placement=lm.placement, compute=lm.compute, seed=config.seed,
+        iteration=context.iteration, folder=folder, checkpointing=config.checkpoint,
+        profile=performance.Profile(context.workdir.path / "profile", context.profiled_steps))
+    if objective.reference == "logprobs":
+        examples = _with_reference_logprobs(context, start, folder / _REFERENCE_LOGPROBS, examples)
+    return loop.train(trainer, objective, functools.partial(context.roles.take, start), examples)
+
+
+def _with_reference_logprobs(
+    context: StageContext, start: str, path: storage.Path, examples: Sequence[packing.TrainingExample]
+) -> list[packing.TrainingExample]:
+    """The examples with their log-probabilities under the params that training starts from.
+
+    They are computed once and kept with the stage's records: a resumed run reads them.
+
+    Args:
+        start: "policy" or "base".
+        path: of the file that keeps them, one line per example.
+    """
+    if not distributed.on_main(path.exists):
+        lm = context.roles.get(start)
+        logprobs = reference_logprobs.compute(
+            lm.architecture, lm.params, examples, placement=lm.placement, options=lm.compute,
+            batch_size=context.config.finetune.batch_size)
+        lines = "".join(json.dumps({"logprobs": of_example.tolist()}) + "\n" for of_example in logprobs)
+        distributed.on_main(lambda: write_atomically(path, lines))
+    rows = [row["logprobs"] for _, row in read_json_lines(path)]
+    if [len(row) for row in rows] != [e.num_targets for e in examples]:
+        raise InputError(f"{path}: does not belong to the training examples of this run; delete it to compute it again")
+    return [dataclasses.replace(e, reference_logprobs=np.array(row, np.float32))
+            for e, row in zip(examples, rows, strict=True)]
 
 
 def check(config: config_lib.Config) -> None:
@@ -104,10 +150,11 @@ def check(config: config_lib.Config) -> None:
 
     Reads the checkpoint's header only.
     """
+    objectives.by_choice(config.finetune.objective)
     if config.finetune.objective == "weighted" and config.finetune.target != "refinement":
         raise InputError("config.finetune.objective='weighted' weighs all refinements; "
                          f"it does not go with config.finetune.target={config.finetune.target!r}")
-    loop.check("finetune", config.finetune, model_pool.read_model_config(config.policy.checkpoint))
+    loop.check("finetune", config.finetune, checkpoint_io.read_config(config.policy.checkpoint))
 
 
 def check_documents(config: config_lib.Config, examples: Sequence[Example]) -> None:
@@ -122,75 +169,49 @@ def check_documents(config: config_lib.Config, examples: Sequence[Example]) -> N
                              f"config.data.skip_empty=({field!r},)")
 
 
-def _targets(context: StageContext, records: IterationRecords) -> list[Target]:
-    """What an iteration's documents teach, in their order. An empty text teaches nothing and is left out."""
-    if context.config.finetune.objective == "weighted":
-        return _weighted(context, records)
-    texts = _texts(context, records)
-    return [Target(e.id, context.task.policy_prompt(e).text, texts[e.id], context.config.finetune.target)
-            for e in records.examples if texts[e.id].strip()]
-
-
-def _weighted(context: StageContext, records: IterationRecords) -> list[Target]:
-    """All candidates of each example; their weights sum to 1."""
+def _learned_from(context: StageContext, records: IterationRecords) -> list[LearnedFrom]:
+    """What an iteration recorded about each of its documents, and the text that config.finetune.target picks."""
+    target, task = context.config.finetune.target, context.task
+    drafts, feedback = records.drafts.by_id(), records.feedback.by_id()
     candidates, scored = records.candidates.by_id(), records.scored.by_id()
-    targets = []
+    documents = []
     for e in records.examples:
-        texts = candidates[e.id].texts
-        usable = np.array([[context.task.is_usable(e, text) for text in texts]])
-        weights = selection.posterior_weights(
-            np.array([scored[e.id].scores]), usable, context.config.finetune.beta)[0]
-        prompt = context.task.policy_prompt(e).text
-        targets += [Target(e.id, prompt, text, "refinement", float(weight))
-                    for text, weight in zip(texts, weights, strict=True) if text.strip() and weight > 0]
-    return targets
-
-
-def _texts(context: StageContext, records: IterationRecords) -> dict[str, str]:
-    """The text that config.finetune.target picks for each document, by id."""
-    target = context.config.finetune.target
-    if target in _FROM_DATA:
-        return {e.id: getattr(e, target) for e in records.examples}
-    if target == "initial":
-        return {i: d.text for i, d in records.drafts.by_id().items()}
-    index = {i: s.picks.get(target, s.chosen) for i, s in records.scored.by_id().items()}
-    texts = {i: c.texts[index[i]] for i, c in records.candidates.by_id().items()}
-    if target == "feedback_refinement":
-        feedback = records.feedback.by_id()
-        return {i: context.task.join_feedback(feedback[i].text, text) if text.strip() else ""
-                for i, text in texts.items()}
-    return texts
-
-
-def train(context: StageContext, part: str, examples: Sequence[packing.TrainingExample]) -> loop.Trained:
-    """Trains from the params of `part` ("policy" or "base"), see `loop.train`."""
-    lm, settings = context.roles.without_params(part), context.config.finetune
-    objective = objectives.NextTokenLoss(lm.architecture, lm.compute, settings.remat)
-    return loop.train(context, "finetune", settings, part, lm, objective, examples)
+        if target in _FROM_DATA:
+            text = getattr(e, target)
+        elif target == "initial":
+            text = drafts[e.id].text
+        else:
+            text = candidates[e.id].texts[scored[e.id].picks.get(target, scored[e.id].chosen)]
+            if target == "feedback_refinement" and text.strip():
+                text = task.join_feedback(feedback[e.id].text, text)
+        usable = tuple(task.is_usable(e, text) for text in candidates[e.id].texts) if candidates else ()
+        documents.append(LearnedFrom(
+            example=e, prompt=task.policy_prompt(e).text, text=text, source=target, draft=drafts.get(e.id),
+            feedback=feedback.get(e.id), candidates=candidates.get(e.id), scored=scored.get(e.id), usable=usable))
+    return documents
 
 
 def training_example(
-    settings: config_lib.Finetune, task: Task, lm: LanguageModel, example: Example, completion: str,
-    weight: float = 1.0,
+    settings: config_lib.Finetune, task: Task, lm: LanguageModel, example: Example, target: Target | str
 ) -> packing.TrainingExample:
-    """Token ids and loss weights of one pair; a document that leaves no room is shortened, the completion never.
+    """Token ids and loss weights of one target; a document that leaves no room is shortened, the text never.
 
     Args:
-        settings: of finetuning.
-        lm: whose tokenizer and context it is.
-        completion: the text to imitate.
-        weight: of the pair's loss.
+        settings: config.finetune.
+        task: gives the prompt.
+        lm: whose tokens and template.
+        example: the document.
+        target: what it teaches, or a text to imitate.
 
     Raises:
-        InputError: prompt and completion do not fit into config.finetune.max_length even so.
+        InputError: prompt and text do not fit into config.finetune.max_length even so.
     """
-    limit = min(settings.max_length, lm.architecture.max_positions)
-    room = len(lm.tokenizer.encode(completion)) + 2
-    while True:
-        prompt = loop.encode_prompt(lm, example.id, task.policy_prompt(example), room, "finetune", settings)
-        made = packing.training_example(
-            prompt.ids, lm.continuation(prompt, completion), lm.end_id, prompt_weight=settings.prompt_loss_weight,
-            scale=weight)
-        if len(made) <= limit:
-            return made
-        room += len(made) - limit  # the completion took more tokens behind its prompt than by itself
+    if isinstance(target, str):
+        target = Target(example.id, task.policy_prompt(example).text, target, settings.target)
+
+    def encode(texts: Sequence[str]) -> list[packing.TrainingExample]:
+        return training_texts.encode_texts(
+            lm, example.id, task.policy_prompt(example), texts, "finetune", settings, settings.prompt_loss_weight)
+
+    made = objectives.by_choice(settings.objective).training_example(target, encode)
+    return dataclasses.replace(made, document=example.document)

@@ -8,16 +8,17 @@ import dataclasses
 import functools
 import json
 import zlib
+from collections.abc import Sequence
 
 from ilf_jax import config as config_lib
 from ilf_jax.data.comparisons import Comparisons
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import calibration, statistics
-from ilf_jax.inference import model_pool
+from ilf_jax.inference import model_pool, trained_model, training_texts
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.inference.reward_scorer import RewardScorer
 from ilf_jax.records import Comparison, Preference
-from ilf_jax.runtime import distributed, storage
+from ilf_jax.runtime import distributed, performance, storage
 from ilf_jax.runtime.files import read_json, write_atomically
 from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.stages.context import Outcome, Records, StageContext, run_stage
@@ -61,7 +62,7 @@ def _kind_of(uri: str) -> str | None:
 def train_reward_model(context: StageContext, comparisons: Comparisons) -> Records[Preference]:
     """Trains the reward model; a Preference for each held-out comparison."""
     records = run_stage(context, "reward", Preference, functools.partial(_train, context, comparisons))
-    loop.tidy(context, "reward")
+    loop.delete_states(context.folder("reward").path)
     return records
 
 
@@ -70,13 +71,18 @@ def _train(context: StageContext, comparisons: Comparisons, folder: StageFolder)
     lm = context.roles.without_params(_PART)
     if settings.kind == "scalar":
         lm = dataclasses.replace(lm, architecture=dataclasses.replace(lm.architecture, scalar_head=True))
-    examples = [example for c in comparisons.train for example in _examples(config, context.task, lm, c)]
-    loss = objectives.PairwiseLoss if settings.kind == "scalar" else objectives.NextTokenLoss
-    objective = loss(lm.architecture, lm.compute, settings.remat)
-    trained = loop.train(context, "reward", settings, _PART, lm, objective, examples)
+    examples = [dataclasses.replace(example, document=c.document)
+                for c in comparisons.train for example in _examples(config, context.task, lm, c)]
+    objective_class = objectives.Pairwise if settings.kind == "scalar" else objectives.NextToken
+    objective = objective_class.make(lm.architecture, lm.compute, settings)
+    trainer = loop.Trainer(
+        section="reward", settings=settings, placement=lm.placement, compute=lm.compute, seed=config.seed,
+        iteration=context.iteration, folder=folder.path, checkpointing=config.checkpoint,
+        profile=performance.Profile(context.workdir.path / "profile", context.profiled_steps))
+    trained = loop.train(trainer, objective, functools.partial(context.roles.take, _PART), examples)
     facts = json.dumps({"kind": settings.kind}) + "\n"
     distributed.on_main(lambda: write_atomically(context.workdir.reward_model / _KIND_FILE, facts))
-    checkpoint = loop.save_model(context, context.workdir.reward_model, lm, trained.params)
+    checkpoint = trained_model.save(context.roles, context.workdir.reward_model, lm, trained.params)
     scorer = RewardScorer(context.roles.get("reward_model"), context.task, settings.kind)
     probabilities = scorer.preferences(comparisons.held_out, config.score.batch_size)
     rows = [Preference(c.id, float(p), c.preferred)
@@ -120,7 +126,7 @@ def _answered(
     Raises:
         InputError: the answers are not one token each, or the question does not fit.
     """
-    prompt = loop.encode_prompt(lm, example_id, question.prompt, 1, "reward", settings)
+    prompt = training_texts.encode_prompt(lm, example_id, question.prompt, 1, "reward", settings)
     first, second = (lm.completion_text(prompt, answer) for answer in question.answers)
     answers = lm.tokenizer.answer_tokens(prompt.text, prompt.ids, (first, second))
     if not answers.exact:
@@ -136,15 +142,9 @@ def _pair(settings: config_lib.Reward, task: Task, lm: LanguageModel, compared: 
     Raises:
         InputError: with the longer of them, the prompt does not fit even without the document.
     """
-    limit = min(settings.max_length, lm.architecture.max_positions)
-    room = max(len(lm.tokenizer.encode(text)) for text in compared.in_order) + 2
-    while True:
-        prompt = loop.encode_prompt(lm, compared.id, task.policy_prompt(compared.example), room, "reward",
-                                        settings)
-        # Of each only the end is "predicted": there the reward is read.
-        both = [packing.training_example([*prompt.ids, *lm.continuation(prompt, text)], (), lm.end_id,
-                                         prompt_weight=0.0) for text in compared.in_order]
-        longest = max(map(len, both))
-        if longest <= limit:
-            return packing.pair(*both)
-        room += longest - limit  # a text took more tokens behind its prompt than by itself
+    prompt = task.policy_prompt(compared.example)
+
+    def encode(texts: Sequence[str]) -> list[packing.TrainingExample]:
+        return training_texts.encode_texts(lm, compared.id, prompt, texts, "reward", settings, prompt_weight=0.0)
+
+    return objectives.Pairwise.pair_example(*compared.in_order, encode)

@@ -1,4 +1,4 @@
-"""Stops a training whose loss on held-back pairs no longer falls."""
+"""Stops a training whose loss on held-back documents no longer falls."""
 
 from typing import Any
 
@@ -11,19 +11,28 @@ from ilf_jax.runtime import progress
 
 
 class EarlyStopping:
-    """Remembers the params with the lowest dev loss, and stops after `patience` epochs without a better one."""
+    """Keeps the params with the lowest dev loss, those before training included.
+
+    Stops after `patience` epochs without a better loss.
+    """
 
     def __init__(self, patience: int, params: Params) -> None:
+        """Args: epochs to wait, and the params before training, which are copied."""
         self._patience, self.best = patience, jax.tree.map(jnp.copy, params)
         self._best_loss, self._worse = float("inf"), 0
 
     @property
     def stopped(self) -> bool:
-        """Whether patience is at its end."""
+        """Whether patience has run out."""
         return self._worse >= self._patience
 
-    def look(self, loss: float, params: Params) -> None:
-        """Takes in the dev loss (nats a token) after an epoch, and the params that have it."""
+    def score_start(self, loss: float) -> None:
+        """Takes the dev loss (nats a token) of the params before training: the one to beat."""
+        self._best_loss = loss
+        progress.log(f"dev loss {loss:.4f} nats a token before training")
+
+    def score_epoch(self, loss: float, params: Params) -> None:
+        """Takes the dev loss (nats a token) after an epoch, and the params that have it."""
         if loss < self._best_loss:
             self.best, self._best_loss, self._worse = jax.tree.map(jnp.copy, params), loss, 0
         else:
@@ -32,11 +41,11 @@ class EarlyStopping:
 
     def to_save(self) -> dict[str, Any]:
         """What a training checkpoint keeps of it."""
-        # Not on a device: of several processes' devices each would hold one of its own.
+        # Host arrays: on several processes, arrays on a device would be one for each process.
         return {"best": self.best, "best_loss": np.array(self._best_loss, np.float32),
                 "worse": np.array(self._worse, np.int32)}
 
     def restore(self, saved: dict[str, Any]) -> None:
-        """Goes on from what `to_save` gave."""
+        """Resumes from what `to_save` returned."""
         self.best = saved["best"]
         self._best_loss, self._worse = float(saved["best_loss"]), int(saved["worse"])

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ilf_jax.config import Training
 from ilf_jax.runtime import barriers
 
 
@@ -18,6 +19,11 @@ class OptimizerConfig:
     clip_norm: float  # 0: no clipping
     b1: float = 0.9
     b2: float = 0.999
+
+    @classmethod
+    def from_settings(cls, settings: Training) -> "OptimizerConfig":
+        """What a section of the config says."""
+        return cls(settings.weight_decay, settings.clip_norm, b2=settings.b2)
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -45,9 +51,9 @@ def _clip_by_global_norm(largest: float) -> optax.GradientTransformation:
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up to the peak, then constant, or down to 0 linearly or as a cosine. Found on the host.
+    """Linear warm-up to the peak, then constant, or down to 0 linearly or as a cosine.
 
-    The arithmetic of optax's linear_schedule and cosine_decay_schedule, without a program on the device.
+    The arithmetic of optax's linear_schedule and cosine_decay_schedule on the host, without a program on the device.
     """
 
     kind: str  # "constant", "linear" or "cosine"

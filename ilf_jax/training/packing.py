@@ -7,6 +7,7 @@ layout: segments keep examples from seeing each other, positions restart, and th
 import dataclasses
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 
 
@@ -16,11 +17,15 @@ class TrainingExample:
 
     Attributes:
         parts: lengths of the texts that it is made of, one behind the other, which do not see each other; () is one.
+        document: the document that it is about. Examples of one document are all trained on, or all held back.
+        reference_logprobs: log-probability of each predicted token under a reference, in nats; None without one.
     """
 
     tokens: np.ndarray
     weights: np.ndarray
     parts: tuple[int, ...] = ()
+    document: str = ""
+    reference_logprobs: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -30,13 +35,17 @@ class TrainingExample:
         """How many tokens are predicted. The first token of a text never is."""
         return int(np.count_nonzero(self.weights[1:]))
 
+    def scaled(self, weight: float) -> "TrainingExample":
+        """The same with all loss weights times `weight`."""
+        return dataclasses.replace(self, weights=self.weights * np.float32(weight))
+
 
 def training_example(
-    prompt_ids: Sequence[int], completion_ids: Sequence[int], end_id: int, *, prompt_weight: float, scale: float = 1.0
+    prompt_ids: Sequence[int], completion_ids: Sequence[int], end_id: int, *, prompt_weight: float
 ) -> TrainingExample:
-    """Loss weight 1 on completion and end token, `prompt_weight` on the prompt; everything times `scale`."""
+    """Loss weight 1 on completion and end token, `prompt_weight` on the prompt."""
     tokens = np.array([*prompt_ids, *completion_ids, end_id], np.int32)
-    weights = np.full(len(tokens), scale, np.float32)
+    weights = np.ones(len(tokens), np.float32)
     weights[: len(prompt_ids)] *= prompt_weight
     return TrainingExample(tokens, weights)
 
@@ -75,6 +84,25 @@ def targets_per_row(examples: Sequence[TrainingExample], rows: Sequence[Sequence
     return max(sum(examples[i].num_targets for i in row) for row in rows)
 
 
+def array_shapes(
+    rows: tuple[int, ...], *, row_length: int, num_targets: int, reference_logprobs: bool = False
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays that `assemble` makes.
+
+    Args:
+        rows: (R,), or (A, R) for A micro-batches.
+        row_length: L.
+        num_targets: T.
+        reference_logprobs: whether examples have these.
+    """
+    of_rows = {name: np.int32 for name in ("tokens", "positions", "segments")}
+    of_targets = {"index": np.int32, "targets": np.int32, "weights": np.float32}
+    if reference_logprobs:
+        of_targets["reference_logprobs"] = np.float32
+    return {**{name: jax.ShapeDtypeStruct((*rows, row_length), dtype) for name, dtype in of_rows.items()},
+            **{name: jax.ShapeDtypeStruct((*rows, num_targets), dtype) for name, dtype in of_targets.items()}}
+
+
 def assemble(
     examples: Sequence[TrainingExample], rows: Sequence[Sequence[int]], *, num_rows: int, row_length: int,
     num_targets: int,
@@ -83,12 +111,13 @@ def assemble(
 
     Returns:
         tokens_RxL, positions_RxL, segments_RxL (0 on padding), and for the predicted tokens index_RxT (the position
-        whose hidden state predicts), targets_RxT, weights_RxT (0 on padding).
+        whose hidden state predicts), targets_RxT, weights_RxT (0 on padding). Examples with reference_logprobs, all or
+        none, add reference_logprobs_RxT (0 on padding).
     """
-    shape, target_shape = (num_rows, row_length), (num_rows, num_targets)
-    batch = {name: np.zeros(shape, np.int32) for name in ("tokens", "positions", "segments")}
-    batch |= {name: np.zeros(target_shape, np.int32) for name in ("index", "targets")}
-    batch["weights"] = np.zeros(target_shape, np.float32)
+    with_reference = bool(examples) and examples[0].reference_logprobs is not None
+    shapes = array_shapes((num_rows,), row_length=row_length, num_targets=num_targets,
+                          reference_logprobs=with_reference)
+    batch = {name: np.zeros(array.shape, array.dtype) for name, array in shapes.items()}
     for r, row in enumerate(rows):
         at = filled = segment = 0
         for i in row:
@@ -105,5 +134,7 @@ def assemble(
             batch["index"][r, span] = at + predicted
             batch["targets"][r, span] = example.tokens[predicted + 1]
             batch["weights"][r, span] = example.weights[predicted + 1]
+            if with_reference:
+                batch["reference_logprobs"][r, span] = example.reference_logprobs
             at, filled = at + n, filled + len(predicted)
     return batch

@@ -14,7 +14,7 @@ from ilf_jax.models import checkpoint_io
 from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import sharding
 from ilf_jax.sweeps import config_files
-from ilf_jax.training import loop
+from ilf_jax.training import train_program
 
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -71,8 +71,8 @@ def test_predicts_what_the_run_compiles(quickstart, tmp_path, monkeypatch):
     watch(language_model, "answer_logits_program", "score",
           lambda model, params, prefix, lengths, branch, offsets, leaves, ends, answers: {
               "prefix": prefix.shape[1], "branch": branch.shape[2], "questions": ends.shape[2]})
-    watch(loop, "train_step_program", "finetune",
-          lambda objective, opt, state, frozen, batch, rate: dict(
+    watch(train_program, "train_step_program", "finetune",
+          lambda objective, opt, state, frozen, batch, *_: dict(
               zip(("accumulation", "rows", "row", "targets"), (*batch["tokens"].shape, batch["targets"].shape[2]),
                   strict=True)))
     ilf_jax.run(quickstart, tmp_path / "run")

@@ -70,7 +70,7 @@ def train(objective, params, batch):
 
 
 def everything(train_params, decode_params, put, compute):
-    objective = objectives.NextTokenLoss(CONFIG, compute, remat="full" if compute.rows else "none")
+    objective = objectives.NextToken(CONFIG, compute, remat="full" if compute.rows else "none")
     state, metrics = train(objective, train_params, put(train_batch, 1))
     tokens = put((prompts, lengths, keys), 0)
     refined, sampled = (

@@ -4,7 +4,7 @@ import jax
 import pytest
 
 import ilf_jax
-from ilf_jax.training import loop
+from ilf_jax.training import train_program
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -28,7 +28,7 @@ def compiled():
 def test_the_step_that_was_compiled_beforehand_is_the_one_that_is_run(
     tiny_config, tmp_path, compiled, monkeypatch, lora_rank,
 ):
-    original, at_call = loop.train_step_program, []
+    original, at_call = train_program.train_step_program, []
 
     def program(state):
         jitted = original(state)
@@ -40,7 +40,7 @@ def test_the_step_that_was_compiled_beforehand_is_the_one_that_is_run(
         call.lower = jitted.lower
         return call
 
-    monkeypatch.setattr(loop, "train_step_program", program)
+    monkeypatch.setattr(train_program, "train_step_program", program)
     tiny_config.finetune.lora_rank = lora_rank
     ilf_jax.run(tiny_config, tmp_path / "run")
     assert at_call == [1, 1, 1] and compiled.count("jit(_train_step)") == 1

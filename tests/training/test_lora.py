@@ -16,13 +16,13 @@ import pytest
 import ilf_jax
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io, lora, transformer
+from ilf_jax.models import placement as placement_lib
 from ilf_jax.models.architecture import small_shape
 from ilf_jax.models.compute import FLOAT32, in_precision
 from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import checkpoint, sharding
 from ilf_jax.steps import finetune_step
-from ilf_jax.training import loop as stage
-from ilf_jax.training import objectives, optimizer, packing
+from ilf_jax.training import objectives, optimizer, packing, train_program
 
 V, END, RANK = 64, 3, 3
 CONFIG = dataclasses.replace(small_shape(32, 2, V), num_heads=4, num_kv_heads=2, head_dim=8, qkv_bias=True)
@@ -91,7 +91,7 @@ def test_targets(base):
 
 @pytest.mark.parametrize(("targets", "words"), [
     ("attention/query", ["matches none of the 14 kernels", "layers_0/attention/k/kernel"]),
-    ("embedding", ["matches none"]), ("(", ["no regular expression"]),
+    ("embedding", ["matches none"]), ("(", ["not a regular expression"]),
 ])
 def test_targets_that_match_nothing(base, targets, words):
     with pytest.raises(InputError) as error:
@@ -133,11 +133,14 @@ def test_merged_equals_unmerged(base, trained):
 @pytest.mark.parametrize("remat", ["none", "full", "dots"])
 def test_gradient_is_that_of_the_merged_formula(trained, remat):
     batch, (params, frozen) = make_batch(), lora.split(trained)
-    objective = objectives.NextTokenLoss(CONFIG, remat=remat)
-    loss, _, grads = jax.jit(finetune_step.accumulated_gradients, static_argnums=0)(objective, params, frozen, batch)
-    plain, one = objectives.NextTokenLoss(CONFIG), {name: array[0] for name, array in batch.items()}
-    formula = lambda params: plain(lora.merge(lora.join(frozen, params)), one)  # noqa: E731
-    (right, _), right_grads = jax.jit(jax.value_and_grad(formula, has_aux=True))(params)
+    objective = objectives.NextToken(CONFIG, remat=remat)
+    loss, _, _, grads = jax.jit(finetune_step.accumulated_gradients, static_argnums=0)(objective, params, frozen, batch)
+    plain, one = objectives.NextToken(CONFIG), {name: array[0] for name, array in batch.items()}
+
+    def formula(params):
+        return plain(lora.merge(lora.join(frozen, params)), {}, one)[0]
+
+    right, right_grads = jax.jit(jax.value_and_grad(formula))(params)
     assert float(loss) == pytest.approx(float(right), rel=1e-5)
     assert jax.tree.structure(grads) == jax.tree.structure(params)
     for x, y in zip(jax.tree.leaves(grads), jax.tree.leaves(right_grads), strict=True):
@@ -148,7 +151,7 @@ def test_gradient_is_that_of_the_merged_formula(trained, remat):
 @pytest.mark.parametrize("remat", ["none", "full", "dots"])
 def test_no_gradient_of_a_kernel_is_computed(base, trained, remat):
     """Neither dW nor W + scale A B: no matmul of the program has an output like a kernel."""
-    objective, batch = objectives.NextTokenLoss(CONFIG, remat=remat), make_batch()
+    objective, batch = objectives.NextToken(CONFIG, remat=remat), make_batch()
     gradient = functools.partial(finetune_step.accumulated_gradients, objective)
     shapes = {leaf.shape for name, leaf in zip(names(base), jax.tree.leaves(base), strict=True) if "kernel" in name}
 
@@ -168,16 +171,17 @@ def test_training_lowers_the_loss_and_leaves_the_base(base):
     """As wide as the kernels, adapters learn a fixed problem; what is frozen keeps every bit."""
     before = jax.tree.map(np.array, base)
     params, frozen = lora.split(lora.add(base, 32, 32.0, ALL, KEY))
-    objective, batch, losses = objectives.NextTokenLoss(CONFIG), make_batch(seed=5), []
+    objective, batch, losses = objectives.NextToken(CONFIG), make_batch(seed=5), []
     state = finetune_step.init_state(params, optimizer.make_optimizer(ADAM))
     for _ in range(20):
-        state, metrics = stage.train_step_program(state)(objective, ADAM, state, frozen, batch, np.float32(2e-2))
+        step = train_program.train_step_program(state)
+        state, metrics = step(objective, ADAM, state, frozen, batch, np.float32(2e-2))
         losses.append(float(metrics["loss"]))
     assert losses[0] > 3.0
     assert losses[-1] < 0.5
     assert_equal_bits(base, before)
     merged = lora.merge(lora.join(frozen, state.params))
-    (loss, weight) = objective(merged, {name: array[0] for name, array in batch.items()})
+    loss, weight, _ = objective(merged, {}, {name: array[0] for name, array in batch.items()})
     assert float(loss / weight) < 0.5
     for name, x, y in zip(names(base), jax.tree.leaves(merged), jax.tree.leaves(before), strict=True):
         assert np.array_equal(x, y) == (not name.endswith("/kernel")), name
@@ -218,7 +222,7 @@ class FakeMesh:
 
 
 def test_adapters_lie_like_their_kernels(base, monkeypatch):
-    monkeypatch.setattr(sharding, "NamedSharding", lambda mesh, spec: spec)
+    monkeypatch.setattr(placement_lib, "NamedSharding", lambda mesh, spec: spec)
     placement = Placement(FakeMesh(), CONFIG)
     for path in lora.target_paths(base, ALL):
         for layout in ("train", "decode"):
@@ -243,7 +247,7 @@ def run(place, put):
     params, frozen = lora.split(whole)
     rng = np.random.default_rng(0)
     params = jax.tree.map(lambda a: a + 0.1 * rng.normal(size=a.shape).astype(np.float32), params)
-    step = jax.jit(functools.partial(finetune_step.train_step, objectives.NextTokenLoss(t.CONFIG), optax.identity()))
+    step = jax.jit(functools.partial(finetune_step.train_step, objectives.NextToken(t.CONFIG), optax.identity()))
     state = place(finetune_step.init_state(place(params), optax.identity()))
     state, metrics = step(state, place(frozen), put(t.make_batch(count=8)), np.float32(0.5))
     return jax.device_get((metrics, lora.merge(lora.join(frozen, state.params)))), state
@@ -332,7 +336,7 @@ def test_a_run_with_adapters_is_resumed(config, tmp_path, monkeypatch, precision
 @pytest.mark.usefixtures("quick_compiles")
 def test_only_the_lower_precision_is_in_memory_while_training(config, tmp_path, monkeypatch):
     config.finetune.lora_base_precision, config.iterations = "bfloat16", 1
-    original, found = stage.train_step_program, []
+    original, found = train_program.train_step_program, []
 
     def look(objective, optimizer_config, state, frozen, *rest):
         table = frozen["embedding"].shape
@@ -343,7 +347,7 @@ def test_only_the_lower_precision_is_in_memory_while_training(config, tmp_path, 
     look.lower = lambda objective, optimizer_config, state, *rest: original(state).lower(
         objective, optimizer_config, state, *rest)
     before = {id(a) for a in jax.live_arrays()}
-    monkeypatch.setattr(stage, "train_step_program", lambda state: look)
+    monkeypatch.setattr(train_program, "train_step_program", lambda state: look)
     ilf_jax.run(config, tmp_path / "run")
     assert found and all(dtypes == {"bfloat16"} for dtypes in found)
 
@@ -362,7 +366,7 @@ def test_the_run_is_exported_as_an_ordinary_model(config, tmp_path):
 
 @pytest.mark.parametrize(("changes", "words"), [
     ({"lora_rank": 2, "lora_targets": "qkv"}, ["config.finetune.lora_targets='qkv'", "matches none"]),
-    ({"lora_rank": 2, "lora_targets": "["}, ["config.finetune.lora_targets='['", "no regular expression"]),
+    ({"lora_rank": 2, "lora_targets": "["}, ["config.finetune.lora_targets='['", "not a regular expression"]),
     ({"lora_rank": -1}, ["config.finetune.lora_rank", "at least 0"]),
     ({"lora_rank": 0, "lora_base_precision": "bfloat16"}, ["config.finetune.lora_base_precision", "lora_rank"]),
     ({"lora_base_precision": "int8"}, ["config.finetune.lora_base_precision", "'bfloat16'"]),

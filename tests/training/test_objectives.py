@@ -12,8 +12,8 @@ import pytest
 from ilf_jax.models import transformer
 from ilf_jax.models.architecture import SHAPES, small_shape
 from ilf_jax.steps import finetune_step
-from ilf_jax.training import loop as stage
-from ilf_jax.training import objectives, optimizer, packing
+from ilf_jax.training import objectives, optimizer, packing, train_program
+from ilf_jax.training.objectives import token_losses
 
 V, END = 64, 3
 CONFIG = dataclasses.replace(small_shape(32, 1, V), num_heads=4, num_kv_heads=2, head_dim=8)
@@ -59,6 +59,15 @@ def plain_loss(params, batch, config=CONFIG):
     return -jnp.sum(picked * batch["weights"]), jnp.sum(batch["weights"])
 
 
+def value_and_grad(objective, params, batch):
+    """((Loss sum, weight sum), gradient) of an objective without a reference."""
+    def loss(params):
+        loss_sum, weight_sum, _ = objective(params, {}, batch)
+        return loss_sum, weight_sum
+
+    return jax.value_and_grad(loss, has_aux=True)(params)
+
+
 def assert_trees_close(a, b, tolerance):
     for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
         assert np.linalg.norm(np.asarray(x) - np.asarray(y)) <= tolerance * max(np.linalg.norm(y), 1e-3)
@@ -68,7 +77,7 @@ def assert_trees_close(a, b, tolerance):
 @pytest.mark.parametrize("changes", [{}, {"tied_embeddings": False, "logit_softcap": 3.0, "logit_scale": 0.7}])
 def test_chunked_loss_equals_the_plain_loss(monkeypatch, chunk_positions, changes):
     """Value and gradients, for chunks that do and do not divide the 14 positions."""
-    monkeypatch.setattr(objectives, "_CHUNK_BYTES", chunk_positions * V * 4)
+    monkeypatch.setattr(token_losses, "_CHUNK_BYTES", chunk_positions * V * 4)
     config = dataclasses.replace(CONFIG, **changes)
     rng = np.random.default_rng(0)
     hidden = jnp.asarray(rng.normal(size=(3, 14, 32)), jnp.float32)
@@ -76,7 +85,7 @@ def test_chunked_loss_equals_the_plain_loss(monkeypatch, chunk_positions, change
     tables = {name: jnp.asarray(rng.normal(size=(V, 32)) / 4, jnp.float32) for name in ("embedding", "unembedding")}
 
     def chunked(tables, hidden):
-        return jnp.sum(objectives.token_losses(config, tables, hidden, targets) * weights)
+        return jnp.sum(token_losses.token_losses(config, tables, hidden, targets) * weights)
 
     def plain(tables, hidden):
         logits = hidden @ tables["embedding" if config.tied_embeddings else "unembedding"].T * config.logit_scale
@@ -84,7 +93,7 @@ def test_chunked_loss_equals_the_plain_loss(monkeypatch, chunk_positions, change
             logits = config.logit_softcap * jnp.tanh(logits / config.logit_softcap)
         return -jnp.sum(jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], -1)[..., 0] * weights)
 
-    losses = objectives.token_losses(config, tables, hidden, targets)
+    losses = token_losses.token_losses(config, tables, hidden, targets)
     assert losses.shape == (3, 14)
     found, found_grads = jax.value_and_grad(chunked, argnums=(0, 1))(tables, hidden)
     right, right_grads = jax.value_and_grad(plain, argnums=(0, 1))(tables, hidden)
@@ -97,9 +106,9 @@ def test_chunked_loss_equals_the_plain_loss(monkeypatch, chunk_positions, change
 @pytest.mark.parametrize("remat", ["none", "full", "dots"])
 def test_objective_equals_the_plain_loss(params, remat):
     batch = make_batch(1)
-    objective = objectives.NextTokenLoss(CONFIG, remat=remat)
+    objective = objectives.NextToken(CONFIG, remat=remat)
     one = {name: array[0] for name, array in batch.items()}
-    (loss, weight), grads = jax.jit(jax.value_and_grad(objective, has_aux=True))(params, one)
+    (loss, weight), grads = jax.jit(value_and_grad, static_argnums=0)(objective, params, one)
     (right, right_weight), right_grads = jax.jit(jax.value_and_grad(plain_loss, has_aux=True))(params, batch)
     assert float(loss) == pytest.approx(float(right), rel=1e-6)
     assert float(weight) == pytest.approx(float(right_weight), rel=1e-6)
@@ -111,7 +120,7 @@ def test_remat_recomputes_activations(params):
     one = {name: array[0] for name, array in make_batch(1).items()}
     found = {}
     for remat in ("none", "full", "dots"):
-        gradient = jax.grad(objectives.NextTokenLoss(CONFIG, remat=remat), has_aux=True)
+        gradient = functools.partial(value_and_grad, objectives.NextToken(CONFIG, remat=remat))
         program = str(jax.make_jaxpr(gradient)(params, one))
         found[remat] = program.count("= exp "), program.count("= dot_general")
     softmaxes, matmuls = found["none"]
@@ -131,8 +140,9 @@ def test_remat_takes_less_memory_in_the_stage_s_train_step():
     batch["weights"] = jax.ShapeDtypeStruct((1, 8, 8), jnp.float32)
     temporary = {}
     for remat in ("none", "dots", "full"):
-        objective = objectives.NextTokenLoss(config, remat=remat)
-        step = stage.train_step_program(state).lower(objective, ADAM, state, {}, batch, jnp.float32(RATE)).compile()
+        objective = objectives.NextToken(config, remat=remat)
+        step = train_program.train_step_program(state).lower(
+            objective, ADAM, state, {}, batch, jnp.float32(RATE)).compile()
         temporary[remat] = step.memory_analysis().temp_size_in_bytes
     assert temporary["dots"] < 0.6 * temporary["none"], temporary
     assert temporary["full"] < 0.8 * temporary["dots"], temporary
@@ -140,15 +150,15 @@ def test_remat_takes_less_memory_in_the_stage_s_train_step():
 
 def test_equal_objectives_are_equal():
     """They are static arguments of jit: a new object must not compile a new program."""
-    a, b = (objectives.NextTokenLoss(dataclasses.replace(CONFIG)) for _ in range(2))
+    a, b = (objectives.NextToken(dataclasses.replace(CONFIG)) for _ in range(2))
     assert a == b
     assert hash(a) == hash(b)
-    assert a != objectives.NextTokenLoss(CONFIG, remat="full")
+    assert a != objectives.NextToken(CONFIG, remat="full")
 
 
 def test_accumulated_equals_full_batch(params):
     """By gradient descent, clipped: Adam would blow up rounding wherever a gradient is nothing else."""
-    objective, clip = objectives.NextTokenLoss(CONFIG), optax.clip_by_global_norm(1.0)
+    objective, clip = objectives.NextToken(CONFIG), optax.clip_by_global_norm(1.0)
     step = jax.jit(functools.partial(finetune_step.train_step, objective, clip))
     results = {}
     for accumulation in (1, 2, 4):
@@ -168,7 +178,7 @@ def test_accumulated_equals_full_batch(params):
 @pytest.mark.parametrize("config", [ADAM, dataclasses.replace(ADAM, clip_norm=0.0, weight_decay=0.0, b2=0.95)])
 def test_train_step_equals_a_by_hand_optax_update(params, config):
     batch = make_batch(2)
-    objective = objectives.NextTokenLoss(CONFIG)
+    objective = objectives.NextToken(CONFIG)
     state = finetune_step.init_state(params, optimizer.make_optimizer(config))
     state, metrics = train_step(objective, config, state, batch)
 
@@ -196,7 +206,7 @@ def test_a_batch_without_targets_changes_nothing_but_the_decay(params):
     batch = make_batch(1)
     batch["weights"] = np.zeros_like(batch["weights"])
     state = finetune_step.init_state(params, optimizer.make_optimizer(config))
-    state, metrics = train_step(objectives.NextTokenLoss(CONFIG), config, state, batch)
+    state, metrics = train_step(objectives.NextToken(CONFIG), config, state, batch)
     assert float(metrics["loss"]) == 0
     for x, y in zip(jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True):
         np.testing.assert_array_equal(x, y)
@@ -204,7 +214,7 @@ def test_a_batch_without_targets_changes_nothing_but_the_decay(params):
 
 def test_training_learns_a_fixed_problem(params):
     """Golden metric: 20 steps take the loss on 8 texts from about log(64) = 4.2 to below 0.5."""
-    objective = objectives.NextTokenLoss(CONFIG)
+    objective = objectives.NextToken(CONFIG)
     config = dataclasses.replace(ADAM, weight_decay=0.0)
     state, batch = finetune_step.init_state(params, optimizer.make_optimizer(config)), make_batch(1, seed=5)
     losses = []
@@ -233,10 +243,10 @@ def test_pairwise_loss_and_gradient_are_those_of_the_formula():
                    for better, worse in zip(texts[::2], texts[1::2], strict=True))
 
     expected, expected_grads = jax.value_and_grad(by_formula)(params)
-    loss = objectives.PairwiseLoss(config)
+    loss = objectives.Pairwise(config)
     for rows in ([[0], [1], [2]], [[1, 2], [0]]):  # one pair a row, and packed
         batch = packing.assemble(examples, rows, num_rows=3, row_length=40, num_targets=4)
-        (total, weight), grads = jax.value_and_grad(loss, has_aux=True)(params, batch)
+        (total, weight), grads = value_and_grad(loss, params, batch)
         assert total == pytest.approx(float(expected), rel=1e-5) and weight == 3
         for (path, grad), (_, other) in zip(jax.tree_util.tree_leaves_with_path(grads),
                                             jax.tree_util.tree_leaves_with_path(expected_grads), strict=True):

@@ -9,15 +9,14 @@ import optax
 import pytest
 
 from ilf_jax.steps import finetune_step
-from ilf_jax.training import loop as stage
-from ilf_jax.training import optimizer
+from ilf_jax.training import optimizer, train_program
 
 STEPS = 12
 
 
-def quadratic(params, batch):
+def quadratic(params, ref_params, batch):
     """A loss of small programs: a sum of squares, whose gradients differ from step to step."""
-    return jnp.sum((params["w"] @ batch["x"] + params["b"]) ** 2), jnp.float32(batch["x"].size)
+    return jnp.sum((params["w"] @ batch["x"] + params["b"]) ** 2), jnp.float32(batch["x"].size), {}
 
 
 def make_params():
@@ -74,7 +73,7 @@ def test_train_steps_equal_adamw(kind, warmup, decay, clip):
     update, params = jax.jit(right.update), make_params()
     state, right_state = finetune_step.init_state(params, optimizer.make_optimizer(config)), right.init(params)
     for i in range(STEPS):
-        grads = finetune_step.accumulated_gradients(quadratic, params, {}, make_batch(i))[2]
+        grads = finetune_step.accumulated_gradients(quadratic, params, {}, make_batch(i))[-1]
         updates, right_state = update(jax.tree.map(lambda g: g / 5, grads), right_state, params)  # 5 inputs
         params = optax.apply_updates(params, updates)
         state, metrics = step(state, {}, make_batch(i), np.float32(schedule(i)))
@@ -94,7 +93,7 @@ def test_another_learning_rate_compiles_nothing():
         state = finetune_step.init_state(make_params(), optimizer.make_optimizer(config))
         state = jax.device_put(state, jax.devices()[0])  # as what a step returns
         before = np.asarray(state.params["w"])
-        train_step = stage.train_step_program(state)
+        train_step = train_program.train_step_program(state)
         if not programs:
             train_step.clear_cache()
         programs.append(train_step)

@@ -16,7 +16,12 @@ CONFIG = dataclasses.replace(
 )
 forward = jax.jit(transformer.forward, static_argnums=0)
 sequence_logprobs = jax.jit(objectives.sequence_logprobs, static_argnums=0)
-value_and_grad = jax.jit(jax.value_and_grad(objectives.NextTokenLoss(CONFIG), has_aux=True))
+
+
+@jax.jit
+def value_and_grad(params, batch):
+    """((Loss sum, weight sum), gradient)."""
+    return jax.value_and_grad(lambda params: objectives.NextToken(CONFIG)(params, {}, batch)[:2], has_aux=True)(params)
 
 
 def make_examples(count, prompt_weight=0.0, seed=0):
@@ -91,7 +96,7 @@ def test_assemble_by_hand():
 
 
 def test_assemble_by_hand_with_prompt_loss():
-    examples = [packing.training_example([10, 11], [12], END, prompt_weight=0.25, scale=2.0)]
+    examples = [packing.training_example([10, 11], [12], END, prompt_weight=0.25).scaled(2.0)]
     batch = packing.assemble(examples, [[0]], num_rows=1, row_length=5, num_targets=4)
     # The first token of a text is never predicted.
     assert batch["index"].tolist() == [[0, 1, 2, 0]]

@@ -8,6 +8,7 @@ from ilf_jax.models import transformer
 from ilf_jax.models.architecture import small_shape
 from ilf_jax.scoring import selection
 from ilf_jax.training import objectives, packing
+from ilf_jax.training.objectives import weighted
 
 V, BETA = 6, 1.7
 CONFIG = small_shape(width=32, layers=2, vocab_size=V)
@@ -45,14 +46,14 @@ def divergence(params):
 
 def weighted_loss(params):
     """The objective as finetuning computes it: packed rows, every candidate with its weight."""
-    weights = selection.posterior_weights(SCORES[None], np.ones((1, len(OUTPUTS)), bool), BETA)[0]
+    weights = weighted.posterior_weights(SCORES[None], np.ones((1, len(OUTPUTS)), bool), BETA)[0]
     # The last token of an output stands where a run has its end token: predicted like all others.
-    examples = [packing.training_example(PROMPT, [a], b, prompt_weight=0.0, scale=float(w))
+    examples = [packing.training_example(PROMPT, [a], b, prompt_weight=0.0).scaled(float(w))
                 for (a, b), w in zip(OUTPUTS, weights, strict=True)]
     rows = packing.pack([len(e) for e in examples], 16, merge=True)
     batch = packing.assemble(examples, rows, num_rows=len(rows), row_length=16,
                              num_targets=packing.targets_per_row(examples, rows))
-    return objectives.NextTokenLoss(CONFIG)(params, batch)[0]
+    return objectives.NextToken(CONFIG)(params, {}, batch)[0]
 
 
 def test_weighted_loss_is_the_divergence_and_the_entropy_of_the_posterior():
@@ -76,7 +77,7 @@ def test_beta_to_infinity_is_best_of_n_and_zero_is_uniform():
     mask = np.array([[True, True, False, True]])
     scores = np.array([[0.1, 0.7, 0.9, 0.3]])
     best = selection.best_of_n(scores, mask)[0]
-    np.testing.assert_allclose(selection.posterior_weights(scores, mask, 1e4)[0], np.eye(4)[best], atol=1e-12)
-    np.testing.assert_allclose(selection.posterior_weights(scores, mask, 0.0)[0], [1 / 3, 1 / 3, 0, 1 / 3])
+    np.testing.assert_allclose(weighted.posterior_weights(scores, mask, 1e4)[0], np.eye(4)[best], atol=1e-12)
+    np.testing.assert_allclose(weighted.posterior_weights(scores, mask, 0.0)[0], [1 / 3, 1 / 3, 0, 1 / 3])
     none = np.zeros_like(mask)
-    np.testing.assert_allclose(selection.posterior_weights(scores, none, 0.0)[0], [0.25] * 4)
+    np.testing.assert_allclose(weighted.posterior_weights(scores, none, 0.0)[0], [0.25] * 4)

@@ -1,0 +1,70 @@
+"""Texts to learn, behind their prompts, as training examples."""
+
+from collections.abc import Sequence
+
+from ilf_jax.config import Training
+from ilf_jax.errors import InputError
+from ilf_jax.inference.language_model import Encoded, LanguageModel
+from ilf_jax.tasks.prompts import Prompt
+from ilf_jax.training import packing
+
+
+def encode_prompt(
+    lm: LanguageModel, example_id: str, prompt: Prompt, room: int, section: str, settings: Training
+) -> Encoded:
+    """A prompt that leaves `room` tokens of config.`section`.max_length free; the document is shortened if need be.
+
+    Args:
+        lm: whose tokens and template.
+        example_id: of the document, for messages.
+        prompt: what the model reads.
+        room: tokens to leave.
+        section: "finetune" or "reward", for messages.
+        settings: that section of the config.
+
+    Raises:
+        InputError: the prompt does not fit, even without the document.
+    """
+    limit = min(settings.max_length, lm.architecture.max_positions)
+    if room >= limit:
+        raise InputError(f"what is to be learned about document {example_id!r} has about {room} tokens, and "
+                         f"config.{section}.max_length={settings.max_length} (context of "
+                         f"{lm.architecture.max_positions}) leaves no room for its prompt")
+    try:
+        return lm.encode(example_id, [prompt], lm.architecture.max_positions - limit + room)[0]
+    except InputError as e:
+        raise InputError(f"{e}; {room} of config.{section}.max_length={settings.max_length} tokens are kept for what "
+                         "is to be learned") from e
+
+
+def encode_texts(
+    lm: LanguageModel, example_id: str, prompt: Prompt, texts: Sequence[str], section: str, settings: Training,
+    prompt_weight: float,
+) -> list[packing.TrainingExample]:
+    """Each text behind the prompt, with the end token. A long document is shortened, alike for all; a text never is.
+
+    Args:
+        lm: whose tokens and template.
+        example_id: of the document, for messages.
+        prompt: what the model reads before each text.
+        texts: what it learns to write.
+        section: "finetune" or "reward", for messages.
+        settings: that section of the config.
+        prompt_weight: loss weight of the prompt's tokens; those of the text have 1.
+
+    Raises:
+        InputError: prompt and longest text do not fit into config.`section`.max_length even without the document.
+    """
+    limit = min(settings.max_length, lm.architecture.max_positions)
+    room = max(len(lm.tokenizer.encode(text)) for text in texts) + 2
+    while True:
+        encoded = encode_prompt(lm, example_id, prompt, room, section, settings)
+        examples = [
+            packing.training_example(
+                encoded.ids, lm.continuation(encoded, text), lm.end_id, prompt_weight=prompt_weight)
+            for text in texts
+        ]
+        longest = max(map(len, examples))
+        if longest <= limit:
+            return examples
+        room += longest - limit  # a text took more tokens behind its prompt than by itself

@@ -1,0 +1,45 @@
+"""Log-probabilities under a fixed reference, computed once per example instead of once per step."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ilf_jax.models import padding
+from ilf_jax.models.architecture import ModelConfig
+from ilf_jax.models.compute import ComputeOptions
+from ilf_jax.models.placement import Placement
+from ilf_jax.models.transformer import Params
+from ilf_jax.runtime import performance
+from ilf_jax.training import packing
+from ilf_jax.training.objectives import sequence_logprobs
+
+
+def compute(
+    architecture: ModelConfig, params: Params, examples: Sequence[packing.TrainingExample], *, placement: Placement,
+    options: ComputeOptions, batch_size: int,
+) -> list[np.ndarray]:
+    """For each example, the log-probability of each of its predicted tokens, in nats, float32.
+
+    Goes into `TrainingExample.reference_logprobs`.
+
+    Args:
+        architecture: of the reference.
+        params: of the reference.
+        examples: one a row.
+        placement: where the reference lies.
+        options: precision and kernels.
+        batch_size: examples a batch.
+    """
+    program = placement.jit(sequence_logprobs, static_argnames=("config", "compute"))
+    logprobs = [np.zeros(0, np.float32)] * len(examples)
+    rows = placement.padded(batch_size)
+    for indices in padding.batches_by_length([len(e) for e in examples], batch_size):
+        group = [examples[i] for i in indices]
+        batch = packing.assemble(
+            group, [[i] for i in range(len(group))], num_rows=rows, row_length=padding.bucket(max(map(len, group))),
+            num_targets=padding.bucket(max(e.num_targets for e in group)),
+        )
+        logprobs_RxT = performance.fetch(program(architecture, params, placement.batch(batch), compute=options))
+        for row, i in enumerate(indices):
+            logprobs[i] = logprobs_RxT[row, : examples[i].num_targets]
+    return logprobs
