@@ -71,11 +71,11 @@ def _keys(instance: Any, prefix: str = "") -> typing.Iterator[tuple[str, Key]]:
             yield from _keys(value, f"{prefix}{field.name}.")
             continue
         hint = hints[field.name]
-        optional = isinstance(hint, types.UnionType)
+        optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
         kind = next(arg for arg in typing.get_args(hint) if arg is not type(None)) if optional else hint
         arguments = typing.get_args(kind)
         yield prefix + field.name, Key(
-            kind=typing.get_origin(kind) or kind, optional=optional, element=arguments[0] if arguments else None,
+            kind=object if kind is Any else typing.get_origin(kind) or kind, optional=optional, element=arguments[0] if arguments else None,
             default=value, **field.metadata)
 
 
