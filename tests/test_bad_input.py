@@ -230,7 +230,7 @@ def test_long_documents_are_shortened(trained, run, tmp_path):
     from ilf_jax.runtime import sharding
     from ilf_jax.tasks.prompts import Prompt
 
-    models = model_pool.Models(sharding.make_mesh(-1, 1, 1), 0)
+    models = model_pool.ModelPool(sharding.make_mesh(-1, 1, 1), 0)
     roles = model_pool.Roles(config_lib.read(trained), models, tmp_path, None)
     policy = roles.get("policy")
     cue, head = ".\nText:", "Describe "
@@ -334,7 +334,7 @@ def test_a_manifest_that_is_lost(trained, run, tmp_path):
     shutil.rmtree(tmp_path / "run/iteration_001/finetune")
     (tmp_path / "run/iteration_001/refine/manifest.json").unlink()
     before = snapshot(tmp_path / "run/iteration_001/refine")
-    refused(run(trained), "refine/manifest.json: says no logprob_gap although all shards are there")
+    refused(run(trained), "refine/manifest.json: has no logprob_gap although all shards exist")
     assert before.items() <= snapshot(tmp_path / "run/iteration_001/refine").items()
 
 
@@ -391,7 +391,7 @@ def test_a_record_that_is_gone(trained, run, tiny_run, tmp_path):
     config = tiny_run[0].copy_and_resolve_references()
     (tmp_path / "run/iteration_002/refine/00001-of-00003.jsonl").unlink()
     shutil.rmtree(tmp_path / "run/iteration_002/score")
-    refused(run(config), "iteration_002/refine/00001-of-00003.jsonl", "is gone")
+    refused(run(config), "iteration_002/refine/00001-of-00003.jsonl", "is missing")
     manifest = tmp_path / "run/iteration_002/refine/manifest.json"
     manifest.write_text("{")
     refused(run(config), "iteration_002/refine/manifest.json")

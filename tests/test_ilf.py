@@ -148,7 +148,7 @@ def test_order_of_stages(trained, tmp_path, monkeypatch):
             return original(context, *args)
         return run
 
-    for stage, name in {stage: stage for stage in RECORDS} | {"feedback": "give_feedback"}.items():
+    for stage, name in ({stage: stage for stage in RECORDS} | {"feedback": "give_feedback"}).items():
         monkeypatch.setattr(ilf, name, watch(stage, getattr(ilf, name)))
     trained.iterations = 2
     ilf_jax.run(trained, tmp_path / "run")
@@ -172,11 +172,11 @@ def test_finetuning_is_complete_before_the_evaluation_writes(trained, tmp_path, 
 
 @pytest.mark.parametrize("error", [SystemExit(143), KeyboardInterrupt(), InputError("a document is too long")])
 def test_finetuning_is_kept_where_the_evaluation_behind_it_ends_early(trained, tmp_path, monkeypatch, error):
-    def evaluate(run):
-        if run.iteration == 1:
+    def evaluate(context, *args):
+        if context.iteration == 1:
             raise error
 
-    monkeypatch.setattr(ilf.evaluate, "run", evaluate)
+    monkeypatch.setattr(ilf, "evaluate", evaluate)
     with pytest.raises(type(error)):
         ilf_jax.run(trained, tmp_path / "run")
     here = tmp_path / "run/iteration_001"
@@ -325,7 +325,7 @@ def test_a_lost_shared_shard_is_named(trained, tmp_path):
     next((tmp_path / "run/iteration_001/refine").glob("*-of-*.jsonl")).unlink()
     for path in (tmp_path / "run/baselines/random/iteration_001").glob("score/*"):
         path.unlink()
-    with pytest.raises(InputError, match=r"iteration_001/refine/00000-of-.*is missing"):
+    with pytest.raises(InputError, match=r"iteration_001/refine/0000\d-of-.*is missing"):
         ilf_jax.run(trained, tmp_path / "run")
 
 

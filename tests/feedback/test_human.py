@@ -1,4 +1,4 @@
-"""A run that waits for people: it stops, says where to write, and goes on with what they wrote."""
+"""A run that waits for people: it stops, says where to write, and resumes with what they wrote."""
 
 import json
 
@@ -7,10 +7,16 @@ import pytest
 import ilf_jax
 from ilf_jax.errors import InputError
 from ilf_jax.feedback import human
-from ilf_jax.records import Draft, Example
+from ilf_jax.feedback.source import DraftedDocument, SourceContext
+from ilf_jax.records import Example
 
-EXAMPLES = [Example(id=i, document=f"about {i}") for i in ("a", "b")]
-DRAFTS = [Draft(i, f"draft {i}", "policy") for i in ("a", "b")]
+DOCUMENTS = tuple(DraftedDocument(Example(id=i, document=f"about {i}"), f"draft {i}") for i in ("a", "b"))
+
+
+def give(folder):
+    source = human.Human(SourceContext(config=None, task=None, roles=None, iteration=1, folder=folder,
+                                       documents=DOCUMENTS))
+    return source.start(DOCUMENTS).result()
 
 
 def fill(path, **feedback):
@@ -21,32 +27,33 @@ def fill(path, **feedback):
 def test_waits_until_all_is_written(tmp_path):
     path = tmp_path / human.FILE
     with pytest.raises(InputError, match="2 of 2 drafts wait for feedback, the first is 'a'"):
-        human.give(tmp_path, EXAMPLES, DRAFTS)
+        give(tmp_path)
     assert [json.loads(line)["draft"] for line in path.read_text().splitlines()] == ["draft a", "draft b"]
     fill(path, a="Shorter, please.")
     with pytest.raises(InputError, match="1 of 2 drafts wait for feedback, the first is 'b'"):
-        human.give(tmp_path, EXAMPLES, DRAFTS)
+        give(tmp_path)
     fill(path, a="Shorter, please.", b=" Say why.\n")
-    found = human.give(tmp_path, EXAMPLES, DRAFTS)
-    assert [(f.id, f.text, f.source) for f in found] == [("a", "Shorter, please.", "human"), ("b", "Say why.", "human")]
+    feedback = give(tmp_path)
+    assert [(f.id, f.text, f.source) for f in feedback] == [
+        ("a", "Shorter, please.", "human"), ("b", "Say why.", "human")]
 
 
 @pytest.mark.parametrize(("change", "words"), [
     (lambda lines: ["{", *lines[1:]], ":1: is not valid JSON"),
     (lambda lines: [lines[0], '{"id": "b"}'], ":2: a line is an object"),
     (lambda lines: [lines[0], lines[1].replace("draft b", "another")], ":2: is not about a draft"),
-    (lambda lines: [lines[0], lines[0]], ":2: id 'a' stands there twice"),
-    (lambda lines: lines[:1], "the lines of 1 drafts are gone, the first is 'b'"),
+    (lambda lines: [lines[0], lines[0]], ":2: id 'a' appears twice"),
+    (lambda lines: lines[:1], "the lines of 1 drafts are missing, the first is 'b'"),
 ])
 def test_a_spoiled_file_is_told_and_kept(change, words, tmp_path):
     path = tmp_path / human.FILE
     with pytest.raises(InputError):
-        human.give(tmp_path, EXAMPLES, DRAFTS)
+        give(tmp_path)
     fill(path, a="one", b="two")
     spoiled = "\n".join(change(path.read_text().splitlines()))
     path.write_text(spoiled)
     with pytest.raises(InputError) as error:
-        human.give(tmp_path, EXAMPLES, DRAFTS)
+        give(tmp_path)
     assert words in str(error.value) and str(path) in str(error.value)
     assert path.read_text() == spoiled
 
