@@ -4,6 +4,8 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
+import numpy as np
+
 from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
 from ilf_jax.inference import likelihoods, model_pool, trained_model, training_texts
@@ -13,7 +15,7 @@ from ilf_jax.runtime import performance
 from ilf_jax.stages import context as run_lib
 from ilf_jax.stages import targets
 from ilf_jax.tasks.task import Task
-from ilf_jax.training import loop, objectives, packing
+from ilf_jax.training import loop, objectives, packing, reference_logprobs
 
 
 def check(config: config_lib.Config) -> None:
@@ -51,6 +53,8 @@ def run(run: run_lib.Run, examples_of: dict[int, tuple]) -> Callable[[], None]:
         numbers.append(likelihoods.nll(run.task, run.roles.get("base"), "target_nll_before_training", texts))
         if part != "base":
             run.roles.forget("base")  # nothing is held beside the optimizer's state
+    if objectives.BUILT_IN[settings.objective].reference == "logprobs":
+        examples = _with_reference_logprobs(run, part, examples)
     trained = train(run, part, examples)
     wait = trained_model.save(run.roles, run.workdir.checkpoint(run.iteration), lm, trained.params)
     metrics = [
@@ -67,6 +71,20 @@ def run(run: run_lib.Run, examples_of: dict[int, tuple]) -> Callable[[], None]:
         tidy(run)
 
     return complete
+
+
+def _with_reference_logprobs(
+    run: run_lib.Run, part: str, examples: list[packing.TrainingExample]
+) -> list[packing.TrainingExample]:
+    """Under the model that training starts from; kept with the stage's records, so that a resumed run has the same."""
+
+    def compute_all() -> list[np.ndarray]:
+        lm = run.roles.get(part)
+        return reference_logprobs.compute(
+            lm.architecture, lm.params, examples, placement=lm.placement, options=lm.compute,
+            batch_size=run.config.finetune.batch_size)
+
+    return reference_logprobs.attach(run.folder("finetune").path / "reference_logprobs.jsonl", examples, compute_all)
 
 
 def train(run: run_lib.Run, part: str, examples: Sequence[packing.TrainingExample]) -> loop.Trained:
