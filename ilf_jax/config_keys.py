@@ -75,7 +75,8 @@ def _keys(instance: Any, prefix: str = "") -> typing.Iterator[tuple[str, Key]]:
         kind = next(arg for arg in typing.get_args(hint) if arg is not type(None)) if optional else hint
         arguments = typing.get_args(kind)
         yield prefix + field.name, Key(
-            kind=object if kind is Any else typing.get_origin(kind) or kind, optional=optional, element=arguments[0] if arguments else None,
+            kind=object if kind is Any else typing.get_origin(kind) or kind, optional=optional,
+            element=arguments[0] if arguments else None,
             default=value, **field.metadata)
 
 

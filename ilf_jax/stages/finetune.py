@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import json
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -15,8 +14,7 @@ from ilf_jax.inference import likelihoods, trained_model, training_texts
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.models import checkpoint_io
 from ilf_jax.records import Candidates, Draft, Example, Feedback, Scored, Target
-from ilf_jax.runtime import distributed, performance, storage
-from ilf_jax.runtime.files import read_json_lines, write_atomically
+from ilf_jax.runtime import performance, storage
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.stages import context as context_lib
@@ -26,7 +24,6 @@ from ilf_jax.training import loop, objectives, packing, reference_logprobs
 from ilf_jax.training.objectives import LearnedFrom
 
 _FROM_DATA = ("reference", "human_refinement")
-_REFERENCE_LOGPROBS = "reference_logprobs.jsonl"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,33 +113,25 @@ def train(context: StageContext, start: str, examples: Sequence[packing.Training
         iteration=context.iteration, folder=folder, checkpointing=config.checkpoint,
         profile=performance.Profile(context.workdir.path / "profile", context.profiled_steps))
     if objective.reference == "logprobs":
-        examples = _with_reference_logprobs(context, start, folder / _REFERENCE_LOGPROBS, examples)
+        examples = _with_reference_logprobs(context, start, folder, examples)
     return loop.train(trainer, objective, functools.partial(context.roles.take, start), examples)
 
 
 def _with_reference_logprobs(
-    context: StageContext, start: str, path: storage.Path, examples: Sequence[packing.TrainingExample]
+    context: StageContext, start: str, folder: storage.Path, examples: Sequence[packing.TrainingExample]
 ) -> list[packing.TrainingExample]:
-    """The examples with their log-probabilities under the params that training starts from.
+    """The examples with their log-probabilities under the params that training starts from ("policy" or "base").
 
-    They are computed once and kept with the stage's records: a resumed run reads them.
-
-    Args:
-        start: "policy" or "base".
-        path: of the file that keeps them, one line per example.
+    They are kept with the stage's records, so that a resumed run has the same.
     """
-    if not distributed.on_main(path.exists):
+
+    def compute_all() -> list[np.ndarray]:
         lm = context.roles.get(start)
-        logprobs = reference_logprobs.compute(
+        return reference_logprobs.compute(
             lm.architecture, lm.params, examples, placement=lm.placement, options=lm.compute,
             batch_size=context.config.finetune.batch_size)
-        lines = "".join(json.dumps({"logprobs": of_example.tolist()}) + "\n" for of_example in logprobs)
-        distributed.on_main(lambda: write_atomically(path, lines))
-    rows = [row["logprobs"] for _, row in read_json_lines(path)]
-    if [len(row) for row in rows] != [e.num_targets for e in examples]:
-        raise InputError(f"{path}: does not belong to the training examples of this run; delete it to compute it again")
-    return [dataclasses.replace(e, reference_logprobs=np.array(row, np.float32))
-            for e, row in zip(examples, rows, strict=True)]
+
+    return reference_logprobs.attach(folder / "reference_logprobs.jsonl", examples, compute_all)
 
 
 def check(config: config_lib.Config) -> None:

@@ -1,15 +1,19 @@
 """Log-probabilities under a fixed reference, computed once per example instead of once per step."""
 
-from collections.abc import Sequence
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from ilf_jax.errors import InputError
 from ilf_jax.models import padding
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions
 from ilf_jax.models.placement import Placement
 from ilf_jax.models.transformer import Params
-from ilf_jax.runtime import performance
+from ilf_jax.runtime import distributed, performance, storage
+from ilf_jax.runtime.files import write_atomically
 from ilf_jax.training import packing
 from ilf_jax.training.objectives import sequence_logprobs
 
@@ -43,3 +47,28 @@ def compute(
         for row, i in enumerate(indices):
             logprobs[i] = logprobs_RxT[row, : examples[i].num_targets]
     return logprobs
+
+
+def attach(
+    path: storage.Path, examples: Sequence[packing.TrainingExample], compute_all: Callable[[], list[np.ndarray]]
+) -> list[packing.TrainingExample]:
+    """The examples with their `reference_logprobs`, which are read from a file if an earlier process wrote them.
+
+    Args:
+        path: the file, one line of JSON for each example.
+        examples: in the order of the file.
+        compute_all: see `compute`; called where there is no file.
+
+    Raises:
+        InputError: the file is about other examples.
+    """
+    lines = distributed.on_main(lambda: path.read_text(encoding="utf-8").splitlines() if path.exists() else None)
+    if lines is None:
+        rows = compute_all()
+        text = "".join(json.dumps(row.tolist()) + "\n" for row in rows)
+        distributed.on_main(lambda: write_atomically(path, text))
+    else:
+        rows = [np.array(json.loads(line), np.float32) for line in lines]
+        if [len(row) for row in rows] != [example.num_targets for example in examples]:
+            raise InputError(f"{path}: does not belong to these training examples; delete it to compute it again")
+    return [dataclasses.replace(example, reference_logprobs=row) for example, row in zip(examples, rows, strict=True)]
