@@ -9,6 +9,8 @@ from ilf_jax.errors import InputError
 from ilf_jax.feedback import human
 from ilf_jax.records import Draft, Example
 
+pytestmark = pytest.mark.fast
+
 EXAMPLES = [Example(id=i, document=f"about {i}") for i in ("a", "b")]
 DRAFTS = [Draft(i, f"draft {i}", "policy") for i in ("a", "b")]
 

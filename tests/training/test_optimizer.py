@@ -12,6 +12,8 @@ from ilf_jax.steps import finetune_step
 from ilf_jax.training import loop as stage
 from ilf_jax.training import optimizer
 
+pytestmark = pytest.mark.fast
+
 STEPS = 12
 
 
