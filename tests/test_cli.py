@@ -18,6 +18,7 @@ def call(*arguments):
                           text=True)
 
 
+@pytest.mark.fast
 def test_help_and_version():
     done = call("--help")
     assert done.returncode == 0 and all(f"\n  {name} " in done.stdout for name in COMMANDS)

@@ -46,6 +46,7 @@ def test_there_are_configs():
     assert {"quickstart.py", "template.py", "summarize_smollm2.py", "tldr_5k.py"} <= set(NAMES)
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("name", NAMES)
 def test_is_read(name):
     c = load(name)

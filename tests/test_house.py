@@ -140,3 +140,21 @@ def test_nothing_but_runtime_knows_orbax_and_private_jax():
         text = path.read_text(encoding="utf-8")
         assert "orbax.checkpoint" not in text.replace("orbax-checkpoint", "") or module == "runtime.checkpoint", module
         assert "jax._src" not in text or module == "runtime.distributed", module
+
+
+# Where a room's tests are, if not in the folder of its name. The whole run of test_ilf.py goes through every stage.
+_TESTS_OF = {"inference": "stages", "steps": "training", "stages": "test_ilf.py"}
+_FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py") if path.parent.name not in _NO_ROOMS)
+
+
+def has_fast_test(path):
+    """Whether `pytest.mark.fast` stands in a test file: above a test, in `pytestmark` or in a parameter's marks."""
+    return any(isinstance(node, ast.Attribute) and ast.unparse(node) == "pytest.mark.fast"
+               for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+
+
+@pytest.mark.parametrize("name", _FOLDERS)
+def test_every_room_has_a_fast_test(name):
+    tests = ROOT / "tests" / _TESTS_OF.get(name, name)
+    paths = [tests] if tests.is_file() else sorted(tests.rglob("test_*.py"))
+    assert any(has_fast_test(path) for path in paths), f"no test in {tests.relative_to(ROOT)} is marked fast"

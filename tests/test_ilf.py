@@ -91,6 +91,7 @@ def test_a_profile_of_some_steps(tiny_config, tmp_path):
     assert list((tmp_path / "run/profile").rglob("*.xplane.pb"))
 
 
+@pytest.mark.fast
 def test_files_and_manifests(tiny_run):
     _, folder, _ = tiny_run
     assert {p.name for p in folder.iterdir()} == {
@@ -126,6 +127,7 @@ def test_files_and_manifests(tiny_run):
     assert not [p for p in folder.rglob("*") if "tmp" in p.name]
 
 
+@pytest.mark.fast
 def test_metrics(tiny_run):
     _, folder, metrics = tiny_run
     assert metrics == [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -185,6 +187,7 @@ def test_finetuning_is_kept_where_the_evaluation_behind_it_ends_early(trained, t
     assert not (here / "finetune/state").exists()
 
 
+@pytest.mark.fast
 def test_picked_texts_are_trained_on(tiny_run):
     _, folder, _ = tiny_run
     for k in (1, 2):

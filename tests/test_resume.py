@@ -30,6 +30,7 @@ ORDER = ("reward", *STAGES, "best_of_n", "rank")  # in an iteration
 # Stage, iteration, which run (see `configs`), kills.
 KILLED = (*((stage, 2, "loop", 10) for stage in STAGES),
           ("reward", 0, "rewarded", 8), ("best_of_n", 1, "rewarded", 5), ("rank", 1, "rewarded", 5))
+KILLED_ONCE_AT = 41  # a point, as `_Writes` counts them: the first train steps are behind it
 SEED = 20240601
 _CALLS = ("fsync", "replace", "rename", "mkdir", "unlink", "rmdir")
 
@@ -384,6 +385,23 @@ def test_killed_in_a_stage(stage, iteration, name, kills, server, configs, refer
             for path, facts in left.items():
                 stat = os.stat(path)
                 assert [stat.st_mtime_ns, stat.st_ino] == facts, f"{where}: {path} was done again"
+
+
+@pytest.mark.fast
+def test_killed_once_in_training(server, configs, reference, tmp_path):
+    """The kill in the fast part of the suite: training is under way, and has written a step."""
+    folder = reference("loop")[0]
+    workdir = before_stage(folder, "finetune", 2, tmp_path / "run")
+    job = {"config": configs["loop"], "workdir": str(workdir), "stage": "finetune", "iteration": 2, "stop_after": True}
+    killed, resumed = ({**job, "log": server.log(), **more} for more in ({"kill_at": KILLED_ONCE_AT}, {}))
+    (codes,) = server([[killed, resumed]])
+    assert codes == [-signal.SIGKILL, 0], pathlib.Path(resumed["log"] + ".stderr").read_text()
+    assert not json.loads(pathlib.Path(resumed["log"] + ".done").read_text())
+    here = "iteration_002/finetune"
+    assert records(workdir / here) == records(folder / here)
+    assert manifests(workdir / here) == manifests(folder / here)
+    assert_same_params(workdir / "iteration_002/checkpoint", folder / "iteration_002/checkpoint")
+    assert_each_step_once(workdir / here)
 
 
 def test_killed_again_and_again(server, configs, reference, tmp_path):

@@ -8,6 +8,8 @@ from ilf_jax.comparison import by_people
 from ilf_jax.errors import InputError
 from ilf_jax.records import Example
 
+pytestmark = pytest.mark.fast
+
 DOCUMENTS = {f"d{i}": Example(f"d{i}", f"text {i}", title="T") for i in range(6)}
 SYSTEMS = {
     "ilf": {i: f"good {i}" for i in DOCUMENTS},

@@ -12,6 +12,8 @@ from ilf_jax.errors import InputError
 from ilf_jax.records import Example
 from ilf_jax.tasks import word_removal as wr
 
+pytestmark = pytest.mark.fast
+
 SIZE = 4000
 
 

@@ -10,6 +10,8 @@ from ilf_jax.data import builtin, comparisons
 from ilf_jax.errors import InputError
 from ilf_jax.tasks import word_removal
 
+pytestmark = pytest.mark.fast
+
 ROW = {"post": "a text", "info": {"a": "one", "b": "two"}, "choice": "Summary A"}
 FIELDS = config_lib.ComparisonFields(document="post", first="info.a", second="info.b", preferred="choice")
 

@@ -7,6 +7,8 @@ from ilf_jax import config as config_lib
 from ilf_jax.data import documents
 from ilf_jax.errors import InputError
 
+pytestmark = pytest.mark.fast
+
 
 def make(tmp_path, rows, **data):
     path = tmp_path / "data.jsonl"

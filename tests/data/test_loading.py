@@ -13,6 +13,8 @@ from ilf_jax.data.loading import LoadResult, load_examples
 from ilf_jax.errors import InputError
 from ilf_jax.records import Example
 
+pytestmark = pytest.mark.fast
+
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 DEFACTO = REPOSITORY / "../shared/data/defacto/train.jsonl"
 

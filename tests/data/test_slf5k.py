@@ -11,6 +11,8 @@ from ilf_jax.data import slf5k
 from ilf_jax.data.loading import load_examples
 from ilf_jax.errors import InputError
 
+pytestmark = pytest.mark.fast
+
 
 def row(number, **more):
     return {"id": f"t{number}", "title": f"Title {number}", "post": f"Post {number} – ü", "feedback": f"Say {number}",

@@ -34,6 +34,7 @@ def test_tables_of_the_quickstart(quickstart, capsys):
     assert "does not fit" not in said
 
 
+@pytest.mark.fast
 def test_a_reward_model_without_iterations(capsys):
     config = config_files.from_file(str(ROOT / "configs/reward_model.py"), {"data.eval_size": 4, "evaluate.rank": True})
     assert dry_run.dry_run(config) == 0

@@ -5,7 +5,11 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from ilf_jax.dry_run import hlo
+
+pytestmark = pytest.mark.fast
 
 TEXT = """HloModule m
 
@@ -47,6 +51,8 @@ def test_counts_and_bytes():
 SCRIPT = """
 import json, jax, jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P
+import pytest
+
 from ilf_jax.dry_run import hlo
 mesh = Mesh(jax.devices(), "x")
 split, whole = NamedSharding(mesh, P("x")), NamedSharding(mesh, P())

@@ -5,6 +5,8 @@ import pytest
 
 from ilf_jax.evaluation import calibration
 
+pytestmark = pytest.mark.fast
+
 
 def test_bins_by_hand():
     # Confidences 0.9 (right), 0.9 (wrong: it said no at 0.1), 0.65 (right), one half (half right).

@@ -5,6 +5,8 @@ from scipy import stats
 
 from ilf_jax.evaluation.diversity import diversity
 
+pytestmark = pytest.mark.fast
+
 
 def test_by_hand():
     documents, equal, words = diversity([["a b", "a b", "c"], ["d", "e f g"], ["x", "x"]])

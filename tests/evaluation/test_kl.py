@@ -8,6 +8,8 @@ import scipy.stats
 
 from ilf_jax.evaluation import kl
 
+pytestmark = pytest.mark.fast
+
 V, END, LIMIT = 4, 0, 3
 
 

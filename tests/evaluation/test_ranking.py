@@ -7,6 +7,8 @@ import scipy.stats
 from ilf_jax.evaluation import ranking, systems
 from ilf_jax.records import BestOfN, Example, Output
 
+pytestmark = pytest.mark.fast
+
 TEXTS = {i: "a b" for i in "abcd"}
 
 

@@ -5,6 +5,8 @@ from scipy import stats
 
 from ilf_jax.evaluation.rouge import rouge
 
+pytestmark = pytest.mark.fast
+
 
 def test_by_hand():
     # 'a b c d' vs 'a c e': unigrams 2 of 4 and 2 of 3, F1 = 4/7; no common bigram; longest common subsequence 'a c'.

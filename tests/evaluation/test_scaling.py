@@ -5,6 +5,8 @@ import pytest
 
 from ilf_jax.evaluation import scaling
 
+pytestmark = pytest.mark.fast
+
 X = [100, 300, 1000, 3000, 10_000]
 
 

@@ -8,6 +8,8 @@ from scipy import stats
 
 from ilf_jax.evaluation import statistics
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize("n", [2, 3, 50])
 def test_mean_is_scipys(n):

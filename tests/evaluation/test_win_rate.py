@@ -6,6 +6,8 @@ from scipy import special, stats
 
 from ilf_jax.evaluation.win_rate import length_controlled_win_rate, outcomes, win_rate
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(("first", "second", "outcome"), [
     (0.9, 0.2, 1.0),  # ours preferred in both places

@@ -47,6 +47,7 @@ def test_logits_and_tokens_are_those_of_transformers(tiny_run, exported):
     assert np.abs(right).max() > 0.01
 
 
+@pytest.mark.fast
 def test_what_was_exported_is_a_checkpoint(tiny_run, exported, tiny_config, tmp_path):
     """The next run may start from it, and differs from one that starts from the params before training."""
     import ilf_jax
@@ -99,6 +100,7 @@ def test_out_is_a_file(tiny_run, tmp_path):
     assert (tmp_path / "out").read_text() == "mine"
 
 
+@pytest.mark.fast
 def test_missing_flag(capsys, tmp_path):
     flags.FLAGS.unparse_flags()
     for name in ("workdir", "iteration", "out"):

@@ -2,10 +2,15 @@
 
 import os
 import pathlib
+import re
+import shutil
 import subprocess
+import sys
 
 import pytest
 import yaml
+
+pytestmark = pytest.mark.fast
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 SCRIPTS = sorted(p.name for p in LAUNCH.iterdir() if p.suffix in (".sh", ".sbatch"))
@@ -86,3 +91,63 @@ def test_jobset():
     chips = int(container["resources"]["limits"]["google.com/tpu"])
     assert wide * high == chips * batch["parallelism"]
     assert any(a.startswith("--workdir=gs://") for a in container["args"])
+
+
+# What bash 3.2, the one on macOS, lacks: these two scripts are run there.
+NEWER_BASH = {
+    "associative arrays": r"\b(declare|local|typeset)\s+-[a-zA-Z]*A",
+    "namerefs": r"\b(declare|local|typeset)\s+-[a-zA-Z]*n",
+    "declare -g": r"\bdeclare\s+-[a-zA-Z]*g", "mapfile": r"\b(mapfile|readarray)\b", "coproc": r"\bcoproc\b",
+    "upper and lower case": r"\$\{\w+(\[[^]]*\])?(\^|,)", "${name@Q}": r"\$\{\w+@", "negative index": r"\$\{\w+\[-",
+    "|&": r"\|&", "&>>": r"&>>", ";&": r";;?&", "wait -n": r"\bwait\s+-n", "[[ -v name ]]": r"\[\[?\s+-v\s",
+    "globstar": r"\bglobstar\b", "printf %()T": r"printf\b.*%\(", "BASHPID, EPOCHSECONDS": r"\$\{?(BASHPID|EPOCH)",
+    "empty arrays under set -u": r"(?<!\+)\"\$\{\w+\[[@*]\]\}",
+}
+
+
+@pytest.mark.parametrize("name", ["test.sh", "_environment.sh"])
+def test_runs_in_bash_3_2(name):
+    lines = [re.sub(r"(^|\s)#.*", "", line) for line in (LAUNCH / name).read_text().splitlines()]
+    wrong = [f"{number}: {what}: {line.strip()}" for number, line in enumerate(lines, 1)
+             for what, pattern in NEWER_BASH.items() if re.search(pattern, line)]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(("line", "what"), [
+    ("declare -A seen", "associative arrays"), ('mapfile -t lines < "$file"', "mapfile"), ("echo ${name,,}", "upper"),
+    ('run "${more[@]}"', "empty arrays"), ("make |& tee log", "|&"), ("local -n out=$1", "namerefs"),
+])
+def test_newer_bash_is_seen(line, what):
+    assert [name for name, pattern in NEWER_BASH.items() if name.startswith(what) and re.search(pattern, line)]
+    allowed = 'run ${more[@]+"${more[@]}"}; local file; declare -a x; echo "${1:-}" "${BASH_SOURCE[0]}" 2>&1'
+    assert not [name for name, pattern in NEWER_BASH.items() if re.search(pattern, allowed)]
+
+
+def make_copy(tmp_path):
+    """launch/test.sh in a folder of its own, with a Python that writes down what it is asked to do."""
+    (tmp_path / "launch").mkdir()
+    (tmp_path / "tests").mkdir()
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    for name in ("test.sh", "_environment.sh"):
+        shutil.copy(LAUNCH / name, tmp_path / "launch" / name)
+    for name in ("requirements.txt", "tests/requirements.txt", "tests/requirements-models.txt"):
+        (tmp_path / name).touch()
+    python = tmp_path / ".venv/bin/python"
+    python.write_text(f'#!/usr/bin/env bash\necho "$*" >> "{tmp_path}/calls"\n')
+    python.chmod(0o755)
+
+
+@pytest.mark.parametrize(("arguments", "calls"), [
+    ([], ["ruff check .", "mypy", "pytest"]),
+    (["-k", "x"], ["ruff check .", "mypy", "pytest -k x"]),
+    (["--fast"], ["ruff check .", "pytest -m fast"]),
+    (["--fast", "-k", "x"], ["ruff check .", "pytest -m fast -k x"]),
+])
+def test_test_sh_runs_the_checkers_and_pytest(arguments, calls, tmp_path):
+    make_copy(tmp_path)
+    environment = {**os.environ, "ILF_JAX_PYTHON": sys.executable}
+    done = subprocess.run(["bash", tmp_path / "launch/test.sh", *arguments], env=environment, capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+    asked = (tmp_path / "calls").read_text().splitlines()
+    assert [call.removeprefix("-m ") for call in asked if "pip" not in call.split()] == calls

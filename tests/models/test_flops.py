@@ -7,6 +7,8 @@ import pytest
 from ilf_jax.models import flops, transformer
 from ilf_jax.models.architecture import SHAPES, small_shape
 
+pytestmark = pytest.mark.fast
+
 CONFIG = small_shape(128, 3, 512)
 
 

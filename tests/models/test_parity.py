@@ -102,7 +102,7 @@ def assert_close(got, want):
     np.testing.assert_allclose(got, want, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param("llama", marks=pytest.mark.fast), *list(CASES)[1:]])
 def test_logits_and_round_trip(case, tmp_path):
     model = torch_model(case)
     want = torch_logits(model)

@@ -145,6 +145,7 @@ def read_page(path):
     return text, Page(text)
 
 
+@pytest.mark.fast
 def test_finished_run(finished):
     path = build_report(finished)
     assert path == finished / "report.html"
@@ -175,6 +176,7 @@ def test_same_files_same_page(finished):
     assert build_report(finished).read_bytes() == first
 
 
+@pytest.mark.fast
 def test_texts_and_names_are_escaped(tmp_path):
     evil = "<script>alert(1)</script> & <b>"
     path = make_run(tmp_path / "<i>run", count=3)
@@ -272,6 +274,7 @@ def test_headline_falls_back(tmp_path):
     assert tables.headline(workfolder.read(path)) == "insult_rate"
 
 
+@pytest.mark.fast
 def test_rates_counted_by_hand(tmp_path):
     path = make_run(tmp_path / "run", iterations=1)
     drawn = [

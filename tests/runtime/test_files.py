@@ -11,6 +11,8 @@ import pytest
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import files
 
+pytestmark = pytest.mark.fast
+
 HOLDER = """
 import pathlib, sys
 from ilf_jax.runtime import files

@@ -4,6 +4,8 @@ import pytest
 
 from ilf_jax.runtime.pending import Pending
 
+pytestmark = pytest.mark.fast
+
 
 def test_the_result_is_made_once():
     calls = []

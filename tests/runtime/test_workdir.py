@@ -7,6 +7,8 @@ import pytest
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import workdir
 
+pytestmark = pytest.mark.fast
+
 
 def test_run_facts_are_kept_when_a_run_is_resumed(tmp_path):
     folder, lock = workdir.open_workdir(tmp_path / "run", {"seed": 1}, {"insult_rate": "lower"})

@@ -114,6 +114,7 @@ def test_a_document_s_samples_do_not_depend_on_its_neighbours(rows, batch, candi
             assert found.stopped_BxC[b, c] == right.stopped_BxC[i, candidate]
 
 
+@pytest.mark.fast
 def test_an_end_token_stops_its_row_and_no_other():
     free, out = generate(range(4), ends=NO_ENDS), generate(range(4))
     lengths = set()
@@ -170,6 +171,7 @@ def test_decoding_stops_when_every_row_has_ended(monkeypatch):
     assert found[2:] == [0, limit]
 
 
+@pytest.mark.fast
 def test_greedy_equals_argmax_over_full_forward_passes():
     out = generate(range(4), sampling=make_sampling(0.0, 0, 1.0), ends=NO_ENDS, candidates=(0, 1))
     rows, lengths = np.zeros((4, P + L), np.int32), np.array([len(p) for p in PROMPTS])

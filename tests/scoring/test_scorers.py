@@ -57,6 +57,7 @@ def probability_by_hand(lm, text, answers):
     return exp[0] / exp.sum()
 
 
+@pytest.mark.fast
 def test_instruct_rm_equals_a_computation_by_hand(lm):
     task, example = word_removal.WordRemoval(), Example("1", "Ada the baker")
     draft, feedback = "Ada the baker is a fool, a gem and a goose.", "Remove a fool."
@@ -159,6 +160,7 @@ def test_favourable_probability_at_extremes():
     np.testing.assert_allclose(instruct_rm.favourable_probability(logits), right, atol=1e-12)
 
 
+@pytest.mark.fast
 def test_best_of_n():
     scores = np.array([[1.0, 3.0, 2.0], [1.0, 3.0, 2.0], [5.0, 5.0, 1.0], [-np.inf, -5.0, -np.inf], [1.0, 2.0, 3.0]])
     mask = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1], [1, 1, 0], [0, 0, 0]], bool)
@@ -170,6 +172,7 @@ def test_best_of_n():
         assert selection.best_of_n(s[None], m[None])[0] == max(allowed, key=lambda i: s[i])
 
 
+@pytest.mark.fast
 def test_baselines():
     texts = ["bb", "a longer one", "", "ccc"]
     assert baselines.longest_scores(texts).tolist() == [2, 12, 0, 3]

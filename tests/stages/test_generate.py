@@ -85,6 +85,7 @@ def test_other_settings_seeds_and_numbers_of_documents_compile_nothing_new():
     assert [program._cache_size() for program in programs] == before
 
 
+@pytest.mark.fast
 def test_forced_length():
     prompt = lm().encode("a", [Prompt("Describe ", "Ada", ".\nText:")], reserve=24)
     keys = decode.candidate_keys(0, 1, "refine", ["a"], range(2))

@@ -10,6 +10,8 @@ from ilf_jax.runtime import sharding
 from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tokenizers.tokenizer import Tokenizer
 
+pytestmark = pytest.mark.fast
+
 URI = "builtin:word_removal_1m"
 
 

@@ -46,6 +46,7 @@ def make_sweep(*sizes, seeds=(0, 1), **more):
 # Algebra
 
 
+@pytest.mark.fast
 def test_product_chain_together():
     a, b = axis("a.x", 1, 2), axis("seed", 0, 1)
     assert product(a, b) == [{"a.x": 1, "seed": 0}, {"a.x": 1, "seed": 1}, {"a.x": 2, "seed": 0},
@@ -89,6 +90,7 @@ def test_a_sweep_that_is_not_there(tmp_path):
         grid.load(str(tmp_path / "sweep.py"))
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(("cell", "message"), [
     ({"config": "configs/nothing.py"}, "cell config=configs_nothing.py: configs/nothing.py: there is no such Python"),
     ({"data.train_sise": 5}, "did you mean config.data.train_size"),
@@ -117,6 +119,7 @@ def test_a_cell_is_run_as_its_configuration_says():
 # Running
 
 
+@pytest.mark.fast
 def test_each_cell_runs_once_and_failed_ones_again(tmp_path):
     sweep = make_sweep(10, 13)
     failures = runner.run(sweep, tmp_path, jobs=2, make_command=fake)

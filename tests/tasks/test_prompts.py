@@ -5,6 +5,8 @@ import pytest
 from ilf_jax.errors import InputError
 from ilf_jax.tasks import prompts
 
+pytestmark = pytest.mark.fast
+
 
 def test_fill_splits_at_the_document():
     prompt = prompts.fill("Title: {title}\n{document}\nTL;DR:", {"title": "Rain", "document": "It rained."})

@@ -6,6 +6,8 @@ from ilf_jax.records import Example
 from ilf_jax.tasks import prompts
 from ilf_jax.tasks.summarize import Summarize
 
+pytestmark = pytest.mark.fast
+
 TASK = Summarize()
 EXAMPLE = Example(id="a", document="The cat sat on the {mat}.\nThen it left.", title="A cat")
 UNTITLED = Example(id="b", document="Two dogs ran.")

@@ -6,6 +6,8 @@ from ilf_jax.errors import InputError
 from ilf_jax.records import Example
 from ilf_jax.tasks.template import TemplateTask
 
+pytestmark = pytest.mark.fast
+
 EXAMPLE = Example(id="a", document="2 + 2")
 
 

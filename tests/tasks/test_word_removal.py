@@ -8,6 +8,8 @@ import pytest
 from ilf_jax.records import Example
 from ilf_jax.tasks import word_removal as wr
 
+pytestmark = pytest.mark.fast
+
 ADA = Example("1", "Ada the baker")
 
 

@@ -13,6 +13,8 @@ from ilf_jax.errors import InputError
 from ilf_jax.models.architecture import SHAPES
 from ilf_jax.tokenizers.tokenizer import AnswerTokens, Tokenizer, check_vocab
 
+pytestmark = pytest.mark.fast
+
 CORPUS = [
     "Yes, the summary is good.", "No, it is not good at all.", "Yesterday nobody said yes or no.", "a b c d 1 2 3",
     "Is it good? Answer: Yes", "Is it good? Answer: No",

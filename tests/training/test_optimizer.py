@@ -11,6 +11,8 @@ import pytest
 from ilf_jax.steps import finetune_step
 from ilf_jax.training import optimizer, train_program
 
+pytestmark = pytest.mark.fast
+
 STEPS = 12
 
 
