@@ -8,8 +8,8 @@ Ten runs of one iteration, two seeds of all sizes. Hardware: any two CPU cores; 
 work. Exact match came out as 0.28 (100k), 0.27, 0.40, 0.47 and 0.37 (10m); two seeds of the smallest as 0.46 and 0.11.
 """
 
-from ilf_jax.models.architecture import SHAPES
 from ilf_jax.sweeps.grid import Sweep, axis, named, product
+from ilf_jax.tasks.word_removal import MODEL_SIZES
 
 _PARAMETERS = {"100k": 0.1e6, "300k": 0.3e6, "1m": 1e6, "3m": 3e6, "10m": 10e6}
 
@@ -19,8 +19,8 @@ def _size(name):
 
     What else was tried is in benchmarks/RESULTS.md.
     """
-    shape = f"word_removal_{name}"
-    return {"policy.checkpoint": f"init:{shape}", "finetune.learning_rate": 0.08 / SHAPES[shape].hidden_size}
+    width, _ = MODEL_SIZES[f"word_removal_{name}"]
+    return {"policy.checkpoint": f"init:word_removal_{name}", "finetune.learning_rate": 0.08 / width}
 
 
 def get_sweep():

@@ -19,6 +19,12 @@ KIND_WORDS = (
 MAX_NAMED = 3
 """Feedback names at most this many words."""
 
+MODEL_SIZES = {
+    "word_removal_100k": (32, 4), "word_removal_300k": (64, 4), "word_removal_1m": (128, 4),
+    "word_removal_3m": (192, 6), "word_removal_10m": (288, 9),
+}
+"""Width and number of layers of the models trained on this task, by the name in `init:NAME`."""
+
 # The feedback stands first: while it reads the text, a small model already knows which words to drop.
 _GIVEN = "Feedback: {feedback}\nText: {draft}\nBetter text:"
 _SHOWN = _GIVEN + " {refinement}\n"
