@@ -20,7 +20,7 @@ def _lead(work: workfolder.WorkFolder) -> dict[str, Any] | None:
     others = {label: tables.series(run, stage, name) for label, (run, stage) in tables.systems(work).items()}
     return {
         "name": tables.spoken(name),
-        "direction": tables.direction(name),
+        "direction": tables.direction(work, name),
         "first": tables.with_error(found[0]),
         "first_iteration": found[0].iteration,
         "last": tables.with_error(found[-1]) if len(found) > 1 else None,

@@ -73,6 +73,8 @@ class WorkFolder:
         iterations: in order; 0 is the evaluation before training.
         arms: the baseline runs under compare/, by name.
         missing: what is not there or not readable, a phrase each; empty for a finished run.
+        metric_directions: "lower" or "higher", whichever is better, by name of the task's metrics, the leading one
+            first; empty where the folder has no run.json.
     """
 
     path: Path
@@ -81,6 +83,7 @@ class WorkFolder:
     iterations: list[Iteration]
     arms: dict[str, "WorkFolder"]
     missing: list[str]
+    metric_directions: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def value(self, iteration: int, stage: str, metric: str) -> Metric | None:
         """The metric, or None where it was not measured."""
@@ -170,6 +173,12 @@ def _read_metrics(path: Path, missing: list[str]) -> list[Metric]:
     return sorted(found.values(), key=lambda metric: metric.iteration)
 
 
+def _read_directions(path: Path) -> dict[str, str]:
+    facts = _read_object(path) if path.exists() else {}
+    directions = facts.get("metric_directions")
+    return directions if isinstance(directions, dict) else {}
+
+
 def _absent(config: dict[str, Any], iterations: list[Iteration], arm: bool) -> list[str]:
     """Stages that a finished run of this config has and this one has not."""
     by_number = {iteration.number: iteration for iteration in iterations}
@@ -228,4 +237,4 @@ def read(path: str | Path, *, arm: bool = False) -> WorkFolder:
             missing += [f"arm {folder.name}, {what}" for what in arms[folder.name].missing]
         elif folder.is_dir():
             missing.append(f"arm {folder.name} (no config.json)")
-    return WorkFolder(path, config, metrics, iterations, arms, missing)
+    return WorkFolder(path, config, metrics, iterations, arms, missing, _read_directions(path / "run.json"))
