@@ -62,7 +62,7 @@ def run(
     folder, lock = workdir_lib.open_workdir(workdir, config_lib.to_dict(config))
     with lock, workdir_lib.full_disk_in_words(folder.path):
         jax_settings.apply(config.precision)
-        _train_tokenizer(config, folder.path, found)
+        _train_tokenizer(config, task, folder.path, found)
         shared = model_pool.Models(mesh, config.seed, config.precision)
         arm = Arm(config, folder, task, found, shared, folder.path / "tokenizer",
                   folder.reward_model if compared else None, profiled_steps)
@@ -224,7 +224,9 @@ def _write_records(path: storage.Path, rows: Sequence[Example | Comparison], sec
     distributed.on_main(write)
 
 
-def _train_tokenizer(config: config_lib.Config, folder: storage.Path, found: documents.Documents) -> None:
+def _train_tokenizer(
+    config: config_lib.Config, task: Task, folder: storage.Path, found: documents.Documents
+) -> None:
     size = preflight.trained_tokenizer_size(config)
     if size is None:
         return
@@ -232,6 +234,6 @@ def _train_tokenizer(config: config_lib.Config, folder: storage.Path, found: doc
     def train() -> None:
         if not (folder / "tokenizer" / "tokenizer_config.json").exists():
             texts = (f"{e.document} {e.reference}" for examples in found.by_iteration.values() for e in examples)
-            bpe_training.train_bpe(texts, size, folder / "tokenizer")
+            bpe_training.train_bpe(texts, size, folder / "tokenizer", task.token_units)
 
     distributed.on_main(train)

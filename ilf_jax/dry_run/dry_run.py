@@ -67,7 +67,7 @@ def _show_documents(config: config_lib.Config, task: Task, policy: Placement) ->
         return batch_shapes.assumed(config, policy)
     with tempfile.TemporaryDirectory() as folder:
         models = model_pool.Models(policy.mesh, config.seed)
-        roles = model_pool.Roles(config, models, _tokenizer(config, train, folder), None)
+        roles = model_pool.Roles(config, models, _tokenizer(config, task, train, folder), None)
         sizes = batch_shapes.measured(config, task, roles, train)
         _show_example(config, task, roles, train)
     return sizes
@@ -95,12 +95,12 @@ def _show_run(config: config_lib.Config, found: documents.Documents) -> None:
     progress.print_table("stages", ["when", "what"], [row for row in rows if wanted.get(row[0], True)])
 
 
-def _tokenizer(config: config_lib.Config, train: Sequence[Example], folder: str) -> pathlib.Path:
+def _tokenizer(config: config_lib.Config, task: Task, train: Sequence[Example], folder: str) -> pathlib.Path:
     """Where a tokenizer that the run would train is; trained here for now."""
     wanted, place = config.policy.tokenizer or "", pathlib.Path(folder)
     if wanted.startswith("train:"):
         texts = (f"{e.document} {e.reference}" for e in train)
-        bpe_training.train_bpe(texts, int(wanted.removeprefix("train:")), place)
+        bpe_training.train_bpe(texts, int(wanted.removeprefix("train:")), place, task.token_units)
     return place
 
 

@@ -14,6 +14,7 @@ class Task:
         prompts: the templates.
         stop: a generation is cut at the first of these strings.
         has_oracle: whether the methods oracle_... are defined.
+        token_units: regular expression of what one token of a tokenizer trained for the task may span; "" means words.
         refinement_cue: stands between feedback and refinement where the policy writes both.
     """
 
@@ -21,6 +22,7 @@ class Task:
     prompts: prompts.PromptSet
     stop: tuple[str, ...] = ("\n",)
     has_oracle: bool = False
+    token_units: str = ""
     refinement_cue: str = "Improved:"
 
     def policy_prompt(self, example: Example) -> prompts.Prompt:

@@ -19,6 +19,9 @@ KIND_WORDS = (
 MAX_NAMED = 3
 """Feedback names at most this many words."""
 
+TOKEN_UNITS = r" an? [\w-]+| ?[\w-]+|[^\w\s]|\s"
+"""An article and its noun make one unit, so that a short list of nouns is a short list of tokens."""
+
 MODEL_SIZES = {
     "word_removal_100k": (32, 4), "word_removal_300k": (64, 4), "word_removal_1m": (128, 4),
     "word_removal_3m": (192, 6), "word_removal_10m": (288, 9),
@@ -97,6 +100,7 @@ class WordRemoval(task.Task):
     name = "word_removal"
     prompts = PROMPTS
     has_oracle = True
+    token_units = TOKEN_UNITS
     refinement_cue = "Better text:"
 
     def __init__(self) -> None:
