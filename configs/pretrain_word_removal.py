@@ -7,12 +7,14 @@ Training on references is ILF with another target, so this is an ordinary run wi
 """
 
 from ilf_jax.config import base_config
+from ilf_jax.tasks.word_removal import TOKEN_UNITS
 
 
 def get_config():
     c = base_config()
     c.task = "template"
     c.template.policy = "{document}"
+    c.template.token_units = TOKEN_UNITS
     c.policy.checkpoint = "init:word_removal_1m"
     c.policy.tokenizer = "train:1024"
 

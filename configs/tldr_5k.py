@@ -3,6 +3,9 @@
     python -m ilf_jax.main --config=configs/tldr_5k.py --workdir=DIR [--config.policy.checkpoint=hf:DIR]
     python -m ilf_jax.main --config=configs/tldr_5k.py:n=100 --workdir=DIR        # or n=1000
 
+Refiner and judge follow `policy.checkpoint`; set `refiner.checkpoint` or `judge.checkpoint` to give one a model of its
+own.
+
 Hardware: eight or more devices that together hold an 8B Llama in float32 (32 GB) twice over, Adam's
 state and gradients: 160 GB without activations; not run at this size yet. Weights are split eight ways over `tensor`;
 what remains of the devices is `fsdp`. The data come from the Hugging Face hub, or from a folder with the dataset's
@@ -39,7 +42,8 @@ def get_config(arg="n=5000"):
     c.data.eval_size = 698
 
     c.policy.checkpoint = "hf:meta-llama/Llama-3.1-8B-Instruct"
-    c.refiner.checkpoint = c.judge.checkpoint = c.policy.checkpoint
+    c.refiner.checkpoint = c.policy.get_oneway_ref("checkpoint")
+    c.judge.checkpoint = c.policy.get_oneway_ref("checkpoint")
     c.precision = "bfloat16"
     c.refine.max_logprob_gap = 0.5
     c.refine.batch_size = 32

@@ -92,6 +92,7 @@ class Template:
     compare: str = key("", "asks which of two outputs is better, A or B; unset: a general one")
     rate: str = key("", "asks whether {draft} is good, Yes or No; unset: a general one")
     stop: tuple[str, ...] = key(("\n",), "strings that end an output")
+    token_units: str = key("", "regular expression of what one token of a tokenizer train:V may span; unset: words")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -176,7 +176,7 @@ def set_up(
     folder, lock = workdir_lib.open_workdir(workdir, config_lib.to_dict(config), task.directions())
     with lock, files.full_disk_explained(folder.path):
         jax_settings.apply(config.precision)
-        _train_tokenizer(config, folder.path, documents)
+        _train_tokenizer(config, task, folder.path, documents)
         if comparisons is not None:
             write_records(folder.iteration(0) / "comparisons.jsonl", (*comparisons.train, *comparisons.held_out),
                           "config.reward")
@@ -206,7 +206,9 @@ def write_records(path: storage.Path, rows: Sequence[Example | Comparison], sect
     distributed.on_main(write)
 
 
-def _train_tokenizer(config: config_lib.Config, folder: storage.Path, documents: documents_lib.Documents) -> None:
+def _train_tokenizer(
+    config: config_lib.Config, task: Task, folder: storage.Path, documents: documents_lib.Documents
+) -> None:
     size = preflight.trained_tokenizer_size(config)
     if size is None:
         return
@@ -214,6 +216,6 @@ def _train_tokenizer(config: config_lib.Config, folder: storage.Path, documents:
     def train() -> None:
         if not (folder / "tokenizer" / "tokenizer_config.json").exists():
             texts = (f"{e.document} {e.reference}" for examples in documents.by_iteration.values() for e in examples)
-            bpe_training.train_bpe(texts, size, folder / "tokenizer")
+            bpe_training.train_bpe(texts, size, folder / "tokenizer", task.token_units)
 
     distributed.on_main(train)

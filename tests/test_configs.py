@@ -65,6 +65,20 @@ def test_is_read(name):
     assert f"--config=configs/{name}" in (FOLDER / name).read_text() or "bash launch/" in (FOLDER / name).read_text()
 
 
+@pytest.mark.parametrize("name", ["template.py", "tldr_5k.py"])
+def test_refiner_and_judge_follow_the_policy(name):
+    c = load(name)
+    assert c.policy.checkpoint == c.refiner.checkpoint == c.judge.checkpoint
+    c.policy.checkpoint = "init:tiny"
+    config = config_lib.read(c)
+    assert (config.refiner.checkpoint, config.judge.checkpoint) == ("init:tiny", "init:tiny")
+    c.judge.checkpoint = "hf:judge"  # one model of its own leaves the others alone
+    c.policy.checkpoint = "hf:policy"
+    config = config_lib.read(c)
+    assert config.policy.checkpoint == config.refiner.checkpoint == "hf:policy"
+    assert config.judge.checkpoint == "hf:judge"
+
+
 @pytest.mark.parametrize(("n", "rate", "prompt_weight"), [(100, 5e-6, 0.0), (1000, 2e-6, 0.0), (5000, 2e-5, 0.1)])
 def test_tldr_sizes(n, rate, prompt_weight):
     config = config_lib.read(load("tldr_5k.py", f"n={n}"))

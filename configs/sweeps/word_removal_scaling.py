@@ -8,8 +8,8 @@ two seeds of each size. Hardware: any two CPU cores; 92 minutes of training on a
 0.28 (100k), 0.27, 0.40, 0.47 and 0.37 (10m), means of two seeds; the two seeds of the smallest gave 0.46 and 0.11.
 """
 
-from ilf_jax.models.architecture import SHAPES
 from ilf_jax.sweeps.grid import Sweep, axis, named, product
+from ilf_jax.tasks.word_removal import MODEL_SIZES
 
 _PARAMETERS = {"100k": 0.1e6, "300k": 0.3e6, "1m": 1e6, "3m": 3e6, "10m": 10e6}
 
@@ -19,8 +19,8 @@ def _size(name):
 
     benchmarks/RESULTS.md lists what else was tried.
     """
-    shape = f"word_removal_{name}"
-    return {"policy.checkpoint": f"init:{shape}", "finetune.learning_rate": 0.08 / SHAPES[shape].hidden_size}
+    width, _ = MODEL_SIZES[f"word_removal_{name}"]
+    return {"policy.checkpoint": f"init:word_removal_{name}", "finetune.learning_rate": 0.08 / width}
 
 
 def get_sweep():

@@ -68,7 +68,7 @@ def _show_documents(config: config_lib.Config, task: Task, policy: Placement) ->
         return batch_shapes.assumed(config, policy)
     with tempfile.TemporaryDirectory() as folder:
         models = model_pool.ModelPool(policy.mesh, config.seed)
-        roles = model_pool.Roles(config, models, _tokenizer(config, train, folder), None)
+        roles = model_pool.Roles(config, models, _tokenizer(config, task, train, folder), None)
         sizes = batch_shapes.measured(config, task, roles, train)
         _show_example(config, task, roles, train)
     return sizes
@@ -96,12 +96,12 @@ def _show_run(config: config_lib.Config, loaded: documents.Documents) -> None:
     progress.print_table("stages", ["when", "stages"], [row for row in rows if used.get(row[0], True)])
 
 
-def _tokenizer(config: config_lib.Config, train: Sequence[Example], folder: str) -> pathlib.Path:
+def _tokenizer(config: config_lib.Config, task: Task, train: Sequence[Example], folder: str) -> pathlib.Path:
     """The folder for a tokenizer that the run would train. Trains it there for the dry run."""
     tokenizer, path = config.policy.tokenizer or "", pathlib.Path(folder)
     if tokenizer.startswith("train:"):
         texts = (f"{e.document} {e.reference}" for e in train)
-        bpe_training.train_bpe(texts, int(tokenizer.removeprefix("train:")), path)
+        bpe_training.train_bpe(texts, int(tokenizer.removeprefix("train:")), path, task.token_units)
     return path
 
 

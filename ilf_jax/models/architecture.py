@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from ilf_jax.tasks import word_removal
+
 
 @dataclasses.dataclass(frozen=True)
 class RopeScaling:
@@ -116,11 +118,7 @@ def _llama(width: int, inner: int, layers: int, heads: int) -> ModelConfig:
 
 SHAPES: dict[str, ModelConfig] = {
     "tiny": small_shape(width=32, layers=2, vocab_size=512),
-    "word_removal_100k": small_shape(width=32, layers=4),
-    "word_removal_300k": small_shape(width=64, layers=4),
-    "word_removal_1m": small_shape(width=128, layers=4),
-    "word_removal_3m": small_shape(width=192, layers=6),
-    "word_removal_10m": small_shape(width=288, layers=9),
+    **{name: small_shape(width, layers) for name, (width, layers) in word_removal.MODEL_SIZES.items()},
     "llama_8b": _llama(4096, 14_336, 32, 32),
     "llama_70b": _llama(8192, 28_672, 80, 64),
     # Brown et al. 2020, table 2.1: the size of the paper's policy.

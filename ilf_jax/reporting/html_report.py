@@ -20,13 +20,13 @@ def _lead(work: workfolder.WorkFolder) -> dict[str, Any] | None:
     others = {label: tables.series(run, stage, name) for label, (run, stage) in tables.systems(work).items()}
     return {
         "name": tables.spoken(name),
-        "direction": tables.direction(name),
+        "direction": tables.direction(work, name),
         "first": tables.with_error(found[0]),
         "first_iteration": found[0].iteration,
         "last": tables.with_error(found[-1]) if len(found) > 1 else None,
         "last_iteration": found[-1].iteration,
         "n": found[-1].n,
-        "arms": {label: tables.with_error(o[-1]) for label, o in others.items() if label != tables.ILF and o},
+        "baselines": {label: tables.with_error(o[-1]) for label, o in others.items() if label != tables.ILF and o},
     }
 
 
@@ -51,7 +51,7 @@ def render(work: workfolder.WorkFolder) -> str:
         name=work.path.resolve().name,
         task=_task(work.config),
         missing=work.missing,
-        arms=[tables.ARM_LABELS.get(name, name) for name in work.baselines],
+        baselines=[tables.TARGET_LABELS.get(name, name) for name in work.baselines],
         lead=_lead(work),
         headline=tables.headline_table(work),
         plots=[(plot, markupsafe.Markup(plot.svg)) for plot in plots.draw(work)],

@@ -4,7 +4,7 @@ from statistics import fmean
 
 from ilf_jax.evaluation import ranking, statistics
 from ilf_jax.records import Match, Preference
-from ilf_jax.reporting.tables import ARM_LABELS, BASELINES, Table, number, with_error
+from ilf_jax.reporting.tables import TARGET_LABELS, BASELINES, Table, number, with_error
 from ilf_jax.reporting.workfolder import Metric, WorkFolder
 
 _HUMAN_TEXTS = {"references": "references themselves", "human_refinements": "human refinements themselves"}
@@ -21,7 +21,7 @@ def spoken(system: str) -> str:
     if system in _HUMAN_TEXTS:
         return _HUMAN_TEXTS[system]
     name, best_of, count = system.partition("_best_of_")
-    return ARM_LABELS.get(name, name.replace("_", " ")) + (f", best of {count}" if best_of else "")
+    return TARGET_LABELS.get(name, name.replace("_", " ")) + (f", best of {count}" if best_of else "")
 
 
 def against_all(work: WorkFolder) -> dict[str, Metric]:

@@ -43,7 +43,7 @@ def _headline(work: WorkFolder) -> figures.Plot | None:
     axes.margins(x=0.1, y=0.15)
     figures.add_legend(figure, axes)
     title = f"{tables.spoken(lead).capitalize()} by iteration"
-    caption = ", ".join(filter(None, [tables.direction(lead), "error bars: one standard error"]))
+    caption = ", ".join(filter(None, [tables.direction(work, lead), "error bars: one standard error"]))
     return figures.Plot("headline", title, caption.capitalize() + ".", figures.to_svg(figure, "headline", title))
 
 

@@ -24,7 +24,7 @@ def summary(work: WorkFolder) -> tuple[list[str], list[list[str]]]:
     columns = ["iteration"]
     if lead:
         columns.append(f"{lead}: {tables.ILF if target == 'refinement' else target}")
-        columns += [f"{lead}: on {tables.ARM_LABELS.get(arm, arm)}" for arm in work.baselines]
+        columns += [f"{lead}: on {tables.TARGET_LABELS.get(name, name)}" for name in work.baselines]
         columns += [f"{lead}: {label}" for label in best]
     if pickers:
         method = work.config["score"]["method"].rpartition(":")[2]  # of file:PATH:NAME the name

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from ilf_jax.evaluation import statistics
+from ilf_jax.evaluation import directions, statistics
+from ilf_jax.evaluation.diversity import diversity
 from ilf_jax.records import Candidates
 from ilf_jax.reporting.workfolder import STAGES, Metric, WorkFolder
 from ilf_jax.runtime.progress import duration
 
-HEADLINES = ("insult_rate", "win_rate", "nll_human_refinement", "nll_reference", "rouge_l")
-ARM_LABELS = {
+TARGET_LABELS = {
     "refinement": "ILF",
     "feedback_refinement": "feedback and refinement",
     "initial": "initial drafts",
@@ -24,8 +24,6 @@ ARM_LABELS = {
 }
 ILF = "ILF"
 BASELINES = ("random", "longest", "first")
-_LOWER = ("insult", "nll", "loss", "perplexity", "kl", "truncation", "duplicate", "toxic")
-_HIGHER = ("win_rate", "rouge", "accuracy", "exact_match", "stop_rate", "agreement")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,28 +53,31 @@ def with_error(metric: Metric | None) -> str:
 
 
 def spoken(metric: str) -> str:
-    """A metric's name for people: insult_rate -> insult rate."""
+    """A metric's name for people: win_rate -> win rate."""
     return metric.replace("_", " ")
 
 
-def direction(metric: str) -> str:
-    """'lower is better', 'higher is better', or '' where the name does not say."""
-    if any(metric.startswith(word) or f"_{word}" in metric for word in _LOWER):
-        return "lower is better"
-    return "higher is better" if any(word in metric for word in _HIGHER) else ""
+def direction(work: WorkFolder, metric: str) -> str:
+    """'lower is better', 'higher is better', or '' where neither the task nor `directions` has the metric."""
+    better = directions.direction(metric, work.metric_directions)
+    return f"{better} is better" if better else ""
 
 
 def headline(work: WorkFolder) -> str | None:
-    """The metric that leads: `evaluate.headline` of the config, else the first of HEADLINES that was measured."""
+    """The metric that leads, of those that were measured.
+
+    `evaluate.headline` of the config, else the first that the task declares, else the first of `directions.HEADLINES`.
+    """
     measured = work.names("evaluate")
     section = work.config.get("evaluate")
     named = section.get("headline") if isinstance(section, dict) else None
-    return next((name for name in (named, *HEADLINES, *measured) if name in measured), None)
+    choices = (named, *work.metric_directions, *directions.HEADLINES, *measured)
+    return next((name for name in choices if name in measured), None)
 
 
 def runs(work: WorkFolder) -> dict[str, WorkFolder]:
     """ILF and its baselines by label, ILF first."""
-    return {ILF: work, **{ARM_LABELS.get(name, name): arm for name, arm in work.baselines.items()}}
+    return {ILF: work, **{TARGET_LABELS.get(name, name): run for name, run in work.baselines.items()}}
 
 
 def systems(work: WorkFolder) -> dict[str, tuple[WorkFolder, str]]:
@@ -178,7 +179,10 @@ def scorer_table(work: WorkFolder) -> Table:
 
 
 def rates(work: WorkFolder) -> dict[str, dict[int, float]]:
-    """Stop, truncation, duplicate and redrawn rates by iteration, measured or else counted in the records."""
+    """Rates of stopping, truncation and redrawing, and shares of equal candidates or outputs, by iteration.
+
+    As measured by the run, or else counted in the records.
+    """
     found: dict[str, dict[int, float]] = {}
 
     def put(label: str, iteration: int, value: float | None) -> None:
@@ -186,7 +190,7 @@ def rates(work: WorkFolder) -> dict[str, dict[int, float]]:
             found.setdefault(label, {}).setdefault(iteration, value)
 
     for stage in ("draft", "refine", "evaluate"):
-        for name in ("stop_rate", "truncation_rate", "duplicate_rate", "redrawn_rate"):
+        for name in ("stop_rate", "truncation_rate", "equal_candidates", "equal_outputs", "redrawn_rate"):
             for metric in series(work, stage, name):
                 put(f"{stage}: {spoken(name)}", metric.iteration, metric.value)
     for iteration in work.iterations:
@@ -195,10 +199,11 @@ def rates(work: WorkFolder) -> dict[str, dict[int, float]]:
             put(f"{stage}: stop rate", iteration.number, fmean(stops) if stops else None)
         drawn: list[Candidates] = list(iteration.rows("refine").values())
         stops = [stopped for record in drawn for stopped in record.stopped]
-        equal = [1 - len(set(record.texts)) / len(record.texts) for record in drawn if record.texts]
         put("refine: stop rate", iteration.number, fmean(stops) if stops else None)
         put("refine: truncation rate", iteration.number, 1 - fmean(stops) if stops else None)
-        put("refine: duplicate rate", iteration.number, fmean(equal) if equal else None)
+        texts = [record.texts for record in drawn if record.texts]
+        equal = {metric.name: metric.value for metric in diversity(texts)} if texts else {}
+        put("refine: equal candidates", iteration.number, equal.get("equal_candidates"))
     return dict(sorted(found.items(), key=lambda item: STAGES.index(item[0].split(":")[0])))
 
 

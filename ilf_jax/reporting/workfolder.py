@@ -74,6 +74,8 @@ class WorkFolder:
         iterations: in order; 0 is the evaluation before training.
         baselines: the runs under baselines/, by name.
         missing: what is not there or not readable, a phrase each; empty for a finished run.
+        metric_directions: "lower" or "higher", whichever is better, by name of the task's metrics, the leading one
+            first; empty where the folder has no run.json.
     """
 
     path: Path
@@ -82,6 +84,7 @@ class WorkFolder:
     iterations: list[Iteration]
     baselines: dict[str, "WorkFolder"]
     missing: list[str]
+    metric_directions: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def value(self, iteration: int, stage: str, metric: str) -> Metric | None:
         """The metric, or None where it was not measured."""
@@ -155,6 +158,12 @@ def _read_metrics(path: Path, missing: list[str]) -> list[Metric]:
     return sorted(found.values(), key=lambda metric: metric.iteration)
 
 
+def _read_directions(path: Path) -> dict[str, str]:
+    facts = files.read_json(path) if path.exists() else {}
+    directions = facts.get("metric_directions")
+    return directions if isinstance(directions, dict) else {}
+
+
 def _absent(config: dict[str, Any], iterations: list[Iteration], is_baseline: bool) -> list[str]:
     """Stages that a finished run of this config has and this one has not."""
     by_number = {iteration.number: iteration for iteration in iterations}
@@ -217,4 +226,4 @@ def read(path: str | Path, *, is_baseline: bool = False) -> WorkFolder:
             missing += [f"baseline {name}, {what}" for what in baselines[name].missing]
         elif (parent / name).is_dir():
             missing.append(f"baseline {name} (no config.json)")
-    return WorkFolder(path, config, metrics, iterations, baselines, missing)
+    return WorkFolder(path, config, metrics, iterations, baselines, missing, _read_directions(path / "run.json"))

@@ -31,6 +31,7 @@ class Task:
         stop: a generation is cut at the first of these strings.
         has_oracle: whether the methods oracle_... are defined.
         metrics: what `measure` gives; the first one leads the report.
+        token_units: regular expression of what one token of a tokenizer trained for the task may span; "" means words.
         refinement_cue: stands between feedback and refinement where the policy writes both.
     """
 
@@ -39,6 +40,7 @@ class Task:
     stop: tuple[str, ...] = ("\n",)
     has_oracle: bool = False
     metrics: tuple[MetricInfo, ...] = ()
+    token_units: str = ""
     refinement_cue: str = "Improved:"
 
     @classmethod

@@ -109,6 +109,7 @@ class TemplateTask(Task):
         rate: asks whether {draft} is good; answered "Yes" or "No".
         stop: an output is cut at the first of these strings. Where a newline is none of them, outputs keep their
             line breaks (programs, lists).
+        token_units: see Task.
 
     Raises:
         InputError: a template or an entry is not as described; names the config key.
@@ -130,10 +131,16 @@ class TemplateTask(Task):
         compare: str = "",
         rate: str = "",
         stop: tuple[str, ...] = ("\n",),
+        token_units: str = "",
     ) -> None:
         if isinstance(stop, str) or not all(isinstance(s, str) and s for s in stop):
             raise InputError(f"config.template.stop: {stop!r} given; must be a tuple of strings, none of them empty")
         self.stop = tuple(stop)
+        try:
+            re.compile(token_units)
+        except re.error as e:
+            raise InputError(f"config.template.token_units: {token_units!r} is not a regular expression: {e}") from e
+        self.token_units = token_units
         ensemble = _checked_judge(judge) or _JUDGE
         self.prompts = prompts.PromptSet(
             policy=_checked("config.template.policy", policy, ("document",)),

@@ -19,6 +19,15 @@ KIND_WORDS = (
 MAX_NAMED = 3
 """Feedback names at most this many words."""
 
+TOKEN_UNITS = r" an? [\w-]+| ?[\w-]+|[^\w\s]|\s"
+"""An article and its noun make one unit, so that a short list of nouns is a short list of tokens."""
+
+MODEL_SIZES = {
+    "word_removal_100k": (32, 4), "word_removal_300k": (64, 4), "word_removal_1m": (128, 4),
+    "word_removal_3m": (192, 6), "word_removal_10m": (288, 9),
+}
+"""Width and number of layers of the models trained on this task, by the name in `init:NAME`."""
+
 # The feedback stands first: while it reads the text, a small model already knows which words to drop.
 _GIVEN = "Feedback: {feedback}\nText: {draft}\nBetter text:"
 _SHOWN = _GIVEN + " {refinement}\n"
@@ -91,6 +100,7 @@ class WordRemoval(task.Task):
     name = "word_removal"
     prompts = PROMPTS
     has_oracle = True
+    token_units = TOKEN_UNITS
     refinement_cue = "Better text:"
     metrics = (
         task.MetricInfo("insult_rate", "lower", "share of texts with an insult"),

@@ -9,15 +9,22 @@ from ilf_jax.runtime.files import write_atomically
 
 END = "<|end|>"
 
-# An article and its noun form one unit, so that a listed noun becomes one token.
-_UNITS = r" an? [\w-]+| ?[\w-]+|[^\w\s]|\s"
+WORDS = r" ?[\w-]+|[^\w\s]|\s"
+"""Regular expression of words, with the space before, and of single other characters."""
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int, folder: storage.Path) -> None:
-    """Trains on `texts` and writes a folder that `Tokenizer.load('hf:FOLDER')` and transformers can load."""
+def train_bpe(texts: Iterable[str], vocab_size: int, folder: storage.Path, units: str = "") -> None:
+    """Trains on `texts` and writes a folder that `Tokenizer.load('hf:FOLDER')` and transformers read.
+
+    Args:
+        texts: the texts to train on.
+        vocab_size: number of tokens, the 256 bytes and the end of text included.
+        folder: where to write.
+        units: regular expression of what a token may span (`Task.token_units`); "" means `WORDS`.
+    """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(_UNITS), "isolated"),
+        pre_tokenizers.Split(Regex(units or WORDS), "isolated"),
         pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ])
     tokenizer.decoder = decoders.ByteLevel()

@@ -147,11 +147,38 @@ def test_shares_of_the_roofline():
     assert without["peak_matmul_gflops"] == 100.0 and "ours_finetune_share" not in without
 
 
-def test_load_of_others_is_a_share():
-    meter = load.OthersLoad([os.getpid()])
-    sum(i * i for i in range(10**6))  # our own work is not others'
-    share = meter.share()
-    assert share is None or share >= 0.0
+def test_load_of_others_is_a_share(tmp_path, monkeypatch):
+    """10 s on two cores: 12 s of work, 4 s of it ours."""
+    ticks, stat = os.sysconf("SC_CLK_TCK"), tmp_path / "stat"
+
+    def system_has_worked(seconds):
+        user, idle_and_waiting = seconds * ticks - 5, "100000 2000"
+        stat.write_text(f"cpu  {user} 1 1 {idle_and_waiting} 1 1 1 7 7\ncpu0 9 9 9 9 9 9 9 9 9 9\n")
+
+    own, clock = iter([3.0, 7.0]), iter([50.0, 60.0])
+    monkeypatch.setattr(load, "_STAT", stat)
+    monkeypatch.setattr(load, "_process_seconds", lambda pid: next(own))
+    monkeypatch.setattr(load.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(protocol, "cores", lambda: 2)
+    system_has_worked(100)
+    meter = load.OthersLoad([1234])
+    system_has_worked(112)
+    assert meter.share() == pytest.approx((12 - 4) / (2 * 10))
+
+
+def test_load_of_others_is_unknown_without_proc(tmp_path, monkeypatch):
+    monkeypatch.setattr(load, "_STAT", tmp_path / "none")
+    assert load.OthersLoad([1234]).share() is None
+
+
+@pytest.mark.skipif(not load._STAT.exists(), reason="needs /proc")
+def test_seconds_of_a_process():
+    """Those of the process itself, user and system, without its children's."""
+    before = os.times()
+    seconds = load._process_seconds(os.getpid())
+    after = os.times()
+    tick = 1 / os.sysconf("SC_CLK_TCK")
+    assert before.user + before.system - 2 * tick <= seconds <= after.user + after.system + 2 * tick
 
 
 # Workers

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io, family_configs, transformer
 from ilf_jax.models.architecture import SHAPES, RopeScaling
+from ilf_jax.tasks import word_removal
 
 TINY = dataclasses.replace(SHAPES["tiny"], vocab_size=40)
 FULL = "model.safetensors"
@@ -69,6 +70,15 @@ def test_source_streams(folder):
     source = checkpoint_io.open_source(f"hf:{folder}")
     assert source.config == TINY
     assert {n: a.shape for n, a in source.tensors()} == dict(source.shapes)
+
+
+def test_sizes_that_a_task_declares():
+    for name, (width, layers) in word_removal.MODEL_SIZES.items():
+        config = checkpoint_io.read_config(f"init:{name}")
+        assert (config.hidden_size, config.num_layers) == (width, layers)
+    shipped = checkpoint_io.read_config("builtin:word_removal_1m")
+    fresh = checkpoint_io.read_config("init:word_removal_1m")
+    assert dataclasses.replace(fresh, max_positions=shipped.max_positions) == shipped
 
 
 def test_init():

@@ -100,16 +100,22 @@ def make_run(path, iterations=2, count=12, candidates=6, arm=False, better=1.0):
             )
         write_stage(folder / "score", scored)
         metric(k, "refine", "exact_match", 0.31)
-        metric(k, "refine", "duplicate_rate", 0.07)
+        metric(k, "refine", "equal_candidates", 0.07)
         for name, value in (("chosen", 0.8), ("random", 0.3), ("longest", 0.25), ("first", 0.35)):
             metric(k, "score", f"exact_match_{name}", value + 0.02 * k)
     write_lines(path / "metrics.jsonl", metrics)
     return path
 
 
+def declare(path, directions):
+    """As if the run's task declared these metrics."""
+    (path / "run.json").write_text(json.dumps({"format": 2, "started": 0.0, "metric_directions": directions}))
+
+
 @pytest.fixture
 def finished(tmp_path):
     path = make_run(tmp_path / "removal")
+    declare(path, {"insult_rate": "lower"})
     make_run(path / "baselines" / "random", arm=True, better=0.4)
     make_run(path / "baselines" / "reference", arm=True, better=0.7)
     return path
@@ -271,7 +277,25 @@ def test_metric_written_twice_counts_once_and_nan_is_listed(tmp_path):
 def test_headline_falls_back(tmp_path):
     path = make_run(tmp_path / "run")
     (path / "config.json").write_text('{"iterations": 2, "evaluate": {"headline": "win_rate"}}')
-    assert tables.headline(workfolder.read(path)) == "insult_rate"
+    assert tables.headline(workfolder.read(path)) == "rouge_l"  # the first general one that was measured
+    declare(path, {"unmeasured": "lower", "insult_rate": "lower", "mean_words": "higher"})
+    assert tables.headline(workfolder.read(path)) == "insult_rate"  # the task's first that was measured
+    (path / "config.json").write_text('{"iterations": 2, "evaluate": {"headline": "mean_words"}}')
+    assert tables.headline(workfolder.read(path)) == "mean_words"
+
+
+def test_the_task_s_directions(tmp_path):
+    path = make_run(tmp_path / "run")
+    assert tables.direction(workfolder.read(path), "insult_rate") == ""
+    assert "lower is better" not in build_report(path).read_text().lower()
+    declare(path, {"insult_rate": "lower", "rouge": "lower"})
+    work = workfolder.read(path)
+    assert tables.direction(work, "insult_rate") == tables.direction(work, "insult_rate[10 words]") == "lower is better"
+    assert tables.direction(work, "rouge_l") == "lower is better"  # the task knows better
+    assert tables.direction(work, "nll_reference") == "lower is better"
+    assert tables.direction(work, "win_rate_random") == "higher is better"
+    assert tables.direction(work, "mean_words") == ""
+    assert "Lower is better" in build_report(path).read_text()
 
 
 @pytest.mark.fast
@@ -282,9 +306,14 @@ def test_rates_counted_by_hand(tmp_path):
         records.Candidates("t1", ["a", "b", "c", "d"], [0.0] * 4, [1] * 4, [True, False, True, True]),
     ]
     write_stage(path / "iteration_001" / "refine", drawn)
+    measured = (path / "metrics.jsonl").read_text()
     found = tables.rates(workfolder.read(path))
     assert found["refine: stop rate"] == {1: 0.75} and found["refine: truncation rate"] == {1: 0.25}
-    assert found["refine: duplicate rate"] == {1: 0.07}  # measured by the run, so not counted again
+    assert found["refine: equal candidates"] == {1: 0.07}  # measured by the run, so not counted again
+    (path / "metrics.jsonl").write_text("".join(line for line in measured.splitlines(True) if "equal" not in line))
+    counted = tables.rates(workfolder.read(path))
+    assert counted["refine: equal candidates"] == {1: 0.25}  # two of the four of t0, none of t1
+    assert counted.keys() == found.keys()
     assert found["evaluate: stop rate"] == {0: pytest.approx(8 / 9), 1: pytest.approx(8 / 9)}
 
 

@@ -149,19 +149,19 @@ def test_gradient_is_that_of_the_merged_formula(trained, remat):
 
 
 @pytest.mark.parametrize("remat", ["none", "full", "dots"])
-def test_no_gradient_of_a_kernel_is_computed(base, trained, remat):
-    """Neither dW nor W + scale A B: no matmul of the program has an output like a kernel."""
+def test_no_gradient_of_a_kernel_is_computed(base, remat):
+    """Neither dW nor W + scale A B: adapters of rank 1 save most of the FLOPs of the kernels' gradients."""
     objective, batch = objectives.NextToken(CONFIG, remat=remat), make_batch()
     gradient = functools.partial(finetune_step.accumulated_gradients, objective)
-    shapes = {leaf.shape for name, leaf in zip(names(base), jax.tree.leaves(base), strict=True) if "kernel" in name}
+    kernels = [leaf for name, leaf in zip(names(base), jax.tree.leaves(base), strict=True) if "kernel" in name]
 
-    def like_kernels(params, frozen):
-        program = jax.make_jaxpr(gradient)(params, frozen, batch)
-        found = re.findall(r":f32\[(\d+),(\d+)\] = dot_general", str(program))
-        return sum((int(a), int(b)) in shapes or (int(b), int(a)) in shapes for a, b in found)
+    def flops(params, frozen):
+        program = jax.jit(lambda params, frozen: gradient(params, frozen, batch))
+        return program.lower(params, frozen).cost_analysis()["flops"]
 
-    assert like_kernels(base, {}) == 2 * KERNELS // CONFIG.num_layers  # traced once, and the last layer apart
-    assert like_kernels(*lora.split(trained)) == 0
+    kernel_gradients = 2 * batch["tokens"].size * sum(kernel.size for kernel in kernels)
+    saved = flops(base, {}) - flops(*lora.split(lora.add(base, 1, 6.0, ALL, KEY)))
+    assert saved > 0.85 * kernel_gradients
 
 
 ADAM = optimizer.OptimizerConfig(weight_decay=0.1, clip_norm=1.0)
