@@ -59,8 +59,8 @@ def _matmul_backwards(saved: tuple, dy: jax.Array) -> tuple[jax.Array, jax.Array
     dx = jnp.matmul(dy, kernel.T, preferred_element_type=jnp.float32).astype(kernel.dtype)
     if x is None:
         return dx, None, None
-    rows = lambda a: a.reshape(-1, a.shape[-1])  # noqa: E731
-    gradient = jnp.einsum("td,tf->df", rows(x), rows(dy), preferred_element_type=jnp.float32)
+    x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    gradient = jnp.einsum("td,tf->df", x, dy, preferred_element_type=jnp.float32)
     if gradient_so_far is not None:
         gradient = gradient_so_far + gradient
     # Nothing further back is computed before this is done. Else, where memory is short, all that the kernels' gradients
