@@ -1,6 +1,7 @@
 """Asking a model two-valued questions about texts: the prefix that questions share is computed once."""
 
 import dataclasses
+import operator
 from collections.abc import Callable, Collection, Sequence
 
 import jax
@@ -33,7 +34,7 @@ class Group:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TokenizedQuestions:
-    """Q questions about each of a document's C texts, in two arrangements; the answers are the same.
+    """Q questions about each of a document's C texts, in two layouts; the answers are the same.
 
     Attributes:
         apart: Q groups of C x 1. Prompts of one question share what stands before the text that it is about.
@@ -47,15 +48,15 @@ class TokenizedQuestions:
     exact: bool
 
     def groups(self, together: bool) -> list[Group]:
-        """Those of one arrangement."""
+        """The groups of one layout."""
         return [self.together] if together else self.apart
 
     def num_tokens(self, together: bool) -> int:
-        """Tokens to compute in one arrangement."""
+        """Tokens to compute in one layout."""
         return sum(group.num_tokens for group in self.groups(together))
 
     def work(self, model: ModelConfig, together: bool) -> performance.Work:
-        """What computing the answers takes in one arrangement."""
+        """What computing the answers takes in one layout."""
         needed = 0.0
         for group in self.groups(together):
             P = len(group.prefix)
@@ -66,18 +67,27 @@ class TokenizedQuestions:
 
 
 def ask(lm: LanguageModel, example_id: str, questions_CxQ: Sequence[Sequence[Question]]) -> TokenizedQuestions:
-    """Tokenises Q questions about each of C texts, and finds what they share."""
+    """Tokenises Q questions about each of C texts, and finds the prefixes that they share.
+
+    Args:
+        lm: the model that will answer.
+        example_id: of the document, for messages.
+        questions_CxQ: the same Q kinds of question about each text.
+
+    Raises:
+        InputError: a prompt does not fit into the context.
+    """
     count = len(questions_CxQ[0])
-    flat = [question for about_one in questions_CxQ for question in about_one]
-    unlike = list(dict.fromkeys(flat))  # candidates often are equal, and then so is what is asked about them
-    encoded = lm.encode(example_id, [q.prompt for q in unlike], reserve=_ANSWER_ROOM)
-    found, exact = {}, True
-    for prompt, question in zip(encoded, unlike, strict=True):
+    flat = [question for questions_Q in questions_CxQ for question in questions_Q]
+    unique = list(dict.fromkeys(flat))  # candidates are often equal, and so are the questions about them
+    encoded = lm.encode(example_id, [q.prompt for q in unique], reserve=_ANSWER_ROOM)
+    tokenized, exact = {}, True
+    for prompt, question in zip(encoded, unique, strict=True):
         first, second = (lm.completion_text(prompt, answer) for answer in question.answers)
         tokens = lm.tokenizer.answer_tokens(prompt.text, prompt.ids, (first, second))
-        found[question] = [*prompt.ids, *tokens.common], tokens.ids
+        tokenized[question] = [*prompt.ids, *tokens.common], tokens.ids
         exact = exact and tokens.exact
-    rows, answers = map(list, zip(*(found[question] for question in flat), strict=True))
+    rows, answers = map(list, zip(*(tokenized[question] for question in flat), strict=True))
     together = _group(rows, answers, count)
     apart = [_group(rows[q::count], answers[q::count], 1) for q in range(count)] if count > 1 else [together]
     return TokenizedQuestions(apart, together, exact)
@@ -113,7 +123,7 @@ class PromptLayout:
     Attributes:
         together: which of the two layouts of `TokenizedQuestions`; the same for all documents of a call, so that they
             fill batches.
-        prefixes, branches: what those are padded to; to buckets where nothing is said.
+        prefixes, branches: the lengths that they are padded to; buckets where empty.
     """
 
     together: bool
@@ -121,21 +131,26 @@ class PromptLayout:
     branches: tuple[int, ...] = ()
 
 
-def choose_layout(lm: LanguageModel, asked: Collection[TokenizedQuestions]) -> PromptLayout:
-    """By all that is going to be asked: what computes fewest tokens, padding and programs to compile included."""
-    found = []
+def choose_layout(lm: LanguageModel, questions: Collection[TokenizedQuestions]) -> PromptLayout:
+    """The layout that computes fewest tokens, padding and programs to compile included.
+
+    Args:
+        lm: the model that will answer.
+        questions: all that are going to be asked.
+    """
+    options = []
     for together in (False, True):
-        groups = [group for one in asked for group in one.groups(together)]
+        groups = [group for document in questions for group in document.groups(together)]
         longest = [max(len(branch.tokens) for branch in group.branches) for group in groups]
         branches = [length for group, length in zip(groups, longest, strict=True) for _ in group.branches]
         cost, *lengths = lm.paired_row_lengths([len(group.prefix) for group in groups], branches)
-        found.append((cost, PromptLayout(together, *lengths)))
-    return min(found, key=lambda pair: pair[0])[1]
+        options.append((cost, PromptLayout(together, *lengths)))
+    return min(options, key=operator.itemgetter(0))[1]
 
 
-def choose_layout_for_part(asked: Collection[TokenizedQuestions]) -> PromptLayout:
-    """By a part of what is going to be asked: what computes fewer tokens, in rows padded to buckets."""
-    apart, joint = (sum(one.num_tokens(together) for one in asked) for together in (False, True))
+def choose_layout_for_part(questions: Collection[TokenizedQuestions]) -> PromptLayout:
+    """The layout with fewer tokens, where only a part of the questions is known; rows are padded to buckets."""
+    apart, joint = (sum(document.num_tokens(together) for document in questions) for together in (False, True))
     return PromptLayout(together=joint < apart)
 
 
@@ -146,44 +161,50 @@ def favourable_probability(logits: np.ndarray) -> np.ndarray:
 
 
 def favourable_probabilities(
-    lm: LanguageModel, asked: Sequence[TokenizedQuestions], batch_size: int
+    lm: LanguageModel, questions: Sequence[TokenizedQuestions], batch_size: int
 ) -> list[np.ndarray]:
     """p(favourable) / (p(favourable) + p(other)) of each question, one C x Q array a document."""
-    return start_scoring(lm, asked, batch_size, choose_layout(lm, asked)).result()
+    return start_scoring(lm, questions, batch_size, choose_layout(lm, questions)).result()
 
 
 def start_scoring(
-    lm: LanguageModel, asked: Sequence[TokenizedQuestions], batch_size: int, arrangement: PromptLayout,
+    lm: LanguageModel, questions: Sequence[TokenizedQuestions], batch_size: int, layout: PromptLayout,
     read: Callable[[np.ndarray], np.ndarray] = favourable_probability,
 ) -> Pending[list[np.ndarray]]:
-    """As `favourable_probabilities`, but returns while the device is at work; what it returns waits.
+    """Starts to score questions, and returns at once.
 
     Args:
-        asked: as many questions about as many texts of each document.
-        arrangement: how they are put, see `choose_layout`.
+        lm: the model that answers.
+        questions: one entry a document, all with the same Q and C.
+        batch_size: prefixes that are computed together.
+        layout: see `choose_layout`.
         read: makes a number of the logits of a question's answers, which stand on the last axis.
+
+    Returns:
+        A C x Q array for each document, of what `read` made.
 
     Raises:
         ValueError: there are more questions, or more texts, of one document than of another.
     """
-    if len({(len(one.apart), len(one.together.branches)) for one in asked}) > 1:
+    if len({(len(document.apart), len(document.together.branches)) for document in questions}) > 1:
         raise ValueError("documents of one call must have as many questions and as many texts")
-    groups_of = [one.groups(arrangement.together) for one in asked]
-    groups = [group for of_one in groups_of for group in of_one]
+    groups_by_document = [document.groups(layout.together) for document in questions]
+    groups = [group for document_groups in groups_by_document for group in document_groups]
     batches: list[tuple[list[int], jax.Array]] = []
     for picked in padding.batches_by_length([len(group.prefix) for group in groups], batch_size):
         prefixes, branches = [groups[i].prefix for i in picked], [groups[i].branches for i in picked]
-        prefix = padding.row_length(max(map(len, prefixes)), arrangement.prefixes)
-        longest = max(len(branch.tokens) for of_one in branches for branch in of_one)
-        branch = padding.row_length(longest, arrangement.branches)
+        prefix = padding.row_length(max(map(len, prefixes)), layout.prefixes)
+        longest = max(len(branch.tokens) for group_branches in branches for branch in group_branches)
+        branch = padding.row_length(longest, layout.branches)
         batches.append((picked, lm.answer_logits(prefixes, branches, batch_size, prefix, branch)))
 
-    def probabilities() -> list[np.ndarray]:
-        found: dict[int, np.ndarray] = {}
+    def finish() -> list[np.ndarray]:
+        scores_by_group: dict[int, np.ndarray] = {}
         for picked, logits in batches:
             rows = read(performance.fetch(logits))
-            found |= zip(picked, rows, strict=False)  # rows beyond those picked only fill up the batch
-        scores = (found[i] for i in range(len(groups)))
-        return [np.concatenate([next(scores) for _ in of_one], axis=1) for of_one in groups_of]
+            scores_by_group |= zip(picked, rows, strict=False)  # rows beyond those picked only fill up the batch
+        scores = (scores_by_group[i] for i in range(len(groups)))
+        return [np.concatenate([next(scores) for _ in document_groups], axis=1)
+                for document_groups in groups_by_document]
 
-    return Pending(probabilities)
+    return Pending(finish)

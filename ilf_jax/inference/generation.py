@@ -1,8 +1,9 @@
-"""Prompts in, samples out: batches on the device, and places refilled where there are more prompts than those."""
+"""Prompts in, samples out: batches on the device, and slots refilled where there are more prompts than slots."""
 
 import collections
 import dataclasses
 import functools
+import operator
 from collections.abc import Sequence
 
 import jax
@@ -17,7 +18,7 @@ from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import Sampling
 from ilf_jax.steps import refine_step
 
-# A free place waits until this part of a batch's places is free, so that prompts are prefilled together.
+# A free slot waits until one in so many slots is free, so that prompts are prefilled together.
 _REFILLED_PART = 4
 
 
@@ -53,7 +54,10 @@ class Generator:
     """Samples from one language model with one way of sampling.
 
     Attributes:
-        batch_size: documents that are worked on together.
+        lm: the language model.
+        sampling: temperature, top-k and top-p.
+        max_new_tokens: of each sample.
+        batch_size: prompts that are worked on together.
         stop: an output is cut at the first of these strings.
         row_lengths: what prompts are padded to, see `LanguageModel.row_lengths`; without them, each batch is padded to
             its bucket.
@@ -80,26 +84,33 @@ class Generator:
         return ends
 
     def start(self, prompts: Sequence[Encoded], keys_BxCx2: np.ndarray) -> Pending[list[list[Sample]]]:
-        """Sets the device to work on C samples for each prompt and returns; what it returns waits for the samples.
+        """Starts C samples for each prompt and returns at once.
 
-        Of more than `batch_size` prompts, the next one takes the place of the first that is finished; what a prompt
-        gets does not depend on that.
+        With more than `batch_size` prompts, a slot whose samples have all ended gets the next prompt. The host decides
+        which, inside `result()`; until then the slots and their caches stay in device memory. What a prompt gets does
+        not depend on it.
+
+        Args:
+            prompts: B of them.
+            keys_BxCx2: see `decode.candidate_keys`.
+
+        Returns:
+            The C samples of each prompt, in the order of the prompts.
         """
-        work = self._batch if len(prompts) <= self.batch_size else self._refilling
-        generated = work([p.ids for p in prompts], keys_BxCx2)
+        start = self._start_batch if len(prompts) <= self.batch_size else self._start_refilling
+        generated = start([prompt.ids for prompt in prompts], keys_BxCx2)
 
-        def samples() -> list[list[Sample]]:
-            out = performance.fetch(generated)
+        def samples(out: decode.Generated) -> list[list[Sample]]:
             return [
                 [self._sample(out.tokens_BxCxL[b, c][mask], out.logprobs_BxCxL[b, c][mask], bool(out.stopped_BxC[b, c]))
                  for c, mask in enumerate(masks_CxL)]
                 for b, masks_CxL in enumerate(out.mask_BxCxL[: len(prompts)])
             ]
 
-        return Pending(samples)
+        return generated.map(samples)
 
     def work(self, prompt: Encoded, new_tokens: Sequence[int]) -> performance.Work:
-        """What it takes to sample so many tokens for each of a prompt's candidates."""
+        """What sampling takes for one prompt, given the number of tokens of each of its candidates."""
         rows, tokens = len(new_tokens), sum(new_tokens)
         return performance.Work(len(prompt.ids) + tokens, flops.generation(
             self.lm.architecture, prompts=1, candidates=rows, prompt_tokens=len(prompt.ids), new_tokens=tokens / rows))
@@ -111,53 +122,61 @@ class Generator:
         cuts = [at for string in self.stop if (at := text.find(string)) >= 0]
         return Sample(text[: min(cuts)] if cuts else text, tokens, logprobs, stopped or bool(cuts))
 
-    def _batch(self, ids: Sequence[Sequence[int]], keys_BxCx2: np.ndarray) -> decode.Generated:
-        """One batch, filled up where there are fewer prompts. The device may still be at work."""
+    def _start_batch(self, ids: Sequence[Sequence[int]], keys_BxCx2: np.ndarray) -> Pending[decode.Generated]:
+        """One batch, filled up where there are fewer prompts. The result is on the host."""
         length = padding.row_length(max(map(len, ids)), self.row_lengths)
         arrays = self._arrays(ids, keys_BxCx2, self.lm.placement.padded(self.batch_size), length)
-        return refine_program(self.lm.placement)(
+        out = refine_program(self.lm.placement)(
             self.lm.architecture, self.lm.params, *arrays, self.sampling, self.ends, max_new_tokens=self.max_new_tokens,
             compute=self.lm.compute,
         )
+        return Pending(functools.partial(performance.fetch, out))
 
-    def _refilling(self, ids: Sequence[Sequence[int]], keys_BxCx2: np.ndarray) -> decode.Generated:
-        """More prompts than places, longest first; freed places are given out some at a time."""
+    def _start_refilling(self, ids: Sequence[Sequence[int]], keys_BxCx2: np.ndarray) -> Pending[decode.Generated]:
+        """More prompts than slots, longest first; free slots are refilled some at a time. The result is on the host."""
         lm = self.lm
         order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
-        places, at_once = map(lm.placement.padded, (self.batch_size, max(1, self.batch_size // _REFILLED_PART)))
+        num_slots = lm.placement.padded(self.batch_size)
+        refill_size = lm.placement.padded(max(1, self.batch_size // _REFILLED_PART))
         length = padding.row_length(len(ids[order[0]]), self.row_lengths)
-        held: list[int | None] = [*order[:places], *[None] * (places - len(order))]
-        waiting = collections.deque(order[places:])
-        found: dict[int, decode.Generated] = {}
+        # Which prompt each slot works on. All of this lives outside `finish`, so that it resumes after an interrupt.
+        prompt_in_slot: list[int | None] = [*order[:num_slots], *[None] * (num_slots - len(order))]
+        waiting = collections.deque(order[num_slots:])
+        outputs: dict[int, decode.Generated] = {}
 
-        def arrays(which: Sequence[int], batch: int) -> tuple[jax.Array, ...]:
-            return self._arrays([ids[i] for i in which], keys_BxCx2[list(which)], batch, length)
+        def arrays(prompts: Sequence[int], batch: int) -> tuple[jax.Array, ...]:
+            return self._arrays([ids[i] for i in prompts], keys_BxCx2[list(prompts)], batch, length)
 
         def until() -> np.int32:
-            """How many places must be free before the host looks again; where they are, no step is made."""
-            return np.int32(min(at_once, len(waiting)) if waiting else places)
+            """How many slots must be free before the host looks again; where they are, no step is made."""
+            return np.int32(min(refill_size, len(waiting)) if waiting else num_slots)
 
         slots = start_program(lm.placement)(
-            lm.architecture, lm.params, *arrays(order[:places], places), self.sampling, self.ends, until(),
+            lm.architecture, lm.params, *arrays(order[:num_slots], num_slots), self.sampling, self.ends, until(),
             max_new_tokens=self.max_new_tokens, compute=lm.compute,
         )
-        while True:
-            finished, out = performance.fetch((slots.finished, slots.out))
-            for place, i in enumerate(held):
-                if i is not None and finished[place]:
-                    found[i] = jax.tree.map(lambda rows, place=place: rows[place], out)
-                    held[place] = None
-            if len(found) == len(ids):
-                return jax.tree.map(lambda *rows: np.stack(rows), *(found[i] for i in range(len(ids))))
-            free = [place for place, i in enumerate(held) if i is None][: min(at_once, len(waiting))]
-            new = [waiting.popleft() for _ in free]
-            for place, i in zip(free, new, strict=True):
-                held[place] = i
-            at = np.array([*free, *[-1] * (at_once - len(free))], np.int32)
-            slots = refill_program(lm.placement)(
-                lm.architecture, lm.params, slots, *arrays(new, at_once), lm.placement.batch(at), self.sampling,
-                self.ends, until(), compute=lm.compute,
-            )
+
+        def finish() -> decode.Generated:
+            nonlocal slots
+            while True:
+                finished, out = performance.fetch((slots.finished, slots.out))
+                for slot, i in enumerate(prompt_in_slot):
+                    if i is not None and finished[slot]:
+                        outputs[i] = jax.tree.map(operator.itemgetter(slot), out)
+                        prompt_in_slot[slot] = None
+                if len(outputs) == len(ids):
+                    return jax.tree.map(lambda *rows: np.stack(rows), *(outputs[i] for i in range(len(ids))))
+                free = [slot for slot, i in enumerate(prompt_in_slot) if i is None][: min(refill_size, len(waiting))]
+                new = [waiting.popleft() for _ in free]
+                for slot, i in zip(free, new, strict=True):
+                    prompt_in_slot[slot] = i
+                at = np.array([*free, *[-1] * (refill_size - len(free))], np.int32)
+                slots = refill_program(lm.placement)(
+                    lm.architecture, lm.params, slots, *arrays(new, refill_size), lm.placement.batch(at), self.sampling,
+                    self.ends, until(), compute=lm.compute,
+                )
+
+        return Pending(finish)
 
     def _arrays(
         self, ids: Sequence[Sequence[int]], keys: np.ndarray, batch: int, length: int

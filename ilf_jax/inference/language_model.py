@@ -191,9 +191,14 @@ class LanguageModel:
         """Logits of both answers to the Q questions of each prefix's C branches, B x C x Q x 2.
 
         A model with a scalar head gives its reward in their place, B x C x Q x 1.
-        Prefixes are padded to `prefix_length`, branches to `branch_length`.
-        B is `batch_size`, or a little more on a mesh; rows beyond the prefixes given mean nothing. The device may still
-        be at work.
+        Returns at once, with arrays that the device may still be computing.
+
+        Args:
+            prefixes: token ids.
+            branches: C of each prefix, with Q questions each.
+            batch_size: the least B; on a mesh B may be a little more. Rows beyond the prefixes mean nothing.
+            prefix_length: tokens that prefixes are padded to.
+            branch_length: tokens that branches are padded to.
         """
         B, C, Q = self.placement.padded(batch_size), len(branches[0]), len(branches[0][0].ends)
         tokens, lengths = self.pad(prefixes, B, prefix_length)

@@ -23,12 +23,12 @@ def nll(task: Task, lm: LanguageModel, name: str, texts: Sequence[tuple[Example,
         room = len(lm.tokenizer.encode(text)) + 2
         (prompt,) = lm.encode(example.id, [task.policy_prompt(example)], room)
         rows.append((prompt.ids, [*lm.continuation(prompt, text), lm.end_id]))
-    found: list[np.ndarray] = [np.empty(0)] * len(rows)
+    logprobs_by_text: list[np.ndarray] = [np.empty(0)] * len(rows)
     lengths = [len(prompt) + len(text) for prompt, text in rows]
     for batch in padding.batches_by_length(lengths, _BATCH):
         for i, logprobs in zip(batch, lm.logprobs([rows[i] for i in batch], _BATCH), strict=True):
-            found[i] = logprobs
-    return likelihood.negative_log_likelihood(name, found)
+            logprobs_by_text[i] = logprobs
+    return likelihood.negative_log_likelihood(name, logprobs_by_text)
 
 
 def divergence(
@@ -39,6 +39,9 @@ def divergence(
 
     Args:
         name: of the metric; the samples' keys depend on it.
+        own: the model that samples.
+        other: the model that is compared with it.
+        task: writes the prompts.
         examples: whose policy prompts are sampled from.
         seed, iteration: of the samples' keys.
         max_new_tokens, batch_size: of the samples.

@@ -1,4 +1,4 @@
-"""Loads the models that play a part, each checkpoint once."""
+"""The models that play a part: each checkpoint is loaded once and shared."""
 
 import dataclasses
 
@@ -78,7 +78,7 @@ class ModelPool:
         return self._tokenizers[uri]
 
     def config(self, uri: str) -> ModelConfig:
-        """The architecture of a checkpoint; of one that is held because it was trained here, nothing is read."""
+        """The architecture of a checkpoint; of one that was trained here, nothing is read."""
         return self._trained[uri] if uri in self._trained else read_model_config(uri)
 
     def get(self, uri: str, hold: bool = True) -> transformer.Params:
@@ -108,6 +108,9 @@ class ModelPool:
         """Holds trained params (float32, training layout) that are being saved as `uri`: they are not read from there.
 
         Args:
+            uri: the checkpoint's.
+            params: of the trained model.
+            architecture: of the trained model.
             replaces: a checkpoint that no role plays any more.
         """
         self._trained[uri] = architecture
@@ -139,9 +142,12 @@ class Roles:
         self, config: config_lib.Config, models: ModelPool, tokenizer_folder: storage.Path,
         policy_checkpoint: storage.Path | None, reward_checkpoint: storage.Path | None = None,
     ) -> None:
-        """What plays a part that the configuration alone does not tell.
+        """Who plays which part.
 
         Args:
+            config: names a checkpoint for each part.
+            models: loads them and shares them.
+            tokenizer_folder: where the tokenizer that the run trained is.
             policy_checkpoint: the current policy's; None while it is the base checkpoint itself.
             reward_checkpoint: that of the reward model which the run trains; None where it trains none.
         """

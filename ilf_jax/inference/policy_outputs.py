@@ -35,6 +35,9 @@ class PolicyOutputs:
 
         Args:
             lm: the policy.
+            task: writes the prompts.
+            config: of the run; its evaluate section says how outputs are drawn.
+            examples: the documents.
             trained: whether it has been finetuned by this run.
             batch_size: documents a batch.
 

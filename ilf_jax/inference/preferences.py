@@ -18,6 +18,7 @@ def both_orders(
     Args:
         lm: the judge.
         task: asks the question.
+        examples: the documents.
         ours, theirs: texts by example id.
         batch_size: prefixes that are computed together.
     """
@@ -43,7 +44,11 @@ def _preferences(
     """The probability that the text shown first is better; 0.5 where both are equal, without asking.
 
     Args:
+        lm: the judge.
+        task: asks the question.
+        examples: the documents.
         first, second: texts by example id, in the order in which they are shown.
+        batch_size: prefixes that are computed together.
     """
     different = [e for e in examples if first[e.id] != second[e.id]]
     questions = [answer_scoring.ask(lm, e.id, [[task.compare_question(e, first[e.id], second[e.id])]])

@@ -41,7 +41,7 @@ def preference(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def over_questions(rewards_xQ: np.ndarray) -> np.ndarray:
     """Mean over the questions that were asked about a text (last axis).
 
-    A pair is shown in both orders: a liking for one place cancels out.
+    A pair is shown in both orders, so that a bias towards one position cancels out.
     """
     return rewards_xQ.mean(axis=-1)
 
@@ -72,11 +72,11 @@ class RewardScorer:
             room = max(len(self.lm.tokenizer.encode(text)) for text in texts) + 2
             (prompt,) = self.lm.encode(example.id, [self.task.policy_prompt(example)], room)
             return answer_scoring.continuations(prompt.ids, [self.lm.continuation(prompt, text) for text in texts])
-        asked = answer_scoring.ask(self.lm, example.id, [self.questions(example, text, anchor) for text in texts])
-        if not asked.exact:
+        questions = answer_scoring.ask(self.lm, example.id, [self.questions(example, text, anchor) for text in texts])
+        if not questions.exact:
             raise InputError(f"config.reward.kind={self.kind!r}: an answer is more than one token for the tokenizer of "
                              f"{self.lm.settings.checkpoint}; config.reward.kind='scalar' needs no answers")
-        return asked
+        return questions
 
     def questions(self, example: Example, text: str, anchor: str) -> list[Question]:
         """The questions about one text whose answers make its reward; the favourable answer speaks for the text."""
@@ -86,28 +86,34 @@ class RewardScorer:
         return [dataclasses.replace(shown_second, answers=shown_second.answers[::-1]),
                 self.task.compare_question(example, text, anchor)]
 
-    def choose_layout(self, asked: Collection[TokenizedQuestions]) -> PromptLayout:
-        """See `judge.arrange`."""
-        return answer_scoring.choose_layout(self.lm, asked)
+    def choose_layout(self, questions: Collection[TokenizedQuestions]) -> PromptLayout:
+        """See `answer_scoring.choose_layout`."""
+        return answer_scoring.choose_layout(self.lm, questions)
 
     def start(
-        self, asked: Sequence[TokenizedQuestions], batch_size: int, arrangement: PromptLayout
+        self, questions: Sequence[TokenizedQuestions], batch_size: int, layout: PromptLayout
     ) -> Pending[list[np.ndarray]]:
-        """The C rewards of each document. Returns while the device is at work; what it returns waits."""
-        found = answer_scoring.start_scoring(self.lm, asked, batch_size, arrangement, READ[self.kind])
-        return found.map(lambda rewards: [over_questions(of_document) for of_document in rewards])
+        """Starts to reward texts, and returns at once. The result is the C rewards of each document.
 
-    def work(self, asked: TokenizedQuestions, arrangement: PromptLayout) -> performance.Work:
+        Args:
+            questions: see `ask`; one entry a document.
+            batch_size: prefixes that are computed together.
+            layout: see `choose_layout`.
+        """
+        rewards = answer_scoring.start_scoring(self.lm, questions, batch_size, layout, READ[self.kind])
+        return rewards.map(lambda rewards: [over_questions(rewards_CxQ) for rewards_CxQ in rewards])
+
+    def work(self, questions: TokenizedQuestions, layout: PromptLayout) -> performance.Work:
         """What rewarding one document takes."""
-        return asked.work(self.lm.architecture, arrangement.together)
+        return questions.work(self.lm.architecture, layout.together)
 
     def preferences(self, comparisons: Sequence[Comparison], batch_size: int) -> np.ndarray:
         """Probability that the first text of each comparison is the better one."""
         if self.kind == "comparison":
-            asked = [self.ask(c.example, [c.first], c.second) for c in comparisons]
-            pending = self.start(asked, batch_size, self.choose_layout(asked))
+            questions = [self.ask(c.example, [c.first], c.second) for c in comparisons]
+            pending = self.start(questions, batch_size, self.choose_layout(questions))
             rewards = np.array([rewards_C[0] for rewards_C in pending.result()])
             return preference(rewards, np.zeros_like(rewards))
-        asked = [self.ask(c.example, [c.first, c.second], "") for c in comparisons]
-        rewards = np.stack(self.start(asked, batch_size, self.choose_layout(asked)).result())
+        questions = [self.ask(c.example, [c.first, c.second], "") for c in comparisons]
+        rewards = np.stack(self.start(questions, batch_size, self.choose_layout(questions)).result())
         return preference(rewards[:, 0], rewards[:, 1])

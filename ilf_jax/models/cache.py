@@ -1,5 +1,7 @@
 """Keys and values already computed: the shared prefix of a document, and each candidate's own continuation."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import struct
@@ -25,7 +27,7 @@ class Prefix:
 class Cache:
     """Each candidate's own keys and values; tuples run over layers.
 
-    The S slots are a ring that all rows write at one place, so that a step is one update in place even where documents
+    The S slots are a ring that all rows write at one index, so that a step is one update in place even where documents
     were put in at different times; no row ever has more than S tokens.
 
     Attributes:
@@ -58,12 +60,26 @@ class AttentionContext:
 
     def of_layer(self, layer: int) -> "AttentionContext":
         """The same, with the keys and values of one layer in place of all layers'."""
-        one = lambda held: held and held.replace(keys=held.keys[layer], values=held.values[layer])  # noqa: E731
-        return self.replace(prefix=one(self.prefix), cache=one(self.cache))
+
+        def pick(kv: Any) -> Any:  # a Prefix or a Cache
+            return kv and kv.replace(keys=kv.keys[layer], values=kv.values[layer])
+
+        return self.replace(prefix=pick(self.prefix), cache=pick(self.cache))
 
 
 def empty_cache(config: ModelConfig, batch: int, candidates: int, slots: int, dtype: jnp.dtype) -> Cache:
-    """A cache of `slots` free slots for batch x candidates rows."""
+    """A cache of `slots` free slots for batch x candidates rows.
+
+    Args:
+        config: the architecture.
+        batch: documents.
+        candidates: of each document.
+        slots: tokens that a candidate may have.
+        dtype: of keys and values.
+    """
     shape = (batch, config.num_kv_heads, candidates, slots, config.head_dim)
-    zeros = lambda: tuple(jnp.zeros(shape, dtype) for _ in range(config.num_layers))  # noqa: E731
+
+    def zeros() -> tuple[jax.Array, ...]:
+        return tuple(jnp.zeros(shape, dtype) for _ in range(config.num_layers))
+
     return Cache(zeros(), zeros(), jnp.zeros((), jnp.int32), jnp.zeros(batch, jnp.int32))

@@ -48,11 +48,11 @@ def in_precision(params: Any, dtype: jnp.dtype) -> Any:
     Leaves are arrays of either kind, or jax.ShapeDtypeStruct.
     """
 
-    def one(leaf: Any) -> Any:
+    def convert(leaf: Any) -> Any:
         if leaf.ndim < 2:
             return leaf
         if isinstance(leaf, jax.ShapeDtypeStruct):
             return leaf.update(dtype=dtype)
         return leaf.astype(dtype, copy=False)
 
-    return jax.tree.map(one, params)
+    return jax.tree.map(convert, params)

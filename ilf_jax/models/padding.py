@@ -45,7 +45,8 @@ def paired_row_lengths(
         Tokens after padding, programs counted in, and the lengths of either kind.
     """
     pairs = itertools.product(_sets(first), _sets(second))
-    costs = ((a + b + program_tokens * len(ones) * len(others), ones, others) for (a, ones), (b, others) in pairs)
+    costs = ((a + b + program_tokens * len(chosen_a) * len(chosen_b), chosen_a, chosen_b)
+             for (a, chosen_a), (b, chosen_b) in pairs)
     return min(costs)
 
 
@@ -55,7 +56,7 @@ def _sets(lengths: Iterable[int]) -> list[tuple[int, tuple[int, ...]]]:
     # Of the rows of the i shortest lengths, by i: tokens, and the set that holds them; one list for each size of sets.
     best: list[list[tuple[float, tuple[int, ...]]]] = [[(0, ()), *[(math.inf, ())] * len(counts)]]
     for _ in counts:
-        last, found = best[-1], [(math.inf, ())]
+        last, current = best[-1], [(math.inf, ())]
         for i, (size, _) in enumerate(counts, start=1):
             rows = 0
             options = []
@@ -63,17 +64,17 @@ def _sets(lengths: Iterable[int]) -> list[tuple[int, tuple[int, ...]]]:
                 rows += counts[j - 1][1]
                 tokens, chosen = last[j - 1]
                 options.append((tokens + rows * size, (*chosen, size)))
-            found.append(min(options))
-        best.append(found)
+            current.append(min(options))
+        best.append(current)
     return [of_size[-1] for of_size in best[1:]] or [(0, ())]
 
 
 def lengths_between(shortest: int, longest: int) -> list[int]:
     """Row lengths in steps of a sixteenth of an octave, the first of them no less than `shortest`; one at least."""
-    found = [_fine(shortest)]
-    while (following := _fine(found[-1] + 1)) <= longest:
-        found.append(following)
-    return found
+    lengths = [_fine(shortest)]
+    while (following := _fine(lengths[-1] + 1)) <= longest:
+        lengths.append(following)
+    return lengths
 
 
 def row_length(longest: int, allowed: Sequence[int]) -> int:

@@ -5,7 +5,6 @@ prefill use C = 1. Layers are unrolled, so that each layer's cache is its own bu
 """
 
 import functools
-import math
 from typing import Any
 
 import flax.linen as nn
@@ -13,16 +12,14 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from ilf_jax.models import attention
-from ilf_jax.models.architecture import ModelConfig, RopeScaling
+from ilf_jax.models import attention, rope
+from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.cache import AttentionContext, Cache, Prefix
 from ilf_jax.models.compute import FLOAT32, ComputeOptions
 from ilf_jax.runtime import barriers
 
 Params = dict
 KV = tuple[jax.Array, jax.Array]
-Rotation = tuple[jax.Array, jax.Array]
-"""Cosines and sines, B x C x L x 1 x head_dim/2, of the angles by which positions turn queries and keys."""
 
 _ACTIVATIONS = {
     "silu": jax.nn.silu,
@@ -37,44 +34,6 @@ SCALAR_HEAD = "scalar_head"
 # What a layer keeps for the backward pass: its input, and with "dots" the outputs of its Linears, but no scores.
 _KEPT = "matmul with params"
 _REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.save_only_these_names(_KEPT)}
-
-
-def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> jax.Array:
-    """Rotary frequencies, head_dim / 2 of them, in radians a position (Su et al. 2021, eq. 15).
-
-    Under `llama3` scaling, wavelengths above original / low_freq_factor are stretched by `factor`, those below
-    original / high_freq_factor kept, the ones between blended linearly.
-    """
-    freqs = theta ** -(jnp.arange(0, head_dim, 2, dtype=jnp.float32) / head_dim)
-    if scaling is None:
-        return freqs
-    if scaling.kind == "linear":
-        return freqs / scaling.factor
-    wavelengths = 2 * math.pi / freqs
-    ratio = scaling.original_max_positions / wavelengths
-    blend = (ratio - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    blend = jnp.clip(blend, 0.0, 1.0)
-    return (1 - blend) * freqs / scaling.factor + blend * freqs
-
-
-def _rotation(config: ModelConfig, slides: bool, positions_BxCxL: jax.Array) -> Rotation | None:
-    """By how much layers of a kind turn queries and keys; None: the model does not.
-
-    Behind a barrier, for XLA would fuse sines and cosines into every layer and compute them there again.
-    """
-    if config.position != "rope":
-        return None
-    local = slides and config.rope_local_theta is not None
-    theta = config.rope_local_theta if local else config.rope_theta
-    freqs = rope_frequencies(config.head_dim, theta, None if local else config.rope_scaling)
-    angles = positions_BxCxL[..., None, None].astype(jnp.float32) * freqs
-    return barriers.materialise((jnp.cos(angles), jnp.sin(angles)))
-
-
-def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotates the two halves of x's last axis; cos and sin are B x C x L x 1 x head_dim/2."""
-    first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([first * cos - second * sin, second * cos + first * sin], axis=-1).astype(x.dtype)
 
 
 @jax.custom_vjp
@@ -100,8 +59,8 @@ def _matmul_backwards(saved: tuple, dy: jax.Array) -> tuple[jax.Array, jax.Array
     dx = jnp.matmul(dy, kernel.T, preferred_element_type=jnp.float32).astype(kernel.dtype)
     if x is None:
         return dx, None, None
-    rows = lambda a: a.reshape(-1, a.shape[-1])  # noqa: E731
-    gradient = jnp.einsum("td,tf->df", rows(x), rows(dy), preferred_element_type=jnp.float32)
+    x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    gradient = jnp.einsum("td,tf->df", x, dy, preferred_element_type=jnp.float32)
     if gradient_so_far is not None:
         gradient = gradient_so_far + gradient
     # Nothing further back is computed before this is done. Else, where memory is short, all that the kernels' gradients
@@ -183,7 +142,7 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, positions_BxCxL: jax.Array, rotation: Rotation | None, context: AttentionContext,
+        self, x: jax.Array, positions_BxCxL: jax.Array, rotation: rope.Rotation | None, context: AttentionContext,
         wanted_BxCxW: jax.Array | None,
     ) -> tuple[jax.Array, KV]:
         c = self.config
@@ -198,7 +157,7 @@ class Attention(nn.Module):
         if c.qk_norm:
             q, k = Norm(c, self.compute.dtype, name="q_norm")(q), Norm(c, self.compute.dtype, name="k_norm")(k)
         if rotation is not None:
-            q, k = apply_rope(q, *rotation), apply_rope(k, *rotation)
+            q, k = rope.apply_rope(q, *rotation), rope.apply_rope(k, *rotation)
         q = q * jnp.asarray(c.query_scale if c.query_scale is not None else H**-0.5, self.compute.dtype)
         q = q.reshape(B, C, L, K, G, H)
         k, v = k.transpose(0, 3, 1, 2, 4), v.transpose(0, 3, 1, 2, 4)  # B K C L H: a head's keys lie together
@@ -252,7 +211,7 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, positions_BxCxL: jax.Array, rotation: Rotation | None, context: AttentionContext,
+        self, x: jax.Array, positions_BxCxL: jax.Array, rotation: rope.Rotation | None, context: AttentionContext,
         wanted_BxCxW: jax.Array | None,
     ) -> tuple[jax.Array, KV]:
         c, norm = self.config, functools.partial(Norm, self.config, self.compute.dtype)
@@ -300,7 +259,7 @@ class Transformer(nn.Module):
         # XLA sees the layers as if they had been written out one after another.
         layer_class = nn.jit(layer_class)
         kinds = [c.is_sliding(i) for i in range(c.num_layers)]
-        rotations = {slides: _rotation(c, slides, positions_BxCxL) for slides in sorted(set(kinds))}
+        rotations = {slides: rope.rotation(c, slides, positions_BxCxL) for slides in sorted(set(kinds))}
         for i, slides in enumerate(kinds):
             layer = layer_class(c, slides, self.compute, name=f"layers_{i}")
             wanted = wanted_BxCxW if i == c.num_layers - 1 else None

@@ -97,7 +97,7 @@ def run(
     config: ModelConfig, params: transformer.Params, slots: Slots, sampling: logits_lib.Sampling, ends_V: jax.Array,
     until: jax.Array, *, compute: ComputeOptions = FLOAT32,
 ) -> Slots:
-    """Goes on token by token until at least `until` of the B documents are finished."""
+    """Decodes token by token until at least `until` of the B documents are finished."""
 
     def unfinished(slots: Slots) -> jax.Array:
         return jnp.sum(slots.finished) < until
@@ -112,18 +112,20 @@ def run(
 
 
 def put(slots: Slots, new: Slots, at_R: jax.Array) -> Slots:
-    """R documents just started take the places `at_R`, whose documents are finished; a place of -1 takes none.
+    """Puts R documents just started into the slots `at_R`, whose documents are finished; -1 drops the document.
 
     The new documents' own keys are all still to come, so what the ring holds in their rows need not be cleared.
     """
     at = jnp.where(at_R < 0, slots.token_BxC.shape[0], at_R)  # out of range: dropped
-    place = lambda old, row: old.at[at].set(row, mode="drop")  # noqa: E731
-    everywhere = lambda old, rows: jax.tree.map(place, old, rows)  # noqa: E731
+
+    def place(old: jax.Array, rows: jax.Array) -> jax.Array:
+        return old.at[at].set(rows, mode="drop")
+
     return Slots(
-        prefix=everywhere(slots.prefix, new.prefix),
+        prefix=jax.tree.map(place, slots.prefix, new.prefix),
         cache=slots.cache.replace(ages_B=place(slots.cache.ages_B, new.cache.ages_B)),
         keys_BxCx2=place(slots.keys_BxCx2, new.keys_BxCx2), token_BxC=place(slots.token_BxC, new.token_BxC),
-        done_BxC=place(slots.done_BxC, new.done_BxC), out=everywhere(slots.out, new.out),
+        done_BxC=place(slots.done_BxC, new.done_BxC), out=jax.tree.map(place, slots.out, new.out),
     )
 
 

@@ -1,4 +1,4 @@
-"""Generation through a LanguageModel: freed places are given to waiting prompts, and nobody's output changes by it."""
+"""Generation through a LanguageModel: free slots are given to waiting prompts, and nobody's samples change by it."""
 
 import functools
 
@@ -13,7 +13,7 @@ from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.models import checkpoint_io
 from ilf_jax.models.compute import FLOAT32
 from ilf_jax.models.placement import Placement
-from ilf_jax.runtime import sharding
+from ilf_jax.runtime import performance, sharding
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.tasks.prompts import Prompt
@@ -32,24 +32,68 @@ def lm():
     return LanguageModel("policy", settings, model, params, Tokenizer.load(URI), placement, FLOAT32)
 
 
-def generate(batch_size, people=PEOPLE, *, temperature=1.5, top_p=0.9, seed=0, limit=24):
+def start(batch_size, people=PEOPLE, *, temperature=1.5, top_p=0.9, seed=0, limit=24):
     prompts = [lm().encode(name, [Prompt("Describe ", name, ".\nText:")], reserve=limit)[0] for name in people]
     keys = decode.candidate_keys(seed, 1, "refine", people, range(3))
-    return Generator(lm(), make_sampling(temperature, 0, top_p), limit, batch_size, ("\n",)).start(prompts, keys)()
+    return Generator(lm(), make_sampling(temperature, 0, top_p), limit, batch_size, ("\n",)).start(prompts, keys)
 
 
-@pytest.mark.parametrize(("batch_size", "part"), [(1, 4), (2, 4), (3, 1), (4, 2), (6, 2)])
-def test_refilled_places_give_what_one_batch_gives(batch_size, part, monkeypatch):
-    right = generate(len(PEOPLE))
-    lengths = [max(len(s.tokens) for s in group) for group in right]
-    assert len(set(lengths)) > 2  # documents do end at different steps
-    monkeypatch.setattr(generation, "_REFILLED_PART", part)
-    found = generate(batch_size)
-    for ours, theirs in zip(found, right, strict=True):
-        for a, b in zip(ours, theirs, strict=True):
+def generate(batch_size, people=PEOPLE, *, temperature=1.5, top_p=0.9, seed=0, limit=24):
+    return start(batch_size, people, temperature=temperature, top_p=top_p, seed=seed, limit=limit).result()
+
+
+def assert_same_samples(groups, expected):
+    for samples, expected_samples in zip(groups, expected, strict=True):
+        for a, b in zip(samples, expected_samples, strict=True):
             np.testing.assert_array_equal(a.tokens, b.tokens)
             np.testing.assert_allclose(a.logprobs, b.logprobs, atol=1e-5)
             assert (a.text, a.stopped) == (b.text, b.stopped)
+
+
+@pytest.mark.parametrize(("batch_size", "part"), [(1, 4), (2, 4), (3, 1), (4, 2), (6, 2)])
+def test_refilled_slots_give_what_one_batch_gives(batch_size, part, monkeypatch):
+    expected = generate(len(PEOPLE))
+    lengths = [max(len(s.tokens) for s in group) for group in expected]
+    assert len(set(lengths)) > 2  # documents do end at different steps
+    monkeypatch.setattr(generation, "_REFILLED_PART", part)
+    assert_same_samples(generate(batch_size), expected)
+
+
+@pytest.mark.parametrize("batch_size", [2, len(PEOPLE)])
+def test_start_waits_for_nothing(batch_size, monkeypatch):
+    expected = generate(len(PEOPLE))
+    fetches = []
+
+    def counted_fetch(arrays):
+        fetches.append(1)
+        return fetch(arrays)
+
+    fetch = performance.fetch
+    monkeypatch.setattr(performance, "fetch", counted_fetch)
+    pending = start(batch_size)
+    assert not fetches
+    other = start(batch_size, seed=5)  # the next shard, started while this one is under way
+    assert not fetches
+    assert_same_samples(pending.result(), expected)
+    assert fetches
+    assert_same_samples(other.result(), generate(len(PEOPLE), seed=5))
+
+
+def test_refilling_resumes_after_an_interrupt(monkeypatch):
+    expected = generate(len(PEOPLE))
+    fetch, calls = performance.fetch, []
+
+    def interrupted_fetch(arrays):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return fetch(arrays)
+
+    monkeypatch.setattr(performance, "fetch", interrupted_fetch)
+    pending = start(2)
+    with pytest.raises(KeyboardInterrupt):
+        pending.result()
+    assert_same_samples(pending.result(), expected)
 
 
 def test_refilling_takes_fewer_steps_than_waiting_for_the_longest(monkeypatch):
@@ -66,8 +110,7 @@ def test_refilling_takes_fewer_steps_than_waiting_for_the_longest(monkeypatch):
     for name in ("refill_program", "start_program"):
         monkeypatch.setattr(generation, name, counted(getattr(generation, name)))
     people = [f"{name} {i}" for i in range(4) for name in PEOPLE]
-    found = generate(4, people, limit=64)
-    longest = [max(len(s.tokens) for s in group) for group in found]
+    longest = [max(len(s.tokens) for s in group) for group in generate(4, people, limit=64)]
     order = sorted(range(len(people)), key=lambda i: (-len(lm().tokenizer.encode(people[i])), i))
     waiting = sum(max(longest[i] for i in order[at : at + 4]) for at in range(0, len(order), 4))
     taken = sum((after - before) % 64 for before, after in zip([0, *steps], steps, strict=False))
@@ -90,12 +133,12 @@ def test_forced_length():
     prompt = lm().encode("a", [Prompt("Describe ", "Ada", ".\nText:")], reserve=24)
     keys = decode.candidate_keys(0, 1, "refine", ["a"], range(2))
     generator = Generator(lm(), make_sampling(1.0, 0, 0.95), 24, 1, (), forced_length=True)
-    ((first, second),) = generator.start(prompt, keys)()
+    ((first, second),) = generator.start(prompt, keys).result()
     assert len(first.tokens) == len(second.tokens) == 24
 
 
 def test_bfloat16_is_of_matrices_only_and_costs_float32_no_copy():
-    half, whole = (model_pool.Models(sharding.make_mesh(-1, 1, 1), 0, name) for name in ("bfloat16", "float32"))
+    half, whole = (model_pool.ModelPool(sharding.make_mesh(-1, 1, 1), 0, name) for name in ("bfloat16", "float32"))
     layer = half.get(URI)["layers_0"]
     assert layer["mlp"]["up"]["kernel"].dtype == half.get(URI)["embedding"].dtype == jnp.bfloat16
     assert layer["mlp_norm"]["scale"].dtype == jnp.float32
