@@ -342,7 +342,8 @@ def _imitating(target: str) -> dict[str, Any]:
 
 def baseline(config: Config, name: str) -> Config:
     """The configuration of one of config.baselines: the run's own with its overrides, and no baselines."""
-    values = {**_flat(config), **config.baselines[name], "baselines": {}}
+    overrides = (config.baselines or {})[name]
+    values = {**_flat(config), **overrides, "baselines": {}}
     return config_keys.build(Config, values)
 
 

@@ -31,7 +31,7 @@ class Key:
         registry: allowed are its names, and places of a user's own code.
     """
 
-    kind: type
+    kind: Any
     optional: bool
     element: type | None
     default: Any
@@ -104,7 +104,8 @@ def unknown_key(cls: type, path: str, renamed: Mapping[str, str]) -> InputError:
 def to_config_dict(instance: Any) -> ml_collections.ConfigDict:
     """A section with its values as a ConfigDict; unset keys are placeholders of their type."""
     out = ml_collections.ConfigDict()
-    keys = {name: entry for name, entry in table(type(instance)).items() if "." not in name}
+    cls: Any = type(instance)
+    keys = {name: entry for name, entry in table(cls).items() if "." not in name}
     for field in dataclasses.fields(instance):
         value = getattr(instance, field.name)
         if dataclasses.is_dataclass(value):

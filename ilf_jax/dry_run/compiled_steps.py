@@ -100,7 +100,8 @@ def _at_full_depth(
     The compiler's time and memory grow faster than the layers: 80 of them took it more than 24 GB.
     """
     # How often XLA's loops run is known, but for the one that draws tokens.
-    loops, compiled = config.refine.max_new_tokens if name == "refine" else 1, []
+    loops = config.refine.max_new_tokens if name == "refine" else 1
+    compiled: list[Step] = []
     for depth in _depths(placement.model):
         progress.log(f"compiling {name}, {depth} of {placement.model.num_layers} layers")
         shallow = dataclasses.replace(placement, model=dataclasses.replace(placement.model, num_layers=depth))
@@ -108,7 +109,7 @@ def _at_full_depth(
     if len(compiled) == 1:
         return compiled[0]
     _, arguments, work, traffic = lower(config, placement, shapes)
-    return _extrapolated(*compiled, placement, arguments, work, traffic)
+    return _extrapolated(compiled[0], compiled[1], placement, arguments, work, traffic)
 
 
 def _depths(model: ModelConfig) -> tuple[int, ...]:
@@ -129,14 +130,16 @@ def _extrapolated(
 
     temporaries = line(first.temporaries, second.temporaries)
     kinds = {**first.collectives, **second.collectives}
-    nothing = (0, 0)
+    collectives = {}
+    for kind in kinds:
+        one, other = (step.collectives.get(kind, (0, 0)) for step in (first, second))
+        collectives[kind] = line(one[0], other[0]), line(one[1], other[1])
     return Step(
         name=first.name, parameters=flops.num_params(placement.model), held=first.held,
         flops=work / placement.mesh.size,
         arguments=line(first.arguments, second.arguments), temporaries=temporaries,
         outputs=line(first.outputs, second.outputs), traffic=traffic + 2 * temporaries,
-        collectives={kind: tuple(map(line, first.collectives.get(kind, nothing), second.collectives.get(kind, nothing)))
-                     for kind in kinds},
+        collectives=collectives,
         compile_seconds=first.compile_seconds + second.compile_seconds, depths=(a, b),
     )
 
@@ -145,7 +148,7 @@ def _compile(
     name: str, placement: Placement, held: int, lowered: jax.stages.Lowered, arguments: int, work: float,
     traffic: float, *, loops: int,
 ) -> Step:
-    facts = {"name": name, "parameters": flops.num_params(placement.model), "held": held,
+    facts: dict[str, Any] = {"name": name, "parameters": flops.num_params(placement.model), "held": held,
              "flops": work / placement.mesh.size, "depths": (placement.model.num_layers,)}
     start = time.monotonic()
     try:
@@ -158,12 +161,12 @@ def _compile(
         return Step(**facts, arguments=arguments, temporaries=max(0, total - arguments), outputs=0, traffic=traffic,
                     collectives={}, compile_seconds=time.monotonic() - start)
     seconds = time.monotonic() - start
-    memory = compiled.memory_analysis()
+    memory: Any = compiled.memory_analysis()
     return Step(
         **facts, arguments=memory.argument_size_in_bytes, temporaries=memory.temp_size_in_bytes,
         outputs=memory.output_size_in_bytes - memory.alias_size_in_bytes,
         traffic=traffic + 2 * memory.temp_size_in_bytes,
-        collectives=hlo.collectives(compiled.as_text(), loops), compile_seconds=seconds,
+        collectives=hlo.collectives(compiled.as_text() or "", loops), compile_seconds=seconds,
     )
 
 

@@ -44,7 +44,9 @@ def collectives(text: str, loops: int = 1) -> dict[str, tuple[int, int]]:
             operations[computation].append((kind, max(sizes) if has_inputs else sum(sizes)))
         if name == "while":
             trips = _TRIPS.search(line)
-            calls[computation].append((_BODY.search(line).group(1), int(trips.group(1)) if trips else _UNKNOWN))
+            body = _BODY.search(line)
+            assert body is not None, "a while loop names its body"
+            calls[computation].append((body.group(1), int(trips.group(1)) if trips else _UNKNOWN))
         for names in _CALLED.findall(line):
             calls[computation] += [(called.strip().lstrip("%"), 1) for called in names.split(", ")]
     return _totals(entry, operations, calls, loops)
@@ -64,7 +66,8 @@ def _totals(
 
     def count(name: str, in_unknown_loop: bool) -> collections.Counter:
         if (name, in_unknown_loop) not in totals:
-            totals[name, in_unknown_loop] = total = collections.Counter()
+            total: collections.Counter = collections.Counter()
+            totals[name, in_unknown_loop] = total
             for kind, size in operations.get(name, ()):
                 total[kind, "count"] += 1
                 total[kind, "bytes"] += size

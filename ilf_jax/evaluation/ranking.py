@@ -30,9 +30,9 @@ def match(
     values = [outcomes[i] for i in ids]
     rate = statistics.mean("win rate", values)
     low, high = bootstrap_interval(values)
-    lengths = [[float(len(texts[i].split())) for i in ids] for texts in (first_texts, second_texts)]
-    controlled = win_rate.length_controlled_win_rate(values, *lengths)
-    stderr = rate.stderr if rate.n > 1 else None
+    ours, theirs = ([float(len(texts[i].split())) for i in ids] for texts in (first_texts, second_texts))
+    controlled = win_rate.length_controlled_win_rate(values, ours, theirs)
+    stderr = rate.stderr if len(values) > 1 else None
     return Match(f"{first} vs {second}", first, second, dict(outcomes), rate.value, stderr, low, high, controlled.value)
 
 

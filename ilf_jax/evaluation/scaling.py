@@ -25,7 +25,7 @@ class PowerLaw:
         return self.a * np.asarray(x, np.float64) ** -self.b + self.c
 
 
-def fit(x: Sequence[float], y: Sequence[float], near: PowerLaw | None = None) -> PowerLaw:
+def fit(x: ArrayLike, y: ArrayLike, near: PowerLaw | None = None) -> PowerLaw:
     """The power law that minimises the Huber loss between logarithms (Hoffmann et al. 2022, eq. 3).
 
     Args:
@@ -36,15 +36,15 @@ def fit(x: Sequence[float], y: Sequence[float], near: PowerLaw | None = None) ->
     Raises:
         ValueError: there are fewer than four distinct x, or a value is not finite and positive.
     """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    for name, values in (("x", x), ("y", y)):
+    xs, ys = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    for name, values in (("x", xs), ("y", ys)):
         if not (np.isfinite(values).all() and (values > 0).all()):
             raise ValueError(f"a power law needs positive numbers; {name} has {values.tolist()}")
-    distinct = len(set(x.tolist()))
+    distinct = len(set(xs.tolist()))
     if distinct < MIN_POINTS:
         raise ValueError(f"a power law with offset has three unknowns and takes {MIN_POINTS} distinct x; there are "
                          f"{distinct}")
-    log_x, log_y = np.log(x), np.log(y)
+    log_x, log_y = np.log(xs), np.log(ys)
 
     def residuals(p: np.ndarray) -> np.ndarray:
         return np.logaddexp(p[0] - p[1] * log_x, p[2]) - log_y
@@ -52,7 +52,7 @@ def fit(x: Sequence[float], y: Sequence[float], near: PowerLaw | None = None) ->
     solutions = [
         scipy.optimize.least_squares(residuals, np.log([law.a, np.exp(law.b), law.c]), loss="huber",
                                      f_scale=_HUBER_DELTA, x_scale="jac", max_nfev=500)
-        for law in ([near] if near else _starts(x, y))
+        for law in ([near] if near else _starts(xs, ys))
     ]
     log_a, b, log_c = min(solutions, key=lambda solution: solution.cost).x
     return PowerLaw(float(np.exp(log_a)), float(b), float(np.exp(log_c)))

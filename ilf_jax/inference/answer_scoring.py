@@ -201,7 +201,7 @@ def start_scoring(
     def finish() -> list[np.ndarray]:
         scores_by_group: dict[int, np.ndarray] = {}
         for picked, logits in batches:
-            rows = read(performance.fetch(logits))
+            rows = read(np.asarray(performance.fetch(logits)))
             scores_by_group |= zip(picked, rows, strict=False)  # rows beyond those picked only fill up the batch
         scores = (scores_by_group[i] for i in range(len(groups)))
         return [np.concatenate([next(scores) for _ in document_groups], axis=1)

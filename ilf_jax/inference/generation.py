@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -115,7 +116,7 @@ class Generator:
         return performance.Work(len(prompt.ids) + tokens, flops.generation(
             self.lm.architecture, prompts=1, candidates=rows, prompt_tokens=len(prompt.ids), new_tokens=tokens / rows))
 
-    def _sample(self, tokens: np.ndarray, logprobs: np.ndarray, stopped: bool) -> Sample:
+    def _sample(self, tokens: Any, logprobs: Any, stopped: bool) -> Sample:
         tokenizer = self.lm.tokenizer
         ended = stopped and int(tokens[-1]) in tokenizer.stop_ids
         text = tokenizer.decode(tokens[:-1].tolist() if ended else tokens.tolist())

@@ -135,6 +135,7 @@ class LanguageModel:
                 raise InputError(f"{too_long}, and too few of them are the document's")
             shorter = self.tokenizer.decode(ids[:keep]).rstrip("\ufffd")
             prompts = [dataclasses.replace(p, document=shorter if p.document else "") for p in prompts]
+        raise AssertionError("unreachable: each attempt is shorter than the one before")
 
     def _encode_one(self, example_id: str, prompt: Prompt) -> Encoded:
         text = prompt.text
@@ -185,7 +186,7 @@ class LanguageModel:
         return vectors
 
     def answer_logits(
-        self, prefixes: Sequence[Sequence[int]], branches: Sequence[Sequence[Branch]], batch_size: int,
+        self, prefixes: Sequence[Sequence[int] | np.ndarray], branches: Sequence[Sequence[Branch]], batch_size: int,
         prefix_length: int, branch_length: int,
     ) -> jax.Array:
         """Logits of both answers to the Q questions of each prefix's C branches, B x C x Q x 2.
@@ -230,7 +231,7 @@ class LanguageModel:
         return self.architecture.num_layers * _LAYER_FLOPS / (2 * flops.num_params(self.architecture))
 
     def pad(
-        self, rows: Sequence[Sequence[int]], batch: int, length: int | None = None
+        self, rows: Sequence[Sequence[int] | np.ndarray], batch: int, length: int | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
         """Token rows right-padded to `length` or a bucket, and their lengths; rows beyond `rows` have length 0."""
         tokens = np.zeros((batch, length or padding.bucket(max(map(len, rows)))), np.int32)

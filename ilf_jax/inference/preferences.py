@@ -33,8 +33,9 @@ def win_rates(
     """How often ours is better than theirs: win_rate, and the same at equal length. Arguments as `both_orders`."""
     orders = both_orders(lm, task, examples, ours, theirs, batch_size)
     results = win_rate.outcomes(*orders)
-    lengths = [[float(len(side[e.id].split())) for e in examples] for side in (ours, theirs)]
-    return [win_rate.win_rate(*orders), win_rate.length_controlled_win_rate(results.tolist(), *lengths)]
+    our_lengths, their_lengths = ([float(len(side[e.id].split())) for e in examples] for side in (ours, theirs))
+    controlled = win_rate.length_controlled_win_rate(results.tolist(), our_lengths, their_lengths)
+    return [win_rate.win_rate(*orders), controlled]
 
 
 def _preferences(

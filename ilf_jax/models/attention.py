@@ -41,8 +41,9 @@ def causal(
     rows = q_BxLxKxGxH, k_BxKxLxH, v_BxKxLxH, segments_BxL, window
     if compute.attention == "cudnn":
         return kernels.flash(*rows)
-    if compute.attention == "splash" and kernels.splash_fits(q_BxLxKxGxH.shape, compute.mesh):
-        return kernels.splash(*rows, compute.mesh)
+    mesh = compute.mesh
+    if compute.attention == "splash" and mesh is not None and kernels.splash_fits(q_BxLxKxGxH.shape, mesh):
+        return kernels.splash(*rows, mesh)
     return blockwise(*rows)
 
 
@@ -112,7 +113,11 @@ def behind_prefix(
         if window is not None:
             sees_prefix = sees_prefix & (positions_CxL[..., None] - slots < window)
             sees_own = sees_own & (distance_CxLxS < window)
-        return map_rows(lambda head: _attend_key_head(*head, sees_prefix[:, None], sees_own[:, None]), heads)
+
+        def attend_head(head: tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]) -> jax.Array:
+            return _attend_key_head(*head, sees_prefix[:, None], sees_own[:, None])
+
+        return map_rows(attend_head, heads)
 
     heads_of_documents = (q_BxKxCxGxLxH, *prefix, *own)
     out = map_rows(attend_document, (heads_of_documents, prefix_lengths_B, positions_BxCxL, distance_BxCxLxS))

@@ -1,5 +1,6 @@
 """Keys and values already computed: the shared prefix of a document, and each candidate's own continuation."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -64,7 +65,7 @@ class AttentionContext:
         def pick(kv: Any) -> Any:  # a Prefix or a Cache
             return kv and kv.replace(keys=kv.keys[layer], values=kv.values[layer])
 
-        return self.replace(prefix=pick(self.prefix), cache=pick(self.cache))
+        return dataclasses.replace(self, prefix=pick(self.prefix), cache=pick(self.cache))
 
 
 def empty_cache(config: ModelConfig, batch: int, candidates: int, slots: int, dtype: jnp.dtype) -> Cache:

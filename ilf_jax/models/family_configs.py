@@ -78,7 +78,8 @@ def _rope_scaling(keys: Keys, key: str, rope: Mapping[str, Any], max_positions: 
 
 def _hf_rope(keys: Keys, family: str) -> dict[str, Any]:
     """The rope fields of ModelConfig, from `rope_parameters` (transformers 5) or the older keys."""
-    full, local = keys("rope_parameters", {}), {}
+    full: Mapping[str, Any] = keys("rope_parameters", {})
+    local: Mapping[str, Any] = {}
     if "full_attention" in full:
         full, local = full["full_attention"], full.get("sliding_attention") or {}
     classic = keys("rope_scaling", {})

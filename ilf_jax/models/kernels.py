@@ -1,6 +1,7 @@
 """Fused attention for accelerators: same result as `attention.blockwise`, from cuDNN and from JAX's Pallas kernels."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +29,8 @@ def flash(
     mask = None
     if segments_BxL is not None:
         mask = (segments_BxL[:, :, None] == segments_BxL[:, None, :])[:, None]
-    out = jax.nn.dot_product_attention(
+    attend: Any = jax.nn.dot_product_attention  # its overloads do not know `implementation` as a str
+    out = attend(
         q_BxLxKxGxH.reshape(B, L, K * G, H), k_BxKxLxH.transpose(0, 2, 1, 3), v_BxKxLxH.transpose(0, 2, 1, 3),
         mask=mask, scale=1.0, is_causal=True, local_window_size=None if window is None else (window - 1, 0),
         implementation=implementation,
@@ -65,7 +67,7 @@ def splash(
     B, L, K, G, H = q_BxLxKxGxH.shape
     if segments_BxL is None:
         segments_BxL = jnp.zeros((B, L), jnp.int32)
-    causal = splash_attention_mask.CausalMask((L, L))
+    causal: Any = splash_attention_mask.CausalMask((L, L))
     if window is not None:
         causal = causal & splash_attention_mask.LocalMask((L, L), (window - 1, 0), 0)
     rows, heads = ("data", "fsdp"), "tensor"

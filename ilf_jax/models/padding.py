@@ -50,13 +50,14 @@ def paired_row_lengths(
     return min(costs)
 
 
-def _sets(lengths: Iterable[int]) -> list[tuple[int, tuple[int, ...]]]:
+def _sets(lengths: Iterable[int]) -> list[tuple[float, tuple[int, ...]]]:
     """For each number of lengths the set of that size with the fewest tokens after padding, and how many they are."""
     counts = sorted(collections.Counter(map(_fine, lengths)).items())
     # Of the rows of the i shortest lengths, by i: tokens, and the set that holds them; one list for each size of sets.
     best: list[list[tuple[float, tuple[int, ...]]]] = [[(0, ()), *[(math.inf, ())] * len(counts)]]
     for _ in counts:
-        last, current = best[-1], [(math.inf, ())]
+        last = best[-1]
+        current: list[tuple[float, tuple[int, ...]]] = [(math.inf, ())]
         for i, (size, _) in enumerate(counts, start=1):
             rows = 0
             options = []

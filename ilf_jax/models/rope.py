@@ -40,9 +40,10 @@ def rotation(config: ModelConfig, slides: bool, positions_BxCxL: jax.Array) -> R
     """
     if config.position != "rope":
         return None
-    local = slides and config.rope_local_theta is not None
-    theta = config.rope_local_theta if local else config.rope_theta
-    freqs = rope_frequencies(config.head_dim, theta, None if local else config.rope_scaling)
+    if slides and config.rope_local_theta is not None:
+        freqs = rope_frequencies(config.head_dim, config.rope_local_theta, None)
+    else:
+        freqs = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     angles = positions_BxCxL[..., None, None].astype(jnp.float32) * freqs
     return barriers.materialise((jnp.cos(angles), jnp.sin(angles)))
 

@@ -5,7 +5,8 @@ prefill use C = 1. Layers are unrolled, so that each layer's cache is its own bu
 """
 
 import functools
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -21,7 +22,7 @@ from ilf_jax.runtime import barriers
 Params = dict
 KV = tuple[jax.Array, jax.Array]
 
-_ACTIVATIONS = {
+_ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
@@ -88,10 +89,11 @@ class Linear(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         init = nn.initializers.variance_scaling(self.init_variance, "fan_in", "normal")
         kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
-        so_far = self.get_variable("params", GRADIENT_SO_FAR)  # None if there is none
+        so_far: Any = self.get_variable("params", GRADIENT_SO_FAR)  # None if there is none
         y = checkpoint_name(_matmul(x, kernel, so_far), _KEPT)
         if self.has_variable("params", "lora_a"):
-            a, b, scale = (self.get_variable("params", f"lora_{name}") for name in ("a", "b", "scale"))
+            lora: list[Any] = [self.get_variable("params", f"lora_{name}") for name in ("a", "b", "scale")]
+            a, b, scale = lora
             low = jnp.matmul(x, a.astype(self.dtype), preferred_element_type=jnp.float32) * scale
             y = y + jnp.matmul(low.astype(self.dtype), b.astype(self.dtype), preferred_element_type=jnp.float32)
         if self.use_bias:
@@ -168,9 +170,11 @@ class Attention(nn.Module):
         else:
             if context.cache is not None:
                 at = (0, 0, 0, context.cache.index, 0)
-                k = jax.lax.dynamic_update_slice(context.cache.keys, k, at)
-                v = jax.lax.dynamic_update_slice(context.cache.values, v, at)
-            prefix = context.prefix.keys, context.prefix.values
+                k = jax.lax.dynamic_update_slice(cast(jax.Array, context.cache.keys), k, at)
+                v = jax.lax.dynamic_update_slice(cast(jax.Array, context.cache.values), v, at)
+            # Of this layer, see `AttentionContext.of_layer`.
+            prefix = cast(tuple[jax.Array, jax.Array], (context.prefix.keys, context.prefix.values))
+            assert context.distance_BxCxLxS is not None
             out = attention.behind_prefix(
                 q, prefix, context.prefix.lengths_B, (k, v), positions_BxCxL, context.distance_BxCxLxS, window,
                 one_by_one=self.compute.one_by_one,

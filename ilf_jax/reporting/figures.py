@@ -11,10 +11,10 @@ from typing import Any
 
 import matplotlib
 import matplotlib.ticker
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from numpy.typing import ArrayLike
 
 from ilf_jax.reporting import tables
 
@@ -162,7 +162,7 @@ class Line:
     xs: Sequence[float]
     ys: Sequence[float]
     errors: Sequence[float]
-    curve: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike] | None = None
+    curve: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None
     measured_to: float = math.inf
 
 

@@ -4,7 +4,7 @@ from statistics import fmean
 
 from ilf_jax.evaluation import ranking, statistics
 from ilf_jax.records import Match, Preference
-from ilf_jax.reporting.tables import TARGET_LABELS, BASELINES, Table, number, with_error
+from ilf_jax.reporting.tables import BASELINES, TARGET_LABELS, Table, number, with_error
 from ilf_jax.reporting.workfolder import Metric, WorkFolder
 
 _HUMAN_TEXTS = {"references": "references themselves", "human_refinements": "human refinements themselves"}

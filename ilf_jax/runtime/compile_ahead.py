@@ -32,5 +32,5 @@ def compiling(program: jax.stages.Wrapped, *arguments: Any) -> Iterator[None]:
 
 
 @functools.cache
-def _compile(program: jax.stages.Wrapped, tree: jax.tree_util.PyTreeDef, leaves: tuple[Any, ...]) -> None:
+def _compile(program: Any, tree: jax.tree_util.PyTreeDef, leaves: tuple[Any, ...]) -> None:
     program.lower(*jax.tree.unflatten(tree, leaves)).compile()

@@ -55,7 +55,8 @@ def start(coordinator_address: str | None = None, num_processes: int | None = No
     Raises:
         InputError: some of the three are given and others not, or the other processes do not answer.
     """
-    given = {"coordinator_address": coordinator_address, "num_processes": num_processes, "process_id": process_id}
+    given: dict[str, Any] = {
+        "coordinator_address": coordinator_address, "num_processes": num_processes, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
     if 0 < len(missing) < len(given):
         raise InputError(f"--{', --'.join(missing)}: missing; --{', --'.join(given)} go together")

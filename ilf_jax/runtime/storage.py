@@ -35,7 +35,7 @@ def delete(folder: Path) -> None:
     if is_local(folder):
         shutil.rmtree(folder, ignore_errors=True)
     elif folder.exists():
-        folder.rmtree()
+        epath.Path(folder).rmtree()
 
 
 @contextlib.contextmanager

@@ -1,5 +1,6 @@
 """The decode loop: C candidates a document behind one shared prefix, on the device from first token to last."""
 
+import dataclasses
 import hashlib
 from collections.abc import Sequence
 
@@ -106,7 +107,7 @@ def run(
         hidden_BxCxD, cache = transformer.decode_step(
             config, params, slots.prefix, slots.cache, slots.token_BxC, compute=compute
         )
-        return _choose(config, params, hidden_BxCxD, slots.replace(cache=cache), sampling, ends_V)
+        return _choose(config, params, hidden_BxCxD, dataclasses.replace(slots, cache=cache), sampling, ends_V)
 
     return jax.lax.while_loop(unfinished, advance, slots)
 
@@ -123,7 +124,7 @@ def put(slots: Slots, new: Slots, at_R: jax.Array) -> Slots:
 
     return Slots(
         prefix=jax.tree.map(place, slots.prefix, new.prefix),
-        cache=slots.cache.replace(ages_B=place(slots.cache.ages_B, new.cache.ages_B)),
+        cache=dataclasses.replace(slots.cache, ages_B=place(slots.cache.ages_B, new.cache.ages_B)),
         keys_BxCx2=place(slots.keys_BxCx2, new.keys_BxCx2), token_BxC=place(slots.token_BxC, new.token_BxC),
         done_BxC=place(slots.done_BxC, new.done_BxC), out=jax.tree.map(place, slots.out, new.out),
     )
@@ -154,4 +155,4 @@ def _choose(
         stopped_BxC=slots.out.stopped_BxC | ends,
     )
     full = count_B[:, None] + 1 >= limit
-    return slots.replace(token_BxC=tokens, done_BxC=slots.done_BxC | ends | full, out=out)
+    return dataclasses.replace(slots, token_BxC=tokens, done_BxC=slots.done_BxC | ends | full, out=out)

@@ -6,6 +6,9 @@ from flax import struct
 
 _BLOCK = 256
 
+# Round, token, weight below which nothing is drawn any more, and whether a row is done.
+_State = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+
 
 @struct.dataclass
 class Sampling:
@@ -103,10 +106,10 @@ def draw(weights_RxV: jax.Array, keys_R: jax.Array, top_p: jax.Array) -> jax.Arr
     1 / top_p draws and never many: each refusal takes away a random share of what cannot be kept.
     """
 
-    def refused(state: tuple[jax.Array, ...]) -> jax.Array:
+    def refused(state: _State) -> jax.Array:
         return ~jnp.all(state[3])
 
-    def again(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    def again(state: _State) -> _State:
         round_, tokens, floor, kept = state
         uniforms = jax.vmap(lambda key: jax.random.uniform(jax.random.fold_in(key, round_)))(keys_R)
         new = inverse_cdf(jnp.where(weights_RxV > floor[:, None], weights_RxV, 0.0), uniforms)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import markupsafe
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ilf_jax.evaluation import scaling
 from ilf_jax.reporting import figures, html_report, tables
@@ -59,7 +58,7 @@ def _plot(
     plotted = {}
     for label, points in lines.items():
         xs = [p.x for p in points]
-        curve: tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike] | None = None
+        curve: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None
         fit = fits.get(label)
         if fit is not None and fit.law is not None:
             grid_xs = np.geomspace(min(xs), _EXTRAPOLATION * max(xs), 100)

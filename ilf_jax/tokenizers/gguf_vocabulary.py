@@ -46,7 +46,7 @@ def byte_level_bpe(
     if pre not in _PRE_TOKENIZERS:
         raise InputError(f"{where}: tokenizer.ggml.pre = {pre!r}; allowed: {', '.join(_PRE_TOKENIZERS)}")
     vocab = {token: i for i, token in enumerate(tokens)}
-    pairs = [tuple(m.split(" ", 1)) for m in merges]
+    pairs: Any = [tuple(m.split(" ", 1)) for m in merges]
     try:
         bpe = models.BPE(vocab, pairs, fuse_unk=False, ignore_merges=pre in LLAMA3_NAMES)
     except Exception as error:  # tokenizers raises plain Exception
@@ -88,7 +88,9 @@ def sentencepiece_model(
     Raises:
         InputError: sentencepiece rejects the vocabulary.
     """
-    from sentencepiece import sentencepiece_model_pb2 as pb
+    from sentencepiece import sentencepiece_model_pb2
+
+    pb: Any = sentencepiece_model_pb2  # its classes are made when it is imported
 
     model = pb.ModelProto()
     for token, score, kind in zip(tokens, scores, types, strict=True):
@@ -115,7 +117,9 @@ def sentencepiece_to_json(processor: sentencepiece.SentencePieceProcessor) -> to
     A sentencepiece model does not store merges. Every split of a piece into two pieces is a merge, with the priority of
     the piece's score.
     """
-    from sentencepiece import sentencepiece_model_pb2 as pb
+    from sentencepiece import sentencepiece_model_pb2
+
+    pb: Any = sentencepiece_model_pb2  # its classes are made when it is imported
 
     proto = pb.ModelProto.FromString(processor.serialized_model_proto())
     pieces, spec, trainer = proto.pieces, proto.normalizer_spec, proto.trainer_spec

@@ -208,7 +208,7 @@ def _backend(path: Path, settings: Mapping[str, Any]) -> Backend:
         if path.suffix == ".model":
             processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
             listed = settings.get("added_tokens_decoder", {}).items()
-            added = {_content(t): int(i) for i, t in listed if t.get("special", False)}
+            added: dict[Any, int] = {_content(t): int(i) for i, t in listed if t.get("special", False)}
             return SentencePiece(processor, {**added, **_optional(path.parent / "added_tokens.json")})
         if path.name != "vocab.json":
             return Fast(tokenizers.Tokenizer.from_file(str(path)))
@@ -219,7 +219,7 @@ def _backend(path: Path, settings: Mapping[str, Any]) -> Backend:
     fast.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(settings.get("add_prefix_space", False)))
     fast.decoder = decoders.ByteLevel()
     names = ("bos_token", "eos_token", "unk_token", "pad_token")
-    specials = {_content(settings[n]) for n in names if settings.get(n)} or {"<|endoftext|>"}
+    specials: set[Any] = {_content(settings[n]) for n in names if settings.get(n)} or {"<|endoftext|>"}
     gguf_vocabulary.add_specials(fast, sorted(s for s in specials if fast.token_to_id(s) is not None))
     return Fast(fast)
 

@@ -78,8 +78,8 @@ def argument_shapes(
         reference: other params for a frozen reference than those that training starts from.
     """
     trained, frozen = jax.tree.map(_shape_of, (trained, frozen))
-    counter = jax.ShapeDtypeStruct((), jnp.int32, sharding=placement.replicated)
-    opt_state = placement.with_shardings(_jitted_init(opt).eval_shape(trained), "train")
+    counter: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=placement.replicated)
+    opt_state = placement.with_shardings(jax.eval_shape(_jitted_init(opt), trained), "train")
     state = TrainState(counter, trained, opt_state, trained if objective.reference == "ema" else {})
     if objective.reference == "frozen":
         return Arguments(state, frozen, trained if reference is None else jax.tree.map(_shape_of, reference))
@@ -89,7 +89,8 @@ def argument_shapes(
 def batch_shapes(placement: Placement, arrays: Mapping[str, np.ndarray | jax.ShapeDtypeStruct]) -> Batch:
     """The shapes and shardings of a batch: A micro-batches of rows that are split over data and fsdp."""
     sharding = batch_sharding(placement.mesh, axis=1)
-    return {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding) for name, a in arrays.items()}
+    shapes: Any = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding) for name, a in arrays.items()}
+    return shapes
 
 
 def lower(
@@ -156,7 +157,7 @@ def _jitted_train_step(tree: jax.tree_util.PyTreeDef, shardings: tuple, platform
 
 def _train_step(
     objective: Objective, optimizer_config: optimizer.OptimizerConfig, state: TrainState, frozen: Params,
-    batch: Batch, learning_rate: np.float32, reference: Params | None = None,
+    batch: Batch, learning_rate: jax.Array, reference: Params | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     made = optimizer.make_optimizer(optimizer_config)
     decay = objective.ema_decay if state.ema else None
@@ -165,7 +166,7 @@ def _train_step(
 
 @functools.cache
 def _jitted_init(
-    opt: optimizer.OptimizerConfig, tree: jax.tree_util.PyTreeDef | None = None, shardings: tuple | None = None
+    opt: optimizer.OptimizerConfig, tree: jax.tree_util.PyTreeDef | None = None, shardings: tuple = ()
 ) -> jax.stages.Wrapped:
     """Adam's state in one program: leaf by leaf, zeros for the moments are filled by one core."""
     out = None if tree is None else jax.tree.unflatten(tree, shardings)
