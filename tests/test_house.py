@@ -143,7 +143,7 @@ def test_nothing_but_runtime_knows_orbax_and_private_jax():
 
 
 # Where a room's tests are, if not in the folder of its name. The whole run of test_ilf.py goes through every stage.
-_TESTS_OF = {"inference": "stages", "steps": "training", "stages": "test_ilf.py"}
+_TESTS_OF = {"steps": "training", "stages": "test_ilf.py"}
 _FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py") if path.parent.name not in _NO_ROOMS)
 
 

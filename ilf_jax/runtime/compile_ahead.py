@@ -26,7 +26,8 @@ def compiling(program: jax.stages.Wrapped, *arguments: Any) -> Iterator[None]:
     """
     leaves, tree = jax.tree.flatten(arguments)
     with concurrent.futures.ThreadPoolExecutor(1) as background:
-        compiled = background.submit(_compile, program, tree, tuple(leaves))
+        key: Any = program  # hashable, which its type does not say
+        compiled = background.submit(_compile, key, tree, tuple(leaves))
         yield
         compiled.result()
 
