@@ -1,13 +1,16 @@
 """What the policy is to imitate: the training pairs of an iteration, from the records of its stages."""
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 from ilf_jax.config import STAGES_BEFORE_TARGET, Config
 from ilf_jax.errors import InputError
-from ilf_jax.records import OF_STAGES, Example, Target
+from ilf_jax.records import Candidates, Draft, Example, Feedback, Scored, Target
 from ilf_jax.stages import context as run_lib
 from ilf_jax.training import objectives
 from ilf_jax.training.objectives import LearnedFrom
+
+R = TypeVar("R")
 
 
 def needed_stages(config: Config) -> tuple[str, ...]:
@@ -38,9 +41,12 @@ def of_iteration(run: run_lib.Run, iteration: int, examples: tuple[Example, ...]
 def _learned_from(run: run_lib.Run, iteration: int, examples: tuple[Example, ...]) -> list[LearnedFrom]:
     """The records of an iteration, document by document."""
     target, needed = run.config.finetune.target, needed_stages(run.config)
-    drafts, feedback, candidates, scored = (
-        run.folder(stage, iteration).read(OF_STAGES[stage]) if stage in needed else {}
-        for stage in ("draft", "feedback", "refine", "score"))
+
+    def read(stage: str, cls: type[R]) -> dict[str, R]:
+        return run.folder(stage, iteration).read(cls) if stage in needed else {}
+
+    drafts, feedback = read("draft", Draft), read("feedback", Feedback)
+    candidates, scored = read("refine", Candidates), read("score", Scored)
     learned = []
     for e in examples:
         if target in ("reference", "human_refinement"):
