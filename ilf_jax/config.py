@@ -162,7 +162,7 @@ class Training:
     lora_targets: str = key(r"(attention|mlp)/\w+/kernel$", "regular expression: which kernels get updates")
     lora_base_precision: str = key("float32", "of the frozen base; bfloat16 saves memory if precision is bfloat16",
                                     choices=("float32", "bfloat16"))
-    dev_fraction: float = key(0.0, "share of the pairs held back for early stopping", low=0, high=0.5)
+    dev_fraction: float = key(0.0, "share of the documents held back for early stopping", low=0, high=0.5)
     patience: int = key(1, "epochs without a better dev loss before stopping", low=1)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -12,7 +13,7 @@ from ilf_jax import ilf, records
 from ilf_jax.data import builtin
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io
-from ilf_jax.runtime import workdir
+from ilf_jax.runtime import checkpoint, workdir
 from ilf_jax.tasks import word_removal
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -380,7 +381,14 @@ def test_early_stopping(trained, tmp_path):
     trained.finetune.dev_fraction, trained.finetune.epochs, trained.finetune.patience = 0.34, 6, 2
     trained.finetune.learning_rate, trained.finetune.schedule = 3.0, "constant"
     metrics = ilf_jax.run(trained, tmp_path / "run")
-    assert value(metrics, 1, "finetune", "steps") < 6 * 2  # 4 documents, 2 a step, not all of the 6 epochs
+    # 4 documents, 2 a step: two epochs without a better dev loss.
+    assert value(metrics, 1, "finetune", "steps") == 2 * 2
+    model = checkpoint.read_model_config(tmp_path / "run/iteration_001/checkpoint")
+    base = checkpoint_io.random_params(model, trained.seed)
+    saved = params(tmp_path / "run/iteration_001/checkpoint")
+    assert len(saved) == len(jax.tree.leaves(base))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(base):
+        assert np.asarray(leaf).tobytes() == saved[jax.tree_util.keystr(path)].tobytes(), path
     assert len((tmp_path / "run/iteration_001/finetune/steps.jsonl").read_text().splitlines()) == value(
         metrics, 1, "finetune", "steps")
     trained.finetune.learning_rate, trained.finetune.epochs = 1e-3, 1

@@ -1,8 +1,8 @@
 """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685, eq. 3): a kernel W becomes W + alpha / rank * A B.
 
-Only A and B are trained, so gradients, Adam's moments and training checkpoints are as small as they are. They stand in
-the params beside their kernel, where `transformer.Linear` finds them; after training they are merged into it, and what
-comes later sees an ordinary model. D -> F: a kernel's inputs and outputs; r: the rank.
+Only A and B are trained, so gradients, Adam's moments and training checkpoints are small. They stand in the params
+beside their kernel, where `transformer.Linear` finds them. After training they are merged into it: the result is an
+ordinary model. D -> F: a kernel's inputs and outputs; r: the rank.
 """
 
 import re
@@ -45,8 +45,16 @@ def add(
 ) -> Params:
     """Params with `lora_a` (D x r), `lora_b` (r x F) and `lora_scale` (alpha / rank) beside each target kernel.
 
-    A is normal with variance 1 / D, B is zero: the model is at first the one it was. Each A has its own key, which
-    does not depend on what else is targeted. Rank 0 adds nothing.
+    A is normal with variance 1 / D, B is zero: the model does not change. Each A has its own key, which does not depend
+    on what else is targeted. Rank 0 adds nothing.
+
+    Args:
+        params: of a model without adapters.
+        rank: r.
+        alpha: updates are scaled by alpha / rank.
+        targets: see `target_paths`.
+        key: for A.
+        section: see `target_paths`.
 
     Raises:
         InputError: see `target_paths`.
@@ -67,7 +75,7 @@ def add(
 def split(params: Params) -> tuple[Params, Params]:
     """(Trainable, frozen) params, two trees without common leaves. Without LoRA everything is trainable.
 
-    A scalar head, which begins at zero, is trained either way.
+    A scalar head, which starts at zero, is trained with LoRA too.
     """
     flat = traverse_util.flatten_dict(params)
     low_rank = {path for path in flat if path[-1] in (_A, _B)}

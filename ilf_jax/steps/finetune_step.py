@@ -4,6 +4,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
@@ -110,7 +111,7 @@ def _checked(returned: Any) -> tuple[jax.Array, jax.Array, Metrics]:
 
 def train_step(
     objective: Objective, optimizer: optax.GradientTransformation, state: TrainState, frozen: Params, batch: Batch,
-    learning_rate: jax.Array, reference: Params | None = None, ema_decay: float | None = None,
+    learning_rate: jax.Array | np.floating, reference: Params | None = None, ema_decay: float | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
     """One update by the mean gradient over all predicted tokens of all micro-batches.
 

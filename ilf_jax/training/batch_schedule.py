@@ -1,6 +1,6 @@
 """Which examples each optimizer step sees, and in what arrays.
 
-All of it is a function of (seed, epoch, step), so that a stopped run goes on with the very batch that came next.
+All of it is a function of (seed, epoch, step), so that a resumed run gets the batch that comes next.
 """
 
 import dataclasses
@@ -12,16 +12,21 @@ import numpy as np
 from ilf_jax.training import packing
 from ilf_jax.training.packing import TrainingExample
 
-_LOOKED_AT = 64
+# Steps by which the row length is chosen.
+_SAMPLED_STEPS = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """All steps of a training run. Every step has the same shapes, so one program serves them all.
+    """All steps of a training run. Every step has the same shapes, so one compiled program serves all.
 
     Attributes:
+        examples: what is learned.
         order: the example indices of each step.
+        steps_per_epoch: the last one of an epoch may be smaller.
+        accumulation: micro-batches a step.
         row_length, rows, targets: L, R (of one micro-batch) and T of the batches.
+        merge: whether several examples share a row.
     """
 
     examples: Sequence[TrainingExample]
@@ -58,15 +63,20 @@ def make_plan(
     examples: Sequence[TrainingExample], *, epochs: int, batch_size: int, accumulation: int, shuffle: bool, seed: int,
     merge: bool, row_lengths: Sequence[int], row_multiple: int, row_cost: Callable[[int], float] = float,
 ) -> Plan:
-    """Plans `epochs` passes; each epoch has its own order, and a last, smaller batch where the sizes do not divide.
+    """Plans `epochs` passes. Where the batch size does not divide an epoch, its last batch is smaller.
 
     Args:
+        examples: what is learned.
+        epochs: passes over them.
+        batch_size: examples a step.
         accumulation: micro-batches of a step at most.
-        merge: pack several examples into a row.
-        row_lengths: what L may be, ascending; the first holds the longest example. With `merge`, the one is taken by
-            which a step computes least: examples fill up some lengths better than others.
+        shuffle: whether each epoch has an order of its own.
+        seed: of these orders.
+        merge: whether to pack several examples into a row.
+        row_lengths: allowed L, ascending; the first holds the longest example. With `merge`, the one with the least
+            computation is taken: examples fill some lengths better than others.
         row_multiple: rows of a micro-batch are a multiple of this (the shards of the mesh).
-        row_cost: what a row of some length takes, in any unit.
+        row_cost: computation of a row by its length, in any unit.
     """
     order: list[tuple[int, ...]] = []
     for epoch in range(epochs):
@@ -77,23 +87,22 @@ def make_plan(
     lengths = [[len(examples[i]) for i in step] for step in order]
 
     def micro_batches(row_length: int, every: int = 1) -> tuple[int, int]:
-        """How many there are of a step, and rows in each; fewer than asked for where packing leaves some empty."""
-        rows = max(len(packing.pack(of_step, row_length, merge=merge)) for of_step in lengths[::every])
-        of_micro = -(-rows // accumulation)
-        of_micro = -(-of_micro // row_multiple) * row_multiple
-        return -(-rows // of_micro), of_micro
+        """(Micro-batches of a step, rows in each); fewer micro-batches than asked for if packing leaves some empty."""
+        rows = max(len(packing.pack(step, row_length, merge=merge)) for step in lengths[::every])
+        rows_each = -(-rows // accumulation)
+        rows_each = -(-rows_each // row_multiple) * row_multiple
+        return -(-rows // rows_each), rows_each
 
     def cost(row_length: int) -> float:
-        # Some of the steps are enough to choose by.
-        return math.prod(micro_batches(row_length, -(-len(lengths) // _LOOKED_AT))) * row_cost(row_length)
+        return math.prod(micro_batches(row_length, -(-len(lengths) // _SAMPLED_STEPS))) * row_cost(row_length)
 
     row_length = min(row_lengths, key=cost) if merge else row_lengths[0]
     targets = 0
-    for step, of_step in zip(order, lengths, strict=True):
-        packed = packing.pack(of_step, row_length, merge=merge)
+    for step, step_lengths in zip(order, lengths, strict=True):
+        packed = packing.pack(step_lengths, row_length, merge=merge)
         targets = max(targets, packing.targets_per_row([examples[i] for i in step], packed))
-    count, of_micro = micro_batches(row_length)
+    count, rows_each = micro_batches(row_length)
     return Plan(
         examples=examples, order=tuple(order), steps_per_epoch=len(order) // epochs, accumulation=count,
-        row_length=row_length, rows=of_micro, targets=targets, merge=merge,
+        row_length=row_length, rows=rows_each, targets=targets, merge=merge,
     )

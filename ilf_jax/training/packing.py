@@ -51,7 +51,7 @@ def training_example(
 
 
 def pair(first: TrainingExample, second: TrainingExample) -> TrainingExample:
-    """Two texts that stand in one row, so that a loss can compare them."""
+    """Two texts in one row, so that a loss can compare them."""
     return TrainingExample(np.concatenate([first.tokens, second.tokens]),
                            np.concatenate([first.weights, second.weights]), (len(first), len(second)))
 

@@ -11,12 +11,12 @@ from ilf_jax.runtime.files import write_atomically
 
 
 def remedy(stage: str) -> str:
-    """What may help where numbers have grown beyond all bounds."""
+    """Advice for a training whose numbers have diverged."""
     return f"A lower config.{stage}.learning_rate or a config.{stage}.clip_norm above 0 may help"
 
 
 class StepLog:
-    """Loss and the like of every step, a line each; a resumed run overwrites what came after its checkpoint."""
+    """The metrics of every step, one line each. A resumed run overwrites the lines after its checkpoint."""
 
     def __init__(self, path: storage.Path, stage: str) -> None:
         self._path, self._stage = path, stage
@@ -24,7 +24,7 @@ class StepLog:
         self._lines: list[str] = []
 
     def rewind(self, step: int) -> None:
-        """Forgets what came from step `step` on."""
+        """Drops the lines of step `step` and later ones."""
 
         def cut() -> list[str]:
             lines = self._path.read_text(encoding="utf-8").splitlines()[:step] if self._path.exists() else []
@@ -35,7 +35,7 @@ class StepLog:
         self._losses = [json.loads(line)["loss"] for line in self._lines]
 
     def add(self, step: int, metrics: dict[str, Any]) -> float:
-        """Writes a step's metrics and returns its loss. Raises InputError if that is no number."""
+        """Writes a step's metrics and returns its loss. Raises InputError if that is not finite."""
         row = {"step": step, **{name: float(value) for name, value in performance.fetch(metrics).items()}}
         if not np.isfinite(row["loss"]) or not np.isfinite(row["grad_norm"]):
             raise InputError(f"{self._stage}: training stopped, loss {row['loss']}, gradient {row['grad_norm']} at "
@@ -48,7 +48,7 @@ class StepLog:
         return row["loss"]
 
     def flush(self) -> None:
-        """Nothing that was added is lost after this; a file in an object store cannot be appended to."""
+        """Makes all added lines durable: a file in an object store cannot be appended to, so it is written whole."""
         if not storage.is_local(self._path) and distributed.is_main():
             write_atomically(self._path, "".join(line + "\n" for line in self._lines))
 

@@ -79,14 +79,16 @@ def argument_shapes(
     """
     trained, frozen = jax.tree.map(_shape_of, (trained, frozen))
     counter: Any = jax.ShapeDtypeStruct((), jnp.int32, sharding=placement.replicated)
-    opt_state = placement.with_shardings(jax.eval_shape(_jitted_init(opt), trained), "train")
+    opt_state = placement.with_shardings(jax.eval_shape(optimizer.make_optimizer(opt).init, trained), "train")
     state = TrainState(counter, trained, opt_state, trained if objective.reference == "ema" else {})
     if objective.reference == "frozen":
         return Arguments(state, frozen, trained if reference is None else jax.tree.map(_shape_of, reference))
     return Arguments(state, frozen, None)
 
 
-def batch_shapes(placement: Placement, arrays: Mapping[str, np.ndarray | jax.ShapeDtypeStruct]) -> Batch:
+def batch_shapes(
+    placement: Placement, arrays: Mapping[str, np.ndarray] | Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.ShapeDtypeStruct]:
     """The shapes and shardings of a batch: A micro-batches of rows that are split over data and fsdp."""
     sharding = batch_sharding(placement.mesh, axis=1)
     shapes: Any = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding) for name, a in arrays.items()}
@@ -94,7 +96,8 @@ def batch_shapes(placement: Placement, arrays: Mapping[str, np.ndarray | jax.Sha
 
 
 def lower(
-    opt: optimizer.OptimizerConfig, objective: Objective, arguments: Arguments, batch: Batch
+    opt: optimizer.OptimizerConfig, objective: Objective, arguments: Arguments,
+    batch: Mapping[str, jax.ShapeDtypeStruct],
 ) -> jax.stages.Lowered:
     """The train step for what `argument_shapes` and `batch_shapes` return."""
     return train_step_program(arguments.state).lower(
@@ -166,11 +169,10 @@ def _train_step(
 
 @functools.cache
 def _jitted_init(
-    opt: optimizer.OptimizerConfig, tree: jax.tree_util.PyTreeDef | None = None, shardings: tuple = ()
+    opt: optimizer.OptimizerConfig, tree: jax.tree_util.PyTreeDef, shardings: tuple
 ) -> jax.stages.Wrapped:
     """Adam's state in one program: leaf by leaf, zeros for the moments are filled by one core."""
-    out = None if tree is None else jax.tree.unflatten(tree, shardings)
-    return jax.jit(optimizer.make_optimizer(opt).init, out_shardings=out)
+    return jax.jit(optimizer.make_optimizer(opt).init, out_shardings=jax.tree.unflatten(tree, shardings))
 
 
 def _placed(placement: Placement, params: Params) -> Params:

@@ -6,6 +6,8 @@ import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from ilf_jax.dry_run import advice, batch_shapes, compiled_steps, dry_run
@@ -14,7 +16,7 @@ from ilf_jax.models import checkpoint_io
 from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import sharding
 from ilf_jax.sweeps import config_files
-from ilf_jax.training import train_program
+from ilf_jax.training import objectives, train_program
 
 ROOT = pathlib.Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -122,6 +124,35 @@ def test_remedies_help(quickstart):
                                 ("accumulation=2", {"accumulation": 2}, "total")):
         assert f"--config.finetune.{flag}" in told
         assert getattr(finetuned(**changes)[2], part) < getattr(before, part), flag
+
+
+@pytest.mark.parametrize("rank", [0, 16])
+def test_a_reference_is_counted(quickstart, monkeypatch, rank):
+    """A frozen copy, and a moving average, of what is trained: one more copy of that."""
+    placement = Placement(sharding.make_mesh(-1, 1, 1), checkpoint_io.read_config("builtin:word_removal_1m"))
+    config = dataclasses.replace(quickstart, finetune=dataclasses.replace(quickstart.finetune, lora_rank=rank))
+    sizes = dataclasses.replace(batch_shapes.assumed(config, placement), row=32, rows=2, targets=8)
+    arguments, copies = {}, {}
+    for reference in ("none", "logprobs", "frozen", "ema"):
+        class Imitation(objectives.NextToken):
+            def __call__(self, params, ref_params, batch):
+                loss, weight, _ = super().__call__(params, ref_params, batch)
+                if self.reference == "logprobs":
+                    loss += jnp.sum(batch["reference_logprobs"])
+                return loss, weight, {"reference": sum(map(jnp.sum, jax.tree.leaves(ref_params)), jnp.zeros(()))}
+
+        Imitation.reference = reference
+        monkeypatch.setitem(objectives.BUILT_IN, "nll", Imitation)
+        _, arguments[reference], _, _ = compiled_steps._finetune(config, placement, sizes)
+        step = compiled_steps._compile("finetune", placement, 0, *compiled_steps._finetune(config, placement, sizes),
+                                       loops=1)
+        copies[reference] = step.arguments
+    trained = arguments["frozen"] - arguments["none"]
+    assert arguments["logprobs"] == arguments["none"] and arguments["ema"] == arguments["frozen"]
+    assert trained == 4 * 984_192 if rank == 0 else 0 < trained < 984_192
+    for reference in ("frozen", "ema"):
+        assert copies[reference] - copies["none"] == trained
+    assert copies["logprobs"] - copies["none"] == 4 * 2 * 8 * sizes.accumulation
 
 
 def test_deep_models_are_extrapolated(quickstart, monkeypatch):
