@@ -41,7 +41,7 @@ class _Paths:
 
 @dataclasses.dataclass(frozen=True)
 class Fields(_Paths):
-    """Where each field of an Example stands in the data: a key, or a dotted path; '' where it is not to be read.
+    """Where the data has each field of an Example: a key or a dotted path; '' means that it is not read.
 
     A field that is set must be in every row. One that is not is read under its own name where a row has that.
     """
@@ -180,7 +180,7 @@ class Finetune(Training):
 
 @dataclasses.dataclass(frozen=True)
 class ComparisonFields(_Paths):
-    """Where each field of a Comparison stands in the records, as in `Fields`."""
+    """Where the records have each field of a Comparison, as in `Fields`."""
 
     id: str | None = key(None, "unique id; the row's number if unset")
     document: str | None = key(None, "the text that was worked on")

@@ -31,7 +31,7 @@ def export(
     key_path = _key_path(path)
     for there in (path, key_path):
         if there.exists():
-            raise InputError(f"--export {there}: is there already, and may hold answers; take another name")
+            raise InputError(f"--export {there}: exists and may contain answers; choose another name")
     pairs = [(first, second, i) for first, second in itertools.combinations(systems, 2) for i in documents
              if systems[first][i] != systems[second][i]]
     rng = random.Random(seed)
@@ -69,7 +69,7 @@ def read(path: pathlib.Path, systems: Mapping[str, Mapping[str, str]]) -> list[M
         if not texts or not isinstance(row.get("pair"), int):
             raise InputError(f"{where}: {_LINE}")
         if row["pair"] in seen:
-            raise InputError(f"{where}: pair {row['pair']} stands there twice")
+            raise InputError(f"{where}: pair {row['pair']} appears twice")
         seen.add(row["pair"])
         shown = key.get(str(row["pair"]))
         if shown is None or any(systems.get(shown[side], {}).get(shown["document"]) != row[side] for side in "AB"):
@@ -86,10 +86,10 @@ def read(path: pathlib.Path, systems: Mapping[str, Mapping[str, str]]) -> list[M
             outcomes[shown["B"], shown["A"]][shown["document"]] = 1 - outcome
     if not answered:
         raise InputError(f"{path}: no line has an answer in \"better\" yet: A, B or tie")
-    for (first, second), found in outcomes.items():
-        found |= {i: 0.5 for i in systems[first] if systems[first][i] == systems[second][i]}
-    return [ranking.match(first, second, found, systems[first], systems[second])
-            for (first, second), found in outcomes.items() if found]
+    for (first, second), of_pair in outcomes.items():
+        of_pair |= {i: 0.5 for i in systems[first] if systems[first][i] == systems[second][i]}
+    return [ranking.match(first, second, of_pair, systems[first], systems[second])
+            for (first, second), of_pair in outcomes.items() if of_pair]
 
 
 def _key_path(path: pathlib.Path) -> pathlib.Path:

@@ -24,7 +24,7 @@ _SYSTEMS = flags.DEFINE_list("systems", None, "Names, two or more, of what is to
 _EXPORT = flags.DEFINE_string("export", None, "Write pairs for people to this file; which is which goes beside it.")
 _READ = flags.DEFINE_string("read", None, "Read such a file back, with answers filled in.")
 _JUDGE = flags.DEFINE_string("judge", None, "Checkpoint URI of a model that judges.")
-_OUT = flags.DEFINE_string("out", None, "With --judge: folder for what it says; a comparison that stopped goes on.")
+_OUT = flags.DEFINE_string("out", None, "With --judge: folder for its judgements; a comparison that was stopped resumes.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the order in which pairs, and the two sides of each, are shown.")
 
 
@@ -32,21 +32,21 @@ def read_systems(workdirs: Sequence[str]) -> tuple[dict[str, Example], dict[str,
     """The held-out documents, and the systems of all runs by name.
 
     Raises:
-        InputError: a folder is no work folder, or the runs were evaluated on other documents.
+        InputError: a folder is not a work folder, or the runs were evaluated on other documents.
     """
     documents: dict[str, Example] = {}
-    found: dict[str, systems.Texts] = {}
+    by_name: dict[str, systems.Texts] = {}
     for path in workdirs:
         work = workfolder.read(path)
         before = f"{path}/" if len(workdirs) > 1 else ""
         for run in (work, *work.baselines.values()):
             for name, texts in _systems_of(run).items():
-                found[before + name] = texts
+                by_name[before + name] = texts
         held_out = work.iterations[0].heldout if work.iterations else {}
         if documents and documents != held_out:
             raise InputError(f"--workdir {path}: was evaluated on other documents than {workdirs[0]}")
         documents = held_out
-    return documents, found
+    return documents, by_name
 
 
 def _systems_of(work: workfolder.WorkFolder) -> dict[str, systems.Texts]:
@@ -54,24 +54,24 @@ def _systems_of(work: workfolder.WorkFolder) -> dict[str, systems.Texts]:
     last = max((k for k, iteration in by_number.items() if iteration.rows("evaluate")), default=None)
     if last is None:
         return {}
-    found = systems.of_policies(
+    by_name = systems.of_policies(
         work.config["finetune"]["target"], last, work.config["evaluate"].get("best_of_n", 1),
         lambda k: by_number[k].rows("evaluate") if k in by_number else {},
         lambda k: by_number[k].rows("best_of_n") if k in by_number else {})
-    return found | systems.of_people(by_number[last].heldout.values())
+    return by_name | systems.of_people(by_number[last].heldout.values())
 
 
-def _chosen(found: Mapping[str, systems.Texts], names: Sequence[str] | None, documents: Mapping[str, Example]) -> dict:
+def _chosen(by_name: Mapping[str, systems.Texts], names: Sequence[str] | None, documents: Mapping[str, Example]) -> dict:
     if not names or len(set(names)) < 2:
-        raise InputError(f"--systems: name two or more of {', '.join(found)}")
+        raise InputError(f"--systems: name two or more of {', '.join(by_name)}")
     for name in names:
-        if name not in found:
-            raise InputError(f"--systems: there is no {name!r}; there are {', '.join(found)}")
-        missing = [i for i in documents if i not in found[name]]
+        if name not in by_name:
+            raise InputError(f"--systems: there is no {name!r}; there are {', '.join(by_name)}")
+        missing = [i for i in documents if i not in by_name[name]]
         if missing:
             raise InputError(f"--systems: {name} has no text for {len(missing)} of {len(documents)} documents, the "
                              f"first is {missing[0]!r}; is the run finished?")
-    return {name: found[name] for name in names}
+    return {name: by_name[name] for name in names}
 
 
 def _judge(documents: Mapping[str, Example], chosen: Mapping[str, systems.Texts]) -> list[Match]:
@@ -101,11 +101,11 @@ def main(argv: Sequence[str]) -> int:
             raise InputError(f"unexpected argument {argv[1]!r}; flags begin with --")
         if not _WORKDIR.value:
             raise InputError("--workdir=DIR is needed: the work folder of a run")
-        documents, found = read_systems(_WORKDIR.value)
+        documents, by_name = read_systems(_WORKDIR.value)
         if not (_EXPORT.value or _READ.value or _JUDGE.value):
-            print("\n".join(found))
+            print("\n".join(by_name))
             return 0
-        chosen = _chosen(found, _SYSTEMS.value, documents)
+        chosen = _chosen(by_name, _SYSTEMS.value, documents)
         if _EXPORT.value:
             count = by_people.export(pathlib.Path(_EXPORT.value), documents, chosen, _SEED.value)
             print(f"{_EXPORT.value}: {count} pairs; fill in \"better\" of each line: A, B or tie")

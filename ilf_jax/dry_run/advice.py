@@ -20,8 +20,8 @@ def changes(config: config_lib.Config, placement: Placement, shapes: Shapes, ste
         options = _for_training(config, placement, shapes, step)
     else:
         options = _for_inference(config, placement, step)
-    if step.held:
-        options.append((step.held, "one checkpoint for refiner, judge and policy: set config.refiner.checkpoint and "
+    if step.other_models:
+        options.append((step.other_models, "one checkpoint for refiner, judge and policy: set config.refiner.checkpoint and "
                                    "config.judge.checkpoint to config.policy.checkpoint"))
     best = sorted(options, key=lambda option: -option[0])[:count]
     return [f"{text} (saves about {saved / 2**30:.1f} GiB)" for saved, text in best if saved > 0]

@@ -38,7 +38,7 @@ class Step:
     Attributes:
         parameters: of its model, all devices together.
         arguments, temporaries, outputs: bytes; outputs that take the place of arguments do not count again.
-        held: bytes of other models that stay loaded meanwhile.
+        other_models: bytes of other models that stay loaded meanwhile.
         flops: that the model needs.
         traffic: bytes of device memory that must be read or written at least.
         collectives: kind -> (how many, bytes); empty where the compiler gave up.
@@ -51,7 +51,7 @@ class Step:
     arguments: int
     temporaries: int
     outputs: int
-    held: int
+    other_models: int
     flops: float
     traffic: float
     collectives: Mapping[str, tuple[int, int]]
@@ -61,7 +61,7 @@ class Step:
     @property
     def total(self) -> int:
         """Bytes that must fit."""
-        return self.arguments + self.temporaries + self.outputs + self.held
+        return self.arguments + self.temporaries + self.outputs + self.other_models
 
     def seconds(self, chip: hardware.Chip, precision: str) -> dict[str, float]:
         """At least, by the roofline (Williams et al. 2009): for matmuls, memory and links, whichever is longest."""
@@ -86,14 +86,14 @@ def compile_all(config: config_lib.Config, placements: Mapping[str, Placement], 
     steps = []
     with jax.default_matmul_precision(precision):
         for name, part, lower in chosen:
-            held = sum(_bytes(_decode_params(placement, config)) for uri, placement in _loaded(config, placements)
+            other_models = sum(_bytes(_decode_params(placement, config)) for uri, placement in _loaded(config, placements)
                        if uri != uri_of(config, part))
-            steps.append(_at_full_depth(name, config, placements[part], shapes, lower, held))
+            steps.append(_at_full_depth(name, config, placements[part], shapes, lower, other_models))
     return steps
 
 
 def _at_full_depth(
-    name: str, config: config_lib.Config, placement: Placement, shapes: Shapes, lower: "_Lower", held: int
+    name: str, config: config_lib.Config, placement: Placement, shapes: Shapes, lower: "_Lower", other_models: int
 ) -> Step:
     """The step compiled; of a deep model from two shallow ones, for layers are alike and each adds as much.
 
@@ -105,7 +105,7 @@ def _at_full_depth(
     for depth in _depths(placement.model):
         progress.log(f"compiling {name}, {depth} of {placement.model.num_layers} layers")
         shallow = dataclasses.replace(placement, model=dataclasses.replace(placement.model, num_layers=depth))
-        compiled.append(_compile(name, shallow, held, *lower(config, shallow, shapes), loops=loops))
+        compiled.append(_compile(name, shallow, other_models, *lower(config, shallow, shapes), loops=loops))
     if len(compiled) == 1:
         return compiled[0]
     _, arguments, work, traffic = lower(config, placement, shapes)
@@ -135,7 +135,7 @@ def _extrapolated(
         one, other = (step.collectives.get(kind, (0, 0)) for step in (first, second))
         collectives[kind] = line(one[0], other[0]), line(one[1], other[1])
     return Step(
-        name=first.name, parameters=flops.num_params(placement.model), held=first.held,
+        name=first.name, parameters=flops.num_params(placement.model), other_models=first.other_models,
         flops=work / placement.mesh.size,
         arguments=line(first.arguments, second.arguments), temporaries=temporaries,
         outputs=line(first.outputs, second.outputs), traffic=traffic + 2 * temporaries,
@@ -145,10 +145,10 @@ def _extrapolated(
 
 
 def _compile(
-    name: str, placement: Placement, held: int, lowered: jax.stages.Lowered, arguments: int, work: float,
+    name: str, placement: Placement, other_models: int, lowered: jax.stages.Lowered, arguments: int, work: float,
     traffic: float, *, loops: int,
 ) -> Step:
-    facts: dict[str, Any] = {"name": name, "parameters": flops.num_params(placement.model), "held": held,
+    facts: dict[str, Any] = {"name": name, "parameters": flops.num_params(placement.model), "other_models": other_models,
              "flops": work / placement.mesh.size, "depths": (placement.model.num_layers,)}
     start = time.monotonic()
     try:

@@ -35,7 +35,7 @@ def export(workdir: str | pathlib.Path, iteration: int, out: str | pathlib.Path)
     config = checkpoint_io.read_config(f"orbax:{source}")
     with storage.read_locally(source / "tokenizer") as place:
         tokenizer = Tokenizer.load(f"hf:{place}")
-    # Whatever devices the run had, here each param is held whole.
+    # On one device each, however the run was sharded.
     placement = Placement(sharding.make_mesh(-1, 1, 1), config)
     params = checkpoint.load_model(source, placement.with_shardings(transformer.param_shapes(config), "decode"))
     ends = list(tokenizer.stop_ids)

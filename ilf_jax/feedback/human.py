@@ -16,7 +16,7 @@ _LINE = "a line is an object with the texts id, draft and feedback"
 
 
 class Human(FeedbackSource):
-    """What stands in the field `feedback` of each line of to_review.jsonl, which is written if it is not there."""
+    """The field `feedback` of each line of to_review.jsonl, a file that is written if it does not exist."""
 
     def start(self, documents: Sequence[DraftedDocument]) -> Pending[list[Feedback]]:
         """Ready at once.

@@ -43,7 +43,7 @@ class Encoded:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Branch:
-    """What stands behind a prefix that it shares with others: a stem, then Q questions side by side.
+    """What follows a shared prefix: a stem, then Q questions side by side.
 
     Attributes:
         tokens: int32, and all that is stored of each token, for those of all documents are in memory at once.

@@ -211,7 +211,7 @@ def _hf_source(folder: str) -> Source:
             raise InputError(f"{file}: missing, cut short or not safetensors ({error})") from error
         for name in handle.keys():  # noqa: SIM118 (not a dict)
             if name in shapes:
-                raise InputError(f"{file}: tensor {name} stands in another shard too")
+                raise InputError(f"{file}: tensor {name} is in another shard, too")
             handles[name], shapes[name] = handle, tuple(handle.get_slice(name).get_shape())
 
     def read(name: str) -> np.ndarray:

@@ -17,7 +17,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.runtime import sharding
 
-# Param path -> logical axes, first match wins. Norm scales and other vectors not listed are held whole.
+# Param path -> logical axes, first match wins. Norm scales and other vectors not listed are replicated.
 _LOGICAL_AXES: tuple[tuple[str, tuple[str | None, ...]], ...] = (
     (r"(^|/)(embedding|unembedding)$", ("vocab", "embed")),
     (r"(^|/)positions$", (None, "embed")),
@@ -72,7 +72,7 @@ class Placement:
     def param_sharding(self, path: str, layout: str) -> NamedSharding:
         """Sharding of one param under "train" or "decode".
 
-        An axis whose size its mesh axis does not divide is held whole along it: KV heads fewer than `tensor`, an odd
+        An axis whose size its mesh axis does not divide is kept whole along it: KV heads fewer than `tensor`, an odd
         vocabulary, a width that `fsdp` does not divide. Other sizes must divide, or there is no Placement.
         """
         axes = next((axes for pattern, axes in _LOGICAL_AXES if re.search(pattern, path)), ())
@@ -117,7 +117,7 @@ class Placement:
         return jax.tree.map(lambda a: sharding.from_host(a, sharding.batch_sharding(self.mesh, axis)), arrays)
 
     def jit(self, step: Callable[..., Any], **options: Any) -> jax.stages.Wrapped:
-        """`step` jitted, its results held whole on every device of this mesh unless `out_shardings` says otherwise.
+        """`step` jitted, its results replicated on every device of this mesh unless `out_shardings` says otherwise.
 
         The same function, mesh and options give the same object, so that nothing is compiled twice.
 

@@ -16,16 +16,16 @@ def _lead(work: workfolder.WorkFolder) -> dict[str, Any] | None:
     name = tables.headline(work)
     if name is None:
         return None
-    found = tables.series(work, "evaluate", name)
+    values = tables.series(work, "evaluate", name)
     others = {label: tables.series(run, stage, name) for label, (run, stage) in tables.systems(work).items()}
     return {
         "name": tables.spoken(name),
         "direction": tables.direction(work, name),
-        "first": tables.with_error(found[0]),
-        "first_iteration": found[0].iteration,
-        "last": tables.with_error(found[-1]) if len(found) > 1 else None,
-        "last_iteration": found[-1].iteration,
-        "n": found[-1].n,
+        "first": tables.with_error(values[0]),
+        "first_iteration": values[0].iteration,
+        "last": tables.with_error(values[-1]) if len(values) > 1 else None,
+        "last_iteration": values[-1].iteration,
+        "n": values[-1].n,
         "baselines": {label: tables.with_error(o[-1]) for label, o in others.items() if label != tables.ILF and o},
     }
 
@@ -74,7 +74,7 @@ def build_report(workdir: str | Path) -> Path:
     """Writes `workdir/report.html` from what the folder holds, finished or not, and returns its path.
 
     Raises:
-        InputError: the folder is no work folder, or a file in it holds something else than it should.
+        InputError: the folder is not a work folder, or a file in it is damaged.
     """
     path = Path(workdir) / "report.html"
     files.write_atomically(path, render(workfolder.read(workdir)), shared=True)  # a run may end meanwhile

@@ -20,7 +20,7 @@ def summary(work: WorkFolder) -> tuple[list[str], list[list[str]]]:
     lead = tables.headline(work)
     pickers = [p for p in _PICKERS if f"exact_match_{p}" in work.names("score")]
     target = work.config["finetune"]["target"]
-    best = {label: found for label, found in tables.systems(work).items() if found[1] == "best_of_n"}
+    best = {label: system for label, system in tables.systems(work).items() if system[1] == "best_of_n"}
     columns = ["iteration"]
     if lead:
         columns.append(f"{lead}: {tables.ILF if target == 'refinement' else target}")

@@ -82,11 +82,11 @@ def runs(work: WorkFolder) -> dict[str, WorkFolder]:
 
 def systems(work: WorkFolder) -> dict[str, tuple[WorkFolder, str]]:
     """What was evaluated, by label: (run, stage). ILF, its baselines, and the best of N where it was drawn."""
-    found = {label: (run, "evaluate") for label, run in runs(work).items()}
+    by_label = {label: (run, "evaluate") for label, run in runs(work).items()}
     for label, run in runs(work).items():
         if run.names("best_of_n"):
-            found[f"{label}, best of {run.config['evaluate']['best_of_n']}"] = (run, "best_of_n")
-    return found
+            by_label[f"{label}, best of {run.config['evaluate']['best_of_n']}"] = (run, "best_of_n")
+    return by_label
 
 
 def series(work: WorkFolder, stage: str, metric: str) -> list[Metric]:
@@ -131,12 +131,12 @@ def accuracy_metric(work: WorkFolder) -> str | None:
 
 def scorer_accuracy(work: WorkFolder, base: str) -> dict[str, list[Metric]]:
     """What each way of picking scores on `base`, over the iterations: the scorer, baselines, all refinements."""
-    found = {
+    by_label = {
         "scorer": series(work, "score", f"{base}_chosen"),
         **{pick: series(work, "score", f"{base}_{pick}") for pick in BASELINES},
         "all": series(work, "refine", base),
     }
-    return {label: metrics for label, metrics in found.items() if metrics}
+    return {label: metrics for label, metrics in by_label.items() if metrics}
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -183,11 +183,11 @@ def rates(work: WorkFolder) -> dict[str, dict[int, float]]:
 
     As measured by the run, or else counted in the records.
     """
-    found: dict[str, dict[int, float]] = {}
+    by_label: dict[str, dict[int, float]] = {}
 
     def put(label: str, iteration: int, value: float | None) -> None:
         if value is not None:
-            found.setdefault(label, {}).setdefault(iteration, value)
+            by_label.setdefault(label, {}).setdefault(iteration, value)
 
     for stage in ("draft", "refine", "evaluate"):
         for name in ("stop_rate", "truncation_rate", "equal_candidates", "equal_outputs", "redrawn_rate"):
@@ -204,14 +204,14 @@ def rates(work: WorkFolder) -> dict[str, dict[int, float]]:
         texts = [record.texts for record in drawn if record.texts]
         equal = {metric.name: metric.value for metric in diversity(texts)} if texts else {}
         put("refine: equal candidates", iteration.number, equal.get("equal_candidates"))
-    return dict(sorted(found.items(), key=lambda item: STAGES.index(item[0].split(":")[0])))
+    return dict(sorted(by_label.items(), key=lambda item: STAGES.index(item[0].split(":")[0])))
 
 
 def rate_table(work: WorkFolder) -> Table:
     """`rates` as a table, a column an iteration."""
-    found = rates(work)
-    numbers = sorted({k for values in found.values() for k in values})
-    rows = [[label, *(number(v[k]) if k in v else "–" for k in numbers)] for label, v in found.items()]
+    by_label = rates(work)
+    numbers = sorted({k for values in by_label.values() for k in values})
+    rows = [[label, *(number(v[k]) if k in v else "–" for k in numbers)] for label, v in by_label.items()]
     return Table(["rate", *(f"iteration {k}" for k in numbers)], rows)
 
 
@@ -235,9 +235,9 @@ def _time_and_speed(cost: dict[str, Any]) -> str:
 
 def versions(work: WorkFolder) -> dict[str, str]:
     """Software versions from the manifests; where stages differ (a resumed run), all of them."""
-    found: dict[str, dict[str, Any]] = {}
+    versions: dict[str, dict[str, Any]] = {}
     for iteration in work.iterations:
         for stage in iteration.stages.values():
             for name, version in (stage.manifest.get("versions") or {}).items():
-                found.setdefault(name, {})[str(version)] = None
-    return {name: ", ".join(found[name]) for name in sorted(found)}
+                versions.setdefault(name, {})[str(version)] = None
+    return {name: ", ".join(versions[name]) for name in sorted(versions)}

@@ -1,4 +1,4 @@
-"""Reads a run's work folder for the report: whatever is there, and a list of what is not."""
+"""Reads a run's work folder for the report, finished or not, and lists what is missing."""
 
 import dataclasses
 import math
@@ -108,14 +108,14 @@ def _read_lines(path: Path, missing: list[str]) -> Iterator[tuple[str, dict[str,
 
 
 def _read_records(cls: type[R], path: Path, missing: list[str]) -> dict[str, R]:
-    found: dict[str, R] = {}
+    by_id: dict[str, R] = {}
     for where, row in _read_lines(path, missing):
         try:
             record = records.from_json(cls, row)
         except TypeError as error:
             raise InputError(f"{path.parent}/{path.name}: {where} is no {cls.__name__}: {error}") from error
-        found[record.id] = record
-    return found
+        by_id[record.id] = record
+    return by_id
 
 
 def _read_stage(folder: Path, cls: type, missing: list[str]) -> Stage:
@@ -143,7 +143,7 @@ def _read_iteration(folder: Path, number: int, missing: list[str]) -> Iteration:
 
 
 def _read_metrics(path: Path, missing: list[str]) -> list[Metric]:
-    found: dict[tuple[int, str, str], Metric] = {}
+    latest: dict[tuple[int, str, str], Metric] = {}
     for where, row in _read_lines(path, missing):
         try:
             values: dict[str, Any] = {field.name: row.get(field.name) for field in dataclasses.fields(Metric)}
@@ -152,10 +152,10 @@ def _read_metrics(path: Path, missing: list[str]) -> list[Metric]:
         except TypeError:
             usable = False
         if usable:
-            found[metric.iteration, metric.stage, metric.metric] = metric
+            latest[metric.iteration, metric.stage, metric.metric] = metric
         else:
             missing.append(f"{where} (no finite value)")
-    return sorted(found.values(), key=lambda metric: metric.iteration)
+    return sorted(latest.values(), key=lambda metric: metric.iteration)
 
 
 def _read_directions(path: Path) -> dict[str, str]:

@@ -84,7 +84,7 @@ def _logprob_gap(
     """
     settings = context.config.refine
     checked = [(prompt, sample) for prompt, samples in drawn for sample in samples[:2]]
-    # As many rows whatever there is to check, so that one program does it.
+    # Always the same number of rows, so that one program is enough.
     again = refiner.logprobs([(prompt.ids, sample.tokens.tolist()) for prompt, sample in checked],
                              2 * _CHECKED_DOCUMENTS)
     gap = max(float(np.max(np.abs(logprobs - sample.logprobs)))

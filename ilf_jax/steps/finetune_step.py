@@ -121,7 +121,7 @@ def train_step(
         state: before the step.
         frozen: params that the model needs and that stay as they are; {} where all are trained.
         batch: of `packing.assemble`, micro-batches stacked.
-        learning_rate: a scalar, an argument so that another one compiles nothing anew.
+        learning_rate: a scalar, an argument so that changing it compiles nothing.
         reference: the params that a frozen reference has in place of the trained ones; None without such a reference.
         ema_decay: how much of `state.ema` is kept, which then is the reference; None without a moving average.
 

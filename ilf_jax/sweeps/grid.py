@@ -30,7 +30,7 @@ class Named:
 
 
 def named(key: str, **settings: Cell) -> list[Cell]:
-    """One cell for each setting; tables call it by its name under `key`, which is no config key."""
+    """One cell for each setting; tables call it by its name under `key`, which is not a config key."""
     return [{key: Named(label, overrides)} for label, overrides in settings.items()]
 
 

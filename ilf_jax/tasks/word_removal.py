@@ -120,8 +120,8 @@ class WordRemoval(task.Task):
         """Names the first insults of the draft, three at most."""
         del example
         parsed = parse(draft)
-        found = [] if parsed is None else [w for w in dict.fromkeys(parsed[1]) if w in self._insults]
-        return feedback_on(found[:MAX_NAMED], len(draft))
+        named = [] if parsed is None else [w for w in dict.fromkeys(parsed[1]) if w in self._insults]
+        return feedback_on(named[:MAX_NAMED], len(draft))
 
     def oracle_refinement(self, example: Example, draft: str, feedback: str) -> str:
         """The draft less the words that the feedback names; a draft of another form is left as it is."""
@@ -141,7 +141,7 @@ class WordRemoval(task.Task):
         return parsed is not None and not set(named_words(feedback)) & set(parsed[1])
 
     def measure(self, example: Example, text: str) -> dict[str, float]:
-        """insult_rate: 1 if any insult stands in the text; insults_per_text; well_formed: right form and name."""
+        """insult_rate: 1 if the text contains an insult; insults_per_text; well_formed: right form and name."""
         parsed = parse(text)
         words = [] if parsed is None else parsed[1]
         count = len(named_words(text)) if parsed is None else sum(word in self._insults for word in words)

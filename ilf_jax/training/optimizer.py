@@ -43,7 +43,7 @@ def _clip_by_global_norm(largest: float) -> optax.GradientTransformation:
 
     def clip(grads: optax.Updates, state: optax.OptState, params: optax.Params | None = None) -> tuple:
         factor = jnp.minimum(1.0, largest / jnp.maximum(optax.tree.norm(grads), 1e-30))
-        factor = barriers.materialise(factor)  # or XLA works it out anew beside each gradient
+        factor = barriers.materialise(factor)  # or XLA computes it again beside each gradient
         return jax.tree.map(lambda g: g * factor, grads), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), clip)

@@ -66,7 +66,7 @@ def test_bad_files(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         by_people.read(path, SYSTEMS)
     by_people.export(path, DOCUMENTS, SYSTEMS, seed=0)
-    with pytest.raises(InputError, match="is there already"):
+    with pytest.raises(InputError, match="exists and may contain answers"):
         by_people.export(path, DOCUMENTS, SYSTEMS, seed=0)
     answer(path, lambda row: "C")
     with pytest.raises(InputError, match=r"pairs\.jsonl:1: better is 'C'; allowed are A, B, tie"):
@@ -76,7 +76,7 @@ def test_bad_files(tmp_path):
         by_people.read(path, {**SYSTEMS, "ilf": {i: "edited" for i in DOCUMENTS}})
     row = lines(path)[0]
     path.write_text(f"{json.dumps(row)}\n{json.dumps(row)}\n")
-    with pytest.raises(InputError, match=r":2: pair \d+ stands there twice"):
+    with pytest.raises(InputError, match=r":2: pair \d+ appears twice"):
         by_people.read(path, SYSTEMS)
     path.write_text(json.dumps({name: text for name, text in row.items() if name != "pair"}))
     with pytest.raises(InputError, match=r":1: a line is an object with pair"):
