@@ -24,7 +24,7 @@ _SYSTEMS = flags.DEFINE_list("systems", None, "Names, two or more, of what is to
 _EXPORT = flags.DEFINE_string("export", None, "Write pairs for people to this file; which is which goes beside it.")
 _READ = flags.DEFINE_string("read", None, "Read such a file back, with answers filled in.")
 _JUDGE = flags.DEFINE_string("judge", None, "Checkpoint URI of a model that judges.")
-_OUT = flags.DEFINE_string("out", None, "With --judge: folder for its judgements; a comparison that was stopped resumes.")
+_OUT = flags.DEFINE_string("out", None, "With --judge: folder for its judgements; a stopped comparison resumes.")
 _SEED = flags.DEFINE_integer("seed", 0, "Of the order in which pairs, and the two sides of each, are shown.")
 
 
@@ -61,7 +61,9 @@ def _systems_of(work: workfolder.WorkFolder) -> dict[str, systems.Texts]:
     return by_name | systems.of_people(by_number[last].heldout.values())
 
 
-def _chosen(by_name: Mapping[str, systems.Texts], names: Sequence[str] | None, documents: Mapping[str, Example]) -> dict:
+def _chosen(
+    by_name: Mapping[str, systems.Texts], names: Sequence[str] | None, documents: Mapping[str, Example]
+) -> dict[str, systems.Texts]:
     if not names or len(set(names)) < 2:
         raise InputError(f"--systems: name two or more of {', '.join(by_name)}")
     for name in names:

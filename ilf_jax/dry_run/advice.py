@@ -21,8 +21,9 @@ def changes(config: config_lib.Config, placement: Placement, shapes: Shapes, ste
     else:
         options = _for_inference(config, placement, step)
     if step.other_models:
-        options.append((step.other_models, "one checkpoint for refiner, judge and policy: set config.refiner.checkpoint and "
-                                   "config.judge.checkpoint to config.policy.checkpoint"))
+        one_checkpoint = ("one checkpoint for refiner, judge and policy: set config.refiner.checkpoint and "
+                          "config.judge.checkpoint to config.policy.checkpoint")
+        options.append((step.other_models, one_checkpoint))
     best = sorted(options, key=lambda option: -option[0])[:count]
     return [f"{text} (saves about {saved / 2**30:.1f} GiB)" for saved, text in best if saved > 0]
 

@@ -86,8 +86,8 @@ def compile_all(config: config_lib.Config, placements: Mapping[str, Placement], 
     steps = []
     with jax.default_matmul_precision(precision):
         for name, part, lower in chosen:
-            other_models = sum(_bytes(_decode_params(placement, config)) for uri, placement in _loaded(config, placements)
-                       if uri != uri_of(config, part))
+            others = [placement for uri, placement in _loaded(config, placements) if uri != uri_of(config, part)]
+            other_models = sum(_bytes(_decode_params(placement, config)) for placement in others)
             steps.append(_at_full_depth(name, config, placements[part], shapes, lower, other_models))
     return steps
 
@@ -148,8 +148,9 @@ def _compile(
     name: str, placement: Placement, other_models: int, lowered: jax.stages.Lowered, arguments: int, work: float,
     traffic: float, *, loops: int,
 ) -> Step:
-    facts: dict[str, Any] = {"name": name, "parameters": flops.num_params(placement.model), "other_models": other_models,
-             "flops": work / placement.mesh.size, "depths": (placement.model.num_layers,)}
+    facts: dict[str, Any] = {
+        "name": name, "parameters": flops.num_params(placement.model), "other_models": other_models,
+        "flops": work / placement.mesh.size, "depths": (placement.model.num_layers,)}
     start = time.monotonic()
     try:
         compiled = lowered.compile()

@@ -148,7 +148,8 @@ def _memory(device: jax.Device, chip: hardware.Chip | None) -> float | None:
 
 
 def _memory_row(step: compiled_steps.Step, memory: float | None) -> list[str]:
-    gib = [f"{size / 2**30:.2f}" for size in (step.arguments, step.temporaries, step.outputs, step.other_models, step.total)]
+    sizes = step.arguments, step.temporaries, step.outputs, step.other_models, step.total
+    gib = [f"{size / 2**30:.2f}" for size in sizes]
     return [step.name, f"{step.parameters:,}", *gib, "" if memory is None else "yes" if step.total <= memory else "NO"]
 
 
