@@ -36,8 +36,8 @@ def lm(tmp_path_factory):
     model = dataclasses.replace(small_shape(32, 1, 512), num_heads=4, num_kv_heads=2, head_dim=8)
     params = jax.tree.map(lambda a: 1.5 * a, transformer.init_params(model, jax.random.key(0)))
     placement = Placement(Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES), model)
-    return LanguageModel(name="judge", settings=config_lib.Model(), model=model, params=params, tokenizer=tokenizer,
-                placement=placement, compute=FLOAT32)
+    return LanguageModel(name="judge", settings=config_lib.Model(), architecture=model, params=params,
+                         tokenizer=tokenizer, placement=placement, compute=FLOAT32)
 
 
 def probability_by_hand(lm, text, answers):
@@ -69,7 +69,7 @@ def test_instruct_rm_equals_a_computation_by_hand(lm):
     right = np.array([[probability_by_hand(lm, q.prompt.text, q.answers) for q in row] for row in questions])
     assert right.std() > 0.01
     for together in (False, True):
-        (found,) = answer_scoring.start_asking(lm, [asked], 2, answer_scoring.PromptLayout(together))()
+        (found,) = answer_scoring.start_scoring(lm, [asked], 2, answer_scoring.PromptLayout(together)).result()
         assert found.shape == (5, 5)
         np.testing.assert_allclose(found, right, atol=1e-5)
     np.testing.assert_allclose(instruct_rm.ensemble(found), right.mean(axis=1), atol=1e-5)
@@ -85,14 +85,15 @@ def asked_about(lm, names, texts):
         for name in names]
 
 
-def test_arrangements_give_the_same_answers_of_many_documents(lm):
+def test_layouts_give_the_same_answers_of_many_documents(lm):
     """Batches of three hold groups of several documents, the last one a short rest."""
     asked = asked_about(lm, ["Ada", "Bo the baker", "Cy", "Di of the long and winding road"], ["a gem", "a fool"])
     right = [answer_scoring.favourable_probabilities(lm, [one], 1)[0] for one in asked]
     assert np.ptp(right) > 1e-3
-    layouts = answer_scoring.PromptLayout(False), answer_scoring.PromptLayout(True), answer_scoring.arrange(lm, asked)
-    for arrangement in layouts:
-        found = answer_scoring.start_asking(lm, asked, 3, arrangement)()
+    layouts = (answer_scoring.PromptLayout(False), answer_scoring.PromptLayout(True),
+               answer_scoring.choose_layout(lm, asked))
+    for layout in layouts:
+        found = answer_scoring.start_scoring(lm, asked, 3, layout).result()
         np.testing.assert_allclose(found, right, atol=1e-5)
 
 
@@ -101,18 +102,18 @@ def group(prefix, *branches):
         Branch(np.zeros(n, np.int32), 0, (n - 1,), ((0, 1),)) for n in branches])
 
 
-def test_the_arrangement_that_computes_least_is_taken(lm):
+def test_the_layout_that_computes_least_is_taken(lm):
     # A program of this model counts as hundreds of thousands of tokens, so each kind of row has one length.
     # 2 x (100 + 16) or 100 + 20 tokens.
     few = answer_scoring.TokenizedQuestions([group(100, 10)] * 2, group(100, 20), exact=True)
     many = answer_scoring.TokenizedQuestions([group(100, 10)] * 2, group(10, 400), exact=True)
-    assert answer_scoring.arrange(lm, [few]) == answer_scoring.PromptLayout(True, (100,), (20,))
-    assert answer_scoring.arrange(lm, [many]) == answer_scoring.PromptLayout(False, (100,), (16,))
+    assert answer_scoring.choose_layout(lm, [few]) == answer_scoring.PromptLayout(True, (100,), (20,))
+    assert answer_scoring.choose_layout(lm, [many]) == answer_scoring.PromptLayout(False, (100,), (16,))
     # One long row pads all others: 2 x 4 x (100 + 16) tokens apart are fewer than 4 x (100 + 400) together.
-    assert answer_scoring.arrange(lm, [few, few, few, many]) == answer_scoring.PromptLayout(False, (100,), (16,))
-    assert answer_scoring.arrange_part([few, few, few, few]).together
-    assert not answer_scoring.arrange_part([many]).together
-    assert answer_scoring.arrange(lm, []) == answer_scoring.PromptLayout(False)
+    assert answer_scoring.choose_layout(lm, [few, few, few, many]) == answer_scoring.PromptLayout(False, (100,), (16,))
+    assert answer_scoring.choose_layout_for_part([few, few, few, few]).together
+    assert not answer_scoring.choose_layout_for_part([many]).together
+    assert answer_scoring.choose_layout(lm, []) == answer_scoring.PromptLayout(False)
 
 
 def test_equal_candidates_are_tokenised_once(lm, monkeypatch):
@@ -133,7 +134,7 @@ def test_equal_candidates_are_tokenised_once(lm, monkeypatch):
 def test_documents_of_one_call_are_asked_alike(lm):
     (two,), (three,) = (asked_about(lm, ["Ada"], texts) for texts in (["a", "b"], ["a", "b", "c"]))
     with pytest.raises(ValueError, match="as many texts"):
-        answer_scoring.start_asking(lm, [two, three], 2, answer_scoring.PromptLayout(False))
+        answer_scoring.start_scoring(lm, [two, three], 2, answer_scoring.PromptLayout(False))
 
 
 def test_a_branch_as_a_tree():
@@ -157,7 +158,7 @@ def test_the_favourable_answer_comes_first(lm):
 def test_favourable_probability_at_extremes():
     logits = np.array([[0, 0], [1, 0], [0, 1], [1e4, -1e4], [-1e4, 1e4], [1e4, 1e4]], np.float32)
     right = [0.5, 1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1)), 1, 0, 0.5]
-    np.testing.assert_allclose(instruct_rm.favourable_probability(logits), right, atol=1e-12)
+    np.testing.assert_allclose(answer_scoring.favourable_probability(logits), right, atol=1e-12)
 
 
 @pytest.mark.fast
