@@ -56,7 +56,7 @@ class Roofline:
         keys = decode.candidate_keys(0, 1, "roofline", ["one"], [0])
 
         def generate(tokens: int) -> list[Any]:
-            return worker.generator(tokens, batch_size=1).start(prompts, keys)()
+            return worker.generator(tokens, batch_size=1).start(prompts, keys).result()
 
         whole, prefill = (peaks.fastest(lambda n=n: generate(n), repeats=3) for n in (_DECODED, 1))
         seconds = (whole - prefill) / (_DECODED - 1)
