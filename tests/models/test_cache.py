@@ -217,7 +217,7 @@ def lm(tmp_path_factory):
     (folder / "tokenizer_config.json").write_text('{"eos_token": "<end>"}')
     placement = Placement(Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES), BASE)
     return LanguageModel(
-        name="judge", settings=config_lib.Model(), model=BASE, params=random_params(BASE),
+        name="judge", settings=config_lib.Model(), architecture=BASE, params=random_params(BASE),
         tokenizer=Tokenizer.load(f"hf:{folder}"), placement=placement, compute=FLOAT32,
     )
 
