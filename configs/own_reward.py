@@ -6,8 +6,8 @@
 that call nobody names that the feedback objects to. Replace it by a call to your own checker or service; a run that is
 stopped resumes, and is refused if this file has changed meanwhile. Feedback (config.feedback.source), tasks
 (config.task) and objectives (config.finetune.objective) are named in the same way.
-Hardware: any two CPU cores, under a minute; Expected: insult_rate 0.99 before, 0.45
-after one iteration; 0.93 of the picks are exactly right, of random ones 0.83.
+Expected: insult_rate 0.99 before, 0.45 after one iteration; 0.93 of the picks are exactly right, 0.83 of random ones.
+Hardware: any two CPU cores, under a minute.
 """
 
 from ilf_jax.config import base_config
