@@ -31,8 +31,8 @@ from benchmarks import documents, load, protocol, summary, work  # noqa: E402
 
 SUITES = ("refine", "score", "score_tree", "finetune", "iteration", "iteration_tree")
 _DEFAULT_SUITES = "refine,score,finetune,iteration"
-# Both sides run on the CPU, with huge pages: new memory then costs a tenth of the page faults.
-_ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""Both sides run on the CPU, with huge pages: new memory then costs a tenth of the page faults."""
 _PEER_MODULES = ("torch", "transformers", "trl", "accelerate", "datasets", "gguf")
 
 
@@ -43,7 +43,7 @@ class Bench:
         self._folder, self._size, self._peer_python = folder, size, peer_python
         self._tuned: dict[str, Any] = {}  # the peer's settings from earlier suites
         self._work = folder / "work.json"
-        self._work.write_text(json.dumps(_make_work(size, source)), encoding="utf-8")
+        self._work.write_text(json.dumps(make_work(size, source)), encoding="utf-8")
         self.roofline_measured, self.peer_peaks = self._measure_peaks()
 
     def _worker(self, kind: str, **environment: str) -> protocol.Worker:
@@ -52,7 +52,7 @@ class Bench:
         if kind == "peer":
             command.append(f"--folder={self._folder}")
         with (self._folder / f"{kind}.log").open("a", encoding="utf-8") as log:
-            return protocol.Worker(command, log=log, cwd=ROOT, env={**_ENVIRONMENT, **environment})
+            return protocol.Worker(command, log=log, cwd=ROOT, env={**ENVIRONMENT, **environment})
 
     def _measure_peaks(self) -> tuple[dict[str, Any], dict[str, Any]]:
         say("roofline: matmul peak, memory bandwidth, prefill, single-row decoding")
@@ -121,7 +121,8 @@ class Bench:
                          for log in sorted(self._folder.glob("*.log")))
 
 
-def _make_work(size: work.Size, source: Path | None) -> dict[str, Any]:
+def make_work(size: work.Size, source: Path | None) -> dict[str, Any]:
+    """The work of both sides: made-up documents, or those of a file. See `work.make_work`."""
     # These import jax. Load it only once the peer is known to be installed.
     from ilf_jax.tasks.summarize import Summarize
     from ilf_jax.tokenizers.tokenizer import Tokenizer
@@ -184,7 +185,7 @@ def main(arguments: Sequence[str]) -> int:
         say(f"error: {flags.peer_python} lacks {', '.join(missing)}: benchmarks/requirements.txt says how to set up "
             "the peer's environment, and --peer_python names its interpreter")
         return 2
-    os.environ.update(_ENVIRONMENT)
+    os.environ.update(ENVIRONMENT)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that workers and files are cleaned up
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="ilf_jax_benchmark_") as folder:

@@ -29,8 +29,8 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 import optax  # noqa: E402
-import scipy.stats  # noqa: E402
 
+from benchmarks.pairs import ratio  # noqa: E402
 from ilf_jax.models import architecture, transformer  # noqa: E402
 from ilf_jax.runtime import barriers, compile_ahead, jax_settings  # noqa: E402
 from ilf_jax.training import optimizer  # noqa: E402
@@ -264,16 +264,6 @@ def measure(name: str, pairs: int, quick: bool) -> dict[str, Any]:
             measured[on].append(seconds(on))
     return {"name": name, "with_s": measured[True], "without_s": measured[False], "memory_ratio": memory,
             **ratio(measured[True], measured[False])}
-
-
-def ratio(with_s: Sequence[float], without_s: Sequence[float]) -> dict[str, float]:
-    """Median of the pairs' ratios without / with, and the bounds of the 95 % interval of their geometric mean."""
-    logs = np.log(np.asarray(without_s) / np.asarray(with_s))
-    low, high = np.nan, np.nan
-    if logs.size > 1:
-        half = scipy.stats.t.ppf(0.975, logs.size - 1) * logs.std(ddof=1) / np.sqrt(logs.size)
-        low, high = np.exp(logs.mean() - half), np.exp(logs.mean() + half)
-    return {"ratio": float(np.exp(np.median(logs))), "low": float(low), "high": float(high)}
 
 
 def row(result: dict[str, Any]) -> str:
