@@ -3,6 +3,7 @@
 import collections
 import dataclasses
 import functools
+import itertools
 import operator
 from collections.abc import Sequence
 from typing import Any
@@ -148,13 +149,13 @@ class Generator:
         def arrays(prompts: Sequence[int], batch: int) -> tuple[jax.Array, ...]:
             return self._arrays([ids[i] for i in prompts], keys_BxCx2[list(prompts)], batch, length)
 
-        def until() -> np.int32:
+        def until(num_waiting: int) -> np.int32:
             """How many slots must be free before the host looks again; where they are, no step is made."""
-            return np.int32(min(refill_size, len(waiting)) if waiting else num_slots)
+            return np.int32(min(refill_size, num_waiting) if num_waiting else num_slots)
 
         slots = start_program(lm.placement)(
-            lm.architecture, lm.params, *arrays(order[:num_slots], num_slots), self.sampling, self.ends, until(),
-            max_new_tokens=self.max_new_tokens, compute=lm.compute,
+            lm.architecture, lm.params, *arrays(order[:num_slots], num_slots), self.sampling, self.ends,
+            until(len(waiting)), max_new_tokens=self.max_new_tokens, compute=lm.compute,
         )
 
         def finish() -> decode.Generated:
@@ -168,14 +169,15 @@ class Generator:
                 if len(outputs) == len(ids):
                     return jax.tree.map(lambda *rows: np.stack(rows), *(outputs[i] for i in range(len(ids))))
                 free = [slot for slot, i in enumerate(prompt_in_slot) if i is None][: min(refill_size, len(waiting))]
-                new = [waiting.popleft() for _ in free]
-                for slot, i in zip(free, new, strict=True):
-                    prompt_in_slot[slot] = i
+                new = list(itertools.islice(waiting, len(free)))
                 at = np.array([*free, *[-1] * (refill_size - len(free))], np.int32)
                 slots = refill_program(lm.placement)(
                     lm.architecture, lm.params, slots, *arrays(new, refill_size), lm.placement.batch(at), self.sampling,
-                    self.ends, until(), compute=lm.compute,
+                    self.ends, until(len(waiting) - len(new)), compute=lm.compute,
                 )
+                # Only once the slots have the prompts: an interrupt before that leaves both as they were.
+                for slot in free:
+                    prompt_in_slot[slot] = waiting.popleft()
 
         return Pending(finish)
 

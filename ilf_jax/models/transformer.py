@@ -292,9 +292,13 @@ def forward(
     """Hidden states of independent rows, B x L x D, or B x W x D of those that are wanted.
 
     Args:
+        config, params: of the model.
+        tokens_BxL: token ids.
         positions_BxL: position of each token in its own text; 0..L-1 when None.
         segments_BxL: tokens see only tokens of their own segment (packing); one segment a row when None.
         wanted_BxW: where in their row the wanted tokens stand; all are when None.
+        compute: precision and kernels.
+        remat: what the backward pass computes again: "none", or a key of `_REMAT_POLICIES`.
     """
     if positions_BxL is None:
         positions_BxL = jnp.broadcast_to(jnp.arange(tokens_BxL.shape[1]), tokens_BxL.shape)
@@ -328,9 +332,13 @@ def extend(
     A continuation may be a tree: a stem and leaves that see the stem and themselves, but not each other.
 
     Args:
+        config, params: of the model.
+        prefix: what the continuations share.
+        suffix_BxCxL: token ids.
         offsets_BxCxL: position of each token behind the prefix; 0..L-1 when None.
         leaves_BxCxL: 0 on the stem, the number of its leaf on others; all stem when None.
         wanted_BxCxW: where in their continuation the wanted tokens stand; all are when None.
+        compute: precision and kernels.
     """
     B, C, L = suffix_BxCxL.shape
     if offsets_BxCxL is None:

@@ -63,6 +63,12 @@ def candidate_keys(
 
     What a document is given depends on nothing else: not on its batch, its neighbours or its host. Drawn by BLAKE2
     rather than by chained fold_in, so that ids of any kind are spread evenly at no cost on the device.
+
+    Args:
+        seed, iteration: of the run.
+        purpose: the stage or metric that samples.
+        ids: B example ids.
+        candidates: C candidate numbers.
     """
     keys = np.empty((len(ids), len(candidates), 2), np.uint32)
     for b, example_id in enumerate(ids):
@@ -80,7 +86,13 @@ def start(
     """Prefills B prompts (right-padded; length 0: an empty slot) and draws the first token of each candidate.
 
     Args:
+        config, params: of the model.
+        tokens_BxP, lengths_B: the prompts.
+        keys_BxCx2: see `candidate_keys`.
+        sampling: how tokens are chosen.
         ends_V: True at tokens after which a row ends (end of text, and tokens that hold a stop string).
+        max_new_tokens: of each candidate.
+        compute: precision and kernels.
     """
     B, C, _ = keys_BxCx2.shape
     last_BxD, prefix = transformer.prefill(config, params, tokens_BxP, jnp.maximum(lengths_B, 1), compute=compute)
@@ -98,7 +110,16 @@ def run(
     config: ModelConfig, params: transformer.Params, slots: Slots, sampling: logits_lib.Sampling, ends_V: jax.Array,
     until: jax.Array, *, compute: ComputeOptions = FLOAT32,
 ) -> Slots:
-    """Decodes token by token until at least `until` of the B documents are finished."""
+    """Decodes token by token until at least `until` of the B documents are finished.
+
+    Args:
+        config, params: of the model.
+        slots: where the documents stand.
+        sampling: how tokens are chosen.
+        ends_V: see `start`.
+        until: a scalar; B waits for all.
+        compute: precision and kernels.
+    """
 
     def unfinished(slots: Slots) -> jax.Array:
         return jnp.sum(slots.finished) < until

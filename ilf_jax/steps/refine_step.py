@@ -15,7 +15,17 @@ def refine_step(
     keys_BxCx2: jax.Array, sampling: Sampling, ends_V: jax.Array, *, max_new_tokens: int,
     compute: ComputeOptions = FLOAT32,
 ) -> decode.Generated:
-    """C continuations of each of B prompts (right-padded; a length of 0 marks a row that only fills up the batch)."""
+    """C continuations of each of B prompts (right-padded; a length of 0 marks a row that only fills up the batch).
+
+    Args:
+        config, params: of the model.
+        prompts_BxP, lengths_B: the prompts.
+        keys_BxCx2: see `decode.candidate_keys`.
+        sampling: how tokens are chosen.
+        ends_V: True at tokens after which a row ends.
+        max_new_tokens: of each continuation.
+        compute: precision and kernels.
+    """
     all_of_them = jnp.int32(len(lengths_B))
     return start_step(
         config, params, prompts_BxP, lengths_B, keys_BxCx2, sampling, ends_V, all_of_them,
@@ -28,7 +38,7 @@ def start_step(
     keys_BxCx2: jax.Array, sampling: Sampling, ends_V: jax.Array, until: jax.Array, *, max_new_tokens: int,
     compute: ComputeOptions = FLOAT32,
 ) -> decode.Slots:
-    """As `refine_step`, but only until `until` of the B documents are finished."""
+    """As `refine_step`, arguments included, but only until `until` (a scalar) of the B documents are finished."""
     slots = decode.start(
         config, params, prompts_BxP, lengths_B, keys_BxCx2, sampling, ends_V, max_new_tokens=max_new_tokens,
         compute=compute,
@@ -41,9 +51,19 @@ def refill_step(
     lengths_R: jax.Array, keys_RxCx2: jax.Array, at_R: jax.Array, sampling: Sampling, ends_V: jax.Array,
     until: jax.Array, *, compute: ComputeOptions = FLOAT32,
 ) -> decode.Slots:
-    """R more documents take the places `at_R` of finished ones (-1: none); all go on until `until` are finished.
+    """Puts R more documents into free slots, and decodes until `until` documents are finished.
 
-    Continuous batching: a place does not stand idle until the longest output of its batch has ended.
+    Continuous batching: a slot does not stand idle until the longest output of its batch has ended.
+
+    Args:
+        config, params: of the model.
+        slots: B documents under way.
+        prompts_RxP, lengths_R, keys_RxCx2: of the new documents, as for `refine_step`.
+        at_R: the slot of each new document, whose document before is finished; -1 drops the new one.
+        sampling: how tokens are chosen.
+        ends_V: True at tokens after which a row ends.
+        until: a scalar; B waits for all.
+        compute: precision and kernels.
     """
     limit = slots.out.tokens_BxCxL.shape[2]
     new = decode.start(

@@ -21,9 +21,13 @@ def answer_logits_step(
     last positions leave the last layer and are unembedded, for the answers' rows only.
 
     Args:
-        prefix_lengths_B: may be 0.
+        config, params: of the model.
+        prefix_BxP, prefix_lengths_B: what the suffixes share, right-padded; a length may be 0.
+        suffix_BxCxL: the texts with their questions, right-padded.
         offsets_BxCxL, leaves_BxCxL: the suffix as a tree, see `transformer.extend`.
         ends_BxCxQ: where in the suffix each question's last token stands.
+        answers_BxCxQxR: token ids of the R answers to each question.
+        compute: precision and kernels.
     """
     _, prefix = transformer.prefill(config, params, prefix_BxP, prefix_lengths_B, compute=compute)
     last_BxCxQxD = transformer.extend(
@@ -37,7 +41,13 @@ def embed_step(
     config: ModelConfig, params: transformer.Params, tokens_BxL: jax.Array, lengths_B: jax.Array, *,
     compute: ComputeOptions = FLOAT32,
 ) -> jax.Array:
-    """Unit-length mean of the hidden states of each text, B x D, float32."""
+    """Unit-length mean of the hidden states of each text, B x D, float32.
+
+    Args:
+        config, params: of the model.
+        tokens_BxL, lengths_B: the texts, right-padded; a length is at least 1.
+        compute: precision and kernels.
+    """
     hidden = transformer.forward(config, params, tokens_BxL, compute=compute).astype(jnp.float32)
     mask = jnp.arange(tokens_BxL.shape[1]) < lengths_B[:, None]
     mean = jnp.sum(hidden * mask[..., None], axis=1) / lengths_B[:, None]

@@ -79,17 +79,18 @@ def test_start_waits_for_nothing(batch_size, monkeypatch):
     assert_same_samples(other.result(), generate(len(PEOPLE), seed=5))
 
 
-def test_refilling_resumes_after_an_interrupt(monkeypatch):
+@pytest.mark.parametrize(("module", "name"), [(performance, "fetch"), (generation, "refill_program")])
+def test_refilling_resumes_after_an_interrupt(monkeypatch, module, name):
     expected = generate(len(PEOPLE))
-    fetch, calls = performance.fetch, []
+    function, calls = getattr(module, name), []
 
-    def interrupted_fetch(arrays):
+    def interrupted(argument):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return fetch(arrays)
+        return function(argument)
 
-    monkeypatch.setattr(performance, "fetch", interrupted_fetch)
+    monkeypatch.setattr(module, name, interrupted)
     pending = start(2)
     with pytest.raises(KeyboardInterrupt):
         pending.result()
