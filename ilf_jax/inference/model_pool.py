@@ -136,13 +136,13 @@ class ModelPool:
 
 
 class Roles:
-    """Who plays which part while the policy has been through `trained` iterations."""
+    """Which model plays which role in an iteration, for the policy that it begins or ends with."""
 
     def __init__(
         self, config: config_lib.Config, models: ModelPool, tokenizer_folder: storage.Path,
         policy_checkpoint: storage.Path | None, reward_checkpoint: storage.Path | None = None,
     ) -> None:
-        """Who plays which part.
+        """Says which checkpoint plays each role.
 
         Args:
             config: names a checkpoint for each part.
@@ -161,6 +161,7 @@ class Roles:
         Args:
             name: policy, base (the policy before training), refiner, judge, critic, embedder, reward_model, or
                 reward_base (what the reward model is trained from).
+            hold: False for a single use, see `ModelPool.get`.
 
         Raises:
             InputError: the checkpoint cannot be loaded, or its tokenizer does not belong to it.
