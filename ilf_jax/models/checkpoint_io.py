@@ -143,8 +143,9 @@ def _parse_gguf(path: str, size: int, mtime: int) -> GGUFFile:
         reader = gguf.GGUFReader(path)
         # The reader keeps an array for each token of the vocabulary, 3 kB each; it goes.
         metadata = {name: field.contents() for name, field in reader.fields.items()}
-        # A numpy.memmap's base is the mmap.mmap behind it.
-        return GGUFFile(metadata, tuple(reader.tensors), reader.data.base)
+        mapped = reader.data.base  # of a numpy.memmap
+        assert isinstance(mapped, mmap.mmap)
+        return GGUFFile(metadata, tuple(reader.tensors), mapped)
     except (ValueError, IndexError, KeyError, OverflowError, TypeError, MemoryError) as error:
         raise InputError(f"{path}: not a GGUF file, or cut short ({type(error).__name__}: {error})") from error
 
@@ -260,7 +261,7 @@ def load_params(uri: str, place: Place | None = None, *, seed: int = 0) -> Param
         params = random_params(SHAPES[name], seed)
         if place is None:
             return params
-        return traverse_util.path_aware_map(lambda path, a: put("/".join(path), np.asarray(a)), params)
+        return dict(traverse_util.path_aware_map(lambda path, a: put("/".join(map(str, path)), np.asarray(a)), params))
     return _convert(open_source(uri), put)
 
 
@@ -356,7 +357,7 @@ def save_hf(
             used = 0
         shards[-1].append(rule)
         used += size
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for n, shard in enumerate(shards, 1):
         name = "model.safetensors" if len(shards) == 1 else f"model-{n:05d}-of-{len(shards):05d}.safetensors"
         tensors = {}

@@ -3,8 +3,8 @@
 import concurrent.futures
 import contextlib
 import functools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Hashable, Iterator
+from typing import Any, cast
 
 import jax
 
@@ -26,7 +26,7 @@ def compiling(program: jax.stages.Wrapped, *arguments: Any) -> Iterator[None]:
     """
     leaves, tree = jax.tree.flatten(arguments)
     with concurrent.futures.ThreadPoolExecutor(1) as background:
-        compiled = background.submit(_compile, program, tree, tuple(leaves))
+        compiled = background.submit(_compile, cast(Hashable, program), tree, tuple(leaves))
         yield
         compiled.result()
 

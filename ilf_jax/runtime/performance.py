@@ -35,11 +35,11 @@ _counts = _Counts()
 _counting = threading.Lock()  # programs are compiled by several threads
 
 
-def _on_duration(event: str, seconds: float, **_: Any) -> None:
+def _on_duration(event: str, duration_secs: float, **_: Any) -> None:
     if event == "/jax/core/compile/backend_compile_duration":
         with _counting:
             _counts.built_or_loaded += 1
-            _counts.compile_seconds += seconds
+            _counts.compile_seconds += duration_secs
 
 
 def _on_event(event: str, **_: Any) -> None:

@@ -9,10 +9,11 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Collection, Iterator
+from typing import TypeAlias
 
 from etils import epath
 
-Path = pathlib.Path | epath.Path
+Path: TypeAlias = pathlib.Path | epath.Path
 
 
 def path(where: str | os.PathLike) -> Path:
@@ -31,7 +32,7 @@ def delete(folder: Path) -> None:
     if is_local(folder):
         shutil.rmtree(folder, ignore_errors=True)
     elif folder.exists():
-        folder.rmtree()
+        epath.Path(folder).rmtree()
 
 
 @contextlib.contextmanager

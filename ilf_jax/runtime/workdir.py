@@ -92,7 +92,8 @@ class StageFolder:
         if missing:
             raise InputError(f"{self.shard_path(missing[0], count)}: is gone, although the stage's manifest says "
                              "complete; restore it, or delete the stage's folder to repeat it")
-        return {row.id: row for i in range(count) for row in self.read_shard(cls, i, count)}
+        rows = (row for i in range(count) for row in self.read_shard(cls, i, count))
+        return {row.id: row for row in rows}  # type: ignore[attr-defined]
 
     def manifest(self) -> dict[str, Any]:
         """The manifest; {'complete': False} if there is none."""
