@@ -117,7 +117,7 @@ def training(shape: Shape, options: dict[str, str], remat: str = "none") -> Prog
     def run() -> None:
         state[:] = jax.block_until_ready(compiled(*state, tokens))
 
-    return Program(run, compiled.memory_analysis().temp_size_in_bytes, lowered.as_text())
+    return Program(run, _temporary(compiled), lowered.as_text())
 
 
 def rematerialised_training(shape: Shape, options: dict[str, str]) -> Program:
@@ -135,8 +135,13 @@ def inference(shape: Shape, options: dict[str, str]) -> Program:
 
     lowered = jax.jit(forward, compiler_options=options).lower(params, tokens)
     compiled = lowered.compile()
-    return Program(lambda: jax.block_until_ready(compiled(params, tokens)),
-                   compiled.memory_analysis().temp_size_in_bytes, lowered.as_text())
+    return Program(lambda: jax.block_until_ready(compiled(params, tokens)), _temporary(compiled), lowered.as_text())
+
+
+def _temporary(compiled: jax.stages.Compiled) -> int:
+    analysis = compiled.memory_analysis()
+    assert analysis is not None, "this backend does not tell"
+    return analysis.temp_size_in_bytes
 
 
 _KEPT, _STEP = jax_settings.KEPT_BARRIERS, jax_settings.TRAIN_STEP_ON_CPU

@@ -70,7 +70,7 @@ def start(coordinator_address: str | None = None, num_processes: int | None = No
     jax.config.update("jax_enable_preemption_service", True)
     try:
         jax.distributed.initialize(
-            **({} if missing else given), heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
+            coordinator_address, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=_HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError, TypeError) as e:
