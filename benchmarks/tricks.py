@@ -151,7 +151,7 @@ COMPILED: dict[str, Trick] = {
     "kept_barriers_inference": Trick(inference, _KEPT, {}),
     "memory_scheduler": Trick(training, _STEP, _KEPT),
     "memory_scheduler_remat": Trick(rematerialised_training, _STEP, _KEPT),
-    "rotation_barrier": Trick(inference, _KEPT, _KEPT, "_rotation"),
+    "rotation_barrier": Trick(inference, _KEPT, _KEPT, "rotation"),
     "gradient_barrier": Trick(training, _STEP, _STEP, "_matmul_backwards"),
     "clip_barrier": Trick(training, _STEP, _STEP, "clip"),
 }

@@ -13,7 +13,7 @@ from ilf_jax import ilf, records
 from ilf_jax.data import builtin
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io
-from ilf_jax.runtime import checkpoint, workdir
+from ilf_jax.runtime import workdir
 from ilf_jax.tasks import word_removal
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -383,7 +383,7 @@ def test_early_stopping(trained, tmp_path):
     metrics = ilf_jax.run(trained, tmp_path / "run")
     # 4 documents, 2 a step: two epochs without a better dev loss.
     assert value(metrics, 1, "finetune", "steps") == 2 * 2
-    model = checkpoint.read_model_config(tmp_path / "run/iteration_001/checkpoint")
+    model = checkpoint_io.read_config(f"orbax:{tmp_path / 'run/iteration_001/checkpoint'}")
     base = checkpoint_io.random_params(model, trained.seed)
     saved = params(tmp_path / "run/iteration_001/checkpoint")
     assert len(saved) == len(jax.tree.leaves(base))

@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         sweep, workdir = grid.load(flags.config), flags.workdir.absolute()
         if flags.jobs < 1:
-            raise InputError(f"--jobs={flags.jobs}: at least 1")
+            raise InputError(f"--jobs={flags.jobs}: must be at least 1")
         if flags.dry_run or flags.emit:
             for cell in sweep.cells:
                 grid.config_of(sweep, cell)

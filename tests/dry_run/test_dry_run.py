@@ -142,7 +142,7 @@ def test_a_reference_is_counted(quickstart, monkeypatch, rank):
                 return loss, weight, {"reference": sum(map(jnp.sum, jax.tree.leaves(ref_params)), jnp.zeros(()))}
 
         Imitation.reference = reference
-        monkeypatch.setitem(objectives.BUILT_IN, "nll", Imitation)
+        monkeypatch.setattr(objectives, "by_choice", lambda choice, imitation=Imitation: imitation)
         _, arguments[reference], _, _ = compiled_steps._finetune(config, placement, sizes)
         step = compiled_steps._compile("finetune", placement, 0, *compiled_steps._finetune(config, placement, sizes),
                                        loops=1)
@@ -178,7 +178,7 @@ def run_main(*flags, **environment):
 
 def test_topology_needs_a_dry_run():
     done = run_main("--config=configs/quickstart.py", "--topology=v5e:4x4", "--workdir=unused")
-    assert done.returncode == 2 and "--topology is for --dry_run" in done.stderr
+    assert done.returncode == 2 and "--topology needs --dry_run" in done.stderr
 
 
 def test_a_slice_that_is_not_here():
