@@ -125,7 +125,7 @@ class Refine:
     max_new_tokens: int = key(48, "tokens", low=1)
     batch_size: int = key(8, "documents a batch", low=1)
     batches_per_shard: int = key(1, "above 1: a place whose outputs have ended gets the shard's next document", low=1)
-    redraw: bool = key(True, "draw once more where candidates are equal or unusable")
+    redraw: bool = key(True, "draw once more where some of several candidates are equal or unusable")
     max_logprob_gap: float = key(0.05, "nats; stop if sampler and trainer disagree by more on a token", above=0)
 
 
@@ -276,7 +276,8 @@ class Config:
     mesh: Mesh = section(Mesh)
 
 
-_OVERRIDDEN_BY_BASELINES = ("feedback", "refine", "score", "finetune")
+OVERRIDDEN_BY_BASELINES = ("feedback", "refine", "score", "finetune")
+"""Sections that a baseline may override; whatever differs between a run and its baselines is in them."""
 _PICKED_BY = ("random", "longest", "first")
 
 
@@ -323,10 +324,10 @@ def _read_baselines(value: Any) -> dict[str, dict[str, Any]]:
             baselines[str(name)] = {k: config_keys.check(Config, k, v) for k, v in flat.items()}
         except InputError as e:
             raise InputError(f"{where}: {e}") from e
-        other = next((k for k in flat if k.partition(".")[0] not in _OVERRIDDEN_BY_BASELINES), None)
+        other = next((k for k in flat if k.partition(".")[0] not in OVERRIDDEN_BY_BASELINES), None)
         if other is not None:
             raise InputError(f"{where}: overrides config.{other}; a baseline may override only the sections "
-                             f"{', '.join(_OVERRIDDEN_BY_BASELINES)}")
+                             f"{', '.join(OVERRIDDEN_BY_BASELINES)}")
     return baselines
 
 
@@ -344,6 +345,8 @@ def baseline(config: Config, name: str) -> Config:
     """The configuration of one of config.baselines: the run's own with its overrides, and no baselines."""
     overrides = (config.baselines or {})[name]
     values = {**_flat(config), **overrides, "baselines": {}}
+    if config.draft.source == "auto":  # as in the run: a baseline with other feedback is about the same drafts
+        values["draft.source"] = "recorded" if config.feedback.source == "recorded" else "policy"
     return config_keys.build(Config, values)
 
 

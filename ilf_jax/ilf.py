@@ -1,10 +1,12 @@
 """Algorithm 1 (Scheurer et al. 2023): K iterations of draft, feedback, refine, score, finetune and evaluate.
 
-Each call runs one stage over all documents and returns the records that it wrote. A stage that is complete is not run
-again: a run that was stopped resumes where its files end, see `ilf_jax.stages.context`. While the checkpoint of the
-finetuned policy is being written, the evaluation is under way; its first record is written after the checkpoint.
+Each call runs one stage over all documents and returns its records; finetuning leaves a checkpoint. A stage that is
+complete is not run again: a run that was stopped resumes where its files end, see `ilf_jax.stages.context`. While the
+checkpoint is being written the evaluation is under way; finetuning is complete, and the evaluation's first record
+written, once the checkpoint is on the disk.
 """
 
+import contextlib
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -45,8 +47,9 @@ def run(
     with setting_up.set_up(config, workdir, profiled_steps) as setup:
         if setup.comparisons is not None:
             train_reward_model(setup.run.before_training(), setup.comparisons)
-        for method in setup.methods():
-            learn(method)
+        with contextlib.closing(setup.methods()) as methods:
+            for method in methods:
+                learn(method)
         if setup.run.config.evaluate.rank:
             rank(setup.run.after_training(), setup.systems())
         return setup.report()
@@ -54,8 +57,9 @@ def run(
 
 def learn(method: Method) -> None:
     """Algorithm 1 for one configuration: the run's own, or that of a baseline."""
-    before_training = evaluate(method.before_training())
-    best_of_n(method.before_training())
+    context = method.before_training()
+    before_training = evaluate(context)
+    best_of_n(context)
     history: list[IterationRecords] = []
     for k in range(1, method.config.iterations + 1):
         context = method.iteration(k)
@@ -65,6 +69,7 @@ def learn(method: Method) -> None:
         scored = score(context, drafts, feedback, candidates)
         history.append(IterationRecords(context.examples, drafts, feedback, candidates, scored))
         with finetune(context, history) as checkpoint:
-            evaluate(method.with_policy(k), before_training, checkpoint)
-            best_of_n(method.with_policy(k), before_training)
+            trained = method.with_policy(k)
+            evaluate(trained, before_training, checkpoint)
+            best_of_n(trained, before_training)
         method.delete_old_checkpoints(k)

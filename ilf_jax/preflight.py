@@ -4,6 +4,7 @@ from ilf_jax import config as config_lib
 from ilf_jax import feedback, scoring
 from ilf_jax.data import documents as documents_lib
 from ilf_jax.errors import InputError
+from ilf_jax.evaluation import systems
 from ilf_jax.inference import model_pool
 from ilf_jax.stages import finetune, reward
 from ilf_jax.stages.context import needed_stages, uses_recorded_drafts
@@ -25,7 +26,11 @@ def _methods(config: config_lib.Config) -> list[config_lib.Config]:
 
 def _check_baselines(config: config_lib.Config) -> None:
     names = {_settings(config): "the run itself"}
+    # What is compared at the end, by name.
+    taken = {"before_training", config.finetune.target, "references", "human_refinements"}
     for name in config.baselines or {}:
+        if name in taken or "_best_of_" in name:
+            raise InputError(f"config.baselines.{name}: is the name of another system of the run; choose another")
         settings = _settings(config_lib.baseline(config, name))
         if settings in names:
             raise InputError(f"config.baselines.{name}: has the same settings as {names[settings]}; a baseline "
@@ -34,7 +39,7 @@ def _check_baselines(config: config_lib.Config) -> None:
 
 
 def _settings(config: config_lib.Config) -> str:
-    return repr((config.feedback, config.refine, config.score, config.finetune))
+    return repr([getattr(config, section) for section in config_lib.OVERRIDDEN_BY_BASELINES])
 
 
 def _check_method(config: config_lib.Config, task: Task) -> None:
@@ -76,6 +81,10 @@ def needed_roles(config: config_lib.Config) -> list[str]:
 
 def check_documents(config: config_lib.Config, task: Task, documents: documents_lib.Documents) -> None:
     """Raises InputError for the first document that lacks what the run, or a baseline, needs."""
+    if config.evaluate.rank and config.iterations == 0 and config.evaluate.best_of_n == 1:
+        if not systems.of_people(documents.held_out):
+            raise InputError("config.evaluate.rank=True takes two systems; with config.iterations=0 and no references "
+                             "there is only before_training")
     train = [e for examples in documents.by_iteration.values() for e in examples]
     for method in _methods(config):
         needed = needed_stages(method)

@@ -7,6 +7,7 @@ are imported at first use, so that reading a configuration loads no jax.
 
 import dataclasses
 import difflib
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -64,10 +65,6 @@ class Registry:
         raise InputError(f"{where}: {choice!r} is not one of {', '.join(map(repr, self.names()))}, file:PATH:NAME or "
                          f"module:PACKAGE.MODULE:NAME{hint}")
 
-    def is_builtin(self, choice: str) -> bool:
-        """Whether the choice ships with the package."""
-        return choice in self.builtins
-
     def load(self, choice: str) -> Any:
         """The function or class that a choice names.
 
@@ -96,7 +93,7 @@ class Registry:
             path = choice.removeprefix("file:").rpartition(":")[0]
             source = _checked_file(path).read_bytes()
         else:
-            source = _source(self.load(choice)).encode()
+            source = _source(self.load(choice), choice).encode()
         return hashlib.sha256(source).hexdigest()[:16]
 
 
@@ -210,9 +207,13 @@ def _checked_file(path: str) -> pathlib.Path:
 def _imported(place: str) -> Any:
     module, _, name = place.rpartition(":")
     try:
-        return _attribute(importlib.import_module(module), name, module)
-    except ImportError as e:
-        raise InputError(f"module:{place}: cannot be imported: {e}") from e
+        imported = importlib.import_module(module)
+    except InputError:
+        raise
+    except Exception as e:
+        where = place_of_error(e, None)
+        raise InputError(f"module:{place}: cannot be imported: {where}: {type(e).__name__}: {e}") from e
+    return _attribute(imported, name, module)
 
 
 def _attribute(module: types.ModuleType, name: str, where: str) -> Any:
@@ -223,20 +224,35 @@ def _attribute(module: types.ModuleType, name: str, where: str) -> Any:
     return getattr(module, name)
 
 
-def _file_of(function: Callable[..., Any]) -> str | None:
-    try:
-        return inspect.getsourcefile(function)
-    except TypeError:  # an instance, say
-        return inspect.getsourcefile(type(function))
+def _definition(target: Any) -> Any:
+    """The function or class behind a partial or an instance."""
+    while isinstance(target, functools.partial):
+        target = target.func
+    return target if inspect.isroutine(target) or inspect.isclass(target) else type(target)
 
 
-def _source(target: Any) -> str:
-    """The source of what a user registered; where there is none (typed into a shell), its byte code."""
+def _file_of(target: Any) -> str | None:
     try:
-        path = inspect.getsourcefile(target)
-        if path is not None and pathlib.Path(path).is_file():
-            return pathlib.Path(path).read_text(encoding="utf-8")
-        return inspect.getsource(target)
-    except (OSError, TypeError):
-        code = getattr(target, "__code__", None)
-        return repr((code.co_code, code.co_consts) if code is not None else target)
+        return inspect.getsourcefile(_definition(target))
+    except TypeError:  # built into Python
+        return None
+
+
+def _source(target: Any, name: str) -> str:
+    """The text of the file that defines what a user registered; of a function typed into a shell, its byte code.
+
+    Raises:
+        InputError: neither can be had, so that a resumed run could not notice a change.
+    """
+    path = _file_of(target)
+    if path is not None and pathlib.Path(path).is_file():
+        return pathlib.Path(path).read_text(encoding="utf-8")
+    code = getattr(_definition(target), "__code__", None)
+    if code is None:
+        raise InputError(f"{name}: its source cannot be found; define it in a file")
+    return repr(_byte_code(code))
+
+
+def _byte_code(code: types.CodeType) -> tuple[Any, ...]:
+    constants = [_byte_code(c) if isinstance(c, types.CodeType) else c for c in code.co_consts]
+    return code.co_code, code.co_names, constants

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -113,7 +113,7 @@ class Setup:
     comparisons: comparisons_lib.Comparisons | None
     _baselines: dict[str, Method] = dataclasses.field(default_factory=dict)
 
-    def methods(self) -> Iterator[Method]:
+    def methods(self) -> Generator[Method, None, None]:
         """The run itself, then its baselines, each in a folder that is locked meanwhile."""
         yield self.run
         for name in self.run.config.baselines or {}:

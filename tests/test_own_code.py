@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import ilf_jax
+from ilf_jax import config as config_lib
 from ilf_jax import registry
 from ilf_jax.errors import InputError
 
@@ -213,3 +214,48 @@ def test_reading_a_config_loads_no_jax(code):
                "print(sorted({'jax', 'flax', 'orbax', 'scipy', 'tokenizers'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+_INSTANCE = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from conftest import make_tiny_config
+import ilf_jax
+from ilf_jax.tasks.word_removal import WordRemoval
+config = make_tiny_config()
+config.iterations = int(sys.argv[3])
+ilf_jax.run(config, sys.argv[2], task=WordRemoval())
+"""
+
+
+def test_an_instance_from_python_is_resumed_in_another_process(tmp_path):
+    """Its hash is that of its class's file, not of where it lies in memory."""
+    for iterations in ("1", "2"):
+        here = str(pathlib.Path(__file__).parent)
+        command = [sys.executable, "-c", _INSTANCE, here, str(tmp_path / "run"), iterations]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_a_stopped_baseline_leaves_no_lock(tiny_config, tmp_path):
+    """As in a notebook, whose last traceback keeps the frames of the run alive."""
+    tiny_config.baselines = {"asked": {"feedback": {"source": "human"}}}
+    with pytest.raises(InputError, match="wait for feedback") as kept:
+        ilf_jax.run(tiny_config, tmp_path / "run")
+    with pytest.raises(InputError, match="wait for feedback"):
+        ilf_jax.run(tiny_config, tmp_path / "run")
+    assert kept.value.__traceback__ is not None
+
+
+def test_a_baseline_with_other_feedback_is_about_the_same_drafts(tiny_config):
+    tiny_config.feedback.source = "recorded"
+    tiny_config.baselines = {"no_feedback": {"feedback": {"source": "none"}, "score": {"method": "random"}}}
+    config = config_lib.read(tiny_config)
+    assert config_lib.baseline(config, "no_feedback").draft.source == "recorded"
+
+
+@pytest.mark.parametrize("name", ["before_training", "refinement", "references", "x_best_of_4"])
+def test_a_baseline_is_not_named_like_another_system(tiny_config, tmp_path, name):
+    tiny_config.baselines = {name: {"finetune": {"target": "initial"}}}
+    with pytest.raises(InputError, match="is the name of another system"):
+        ilf_jax.run(tiny_config, tmp_path / "run")

@@ -7,6 +7,7 @@ from ilf_jax import registry
 from ilf_jax.errors import InputError
 from ilf_jax.feedback.source import DraftedDocument, FeedbackSource, SourceContext
 from ilf_jax.records import Feedback
+from ilf_jax.runtime import distributed
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.tasks import user_functions
 
@@ -32,6 +33,11 @@ class UserFeedback(FeedbackSource):
         return Pending(lambda: self._call(documents))
 
     def _call(self, documents: Sequence[DraftedDocument]) -> list[Feedback]:
+        # Of several processes one calls it: a service that costs money is paid once.
+        texts = distributed.on_main(lambda: self._texts(documents))
+        return [Feedback(d.example.id, text, self._choice) for d, text in zip(documents, texts, strict=True)]
+
+    def _texts(self, documents: Sequence[DraftedDocument]) -> list[str]:
         texts = user_functions.call(
             self._function, [d.example.id for d in documents],
             [d.example.document for d in documents], [d.draft for d in documents])
@@ -39,4 +45,4 @@ class UserFeedback(FeedbackSource):
             if not isinstance(text, str):
                 raise InputError(f"config.feedback.source={self._choice!r}: gave {text!r} for document "
                                  f"{document.example.id!r}; feedback is a string")
-        return [Feedback(d.example.id, text.strip(), self._choice) for d, text in zip(documents, texts, strict=True)]
+        return [text.strip() for text in texts]

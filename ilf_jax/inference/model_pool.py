@@ -54,9 +54,9 @@ def compute_of(config: config_lib.Config, mesh: Mesh) -> ComputeOptions:
 
 
 class ModelPool:
-    """The params of a process, one owner for the run and its baselines.
+    """The params in memory, for the run and its baselines.
 
-    One rule. The pool holds, in the decode layout and in the run's precision, every checkpoint that a role has asked
+    The pool holds, in the decode layout and in the run's precision, every checkpoint that a role has asked
     for. Training takes the params that it starts from out of the pool: they are the trainer's, and loaded again when
     next asked for, for a copy beside the optimizer's state would decide what fits into memory. A finished training puts
     its params in under its checkpoint's URI, which drops the checkpoint that it replaces.

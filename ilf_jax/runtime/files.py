@@ -109,14 +109,12 @@ def read_json_lines(
                              f"{cure}")
 
 
-def lock(folder: pathlib.Path, message: str) -> filelock.BaseFileLock:
-    """Locks a folder for this process, through the file `.lock` in it. The system drops the lock with the process.
+@contextlib.contextmanager
+def lock(folder: pathlib.Path, message: str) -> Iterator[None]:
+    """Inside, this process has the lock of a folder, through the file `.lock` in it. A killed process loses it.
 
     Args:
         message: of the error where another process has the lock.
-
-    Returns:
-        The lock, a context manager that releases it.
 
     Raises:
         InputError: another process has the lock, or the folder cannot be written.
@@ -130,4 +128,7 @@ def lock(folder: pathlib.Path, message: str) -> filelock.BaseFileLock:
         raise InputError(message) from e
     except OSError as e:
         raise InputError(f"--workdir {folder}: cannot be written: {e.strerror or e}") from e
-    return held
+    try:
+        yield
+    finally:
+        held.release()

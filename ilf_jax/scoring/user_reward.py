@@ -8,6 +8,7 @@ import numpy as np
 
 from ilf_jax import registry
 from ilf_jax.errors import InputError
+from ilf_jax.runtime import distributed
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.scoring.scorer import RefinedDocument, Scorer, ScorerContext, Scores
 from ilf_jax.tasks import user_functions
@@ -34,12 +35,16 @@ class UserReward(Scorer):
         return Pending(lambda: self._call(documents))
 
     def _call(self, documents: Sequence[RefinedDocument]) -> list[Scores]:
+        # Of several processes one calls it: a service that costs money is paid once.
+        rewards = iter(distributed.on_main(lambda: self._rewards(documents)))
+        return [Scores(np.array([next(rewards) for _ in d.candidates])) for d in documents]
+
+    def _rewards(self, documents: Sequence[RefinedDocument]) -> list[float]:
         rows = [(d, text) for d in documents for text in d.candidates]
         rewards = user_functions.call(
             self._function, [d.example.id for d, _ in rows], [d.example.document for d, _ in rows],
             [d.draft for d, _ in rows], [d.feedback for d, _ in rows], [text for _, text in rows])
-        numbers = iter([self._number(d.example.id, reward) for (d, _), reward in zip(rows, rewards, strict=True)])
-        return [Scores(np.array([next(numbers) for _ in d.candidates])) for d in documents]
+        return [self._number(d.example.id, reward) for (d, _), reward in zip(rows, rewards, strict=True)]
 
     def _number(self, example_id: str, reward: Any) -> float:
         try:

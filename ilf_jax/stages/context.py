@@ -12,7 +12,8 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from ilf_jax.config import STAGES_BEFORE_TARGET, Config
+from ilf_jax import registry
+from ilf_jax.config import OVERRIDDEN_BY_BASELINES, STAGES_BEFORE_TARGET, Config
 from ilf_jax.evaluation import statistics
 from ilf_jax.evaluation.statistics import Metric
 from ilf_jax.inference.language_model import Encoded, LanguageModel
@@ -26,7 +27,6 @@ from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tasks.task import Task
 
 R = TypeVar("R", bound=Record)
-_OVERRIDABLE = ("feedback", "refine", "score", "finetune")
 
 
 class SharedStages:
@@ -171,7 +171,7 @@ def _depends_on(context: StageContext, stage: str) -> dict[str, Any]:
     Once the policy has been trained, whatever it writes depends on all of them.
     """
     config, trained = context.config, context.iteration > (0 if stage in ("evaluate", "best_of_n") else 1)
-    sections = {name: dataclasses.asdict(getattr(config, name)) for name in _OVERRIDABLE}
+    sections = {name: dataclasses.asdict(getattr(config, name)) for name in OVERRIDDEN_BY_BASELINES}
     everything = {"stage": stage, "iteration": context.iteration, **sections}
     if stage in ("evaluate", "best_of_n"):
         return everything if trained else {"stage": stage, "iteration": 0}
@@ -184,7 +184,9 @@ def _depends_on(context: StageContext, stage: str) -> dict[str, Any]:
     upstream = order[: order.index(stage) + 1]
     by_policy = any(name == "policy" or getattr(config, name).checkpoint == "policy"
                     for upper in upstream for name in models[upper])
-    if trained and by_policy:
+    own_code = ({"feedback"} & set(upstream) and config.feedback.source not in registry.FEEDBACK.builtins) or (
+        {"score"} & set(upstream) and config.score.method not in registry.SCORERS.builtins)
+    if trained and (by_policy or own_code):  # a user's class may ask for the policy, too
         return everything
     relevant = {name: sections[name] for name in upstream if name in sections}
     return {"stage": stage, "iteration": context.iteration, "recorded": recorded, **relevant}

@@ -31,7 +31,7 @@ _KIND_FILE = "reward.json"
 
 
 def check(config: config_lib.Config) -> None:
-    """Raises InputError if config.reward asks for what the model has not, or no reward model is to be had."""
+    """Raises InputError if config.reward does not fit the model, or a reward model is needed and none is configured."""
     uri = config.reward_model.checkpoint
     kind, learns = config.reward.kind, config.reward.source is not None
     if not learns and uri == "policy":
