@@ -81,10 +81,10 @@ def needed_roles(config: config_lib.Config) -> list[str]:
 
 def check_documents(config: config_lib.Config, task: Task, documents: documents_lib.Documents) -> None:
     """Raises InputError for the first document that lacks what the run, or a baseline, needs."""
-    if config.evaluate.rank and config.iterations == 0 and config.evaluate.best_of_n == 1:
-        if not systems.of_people(documents.held_out):
-            raise InputError("config.evaluate.rank=True takes two systems; with config.iterations=0 and no references "
-                             "there is only before_training")
+    one_system = config.iterations == 0 and config.evaluate.best_of_n == 1 and not systems.of_people(documents.held_out)
+    if config.evaluate.rank and one_system:
+        raise InputError("config.evaluate.rank=True takes two systems; with config.iterations=0 and no "
+                         "references there is only before_training")
     train = [e for examples in documents.by_iteration.values() for e in examples]
     for method in _methods(config):
         needed = needed_stages(method)

@@ -16,9 +16,9 @@ pytestmark = pytest.mark.fast
 HOLDER = """
 import pathlib, sys
 from ilf_jax.runtime import files
-lock = files.lock(pathlib.Path(sys.argv[1]), "taken")
-print("locked", flush=True)
-sys.stdin.read()
+with files.lock(pathlib.Path(sys.argv[1]), "taken"):
+    print("locked", flush=True)
+    sys.stdin.read()
 """
 
 
@@ -76,12 +76,15 @@ def test_a_lock_ends_with_its_process(tmp_path):
                               stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout.readline() == "locked\n"
-        with pytest.raises(InputError, match="in use"):
-            files.lock(tmp_path, "in use")
+        with pytest.raises(InputError, match="in use"), files.lock(tmp_path, "in use"):
+            pass
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.communicate()
-    with files.lock(tmp_path, "in use"), pytest.raises(InputError, match="in use"):
-        files.lock(tmp_path, "in use")
-    files.lock(tmp_path, "in use").release()
+    lock = files.lock(tmp_path, "in use")
+    with lock, pytest.raises(InputError, match="in use"), files.lock(tmp_path, "in use"):
+        pass
+    # Left, it is free, although `lock` is still referred to.
+    with files.lock(tmp_path, "in use"):
+        pass
     assert [p.name for p in tmp_path.iterdir()] == [".lock"]
