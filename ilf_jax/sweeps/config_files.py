@@ -1,7 +1,10 @@
 """Python files that give a configuration or a sweep."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
+
+import ml_collections
 
 from ilf_jax import config as config_lib
 from ilf_jax import registry
@@ -18,8 +21,15 @@ def from_file(uri: str, overrides: Mapping[str, Any]) -> config_lib.Config:
         InputError: see `call_in_file` and `read`.
     """
     path, _, arg = uri.partition(":")
-    return config_lib.with_overrides(
-        config_lib.read(call_in_file(path, "get_config", *([arg] if arg else []))), overrides)
+    config = call_in_file(path, "get_config", *([arg] if arg else []))
+    if not isinstance(config, ml_collections.ConfigDict):
+        return config_lib.with_overrides(config_lib.read(config), overrides)
+    config_lib.read(config)
+    config = copy.deepcopy(config)  # a file may return the same object each time
+    # Set where a flag would be, so that keys which refer to an overridden one follow; `read` checks names and types.
+    with config.unlocked(), config.ignore_type():
+        config.update_from_flattened_dict(dict(overrides))
+    return config_lib.read(config)
 
 
 def call_in_file(path: str, function: str, *args: str) -> Any:
