@@ -26,7 +26,10 @@ def from_file(uri: str, overrides: Mapping[str, Any]) -> config_lib.Config:
         return config_lib.with_overrides(config_lib.read(config), overrides)
     config_lib.read(config)
     config = copy.deepcopy(config)  # a file may return the same object each time
-    # Set where a flag would be, so that keys which refer to an overridden one follow; `read` checks names and types.
+    for key in overrides:
+        if key not in config_lib.key_names():
+            raise config_lib.unknown_key(key)
+    # Set where a flag would be, so that keys which refer to an overridden one follow; `read` checks the types.
     with config.unlocked(), config.ignore_type():
         config.update_from_flattened_dict(dict(overrides))
     return config_lib.read(config)
