@@ -68,8 +68,8 @@ def learn(method: Method) -> None:
         candidates = refine(context, drafts, feedback)
         scored = score(context, drafts, feedback, candidates)
         history.append(IterationRecords(context.examples, drafts, feedback, candidates, scored))
-        with finetune(context, history) as checkpoint:
+        with finetune(context, history) as saved:  # complete once the checkpoint is on disk, at the latest when left
             trained = method.with_policy(k)
-            evaluate(trained, before_training, checkpoint)
+            evaluate(trained, before_training, saved)
             best_of_n(trained, before_training)
         method.delete_old_checkpoints(k)
