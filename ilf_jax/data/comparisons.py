@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from ilf_jax.config import Reward
+from ilf_jax.config_sections import Reward
 from ilf_jax.data import loading
 from ilf_jax.errors import InputError
 from ilf_jax.records import Comparison

@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from ilf_jax.config import Config, Data
+from ilf_jax.config import Config
+from ilf_jax.config_sections import Data
 from ilf_jax.data import loading
 from ilf_jax.errors import InputError
 from ilf_jax.records import Example

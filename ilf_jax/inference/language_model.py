@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import jax
 import numpy as np
 
-from ilf_jax import config as config_lib
+from ilf_jax import config_sections
 from ilf_jax.errors import InputError
 from ilf_jax.models import flops, padding, transformer
 from ilf_jax.models.architecture import ModelConfig
@@ -78,7 +78,7 @@ class LanguageModel:
     """
 
     name: str
-    settings: config_lib.Model
+    settings: config_sections.Model
     architecture: ModelConfig
     params: transformer.Params
     tokenizer: Tokenizer

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from ilf_jax import config as config_lib
+from ilf_jax import config_sections
 from ilf_jax.errors import InputError
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.models import checkpoint_io, transformer
@@ -25,7 +26,7 @@ def read_model_config(uri: str) -> ModelConfig:
     return checkpoint_io.read_config(uri)
 
 
-def tokenizer_uri(settings: config_lib.Model, tokenizer_folder: storage.Path) -> str:
+def tokenizer_uri(settings: config_sections.Model, tokenizer_folder: storage.Path) -> str:
     """Where a model's tokenizer is; `train:` ones were trained into `tokenizer_folder` before the run began."""
     if settings.tokenizer is not None:
         return f"hf:{tokenizer_folder}" if settings.tokenizer.startswith("train:") else settings.tokenizer
@@ -193,7 +194,7 @@ class Roles:
         self._models.put(_saved_uri(checkpoint), params, architecture,
                          None if replaces is None else _saved_uri(replaces))
 
-    def _settings(self, name: str) -> config_lib.Model:
+    def _settings(self, name: str) -> config_sections.Model:
         return getattr(self._config, _SECTIONS.get(name, name))
 
     def _uri(self, name: str) -> str:

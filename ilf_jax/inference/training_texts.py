@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ilf_jax.config import Training
+from ilf_jax.config_sections import Training
 from ilf_jax.errors import InputError
 from ilf_jax.inference.language_model import Encoded, LanguageModel
 from ilf_jax.tasks.prompts import Prompt

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ilf_jax import records
-from ilf_jax.config import STAGES_BEFORE_TARGET, TRAINING_STAGES
+from ilf_jax.config_sections import STAGES_BEFORE_TARGET, TRAINING_STAGES
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import files
 from ilf_jax.runtime.workdir import RECORDS_IN

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from ilf_jax import registry
-from ilf_jax.config import OVERRIDDEN_BY_BASELINES, STAGES_BEFORE_TARGET, Config
+from ilf_jax.config import OVERRIDDEN_BY_BASELINES, Config
+from ilf_jax.config_sections import STAGES_BEFORE_TARGET
 from ilf_jax.evaluation import statistics
 from ilf_jax.evaluation.statistics import Metric
 from ilf_jax.inference.language_model import Encoded, LanguageModel

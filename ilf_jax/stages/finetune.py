@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ilf_jax import config as config_lib
+from ilf_jax import config_sections
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import statistics
 from ilf_jax.inference import likelihoods, trained_model, training_texts
@@ -181,7 +182,7 @@ def _learned_from(context: StageContext, records: IterationRecords) -> list[Lear
 
 
 def training_example(
-    settings: config_lib.Finetune, task: Task, lm: LanguageModel, example: Example, target: Target | str
+    settings: config_sections.Finetune, task: Task, lm: LanguageModel, example: Example, target: Target | str
 ) -> packing.TrainingExample:
     """Token ids and loss weights of one target; a document that leaves no room is shortened, the text never.
 

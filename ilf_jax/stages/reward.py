@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Sequence
 
 from ilf_jax import config as config_lib
+from ilf_jax import config_sections
 from ilf_jax.data.comparisons import Comparisons
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import calibration, statistics
@@ -119,7 +120,7 @@ def _examples(
 
 
 def _answered(
-    settings: config_lib.Reward, lm: LanguageModel, example_id: str, question: Question, which: int
+    settings: config_sections.Reward, lm: LanguageModel, example_id: str, question: Question, which: int
 ) -> packing.TrainingExample:
     """A question and its answer, one token, which alone is learned. What is too long is cut from the document.
 
@@ -136,7 +137,9 @@ def _answered(
     return packing.training_example(prompt.ids, (), answers.ids[which], prompt_weight=0.0)
 
 
-def _pair(settings: config_lib.Reward, task: Task, lm: LanguageModel, compared: Comparison) -> packing.TrainingExample:
+def _pair(
+    settings: config_sections.Reward, task: Task, lm: LanguageModel, compared: Comparison
+) -> packing.TrainingExample:
     """The better and the worse text behind the same prompt.
 
     Raises:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ilf_jax import config as config_lib
+from ilf_jax import config_sections
 from ilf_jax.errors import InputError
 from ilf_jax.models import flops, kernels, lora, padding, transformer
 from ilf_jax.models.architecture import ModelConfig
@@ -43,13 +43,13 @@ class Trainer:
     """
 
     section: str
-    settings: config_lib.Training
+    settings: config_sections.Training
     placement: Placement
     compute: ComputeOptions
     seed: int
     iteration: int
     folder: storage.Path
-    checkpointing: config_lib.Checkpoint
+    checkpointing: config_sections.Checkpoint
     profile: performance.Profile
 
 
@@ -63,7 +63,7 @@ class Trained:
     work: performance.Work  # of the steps that this process made
 
 
-def check(section: str, settings: config_lib.Training, model: ModelConfig) -> None:
+def check(section: str, settings: config_sections.Training, model: ModelConfig) -> None:
     """Raises InputError if config.`section` asks for what the model does not have."""
     if settings.lora_rank:
         lora.target_paths(transformer.param_shapes(model), settings.lora_targets, section)
@@ -186,7 +186,7 @@ def delete_states(folder: storage.Path) -> None:
 
 
 def row_shape(
-    settings: config_lib.Training, model: ModelConfig, placement: Placement, compute: ComputeOptions,
+    settings: config_sections.Training, model: ModelConfig, placement: Placement, compute: ComputeOptions,
     examples: Sequence[TrainingExample],
 ) -> dict[str, Any]:
     """Arguments of `batch_schedule.make_plan` that say what rows may look like.

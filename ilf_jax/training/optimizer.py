@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ilf_jax.config import Training
+from ilf_jax.config_sections import Training
 from ilf_jax.runtime import barriers
 
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from ilf_jax import config as config_lib
+from ilf_jax import config_sections
 from ilf_jax.data import builtin, comparisons
 from ilf_jax.errors import InputError
 from ilf_jax.tasks import word_removal
@@ -13,14 +13,14 @@ from ilf_jax.tasks import word_removal
 pytestmark = pytest.mark.fast
 
 ROW = {"post": "a text", "info": {"a": "one", "b": "two"}, "choice": "Summary A"}
-FIELDS = config_lib.ComparisonFields(document="post", first="info.a", second="info.b", preferred="choice")
+FIELDS = config_sections.ComparisonFields(document="post", first="info.a", second="info.b", preferred="choice")
 
 
 def load(tmp_path, rows, **changes):
     path = tmp_path / "pairs.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = {"source": f"jsonl:{path}", "fields": FIELDS, "sides": ("Summary A", "Summary B"), "eval_size": 1}
-    return comparisons.load_comparisons(config_lib.Reward(**{**settings, **changes}))
+    return comparisons.load_comparisons(config_sections.Reward(**{**settings, **changes}))
 
 
 def rows(count):
@@ -60,7 +60,7 @@ def test_other_faults(tmp_path):
     with pytest.raises(InputError, match="no comparisons are left"):
         load(tmp_path, [])
     with pytest.raises(InputError, match="the row lacks 'first'"):
-        load(tmp_path, [], source="builtin:word_removal", fields=config_lib.ComparisonFields())
+        load(tmp_path, [], source="builtin:word_removal", fields=config_sections.ComparisonFields())
 
 
 def test_builtin_comparisons_prefer_the_kinder_text():

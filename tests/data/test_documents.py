@@ -4,6 +4,7 @@ import json
 import pytest
 
 from ilf_jax import config as config_lib
+from ilf_jax import config_sections
 from ilf_jax.data import documents
 from ilf_jax.errors import InputError
 
@@ -14,7 +15,8 @@ def make(tmp_path, rows, **data):
     path = tmp_path / "data.jsonl"
     path.write_text("".join(json.dumps({"id": str(i), "document": f"text {i}"}) + "\n" for i in range(rows)))
     return dataclasses.replace(
-        config_lib.Config(), iterations=2, data=dataclasses.replace(config_lib.Data(), source=f"jsonl:{path}", **data))
+        config_lib.Config(), iterations=2,
+        data=dataclasses.replace(config_sections.Data(), source=f"jsonl:{path}", **data))
 
 
 def ids(examples):
@@ -42,7 +44,7 @@ def test_too_few_rows(tmp_path, rows, data):
 
 
 def test_a_field_can_be_left_unread(tmp_path):
-    fields = dataclasses.replace(config_lib.Fields(), title="")
+    fields = dataclasses.replace(config_sections.Fields(), title="")
     config = make(tmp_path, 3, eval_size=0, fields=fields)
     path = tmp_path / "data.jsonl"
     path.write_text('{"document": "a", "title": "not wanted"}\n')

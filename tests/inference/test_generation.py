@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ilf_jax import config as config_lib
+from ilf_jax import config_sections
 from ilf_jax.inference import generation, model_pool
 from ilf_jax.inference.generation import Generator
 from ilf_jax.inference.language_model import LanguageModel
@@ -28,7 +28,7 @@ def lm():
     model = checkpoint_io.read_config(URI)
     placement = Placement(sharding.make_mesh(-1, 1, 1), model)
     params = checkpoint_io.load_params(URI, lambda path, array: placement.put_param(path, array, "decode"), seed=0)
-    settings = config_lib.Model(checkpoint=URI)
+    settings = config_sections.Model(checkpoint=URI)
     return LanguageModel("policy", settings, model, params, Tokenizer.load(URI), placement, FLOAT32)
 
 

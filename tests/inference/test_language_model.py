@@ -1,6 +1,6 @@
 import pytest
 
-from ilf_jax import config as config_lib
+from ilf_jax import config_sections
 from ilf_jax.errors import InputError
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.models import checkpoint_io
@@ -23,7 +23,7 @@ def tokenizer():
 def make(tokenizer, **settings):
     model = checkpoint_io.read_config(URI)
     placement = Placement(sharding.make_mesh(-1, 1, 1), model)
-    settings = config_lib.Model(checkpoint=URI, **settings)
+    settings = config_sections.Model(checkpoint=URI, **settings)
     return LanguageModel("policy", settings, model, {}, tokenizer, placement, FLOAT32)
 
 

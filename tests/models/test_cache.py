@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from tokenizers import decoders
 from tokenizers import models as tokenizer_models
 
-from ilf_jax import config as config_lib
+from ilf_jax import config_sections
 from ilf_jax.inference import answer_scoring
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.models import padding, transformer
@@ -217,7 +217,7 @@ def lm(tmp_path_factory):
     (folder / "tokenizer_config.json").write_text('{"eos_token": "<end>"}')
     placement = Placement(Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES), BASE)
     return LanguageModel(
-        name="judge", settings=config_lib.Model(), architecture=BASE, params=random_params(BASE),
+        name="judge", settings=config_sections.Model(), architecture=BASE, params=random_params(BASE),
         tokenizer=Tokenizer.load(f"hf:{folder}"), placement=placement, compute=FLOAT32,
     )
 

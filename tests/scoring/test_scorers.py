@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from ilf_jax import config as config_lib
+from ilf_jax import config_sections
 from ilf_jax.inference import answer_scoring
 from ilf_jax.inference.language_model import Branch, LanguageModel
 from ilf_jax.models import transformer
@@ -36,7 +36,7 @@ def lm(tmp_path_factory):
     model = dataclasses.replace(small_shape(32, 1, 512), num_heads=4, num_kv_heads=2, head_dim=8)
     params = jax.tree.map(lambda a: 1.5 * a, transformer.init_params(model, jax.random.key(0)))
     placement = Placement(Mesh(np.array(jax.devices()[:1]).reshape(1, 1, 1), sharding.AXES), model)
-    return LanguageModel(name="judge", settings=config_lib.Model(), architecture=model, params=params,
+    return LanguageModel(name="judge", settings=config_sections.Model(), architecture=model, params=params,
                          tokenizer=tokenizer, placement=placement, compute=FLOAT32)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_objectives import CONFIG, END, V
 
-from ilf_jax import config as config_lib
+from ilf_jax import config_sections
 from ilf_jax.models import lora, transformer
 from ilf_jax.models.compute import FLOAT32
 from ilf_jax.models.placement import Placement
@@ -19,7 +19,7 @@ from ilf_jax.training.objectives import objective_class
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
-SETTINGS = config_lib.Finetune(epochs=2, batch_size=4, learning_rate=1e-2, max_length=32, clip_norm=0.0)
+SETTINGS = config_sections.Finetune(epochs=2, batch_size=4, learning_rate=1e-2, max_length=32, clip_norm=0.0)
 
 
 def load_params():
@@ -38,7 +38,7 @@ def make_trainer(folder, **changes):
     placement = Placement(sharding.make_mesh(1, 1, 1, jax.devices()[:1]), CONFIG)
     return loop.Trainer(
         section="finetune", settings=dataclasses.replace(SETTINGS, **changes), placement=placement, compute=FLOAT32,
-        seed=0, iteration=1, folder=folder, checkpointing=config_lib.Checkpoint(every_steps=1),
+        seed=0, iteration=1, folder=folder, checkpointing=config_sections.Checkpoint(every_steps=1),
         profile=performance.Profile(folder, 0),
     )
 

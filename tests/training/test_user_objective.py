@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from test_objectives import ADAM, CONFIG, make_batch, train_step
 
-from ilf_jax import config as config_lib
+from ilf_jax import config_sections
 from ilf_jax.errors import InputError
 from ilf_jax.models import transformer
 from ilf_jax.records import Candidates, Example, Scored
@@ -16,7 +16,7 @@ from ilf_jax.training import objectives, optimizer
 from ilf_jax.training.objectives import LearnedFrom, Objective, objective_class
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
-SETTINGS = config_lib.Finetune(beta=2.0)
+SETTINGS = config_sections.Finetune(beta=2.0)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from ilf_jax.config import Training
+from ilf_jax.config_sections import Training
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions
 from ilf_jax.models.transformer import Params

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 import jax
 
-from ilf_jax.config import Training
+from ilf_jax.config_sections import Training
 from ilf_jax.models import transformer
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import FLOAT32, ComputeOptions

@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import special
 
-from ilf_jax.config import Finetune, Training
+from ilf_jax.config_sections import Finetune, Training
 from ilf_jax.records import Target
 from ilf_jax.training.objectives.nll import NextToken
 from ilf_jax.training.objectives.objective import LearnedFrom

