@@ -4,11 +4,10 @@
 
 Prints a table in Markdown. Ratio: seconds without the trick / seconds with it, so above 1 it gains. The interval is
 Student's t over the logarithms of the pairs' ratios. Compiled programs also have an exact size of temporary memory,
-without the trick / with it. All tricks take about ten minutes on two idle cores.
+without the trick / with it. All tricks take about four minutes on two idle cores.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import gc
 import json
@@ -16,10 +15,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # Python puts only a script's own folder there
@@ -32,7 +30,7 @@ import optax  # noqa: E402
 
 from benchmarks.pairs import ratio  # noqa: E402
 from ilf_jax.models import architecture, transformer  # noqa: E402
-from ilf_jax.runtime import barriers, compile_ahead, jax_settings  # noqa: E402
+from ilf_jax.runtime import compile_ahead, jax_settings  # noqa: E402
 from ilf_jax.training import optimizer  # noqa: E402
 
 _OPTIMIZER = optimizer.OptimizerConfig(weight_decay=0.01, clip_norm=1.0)
@@ -60,29 +58,10 @@ class Program:
     Attributes:
         run: executes it once and waits for the result.
         temporary: bytes of its temporary buffers.
-        text: what was compiled.
     """
 
     run: Callable[[], None]
     temporary: int
-    text: str
-
-
-@dataclasses.dataclass(frozen=True)
-class Trick:
-    """A trick that changes a compiled program.
-
-    Attributes:
-        make: compiles the program of a shape under some compiler options.
-        options: with the trick.
-        options_without: without it.
-        barrier: name of the function whose barrier is left out; None if the options are the trick.
-    """
-
-    make: Callable[[Shape, dict[str, str]], Program]
-    options: dict[str, str]
-    options_without: dict[str, str]
-    barrier: str | None = None
 
 
 def _arguments(shape: Shape) -> tuple[transformer.Params, optax.OptState, jax.Array]:
@@ -117,25 +96,12 @@ def training(shape: Shape, options: dict[str, str], remat: str = "none") -> Prog
     def run() -> None:
         state[:] = jax.block_until_ready(compiled(*state, tokens))
 
-    return Program(run, _temporary(compiled), lowered.as_text())
+    return Program(run, _temporary(compiled))
 
 
 def rematerialised_training(shape: Shape, options: dict[str, str]) -> Program:
     """A train step that recomputes its layers in the backward pass."""
     return training(shape, options, "full")
-
-
-def inference(shape: Shape, options: dict[str, str]) -> Program:
-    """A forward pass."""
-    params, _, tokens = _arguments(shape)
-    config = shape.config
-
-    def forward(params: transformer.Params, tokens_BxL: jax.Array) -> jax.Array:
-        return transformer.forward(config, params, tokens_BxL)
-
-    lowered = jax.jit(forward, compiler_options=options).lower(params, tokens)
-    compiled = lowered.compile()
-    return Program(lambda: jax.block_until_ready(compiled(params, tokens)), _temporary(compiled), lowered.as_text())
 
 
 def _temporary(compiled: jax.stages.Compiled) -> int:
@@ -144,42 +110,17 @@ def _temporary(compiled: jax.stages.Compiled) -> int:
     return analysis.temp_size_in_bytes
 
 
-_KEPT, _STEP = jax_settings.KEPT_BARRIERS, jax_settings.TRAIN_STEP_ON_CPU
-COMPILED: dict[str, Trick] = {
-    "kept_barriers": Trick(training, _STEP, {k: v for k, v in _STEP.items() if k not in _KEPT}),
-    "kept_barriers_remat": Trick(rematerialised_training, _STEP, {k: v for k, v in _STEP.items() if k not in _KEPT}),
-    "kept_barriers_inference": Trick(inference, _KEPT, {}),
-    "memory_scheduler": Trick(training, _STEP, _KEPT),
-    "memory_scheduler_remat": Trick(rematerialised_training, _STEP, _KEPT),
-    "rotation_barrier": Trick(inference, _KEPT, _KEPT, "rotation"),
-    "gradient_barrier": Trick(training, _STEP, _STEP, "_matmul_backwards"),
-    "clip_barrier": Trick(training, _STEP, _STEP, "clip"),
+_OPTIONS = jax_settings.TRAIN_STEP_ON_CPU
+COMPILED: dict[str, Callable[[Shape, dict[str, str]], Program]] = {
+    "kept_barriers": training,
+    "kept_barriers_remat": rematerialised_training,
 }
-"""Tricks that change a program; both programs are in this process."""
+"""Programs that the compiler options of the train step change; with and without them, both are in this process."""
 
 
-@contextlib.contextmanager
-def _without_barrier(function: str | None) -> Iterator[None]:
-    """Inside, the barrier that the function of this name sets is left out."""
-    with_barrier = barriers.materialise
-
-    def materialise(values: Any) -> Any:
-        return values if sys._getframe(1).f_code.co_name == function else with_barrier(values)
-
-    jax.clear_caches()  # which hold what was traced with all barriers
-    with mock.patch.object(barriers, "materialise", materialise):
-        yield
-    jax.clear_caches()
-
-
-def _programs(trick: Trick, shape: Shape) -> tuple[Program, Program]:
-    """With the trick, and without it. Raises ValueError if they are the same program."""
-    ours = trick.make(shape, trick.options)
-    with _without_barrier(trick.barrier):
-        plain = trick.make(shape, trick.options_without)
-    if trick.barrier is not None and ours.text == plain.text:
-        raise ValueError(f"{trick.barrier} no longer sets a barrier")
-    return ours, plain
+def _programs(make: Callable[[Shape, dict[str, str]], Program], shape: Shape) -> tuple[Program, Program]:
+    """With the options, and without them."""
+    return make(shape, _OPTIONS), make(shape, {})
 
 
 def _seconds(program: Program, repeats: int) -> float:
@@ -210,7 +151,7 @@ def ahead(shape: Shape, on: bool) -> float:
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), transformer.param_shapes(shape.config))
     init = jax.jit(optimizer.make_optimizer(_OPTIMIZER).init)
     tokens = jax.ShapeDtypeStruct((shape.rows, shape.length), jnp.int32)
-    step, state = jax.jit(_train_step(shape), compiler_options=_STEP), jax.eval_shape(init, params)
+    step, state = jax.jit(_train_step(shape), compiler_options=_OPTIONS), jax.eval_shape(init, params)
     jax.block_until_ready(params)
     start = time.perf_counter()
     if on:

@@ -4,6 +4,10 @@ Each call runs one stage over all documents and returns its records; finetuning 
 complete is not run again: a run that was stopped resumes where its files end, see `ilf_jax.stages.context`. While the
 checkpoint is being written the evaluation is under way; finetuning is complete, and the evaluation's first record
 written, once the checkpoint is on the disk.
+
+The path of one document: `stages/draft`, `stages/feedback`, `stages/refine` and `stages/score` turn it into records on
+disk, `stages/finetune` turns the picked text into token ids, `training/loop` takes the steps, and `runtime/checkpoint`
+writes the params.
 """
 
 import contextlib

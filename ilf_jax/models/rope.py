@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from ilf_jax.models.architecture import ModelConfig, RopeScaling
-from ilf_jax.runtime import barriers
 
 Rotation = tuple[jax.Array, jax.Array]
 """Cosines and sines, B x C x L x 1 x head_dim/2, of the angles by which positions turn queries and keys."""
@@ -33,8 +32,6 @@ def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -
 def rotation(config: ModelConfig, slides: bool, positions_BxCxL: jax.Array) -> Rotation | None:
     """The rotation of one kind of layer; None for a model without rotary positions.
 
-    Behind a barrier, for XLA would fuse sines and cosines into every layer and compute them there again.
-
     Args:
         slides: whether the layers have a sliding window, and so Gemma 3's local theta.
     """
@@ -45,7 +42,7 @@ def rotation(config: ModelConfig, slides: bool, positions_BxCxL: jax.Array) -> R
     else:
         freqs = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
     angles = positions_BxCxL[..., None, None].astype(jnp.float32) * freqs
-    return barriers.materialise((jnp.cos(angles), jnp.sin(angles)))
+    return jnp.cos(angles), jnp.sin(angles)
 
 
 def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:

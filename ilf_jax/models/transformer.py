@@ -17,7 +17,6 @@ from ilf_jax.models import attention, rope
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.cache import AttentionContext, Cache, Prefix
 from ilf_jax.models.compute import FLOAT32, ComputeOptions
-from ilf_jax.runtime import barriers
 
 Params = dict
 KV = tuple[jax.Array, jax.Array]
@@ -64,9 +63,7 @@ def _matmul_backwards(saved: tuple, dy: jax.Array) -> tuple[jax.Array, jax.Array
     gradient = jnp.einsum("td,tf->df", x, dy, preferred_element_type=jnp.float32)
     if gradient_so_far is not None:
         gradient = gradient_so_far + gradient
-    # Nothing further back is computed before this is done. Else, where memory is short, all that the kernels' gradients
-    # are made of may wait for them to the end, and all gradients for their sums.
-    return *barriers.materialise((dx, gradient)), None
+    return dx, gradient, None
 
 
 _matmul.defvjp(_matmul_forwards, _matmul_backwards, symbolic_zeros=True)

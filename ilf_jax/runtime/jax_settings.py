@@ -10,18 +10,11 @@ import pathlib
 
 import jax
 
-KEPT_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
-"""Compiler options for CPUs, whose backend otherwise drops each `optimization_barrier` before it fuses operations.
+TRAIN_STEP_ON_CPU = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+"""Compiler options of the train step on CPUs, whose backend otherwise drops the barriers that `jax.checkpoint` sets.
 
-Without them, what `jax.checkpoint` recomputes is kept after all, and what layers share is computed again in each.
-Measured as `kept_barriers`, `kept_barriers_remat` and `kept_barriers_inference`.
-"""
-
-TRAIN_STEP_ON_CPU = {**KEPT_BARRIERS, "xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-"""Compiler options of the train step on CPUs: its operations are ordered for little memory, not for concurrency.
-
-In the small train step of benchmarks/tricks.py that takes 6 % of the temporary memory away. With config.finetune.remat
-'full' it adds 44 % instead. Measured as `memory_scheduler` and `memory_scheduler_remat`.
+Without them, XLA merges what is recomputed with what it was computed from, and keeps it: config.finetune.remat then
+saves no memory. Measured as `kept_barriers` and `kept_barriers_remat`.
 """
 
 

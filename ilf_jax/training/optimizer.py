@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import optax
 
 from ilf_jax.config_sections import Training
-from ilf_jax.runtime import barriers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +42,6 @@ def _clip_by_global_norm(largest: float) -> optax.GradientTransformation:
 
     def clip(grads: optax.Updates, state: optax.OptState, params: optax.Params | None = None) -> tuple:
         factor = jnp.minimum(1.0, largest / jnp.maximum(optax.tree.norm(grads), 1e-30))
-        factor = barriers.materialise(factor)  # or XLA computes it again beside each gradient
         return jax.tree.map(lambda g: g * factor, grads), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), clip)

@@ -15,19 +15,6 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import tricks  # noqa: E402
 
 
-@pytest.mark.parametrize("name", [name for name, trick in tricks.COMPILED.items() if trick.barrier])
-def test_a_barrier_can_be_left_out(name):
-    ours, plain = tricks._programs(tricks.COMPILED[name], tricks._QUICK)
-    assert ours.text.count("optimization_barrier") > plain.text.count("optimization_barrier")
-    ours.run(), plain.run()
-
-
-def test_a_barrier_that_is_gone_is_noticed():
-    trick = tricks.Trick(tricks.inference, {}, {}, "no_such_function")
-    with pytest.raises(ValueError, match="no longer sets a barrier"):
-        tricks._programs(trick, tricks._QUICK)
-
-
 def test_kept_barriers_are_what_makes_rematerialisation_save_memory():
     shape = tricks.Shape(64, 4, 4, 65)
     ours, plain = tricks._programs(tricks.COMPILED["kept_barriers_remat"], shape)
@@ -44,10 +31,10 @@ def test_ratio_and_interval_against_scipy():
 
 
 def test_program(tmp_path):
-    done = subprocess.run([sys.executable, "benchmarks/tricks.py", "clip_barrier", "freeze_imports", "--quick",
+    done = subprocess.run([sys.executable, "benchmarks/tricks.py", "kept_barriers", "freeze_imports", "--quick",
                            "--pairs=2", f"--json={tmp_path / 'out.json'}"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert [line.split()[1] for line in done.stdout.splitlines()[2:]] == ["clip_barrier", "freeze_imports"]
+    assert [line.split()[1] for line in done.stdout.splitlines()[2:]] == ["kept_barriers", "freeze_imports"]
     results = json.loads((tmp_path / "out.json").read_text())
     assert all(len(r["with_s"]) == len(r["without_s"]) == 2 and r["low"] <= r["high"] for r in results)
     wrong = subprocess.run([sys.executable, "benchmarks/tricks.py", "clip"], cwd=ROOT, capture_output=True, text=True)
