@@ -143,7 +143,7 @@ class Ours:
 
     def training_examples(self) -> list[packing.TrainingExample]:
         """The training pairs, tokenised."""
-        return [finetune.training_example(self._config.finetune, self._task, self.lm, e, e.human_refinement)
+        return [finetune.encode_target(self._config.finetune, self._task, self.lm, e, e.human_refinement)
                 for e in self._examples]
 
     def _finetune(self) -> Callable[[], dict[str, Any]]:

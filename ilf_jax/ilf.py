@@ -6,8 +6,8 @@ checkpoint is being written the evaluation is under way; finetuning is complete,
 written, once the checkpoint is on the disk.
 
 The path of one document: `stages/draft`, `stages/feedback`, `stages/refine` and `stages/score` turn it into records on
-disk, `stages/finetune` turns the picked text into token ids, `training/loop` takes the steps, and `runtime/checkpoint`
-writes the params.
+disk; `stages/finetune` turns the picked text into token ids (`inference/training_texts`); `training/loop` batches them
+and takes the steps (`steps/finetune_step`); `inference/trained_model` has `runtime/checkpoint` write the params.
 """
 
 import contextlib
@@ -62,11 +62,11 @@ def run(
 def learn(method: Method) -> None:
     """Algorithm 1 for one configuration: the run's own, or that of a baseline."""
     context = method.before_training()
-    before_training = evaluate(context)
+    initial = evaluate(context)
     best_of_n(context)
     history: list[IterationRecords] = []
     for k in range(1, method.config.iterations + 1):
-        context = method.iteration(k)
+        context = method.begin_iteration(k)
         drafts = draft(context)
         feedback = give_feedback(context, drafts)
         candidates = refine(context, drafts, feedback)
@@ -74,6 +74,6 @@ def learn(method: Method) -> None:
         history.append(IterationRecords(context.examples, drafts, feedback, candidates, scored))
         with finetune(context, history) as saved:  # complete once the checkpoint is on disk, at the latest when left
             trained = method.with_policy(k)
-            evaluate(trained, before_training, saved)
-            best_of_n(trained, before_training)
+            evaluate(trained, initial, saved)
+            best_of_n(trained, initial)
         method.delete_old_checkpoints(k)

@@ -61,7 +61,7 @@ class Method:
         self._note_held_out(context)
         return context
 
-    def iteration(self, k: int) -> StageContext:
+    def begin_iteration(self, k: int) -> StageContext:
         """Iteration k, with the policy of the iteration before.
 
         Raises:

@@ -86,7 +86,7 @@ def measured(config: config_lib.Config, task: Task, roles: Roles, documents: Seq
         questions_by_document.append(answer_scoring.ask(judge, e.id, questions))
     layout = answer_scoring.choose_layout(judge, questions_by_document)
     settings = config.finetune
-    examples = [finetune.training_example(settings, task, policy, e, _completion(config, policy, e)) for e in longest]
+    examples = [finetune.encode_target(settings, task, policy, e, _completion(config, policy, e)) for e in longest]
     schedule = batch_schedule.make_plan(
         examples, epochs=1, batch_size=settings.batch_size, accumulation=settings.accumulation, shuffle=False, seed=0,
         **loop.row_shape(settings, policy.architecture, policy.placement, policy.compute, examples),

@@ -109,7 +109,7 @@ def _show_example(config: config_lib.Config, task: Task, roles: model_pool.Roles
     policy = roles.without_params("policy")
     target = config.finetune.target if hasattr(train[0], config.finetune.target) else "human_refinement"
     completion = getattr(train[0], target) or "(the text that the run selects)"
-    loss_mask.show(policy.tokenizer, finetune.training_example(config.finetune, task, policy, train[0], completion))
+    loss_mask.show(policy.tokenizer, finetune.encode_target(config.finetune, task, policy, train[0], completion))
 
 
 def _show_steps(

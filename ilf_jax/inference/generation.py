@@ -25,18 +25,18 @@ _REFILLED_PART = 4
 
 
 def refine_program(placement: Placement) -> jax.stages.Wrapped:
-    """`steps.refine.refine_step`, jitted."""
+    """`steps.refine_step.refine_step`, jitted."""
     return placement.jit(refine_step.refine_step, static_argnames=("config", "max_new_tokens", "compute"))
 
 
 def start_program(placement: Placement) -> jax.stages.Wrapped:
-    """`steps.refine.start_step`, jitted; slots stay where the mesh has them."""
+    """`steps.refine_step.start_step`, jitted; slots stay where the mesh has them."""
     return placement.jit(refine_step.start_step, static_argnames=("config", "max_new_tokens", "compute"),
                          out_shardings=None)
 
 
 def refill_program(placement: Placement) -> jax.stages.Wrapped:
-    """`steps.refine.refill_step`, jitted, in the memory of the slots before."""
+    """`steps.refine_step.refill_step`, jitted, in the memory of the slots before."""
     return placement.jit(refine_step.refill_step, static_argnames=("config", "compute"), donate_argnames="slots",
                          out_shardings=None)
 

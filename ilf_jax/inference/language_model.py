@@ -28,7 +28,7 @@ _LAYER_FLOPS = 3e10
 
 
 def answer_logits_program(placement: Placement) -> jax.stages.Wrapped:
-    """`steps.score.answer_logits_step`, jitted."""
+    """`steps.score_step.answer_logits_step`, jitted."""
     return placement.jit(score_step.answer_logits_step, static_argnames=_STATIC)
 
 

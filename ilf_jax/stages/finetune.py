@@ -77,7 +77,7 @@ def _finetune(context: StageContext, history: Sequence[IterationRecords], folder
     start = "policy" if settings.init == "previous" else "base"
     lm = context.roles.without_params(start)
     by_id = {e.id: e for records in learned_from for e in records.examples}
-    examples = [training_example(settings, context.task, lm, by_id[t.id], t) for t in targets]
+    examples = [encode_target(settings, context.task, lm, by_id[t.id], t) for t in targets]
     metrics = []
     if config.evaluate.target_nll:
         texts = [(by_id[t.id], t.completion) for t in targets]
@@ -181,7 +181,7 @@ def _learned_from(context: StageContext, records: IterationRecords) -> list[Lear
     return documents
 
 
-def training_example(
+def encode_target(
     settings: config_sections.Finetune, task: Task, lm: LanguageModel, example: Example, target: Target | str
 ) -> packing.TrainingExample:
     """Token ids and loss weights of one target; a document that leaves no room is shortened, the text never.

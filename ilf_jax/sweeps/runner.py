@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from ilf_jax.errors import InputError
 from ilf_jax.runtime import progress
 from ilf_jax.runtime.files import lock, write_atomically
 from ilf_jax.sweeps import grid as cells_lib
@@ -25,6 +26,7 @@ from ilf_jax.sweeps.grid import Cell, Sweep
 
 _LOG_LINES = 12
 _POLL_SECONDS = 0.2
+_SBATCH = Path(__file__).parents[2] / "launch" / "slurm.sbatch"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Command = Callable[[Sweep, Cell, Path], list[str]]
@@ -57,20 +59,41 @@ def is_done(workdir: Path, cell: Cell) -> bool:
 
 def shell_lines(sweep: Sweep, workdir: Path) -> list[str]:
     """A shell command for each incomplete cell. It marks the cell as complete, as `run` does."""
-    incomplete = [(cell, cell_folder(workdir, cell)) for cell in sweep.cells if not is_done(workdir, cell)]
-    return [f"{shlex.join(command(sweep, cell, folder))} && touch {shlex.quote(str(_beside(folder, '.done')))}"
-            for cell, folder in incomplete]
+    return [f"{shlex.join(command(sweep, cell, folder))} && {_mark(folder)}"
+            for cell, folder in _incomplete(sweep, workdir)]
+
+
+def _incomplete(sweep: Sweep, workdir: Path) -> list[tuple[Cell, Path]]:
+    return [(cell, cell_folder(workdir, cell)) for cell in sweep.cells if not is_done(workdir, cell)]
+
+
+def _mark(folder: Path) -> str:
+    return f"touch {shlex.quote(str(_beside(folder, '.done')))}"
 
 
 def slurm_script(sweep: Sweep, workdir: Path) -> str:
-    """A SLURM job array with one task for each incomplete cell."""
-    lines = shell_lines(sweep, workdir)
-    if not lines:
+    """A Slurm job array with one task for each incomplete cell. Makes the folder of their logs.
+
+    A task runs its cell by launch/slurm.sbatch, so it saves, requeues itself and resumes as any job does.
+
+    Raises:
+        InputError: launch/slurm.sbatch is not beside the package.
+    """
+    if not _SBATCH.exists():
+        raise InputError(f"--emit=slurm: {_SBATCH} is not there; run launch/sweep.py of a checkout")
+    incomplete = _incomplete(sweep, workdir)
+    if not incomplete:
         return "#!/usr/bin/env bash\n# all cells are complete: nothing to run\n"
-    logs = workdir / "cells" / "slurm-%A_%a.log"
+    logs = workdir / "cells"
+    logs.mkdir(parents=True, exist_ok=True)  # Slurm opens a log before the script runs, and ends the task if it cannot
+    python, *_ = command(sweep, *incomplete[0])
+    lines = [f"{shlex.join(['bash', str(_SBATCH), *command(sweep, cell, folder)[3:]])} && {_mark(folder)}"
+             for cell, folder in incomplete]
     return "\n".join([
-        "#!/usr/bin/env bash", f"#SBATCH --array=0-{len(lines) - 1}", f"#SBATCH --output={logs}", "set -euo pipefail",
-        "commands=(", *(f"  {shlex.quote(line)}" for line in lines), ")",
+        "#!/usr/bin/env bash", f"#SBATCH --array=0-{len(lines) - 1}", f"#SBATCH --output={logs / 'slurm-%A_%a.log'}",
+        "#SBATCH --open-mode=append", "#SBATCH --signal=TERM@120", "#SBATCH --requeue", "set -euo pipefail",
+        f"export PYTHON={shlex.quote(python)}", "commands=(", *(f"  {shlex.quote(line)}" for line in lines), ")",
+        "trap ':' TERM # of scancel: the cell gets it, too, and saves",
         'eval "${commands[$SLURM_ARRAY_TASK_ID]}"', "",
     ])
 

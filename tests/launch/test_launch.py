@@ -1,5 +1,6 @@
 """The scripts in launch/ that cannot be run here: what they would do, and that they are well-formed."""
 
+import json
 import os
 import pathlib
 import re
@@ -29,49 +30,128 @@ def test_multiprocess_tells_its_usage(arguments):
     assert done.returncode == 2 and done.stderr.startswith("usage: bash launch/multiprocess.sh N --")
 
 
-def test_tpu_pod_prints_what_it_would_do(tmp_path):
-    done = subprocess.run(
-        ["bash", LAUNCH / "tpu_pod.sh", "mine", "us-west4-a", "v5litepod-16", "--", "--config=configs/tldr_5k.py",
-         "--workdir=gs://bucket/run", "--config.data.folder=with a space"],
-        env={**os.environ, "PRINT": "1", "TMPDIR": str(tmp_path)}, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert lines[0].startswith("git archive")
-    verbs = [next(word for word in line.split() if word in ("create", "scp", "ssh", "delete")) for line in lines[1:]]
-    assert verbs == ["create", "scp", "ssh", "ssh", "ssh", "scp", "delete"]
-    assert "--accelerator-type=v5litepod-16" in lines[1] and all("--zone=us-west4-a" in line for line in lines[1:])
-    assert "with" in lines[4] and lines[4].count("\\\\") > 0  # quoted for both shells
-    assert not list(tmp_path.iterdir())
+POD = ["mine", "us-west4-a", "v5litepod-16", "--", "--config=configs/tldr_5k.py", "--workdir=gs://bucket/run",
+       "--config.data.folder=it's a space"]
+SECRET = "hf_not_to_be_seen"
 
-
-FAKE_GCLOUD = """#!/usr/bin/env bash
-# Runs what would run on the slice here; the installation, and copies, are left out.
-echo "$4" >> "$HOME/verbs"
-for argument in "$@"; do
-  case "$argument" in
-    --command=*uv*) exit 0 ;;
-    --command=*) cd "$HOME" && exec bash -c "${argument#--command=}" ;;
-  esac
-done
+GCLOUD = """#!{python}
+# Knows those commands and flags of gcloud (of September 2025) that are needed; runs here what would run on the slice.
+import json, os, pathlib, shutil, subprocess, sys
+where = {{"zone", "project", "worker"}}
+flags = {{
+    "compute tpus queued-resources create": where | {{"node-id", "accelerator-type", "runtime-version", "spot"}},
+    "alpha compute tpus queued-resources create": where | {{
+        "node-id", "accelerator-type", "runtime-version", "spot", "reservation", "provisioning-model"}},
+    "compute tpus queued-resources describe": where | {{"format"}},
+    "compute tpus queued-resources delete": where | {{"force", "quiet", "async"}},
+    "compute tpus tpu-vm ssh": where | {{"command", "ssh-flag"}},
+    "compute tpus tpu-vm scp": where | {{"recurse", "compress"}},
+}}
+given = sys.argv[1:]
+command = next((name for name in flags if given[: len(name.split())] == name.split()), None)
+if command is None:
+    sys.exit(f"gcloud: invalid choice: {{given}}")
+rest = given[len(command.split()):]
+options = dict(word[2:].partition("=")[::2] for word in rest if word.startswith("--"))
+words = [word for word in rest if not word.startswith("--")]
+if set(options) - flags[command]:
+    sys.exit(f"gcloud: unrecognized arguments: {{set(options) - flags[command]}}")
+home, verb = pathlib.Path(os.environ["HOME"]), command.split()[-1]
+with (home / "calls").open("a") as f:
+    f.write(json.dumps([verb, *rest]) + "\\n")
+if verb == "describe":
+    states = (home / "states").read_text().split()
+    print(states[0])
+    (home / "states").write_text(" ".join(states[1:] or states))
+elif verb == "scp" and words[-1] == "mine:":
+    for file in words[:-1]:
+        shutil.copy(file, home)
+elif verb == "ssh":
+    if (home / "broken").exists() and "run.log" in options["command"]:
+        sys.exit(255)
+    if "uv venv" not in options["command"]:
+        sys.exit(subprocess.run(["bash", "-c", options["command"]], cwd=home).returncode)
 """
+
+
+def tpu_pod(home, *arguments, states="WAITING_FOR_RESOURCES ACTIVE", code=0, **environment):
+    """tpu_pod.sh, with a gcloud, and a Python on the slice, that write down what they are given."""
+    python = home / "ilf-jax/.venv/bin/python"
+    python.parent.mkdir(parents=True, exist_ok=True)
+    (home / "bin").mkdir(exist_ok=True)
+    python.write_text(f'#!/usr/bin/env bash\nprintf "<%s>" "$@" "token=${{HF_TOKEN:-}}"; exit {code}\n')
+    (home / "bin/gcloud").write_text(GCLOUD.format(python=sys.executable))
+    (home / "states").write_text(states)
+    for program in (python, home / "bin/gcloud"):
+        program.chmod(0o755)
+    return subprocess.run(
+        ["bash", LAUNCH / "tpu_pod.sh", *(arguments or POD)], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "HOME": str(home), "PATH": f"{home / 'bin'}:{os.environ['PATH']}", "TMPDIR": str(home),
+             "POLL_SECONDS": "0.1", **environment})
+
+
+def calls(home):
+    return [json.loads(line) for line in (home / "calls").read_text().splitlines()]
 
 
 @pytest.mark.parametrize("code", [0, 3])
 def test_tpu_pod_runs_with_the_flags_given_and_ends_with_the_run_s_code(code, tmp_path):
-    python = tmp_path / "ilf-jax/.venv/bin/python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/usr/bin/env bash\nprintf "<%s>" "$@"; exit {code}\n')
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/gcloud").write_text(FAKE_GCLOUD)
-    for program in (python, tmp_path / "bin/gcloud"):
-        program.chmod(0o755)
-    done = subprocess.run(
-        ["bash", LAUNCH / "tpu_pod.sh", "mine", "zone", "v5litepod-16", "--", "--config=a.py", "--config.x=two words"],
-        env={**os.environ, "HOME": str(tmp_path), "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
-             "TMPDIR": str(tmp_path)}, capture_output=True, text=True, timeout=60)
+    done = tpu_pod(tmp_path, code=code, HF_TOKEN=SECRET)
     assert done.returncode == code, done.stderr
-    assert "<-m><ilf_jax.main><--config=a.py><--config.x=two words>" in done.stdout
-    assert (tmp_path / "verbs").read_text().split() == ["create", "scp", "ssh", "ssh", "ssh", "scp", "delete"]
+    assert "<-m><ilf_jax.main><--config=configs/tldr_5k.py><--workdir=gs://bucket/run>" in done.stdout
+    assert "<--config.data.folder=it's a space>" in done.stdout and f"<token={SECRET}>" in done.stdout
+    made = calls(tmp_path)
+    assert [verb for verb, *_ in made] == ["create", "describe", "describe", "describe", "scp", "ssh", "ssh", "ssh",
+                                           "scp", "delete"]
+    assert {"--accelerator-type=v5litepod-16", "--runtime-version=v2-alpha-tpuv5-lite"} < set(made[0])
+    assert all("--zone=us-west4-a" in call for call in made)
+    assert SECRET not in (tmp_path / "calls").read_text()
+    assert not [p for p in tmp_path.rglob("hf_token")]
+
+
+def test_what_tpu_pod_prints_can_be_pasted(tmp_path):
+    printed = tpu_pod(tmp_path, PRINT="1", HF_TOKEN=SECRET, SPOT="1")
+    assert printed.returncode == 0 and not (tmp_path / "calls").exists()
+    assert SECRET not in printed.stdout + printed.stderr and "\\ " not in printed.stdout
+    pasted = subprocess.run(
+        ["bash", "-e"], input=printed.stdout, capture_output=True, text=True, cwd=LAUNCH.parent,
+        env={**os.environ, "HOME": str(tmp_path), "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+             "HF_TOKEN": SECRET})
+    assert pasted.returncode == 0, pasted.stderr
+    assert "<--config.data.folder=it's a space>" in pasted.stdout and f"<token={SECRET}>" in pasted.stdout
+    assert "--spot" in calls(tmp_path)[0] and not [p for p in tmp_path.rglob("hf_token")]
+    (LAUNCH.parent / "mine.log").unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(("type", "software"), [
+    ("v4-32", "tpu-ubuntu2204-base"), ("v5litepod-4", "v2-alpha-tpuv5-lite"), ("v5p-64", "v2-alpha-tpuv5"),
+    ("v6e-16", "v2-alpha-tpuv6e")])
+def test_tpu_software_goes_by_the_type(type, software, tmp_path):
+    printed = tpu_pod(tmp_path, "mine", "zone", type, "--", "--config=a.py", PRINT="1")
+    assert f"--runtime-version={software}" in printed.stdout
+
+
+@pytest.mark.parametrize(("type", "environment", "words"), [
+    ("tpu7x-16", {}, "gke_jobset.yaml"), ("h100-8", {}, "set VERSION"),
+    ("v4-8", {"SPOT": "1", "RESERVATION": "ours"}, "exclude each other")])
+def test_tpu_pod_refuses(type, environment, words, tmp_path):
+    done = tpu_pod(tmp_path, "mine", "zone", type, "--", "--config=a.py", **environment)
+    assert done.returncode == 2 and words in done.stderr and not (tmp_path / "calls").exists()
+
+
+def test_a_reservation_is_named(tmp_path):
+    assert tpu_pod(tmp_path, RESERVATION="ours").returncode == 0
+    assert "--reservation=ours" in calls(tmp_path)[0]
+
+
+@pytest.mark.parametrize(("states", "words"), [("FAILED", "request for mine has failed"),
+                                               ("ACTIVE SUSPENDING", "preempted")])
+def test_a_slice_that_is_lost_ends_in_75_and_is_deleted(states, words, tmp_path):
+    if states.startswith("ACTIVE"):
+        (tmp_path / "broken").touch()
+    done = tpu_pod(tmp_path, states=states)
+    assert done.returncode == 75 and words in done.stderr, done.stderr
+    assert calls(tmp_path)[-1][0] == "delete"
 
 
 def test_jobset():

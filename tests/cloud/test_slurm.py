@@ -1,0 +1,144 @@
+"""Jobs of a real Slurm, two nodes on this machine: at their time limit, requeued, cancelled, in an array."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+import slurm_cluster
+
+pytestmark = pytest.mark.skipif(bool(slurm_cluster.missing()), reason=slurm_cluster.missing())
+
+ROOT = pathlib.Path(__file__).parents[2]
+FLAGS = [
+    "--config=configs/quickstart.py", "--config.iterations=2", "--config.baselines=()", "--config.data.train_size=12",
+    "--config.data.eval_size=6", "--config.refine.num_candidates=2", "--config.checkpoint.every_steps=1",
+    *(f"--config.{part}.batch_size=4" for part in ("draft", "refine", "score", "finetune", "evaluate")),
+]
+ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "PYTHON": sys.executable, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+NODES = ["--nodes=2", "--gpus-per-node=0", "--cpus-per-task=1"]
+
+
+def records(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.jsonl")
+            if p.name != "performance.jsonl"}
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with slurm_cluster.Cluster(tmp_path_factory.mktemp("slurm")) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Records of the same run by one process with two devices, outside of Slurm."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    env = {**os.environ, **ENVIRONMENT, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run([sys.executable, "-m", "ilf_jax.main", *FLAGS, f"--workdir={folder}"], cwd=ROOT, env=env,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return records(folder)
+
+
+def submit(cluster, folder, more=()):
+    """A job of two processes. (Its number, its log.)"""
+    log = folder.with_suffix(".log")
+    job = cluster.submit(*NODES, f"--output={log}", f"--chdir={ROOT}", str(ROOT / "launch/slurm.sbatch"), *FLAGS,
+                         f"--workdir={folder}", *more, **ENVIRONMENT)
+    return job, log
+
+
+def ended(cluster, job):
+    return cluster.state(job) not in ("PENDING", "RUNNING", "COMPLETING")
+
+
+def refining(folder):
+    return any(folder.glob("iteration_001/refine/0*.jsonl"))
+
+
+def resume(cluster, job):
+    """Waits until a requeued job has run again and is complete. It starts after `cred_expire` seconds."""
+    cluster.wait(lambda: cluster.state(job) == "PENDING")
+    cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=30")
+    cluster.wait(lambda: ended(cluster, job))
+    assert cluster.state(job) == "COMPLETED"
+
+
+def test_at_the_time_limit_a_job_saves_and_resumes(cluster, undisturbed, tmp_path):
+    job, log = submit(cluster, tmp_path / "run")
+    cluster.wait(lambda: refining(tmp_path / "run"))
+    cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=1")
+    resume(cluster, job)
+    said = log.read_text()
+    assert said.count("Exited with exit code 143") == 2, said
+    assert records(tmp_path / "run") == undisturbed
+
+
+def test_a_requeued_job_resumes(cluster, undisturbed, tmp_path):
+    job, _ = submit(cluster, tmp_path / "run")
+    cluster.wait(lambda: refining(tmp_path / "run"))
+    cluster.call("scontrol", "requeue", job)
+    resume(cluster, job)
+    assert records(tmp_path / "run") == undisturbed
+
+
+def test_a_killed_job_requeues_itself(cluster, undisturbed, tmp_path):
+    job, _ = submit(cluster, tmp_path / "run")
+    cluster.wait(lambda: refining(tmp_path / "run"))
+    cluster.call("scancel", "--signal=KILL", f"{job}.0")
+    resume(cluster, job)
+    assert records(tmp_path / "run") == undisturbed
+
+
+def test_a_canceled_job_stays_ended_and_another_resumes(cluster, undisturbed, tmp_path):
+    job, _ = submit(cluster, tmp_path / "run")
+    cluster.wait(lambda: refining(tmp_path / "run"))
+    cluster.call("scancel", job)
+    cluster.wait(lambda: cluster.state(job) not in ("RUNNING", "COMPLETING"))
+    assert cluster.state(job) == "CANCELLED"
+    before = records(tmp_path / "run")
+    assert before.keys() < undisturbed.keys()
+    job, _ = submit(cluster, tmp_path / "run")
+    cluster.wait(lambda: ended(cluster, job))
+    assert cluster.state(job) == "COMPLETED" and records(tmp_path / "run") == undisturbed
+
+
+def test_bad_input_is_not_tried_again(cluster, tmp_path):
+    job, log = submit(cluster, tmp_path / "run", more=["--config.iterations=-1"])
+    cluster.wait(lambda: ended(cluster, job))
+    assert cluster.state(job) == "FAILED" and "config.iterations: -1 is out of range" in log.read_text()
+
+
+SWEEP = """
+from ilf_jax.sweeps.grid import Sweep, axis
+
+
+def get_sweep():
+    return Sweep("configs/quickstart.py", axis("seed", 0, 1), ("evaluate/insult_rate",), always={always!r})
+"""
+
+
+def test_an_array_runs_a_sweep(cluster, tmp_path):
+    always = {"iterations": 1, "baselines": (), "data.train_size": 12, "data.eval_size": 6, "refine.num_candidates": 2}
+    (tmp_path / "sweep.py").write_text(SWEEP.format(always=always))
+    flags = [f"--config={tmp_path / 'sweep.py'}", f"--workdir={tmp_path / 'cells of a sweep'}"]
+    environment = {**os.environ, **ENVIRONMENT}
+
+    def sweep(*more):
+        done = subprocess.run([sys.executable, "launch/sweep.py", *flags, *more], cwd=ROOT, env=environment,
+                              capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    (tmp_path / "array.sbatch").write_text(sweep("--emit=slurm"))
+    job = cluster.submit(f"--chdir={ROOT}", str(tmp_path / "array.sbatch"), **ENVIRONMENT)
+    folder = tmp_path / "cells of a sweep" / "cells"
+    cluster.wait(lambda: any(folder.glob("seed=1/iteration_001/refine/manifest.json")))
+    cluster.call("scancel", "--signal=TERM", f"{job}_1.0")  # as the time limit does
+    cluster.wait(lambda: (folder / "seed=0.done").exists() and cluster.state(f"{job}_1") == "PENDING")
+    assert not (folder / "seed=1.done").exists()
+    cluster.wait((folder / "seed=1.done").exists)
+    assert len(list(folder.glob("slurm-*.log"))) == 2
+    assert "seed=1" in sweep("--table") and "nothing to run" in sweep("--emit=slurm")
