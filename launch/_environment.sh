@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts in this folder: creates .venv on a bare machine and sets $PYTHON to its interpreter.
 # ILF_JAX_PYTHON names the interpreter that creates it; default: the first Python 3.11 or later on the PATH.
 set -euo pipefail

@@ -2,6 +2,7 @@
 # Sets up a bare machine and runs the test suite: bash launch/test.sh [--fast] [pytest args]
 # --fast runs the tests marked `fast`: some of every room of the package, in under five minutes on two cores. It leaves
 # the type checker out.
+# shellcheck source-path=SCRIPTDIR source=_environment.sh
 source "$(dirname "${BASH_SOURCE[0]}")/_environment.sh"
 fast=no
 if [ "${1:-}" = --fast ]; then

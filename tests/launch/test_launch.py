@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 
+import jsonschema
 import pytest
 import yaml
 
@@ -19,9 +20,16 @@ SCRIPTS = sorted(p.name for p in LAUNCH.iterdir() if p.suffix in (".sh", ".sbatc
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_is_a_script(name):
-    assert (LAUNCH / name).read_text().startswith(("#!/usr/bin/env bash", "# Sourced"))
+    assert (LAUNCH / name).read_text().startswith(("#!/usr/bin/env bash", "# shellcheck shell=bash\n# Sourced"))
     done = subprocess.run(["bash", "-n", LAUNCH / name], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+def test_shellcheck_finds_nothing():
+    done = subprocess.run(["shellcheck", "-x", "-P", LAUNCH, *(LAUNCH / name for name in SCRIPTS)], cwd=LAUNCH.parent,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 @pytest.mark.parametrize("arguments", [[], ["two", "--", "a"], ["2", "a"], ["0", "--", "a"]])
@@ -154,23 +162,73 @@ def test_a_slice_that_is_lost_ends_in_75_and_is_deleted(states, words, tmp_path)
     assert calls(tmp_path)[-1][0] == "delete"
 
 
-def test_jobset():
-    """The fields that JobSet v1alpha2 and GKE's TPU nodes require."""
-    job = yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text())
-    assert (job["apiVersion"], job["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
-    assert set(job["spec"]) <= {"replicatedJobs", "failurePolicy", "network", "successPolicy", "startupPolicy",
-                                "suspend", "coordinator", "managedBy", "ttlSecondsAfterFinished"}
+def strict(schema):
+    """An OpenAPI schema of Kubernetes' as JSON schema that refuses fields it does not name."""
+    schema = {key: value for key, value in schema.items() if not key.startswith("x-") and key != "format"}
+    if "properties" in schema:
+        schema["properties"] = {name: strict(value) for name, value in schema["properties"].items()}
+        schema["additionalProperties"] = False
+    elif isinstance(schema.get("additionalProperties"), dict):
+        schema["additionalProperties"] = strict(schema["additionalProperties"])
+    if "items" in schema:
+        schema["items"] = strict(schema["items"])
+    return schema
+
+
+@pytest.fixture(scope="module")
+def jobset_schema():
+    """JobSet's own, which has a Job's inside."""
+    path = LAUNCH.parents[1] / "shared/data/jobset/jobset.x-k8s.io_jobsets.yaml"
+    if not path.exists():
+        pytest.skip("JobSet's schema is not here")
+    (definition, *_) = yaml.safe_load_all(path.read_text(encoding="utf-8"))
+    (version,) = (v for v in definition["spec"]["versions"] if v["name"] == "v1alpha2")
+    return version["schema"]["openAPIV3Schema"]
+
+
+def manifest(name):
+    return yaml.safe_load((LAUNCH / name).read_text(encoding="utf-8"))
+
+
+def test_jobset(jobset_schema):
+    job = manifest("gke_jobset.yaml")
+    jsonschema.validate(job, strict(jobset_schema))
+    pod = job["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    pod["containers"][0]["envFrom_"] = []
+    with pytest.raises(jsonschema.ValidationError, match="envFrom_"):
+        jsonschema.validate(job, strict(jobset_schema))
+
+
+def test_jobset_has_a_process_for_each_host_and_fails_only_where_a_restart_is_in_vain():
+    job = manifest("gke_jobset.yaml")
     (replicated,) = job["spec"]["replicatedJobs"]
-    assert set(replicated) <= {"name", "replicas", "template", "groupName", "dependsOn"}
     batch = replicated["template"]["spec"]
     assert batch["parallelism"] == batch["completions"]
     pod = batch["template"]["spec"]
-    assert pod["restartPolicy"] in ("Never", "OnFailure")
     wide, high = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
     (container,) = pod["containers"]
-    chips = int(container["resources"]["limits"]["google.com/tpu"])
-    assert wide * high == chips * batch["parallelism"]
-    assert any(a.startswith("--workdir=gs://") for a in container["args"])
+    assert wide * high == int(container["resources"]["limits"]["google.com/tpu"]) * batch["parallelism"]
+    (rule,) = batch["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"] == {"containerName": container["name"], "operator": "NotIn", "values": [75, 137, 143]}
+    assert pod["serviceAccountName"] and not any("value" in e for e in container["env"] if e["name"] == "HF_TOKEN")
+
+
+def test_sweep_job(jobset_schema):
+    job = manifest("gke_sweep.yaml")
+    of_jobset = jobset_schema["properties"]["spec"]["properties"]["replicatedJobs"]["items"]["properties"]
+    schema = strict(of_jobset["template"])["properties"]["spec"]
+    jsonschema.validate(job["spec"], schema)
+    with pytest.raises(jsonschema.ValidationError, match="completion_mode"):
+        jsonschema.validate({**job["spec"], "completion_mode": "Indexed"}, schema)
+    (rule,) = job["spec"]["podFailurePolicy"]["rules"]
+    assert rule["action"] == "FailIndex" and rule["onExitCodes"]["values"] == [75, 137, 143]
+    assert "--cell=$(JOB_COMPLETION_INDEX)" in job["spec"]["template"]["spec"]["containers"][0]["args"]
+
+
+def test_image_runs_as_a_user_and_leaves_out_what_is_not_needed():
+    lines = (LAUNCH / "Dockerfile").read_text().splitlines()
+    assert lines.index("USER 1000") > lines.index("COPY . .")
+    assert {".git", ".venv", "tests"} <= set((LAUNCH.parent / ".dockerignore").read_text().split())
 
 
 # What bash 3.2, the one on macOS, lacks: these two scripts are run there.
