@@ -90,7 +90,7 @@ def slurm_script(sweep: Sweep, workdir: Path) -> str:
     lines = [f"{shlex.join(['bash', str(_SBATCH), *command(sweep, cell, folder)[3:]])} && {_mark(folder)}"
              for cell, folder in incomplete]
     return "\n".join([
-        "#!/usr/bin/env bash", f"#SBATCH --array=0-{len(lines) - 1}", f"#SBATCH --output={logs / 'slurm-%A_%a.log'}",
+        "#!/usr/bin/env bash", f"#SBATCH --array=0-{len(lines) - 1}", f'#SBATCH --output="{logs}/slurm-%A_%a.log"',
         "#SBATCH --open-mode=append", "#SBATCH --signal=TERM@120", "#SBATCH --requeue", "set -euo pipefail",
         f"export PYTHON={shlex.quote(python)}", "commands=(", *(f"  {shlex.quote(line)}" for line in lines), ")",
         "trap ':' TERM # of scancel: the cell gets it, too, and saves",
