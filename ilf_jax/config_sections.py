@@ -240,7 +240,7 @@ class Mesh:
 class Config:
     """One run. See the sections for their keys."""
 
-    seed: int = key(0, "every random choice follows from it", low=0)
+    seed: int = key(0, "every random choice follows from it; 64 bits", low=0, high=2**64 - 1)
     iterations: int = key(1, "K; 0: the policy is evaluated as it is, and a reward model trained", low=0)
     task: str = key("summarize", "which task; file:PATH:NAME or module:PACKAGE.MODULE:NAME: your own Task class",
                     registry=registry.TASKS)
