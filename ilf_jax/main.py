@@ -1,7 +1,7 @@
 """Runs ILF, or resumes a run that stopped.
 
 ilf-jax run --config=configs/NAME.py[:arg=value,...] --workdir=DIR [--config.a.b=VALUE ...]
-            [--dry_run [--topology=v5e:4x4]]
+            [--dry_run [--topology=v5e:4x4]] [--allow_change=SECTION,...]
 
 python -m ilf_jax.main is the same.
 """
@@ -24,9 +24,11 @@ _TOPOLOGY = flags.DEFINE_string("topology", None, "With --dry_run: compile for t
 _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, if there are several.")
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.", lower_bound=1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
+_ALLOW_CHANGE = flags.DEFINE_list("allow_change", [], "Sections of the config, or keys, in which a resumed run may "
+                                  "differ from its folder, as long as no stage that reads them has begun.")
 _PROFILE = flags.DEFINE_integer("profile", 0, "Number of training steps to record a profile of.", lower_bound=0)
 _OWN_FLAGS = ("config", "workdir", "dry_run", "topology", "coordinator_address", "num_processes", "process_id",
-              "profile")
+              "profile", "allow_change")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -91,7 +93,7 @@ def main(argv: Sequence[str]) -> int:
 
         jax_settings.freeze_imports()
         with distributed.exit_with_the_others():
-            ilf.run(config, _WORKDIR.value, _PROFILE.value)
+            ilf.run(config, _WORKDIR.value, _PROFILE.value, _ALLOW_CHANGE.value)
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

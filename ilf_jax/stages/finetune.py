@@ -65,7 +65,6 @@ def finetune(context: StageContext, history: Sequence[IterationRecords]) -> Iter
 
 def _finetune(context: StageContext, history: Sequence[IterationRecords], folder: StageFolder) -> Pending[None]:
     config, settings, meter = context.config, context.config.finetune, performance.Meter()
-    folder.begin()
     learned_from = history if settings.data == "cumulative" else history[-1:]
     objective_class = objectives.by_choice(settings.objective)
     targets = [target for records in learned_from for document in _learned_from(context, records)
@@ -73,11 +72,12 @@ def _finetune(context: StageContext, history: Sequence[IterationRecords], folder
     if not targets:
         raise InputError(f"iteration {context.iteration}: every text to imitate is empty, there is nothing to learn "
                          "from")
-    folder.write_shard(0, 1, targets)
     start = "policy" if settings.init == "previous" else "base"
     lm = context.roles.without_params(start)
     by_id = {e.id: e for records in learned_from for e in records.examples}
     examples = [training_example(settings, context.task, lm, by_id[t.id], t) for t in targets]
+    folder.begin()  # only now, so that what stops the run above can be mended by --allow_change=finetune
+    folder.write_shard(0, 1, targets)
     metrics = []
     if config.evaluate.target_nll:
         texts = [(by_id[t.id], t.completion) for t in targets]
