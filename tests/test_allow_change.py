@@ -52,7 +52,7 @@ def test_a_baseline_s_folder_is_compared_before_the_run_goes_on(stopped):
     ilf_jax.run(config, folder)
     config.baselines = {"slow": {"finetune.learning_rate": 1e-6}}
     metrics = (folder / "metrics.jsonl").read_bytes()
-    with pytest.raises(InputError, match=r"(?s)baselines/slow: holds a run.*learning_rate: 1e-05 -> 1e-06 \(finetune has"):
+    with pytest.raises(InputError, match=r"(?s)baselines/slow: holds.*learning_rate: 1e-05 -> 1e-06 \(finetune has"):
         ilf_jax.run(config, folder, allow_change=("baselines", "finetune"))
     assert (folder / "metrics.jsonl").read_bytes() == metrics
     config.baselines = {"slow": {"finetune.learning_rate": 1e-5}, "more": {"finetune.epochs": 2}}
