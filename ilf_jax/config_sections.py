@@ -60,6 +60,8 @@ class Data:
     eval_size: int = key(64, "held-out documents; 0: no evaluation", low=0)
     on_error: str = key("stop", "what a bad row does", choices=("stop", "skip"))
     skip_empty: tuple[str, ...] = key((), "leave out rows in which one of these fields is blank")
+    too_long: str = key("stop", "what a row does whose texts, without the document, leave no room in a prompt or in "
+                        "finetune.max_length; truncate cuts these texts", choices=("stop", "skip", "truncate"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -179,6 +179,8 @@ def set_up(
     comparisons = comparisons_lib.load_comparisons(config.reward) if config.reward.source else None
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     model_pool.compute_of(config, mesh)  # refuses what the devices cannot do
+    pool = model_pool.ModelPool(mesh, config.seed, config.precision)
+    documents = preflight.fitting(config, task, documents, pool)
     _check_baselines(storage.path(workdir), config, allow_change)
     folder, lock = workdir_lib.open_workdir(workdir, config_lib.to_dict(config), task.directions(), allow_change)
     with lock, files.full_disk_explained(folder.path):
@@ -187,7 +189,6 @@ def set_up(
         if comparisons is not None:
             write_records(folder.iteration(0) / "comparisons.jsonl", (*comparisons.train, *comparisons.held_out),
                           "config.reward")
-        pool = model_pool.ModelPool(mesh, config.seed, config.precision)
         yield Setup(
             Method("", config, folder, task, documents, pool, SharedStages(), folder.path / "tokenizer",
                    folder.reward_model if comparisons is not None else None, profiled_steps),
@@ -201,10 +202,13 @@ def baseline_folder(workdir: storage.Path, name: str) -> storage.Path:
 
 def _check_baselines(workdir: storage.Path, config: config_lib.Config, allow_change: Collection[str]) -> None:
     """Raises InputError if a baseline's folder has been begun with another configuration: before the run, not after."""
-    for name in config.baselines or {}:
-        wanted = json.loads(json.dumps(config_lib.to_dict(config_lib.baseline(config, name))))
-        distributed.on_main(lambda name=name, wanted=wanted: workdir_lib.check_config(
-            baseline_folder(workdir, name), wanted, allow_change))
+
+    def check_all() -> None:
+        for name in config.baselines or {}:
+            wanted = json.loads(json.dumps(config_lib.to_dict(config_lib.baseline(config, name))))
+            workdir_lib.check_config(baseline_folder(workdir, name), wanted, allow_change)
+
+    distributed.on_main(check_all)
 
 
 def write_records(path: storage.Path, rows: Sequence[Example | Comparison], section: str) -> None:
@@ -235,7 +239,6 @@ def _train_tokenizer(
 
     def train() -> None:
         if not (folder / "tokenizer" / "tokenizer_config.json").exists():
-            texts = (f"{e.document} {e.reference}" for examples in documents.by_iteration.values() for e in examples)
-            bpe_training.train_bpe(texts, size, folder / "tokenizer", task.token_units)
+            bpe_training.train_bpe(documents.texts(), size, folder / "tokenizer", task.token_units)
 
     distributed.on_main(train)

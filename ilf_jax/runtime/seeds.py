@@ -1,7 +1,7 @@
 """From a run's seed to a key: which seeds there are, and that no two of them share one."""
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 
 LARGEST = 2**64 - 1
 """A key has 64 bits, so there are as many seeds."""
@@ -20,5 +20,5 @@ def key(seed: int) -> jax.Array:
     """
     if not 0 <= seed <= LARGEST:
         raise ValueError(f"seed {seed} is not between 0 and {LARGEST}")
-    words = np.array([seed >> 32, seed & 0xFFFFFFFF], np.uint32)
+    words = jnp.array([seed >> 32, seed & 0xFFFFFFFF], jnp.uint32)
     return jax.random.wrap_key_data(words, impl="threefry2x32")

@@ -3,19 +3,19 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from ilf_jax import config as config_lib
 from ilf_jax import config_sections
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, TooLongError
 from ilf_jax.evaluation import statistics
-from ilf_jax.inference import likelihoods, trained_model, training_texts
+from ilf_jax.inference import fitting, likelihoods, trained_model, training_texts
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.models import checkpoint_io
 from ilf_jax.records import Candidates, Draft, Example, Feedback, Scored, Target
-from ilf_jax.runtime import performance, storage
+from ilf_jax.runtime import performance, progress, storage
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.stages import context as context_lib
@@ -75,7 +75,7 @@ def _finetune(context: StageContext, history: Sequence[IterationRecords], folder
     start = "policy" if settings.init == "previous" else "base"
     lm = context.roles.without_params(start)
     by_id = {e.id: e for records in learned_from for e in records.examples}
-    examples = [training_example(settings, context.task, lm, by_id[t.id], t) for t in targets]
+    targets, examples, num_too_long = _encoded(context, lm, by_id, targets)
     folder.begin()  # only now, so that what stops the run above can be mended by --allow_change=finetune
     folder.write_shard(0, 1, targets)
     metrics = []
@@ -93,6 +93,7 @@ def _finetune(context: StageContext, history: Sequence[IterationRecords], folder
         statistics.plain("loss", trained.loss), statistics.plain("steps", trained.steps),
         statistics.plain("examples", len(targets)),
         statistics.plain("target_tokens", sum(e.num_targets for e in examples)), *metrics,
+        *([statistics.plain("too_long", num_too_long)] if num_too_long else []),
     ]
     cost = meter.cost(trained.work, config.precision)
 
@@ -102,6 +103,55 @@ def _finetune(context: StageContext, history: Sequence[IterationRecords], folder
         context.workdir.write_metrics()
 
     return saved.map(complete)
+
+
+def _encoded(
+    context: StageContext, lm: LanguageModel, by_id: Mapping[str, Example], targets: Sequence[Target]
+) -> tuple[list[Target], list[packing.TrainingExample], int]:
+    """The targets that fit into config.finetune.max_length, as tokens; and how many did not.
+
+    Raises:
+        TooLongError: one does not fit, and config.data.too_long='stop'; or none fits.
+    """
+    settings, policy = context.config.finetune, context.config.data.too_long
+    kept, examples, reasons = [], [], []
+    for target in targets:
+        example, encode = by_id[target.id], functools.partial(training_example, settings, context.task, lm)
+        try:
+            made = encode(example, target)
+        except TooLongError as e:
+            if policy == "stop":
+                raise TooLongError(
+                    f"{e}. To go on from here, raise config.finetune.max_length, or set config.data.too_long to 'skip' "
+                    "or 'truncate', with --allow_change=finetune,data.too_long") from e
+            reasons.append(str(e))
+            if policy == "skip":
+                continue
+            target = _cut(encode, example, target)
+            made = encode(example, target)
+        kept.append(target)
+        examples.append(made)
+    if not kept:
+        raise TooLongError(f"iteration {context.iteration}: no text to imitate fits, the first: {reasons[0]}")
+    if reasons:
+        progress.log(f"{len(reasons)} of {len(targets)} texts to imitate are too long and were "
+                     f"{'left out' if policy == 'skip' else 'cut'}, the first: {reasons[0]}")
+    return kept, examples, len(reasons)
+
+
+def _cut(
+    encode: Callable[[Example, Target], packing.TrainingExample], example: Example, target: Target
+) -> Target:
+    """The target with the longest beginning of its text that fits. Raises TooLongError if none does."""
+
+    def fits(text: str) -> bool:
+        try:
+            encode(example, dataclasses.replace(target, completion=text))
+        except TooLongError:
+            return False
+        return True
+
+    return dataclasses.replace(target, completion=fitting.longest_that(fits, target.completion) or target.completion)
 
 
 def train(context: StageContext, start: str, examples: Sequence[packing.TrainingExample]) -> loop.Trained:
