@@ -157,7 +157,7 @@ def test_texts_to_imitate_are_left_out_or_cut(tmp_path, too_long):
 
 
 def test_what_a_model_wrote_and_does_not_fit_can_be_mended(tiny_config, tmp_path, caplog):
-    tiny_config.finetune.max_length, tiny_config.data.eval_size = 22, 0
+    tiny_config.finetune.max_length, tiny_config.data.eval_size = 24, 0
     with pytest.raises(InputError, match=r"--allow_change=finetune,data\.too_long"):
         ilf_jax.run(tiny_config, tmp_path / "run")
     assert "a text of 8 tokens, as long as one may get, will not fit" in caplog.text

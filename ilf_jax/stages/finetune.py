@@ -125,24 +125,24 @@ def _encoded(
                     f"{e}. To go on from here, raise config.finetune.max_length, or set config.data.too_long to 'skip' "
                     "or 'truncate', with --allow_change=finetune,data.too_long") from e
             reasons.append(str(e))
-            if policy == "skip":
+            shorter = _cut(encode, example, target) if policy == "truncate" else None
+            if shorter is None:
                 continue
-            target = _cut(encode, example, target)
-            made = encode(example, target)
+            target, made = shorter
         kept.append(target)
         examples.append(made)
     if not kept:
         raise TooLongError(f"iteration {context.iteration}: no text to imitate fits, the first: {reasons[0]}")
     if reasons:
-        progress.log(f"{len(reasons)} of {len(targets)} texts to imitate are too long and were "
-                     f"{'left out' if policy == 'skip' else 'cut'}, the first: {reasons[0]}")
+        progress.log(f"{len(reasons)} of {len(targets)} texts to imitate are too long; {len(targets) - len(kept)} are "
+                     f"left out, the others cut; the first: {reasons[0]}")
     return kept, examples, len(reasons)
 
 
 def _cut(
     encode: Callable[[Example, Target], packing.TrainingExample], example: Example, target: Target
-) -> Target:
-    """The target with the longest beginning of its text that fits. Raises TooLongError if none does."""
+) -> tuple[Target, packing.TrainingExample] | None:
+    """The target with the longest beginning of its text that fits, also as tokens; None if none fits."""
 
     def fits(text: str) -> bool:
         try:
@@ -151,7 +151,11 @@ def _cut(
             return False
         return True
 
-    return dataclasses.replace(target, completion=fitting.longest_that(fits, target.completion) or target.completion)
+    text = fitting.longest_that(fits, target.completion)
+    if not text.strip():
+        return None
+    shorter = dataclasses.replace(target, completion=text)
+    return shorter, encode(example, shorter)
 
 
 def train(context: StageContext, start: str, examples: Sequence[packing.TrainingExample]) -> loop.Trained:
