@@ -134,6 +134,12 @@ def key_names() -> tuple[str, ...]:
     return config_keys.names(Config)
 
 
+def kind(path: str) -> str | None:
+    """The type of a key's value by name; None if there is no such key."""
+    entry = config_keys.table(Config).get(path)
+    return None if entry is None else entry.kind.__name__
+
+
 def unknown_key(path: str) -> InputError:
     """The error for a key that does not exist, naming the nearest one that does."""
     return config_keys.unknown_key(Config, path, _RENAMED)
