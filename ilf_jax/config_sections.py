@@ -60,6 +60,8 @@ class Data:
     eval_size: int = key(64, "held-out documents; 0: no evaluation", low=0)
     on_error: str = key("stop", "what a bad row does", choices=("stop", "skip"))
     skip_empty: tuple[str, ...] = key((), "leave out rows in which one of these fields is blank")
+    too_long: str = key("stop", "what a row does whose texts, without the document, leave no room in a prompt or in "
+                        "finetune.max_length; truncate cuts these texts", choices=("stop", "skip", "truncate"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +242,7 @@ class Mesh:
 class Config:
     """One run. See the sections for their keys."""
 
-    seed: int = key(0, "every random choice follows from it", low=0)
+    seed: int = key(0, "every random choice follows from it; 64 bits", low=0, high=2**64 - 1)
     iterations: int = key(1, "K; 0: the policy is evaluated as it is, and a reward model trained", low=0)
     task: str = key("summarize", "which task; file:PATH:NAME or module:PACKAGE.MODULE:NAME: your own Task class",
                     registry=registry.TASKS)

@@ -1,12 +1,14 @@
 """Runs ILF, or resumes a run that stopped.
 
 ilf-jax run --config=configs/NAME.py[:arg=value,...] --workdir=DIR [--config.a.b=VALUE ...]
-            [--dry_run [--topology=v5e:4x4]]
+            [--dry_run [--topology=v5e:4x4]] [--allow_change=SECTION,...]
 
 python -m ilf_jax.main is the same.
 """
 
 import difflib
+import itertools
+import pathlib
 import sys
 from collections.abc import Sequence
 
@@ -24,9 +26,11 @@ _TOPOLOGY = flags.DEFINE_string("topology", None, "With --dry_run: compile for t
 _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, if there are several.")
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.", lower_bound=1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
+_ALLOW_CHANGE = flags.DEFINE_list("allow_change", [], "Sections of the config, or keys, in which a resumed run may "
+                                  "differ from its folder, as long as no stage that reads them has begun.")
 _PROFILE = flags.DEFINE_integer("profile", 0, "Number of training steps to record a profile of.", lower_bound=0)
 _OWN_FLAGS = ("config", "workdir", "dry_run", "topology", "coordinator_address", "num_processes", "process_id",
-              "profile")
+              "profile", "allow_change")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -35,6 +39,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         name = arg.lstrip("-").partition("=")[0]
         if arg.startswith("--config.") and name.removeprefix("config.") not in config_lib.key_names():
             raise config_lib.unknown_key(name)
+    _check_config_file(argv)
     try:
         rest = flags.FLAGS(list(argv))
         if _CONFIG.value is not None:
@@ -43,9 +48,39 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     except flags.UnrecognizedFlagError as e:
         near = difflib.get_close_matches(e.flagname, _OWN_FLAGS, n=1)
         raise InputError(f"unknown flag --{e.flagname}{f'; did you mean --{near[0]}?' if near else ''}") from e
+    except flags.IllegalFlagValueError as e:
+        raise InputError(_wrong_value(e)) from e
     except Exception as e:
         # A config file is a program: whatever goes wrong in it is an error in the input.
         raise InputError(f"--config: {type(e).__name__}: {_without_traceback(str(e))}") from e
+
+
+def _check_config_file(argv: Sequence[str]) -> None:
+    """Raises InputError if the last --config names no file: ml_collections takes four lines to say so."""
+    uri = None
+    for arg, following in itertools.pairwise([*argv[1:], ""]):
+        if arg in ("--config", "-config"):
+            uri = following
+        elif arg.startswith(("--config=", "-config=")):
+            uri = arg.partition("=")[2]
+    if uri is None:
+        return
+    path = pathlib.Path(uri.partition(":")[0])
+    if not uri or path.is_dir():
+        raise InputError(f"--config={uri}: name a Python file, configs/quickstart.py for example")
+    if not path.exists():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(path.name, siblings, n=1)
+        hint = f"; did you mean {path.parent / near[0]}?" if near else f" (looked from {pathlib.Path.cwd()})"
+        raise InputError(f"--config={uri}: there is no such Python file{hint}")
+
+
+def _wrong_value(error: Exception) -> str:
+    """What absl says of a flag's value, and of a key of the configuration what it takes."""
+    text = " ".join(str(error).removeprefix("flag ").split())
+    name = text.removeprefix("--config.").partition("=")[0]
+    kind = config_lib.kind(name) if text.startswith("--config.") else None
+    return f"{text} (config.{name} takes {kind})" if kind else text
 
 
 def _without_traceback(message: str) -> str:
@@ -91,7 +126,7 @@ def main(argv: Sequence[str]) -> int:
 
         jax_settings.freeze_imports()
         with distributed.exit_with_the_others():
-            ilf.run(config, _WORKDIR.value, _PROFILE.value)
+            ilf.run(config, _WORKDIR.value, _PROFILE.value, _ALLOW_CHANGE.value)
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2

@@ -472,3 +472,32 @@ def test_the_library_raises_what_the_program_prints(trained, tmp_path):
     with pytest.raises(InputError, match=r"no file /no/such/file\.jsonl"):
         ilf_jax.run(trained, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("given", "said"), [
+    (["--config=configs/quickstrat.py"], "--config=configs/quickstrat.py: there is no such Python file; did you mean "
+                                         "configs/quickstart.py?"),
+    (["--config", "configs/quickstrat.py:a=1"], "did you mean configs/quickstart.py?"),
+    (["--config=nowhere/a.py"], "--config=nowhere/a.py: there is no such Python file (looked from "),
+    (["--config=configs"], "--config=configs: name a Python file"),
+    (["--config="], "--config=: name a Python file"),
+    (["--config=README.md"], "--config: SyntaxError"),
+    (["--config=configs/quickstart.py", "--config.seed=abc"], "(config.seed takes int)"),
+    (["--config=configs/quickstart.py", "--config.data.train_size=1.5"], "(config.data.train_size takes int)"),
+    (["--config=configs/quickstart.py", "--config.finetune.learning_rate=fast"],
+     "--config.finetune.learning_rate=fast: could not convert string to float: 'fast' (config.finetune."),
+    (["--config=configs/quickstart.py", "--config.finetune.learning_rate=inf"],
+     "config.finetune.learning_rate: inf is not a finite number"),
+    (["--config=configs/quickstart.py", "--config.evaluate.win_rate=perhaps"], "(config.evaluate.win_rate takes bool)"),
+    (["--config=configs/quickstart.py", "--config.template.stop=5"], "config.template.stop[0]: expected str, got"),
+    (["--config=configs/quickstart.py", "--config.finetune=5"], "--config.finetune=5: Failed to parse"),
+    (["--config=configs/quickstart.py", f"--config.seed={2**64}"], "config.seed: 18446744073709551616 is out of range"),
+    (["--config=configs/quickstart.py", "--profile=abc"], "--profile=abc: invalid literal"),
+    (["--config=configs/quickstart.py", "--num_processes=0"], "--num_processes=0: 0 is not a positive"),
+])
+def test_a_wrong_flag_is_one_line(capsys, monkeypatch, tmp_path, given, said):
+    monkeypatch.chdir(pathlib.Path(__file__).parent.parent)
+    code, err = main_with_flags(capsys, *given, f"--workdir={tmp_path / 'run'}")
+    assert code == 2 and said in err and err.startswith("error: ") and err.count("\n") == 1
+    assert not (tmp_path / "run").exists()

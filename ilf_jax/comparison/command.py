@@ -25,7 +25,8 @@ _EXPORT = flags.DEFINE_string("export", None, "Write pairs for people to this fi
 _READ = flags.DEFINE_string("read", None, "Read such a file back, with answers filled in.")
 _JUDGE = flags.DEFINE_string("judge", None, "Checkpoint URI of a model that judges.")
 _OUT = flags.DEFINE_string("out", None, "With --judge: folder for its judgements; a stopped comparison resumes.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the order in which pairs, and the two sides of each, are shown.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the order in which pairs, and the two sides of each, are shown.",
+                             lower_bound=0)
 
 
 def read_systems(workdirs: Sequence[str]) -> tuple[dict[str, Example], dict[str, systems.Texts]]:

@@ -60,6 +60,7 @@ def _show_documents(config: config_lib.Config, task: Task, policy: Placement) ->
     """Prints the documents, the stages and a training example; returns the sizes of the steps."""
     loaded = documents.load_documents(config)
     preflight.check_documents(config, task, loaded)
+    loaded = preflight.fitting(config, task, loaded, model_pool.ModelPool(policy.mesh, config.seed))
     if config.reward.source is not None:
         comparisons.load_comparisons(config.reward)
     train = loaded.by_iteration.get(1) or loaded.held_out

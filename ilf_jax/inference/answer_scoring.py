@@ -15,8 +15,8 @@ from ilf_jax.runtime import performance
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.tasks.prompts import Question
 
-# Tokens kept free behind a question, for the part of an answer that both answers share.
-_ANSWER_ROOM = 4
+ANSWER_ROOM = 4
+"""Tokens kept free behind a question, for the part of an answer that both answers share."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,7 +80,7 @@ def ask(lm: LanguageModel, example_id: str, questions_CxQ: Sequence[Sequence[Que
     count = len(questions_CxQ[0])
     flat = [question for questions_Q in questions_CxQ for question in questions_Q]
     unique = list(dict.fromkeys(flat))  # candidates are often equal, and so are the questions about them
-    encoded = lm.encode(example_id, [q.prompt for q in unique], reserve=_ANSWER_ROOM)
+    encoded = lm.encode(example_id, [q.prompt for q in unique], reserve=ANSWER_ROOM)
     tokenized, exact = {}, True
     for prompt, question in zip(encoded, unique, strict=True):
         first, second = (lm.completion_text(prompt, answer) for answer in question.answers)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from ilf_jax import config_sections
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, TooLongError
 from ilf_jax.models import flops, padding, transformer
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions
@@ -111,7 +111,7 @@ class LanguageModel:
         stands around it stays.
 
         Raises:
-            InputError: a prompt is too long and must not be, or cannot be, shortened.
+            TooLongError: a prompt is too long and must not be, or cannot be, shortened.
         """
         limit = self.architecture.max_positions - reserve
         if self.settings.max_prompt_length is not None:
@@ -126,13 +126,13 @@ class LanguageModel:
                         f"{limit} are allowed (context of {self.architecture.max_positions}, "
                         f"config.{self.name}.max_prompt_length)")
             if self.settings.too_long == "error":
-                raise InputError(f"{too_long}; config.{self.name}.too_long='truncate_document' shortens the document")
+                raise TooLongError(f"{too_long}; config.{self.name}.too_long='truncate_document' shortens the document")
             document = max((p.document for p in prompts), key=len)
             ids = self.tokenizer.encode(document)
             # One token less each time: a cut may leave part of a character, which takes more tokens than it had.
             keep = len(ids) - (longest - limit) - attempt
             if keep <= 0:
-                raise InputError(f"{too_long}, and too few of them are the document's")
+                raise TooLongError(f"{too_long}, and too few of them are the document's")
             shorter = self.tokenizer.decode(ids[:keep]).rstrip("\ufffd")
             prompts = [dataclasses.replace(p, document=shorter if p.document else "") for p in prompts]
         raise AssertionError("unreachable: each attempt is shorter than the one before")

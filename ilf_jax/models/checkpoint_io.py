@@ -25,7 +25,7 @@ from ilf_jax.models import family_configs, family_configs_gguf
 from ilf_jax.models.architecture import SHAPES, ModelConfig, from_facts
 from ilf_jax.models.families import GGUF_TABLES, HF_TABLES, Rule, Table
 from ilf_jax.models.transformer import Params, init_params, param_shapes
-from ilf_jax.runtime import checkpoint, storage
+from ilf_jax.runtime import checkpoint, seeds, storage
 from ilf_jax.runtime.files import read_json
 
 SCHEMES = ("hf:DIR", "gguf:FILE", "pypi:PACKAGE", "builtin:NAME", "init:NAME")
@@ -267,7 +267,7 @@ def load_params(uri: str, place: Place | None = None, *, seed: int = 0) -> Param
 
 def random_params(config: ModelConfig, seed: int, shardings: Any = None) -> Params:
     """Random float32 params, each device making its own shards. The same for a seed, whatever the shardings."""
-    return jax.jit(functools.partial(init_params, config), out_shardings=shardings)(jax.random.key(seed))
+    return jax.jit(functools.partial(init_params, config), out_shardings=shardings)(seeds.key(seed))
 
 
 def _convert(source: Source, put: Place) -> Params:

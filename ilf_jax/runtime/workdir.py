@@ -1,6 +1,7 @@
 """The run's folder: who may write to it, what is already done, and writing that survives a kill at any instant.
 
-    config.json                               what the run was started with
+    config.json                               what the run was started with, or went on with
+    changes.jsonl                             what of it has been changed since, if anything (--allow_change)
     run.json                                  the folder's format, when the run began, which way each metric improves
     iteration_001/<stage>/NNNNN-of-NNNNN.jsonl  records, a shard a file
     iteration_001/<stage>/manifest.json         written when a stage begins, and again, complete, when it ends
@@ -24,12 +25,12 @@ import platform
 import re
 import time
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ilf_jax import records
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import distributed, storage
+from ilf_jax.runtime import config_changes, distributed, storage
 from ilf_jax.runtime.files import lock, read_json, read_json_lines, write_atomically
 from ilf_jax.version import __version__
 
@@ -40,7 +41,6 @@ FORMAT = 2
 """Of the work folder. It changes with what the files mean or where they are; format 1 had no run.json."""
 PARAMS = frozenset({"checkpoint", "reward_model"})
 """Folders that hold params."""
-_MAY_CHANGE = frozenset({"iterations"})  # more iterations continue a run; anything else would mix two runs
 _VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 _RUN = "run.json"
 _CURE = "restore it, or take another --workdir"
@@ -152,7 +152,7 @@ class Workdir:
     def __init__(self, path: storage.Path, config: dict[str, Any]) -> None:
         self.path = path
         self.config = config
-        self._run = {"config_hash": config_hash({k: v for k, v in config.items() if k not in _MAY_CHANGE}),
+        self._run = {"config_hash": config_hash({k: v for k, v in config.items() if k not in config_changes.MAY_GROW}),
                      "versions": versions()}
 
     def iteration(self, k: int) -> storage.Path:
@@ -218,12 +218,15 @@ class Workdir:
 
 
 def open_workdir(
-    path: str | pathlib.Path, config: dict[str, Any], metric_directions: Mapping[str, str] = types.MappingProxyType({})
+    path: str | pathlib.Path, config: dict[str, Any], metric_directions: Mapping[str, str] = types.MappingProxyType({}),
+    allow_change: Collection[str] = (),
 ) -> tuple[Workdir, contextlib.ExitStack]:
     """Takes the folder for this run: locks it, and checks that it was begun with the same configuration.
 
     Args:
         metric_directions: name of a metric of the task -> "lower" or "higher", whichever is better; for reports.
+        allow_change: sections of the configuration, or keys, that may differ from the folder's where no stage that
+            reads them has begun; what changes is noted in changes.jsonl.
 
     Returns:
         The Workdir, and the lock: a context to exit when the run no longer writes. The system drops it with the
@@ -237,11 +240,27 @@ def open_workdir(
     config = json.loads(json.dumps(config))
     stack = contextlib.ExitStack()
     try:
-        distributed.on_main(lambda: _take(path, config, dict(metric_directions), stack))
+        distributed.on_main(lambda: _take(path, config, dict(metric_directions), allow_change, stack))
     except BaseException:
         stack.close()
         raise
     return Workdir(path, config), stack
+
+
+def check_config(
+    path: storage.Path, config: Mapping[str, Any], allow_change: Collection[str]
+) -> list[config_changes.Difference]:
+    """What differs between the configuration of a work folder, if it is one, and another that may take its place.
+
+    Raises:
+        InputError: it may not: something differs that is not allowed to, or that a stage has read.
+    """
+    saved = path / "config.json"
+    if not saved.exists():
+        return []
+    changes = config_changes.differences(read_json(saved, _CURE), config)
+    config_changes.check(path, changes, allow_change)
+    return changes
 
 
 def read_run_facts(path: storage.Path) -> dict[str, Any]:
@@ -259,7 +278,8 @@ def read_run_facts(path: storage.Path) -> dict[str, Any]:
 
 
 def _take(
-    path: storage.Path, config: dict[str, Any], metric_directions: dict[str, str], stack: contextlib.ExitStack
+    path: storage.Path, config: dict[str, Any], metric_directions: dict[str, str], allow_change: Collection[str],
+    stack: contextlib.ExitStack,
 ) -> None:
     if storage.is_local(path):
         stack.enter_context(lock(path, f"--workdir {path}: another process is using it; wait for it or take another "
@@ -270,11 +290,9 @@ def _take(
     started = time.time()
     if saved.exists():
         started = read_run_facts(path)["started"]
-        different = _differences(read_json(saved, _CURE), config)
-        if different:
-            lines = "\n".join(f"  config.{key}: {old!r} -> {new!r}" for key, old, new in different)
-            raise InputError(f"--workdir {path}: holds a run with another configuration:\n{lines}\n"
-                             "give the same configuration to resume it, or another --workdir to start a new run")
+        changes = check_config(path, config, allow_change)
+        if changes:
+            config_changes.accept(path, changes)
     elif any(p.name.startswith("iteration_") for p in path.iterdir()):
         raise InputError(f"--workdir {path}: holds iterations but no config.json; take another folder")
     # Before config.json, without which the folder counts as new.
@@ -286,14 +304,3 @@ def _take(
 def _performance(iteration: int, stage: str, name: str, value: float) -> dict[str, Any]:
     return {"iteration": iteration, "stage": stage, "metric": f"performance/{name}", "value": float(value),
             "stderr": None, "n": None}
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    changes = []
-    for key in sorted({*old, *new}):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            changes += _differences(a, b, f"{prefix}{key}.")
-        elif a != b and not (prefix + key in _MAY_CHANGE and isinstance(a, int) and isinstance(b, int) and b > a):
-            changes.append((prefix + key, a, b))
-    return changes

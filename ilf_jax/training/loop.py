@@ -16,7 +16,7 @@ from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions
 from ilf_jax.models.placement import Placement
 from ilf_jax.models.transformer import Params
-from ilf_jax.runtime import checkpoint, performance, preemption, progress, storage
+from ilf_jax.runtime import checkpoint, performance, preemption, progress, seeds, storage
 from ilf_jax.steps.finetune_step import Batch
 from ilf_jax.training import batch_schedule, dev_split, early_stopping, optimizer, step_log, train_program
 from ilf_jax.training.batch_schedule import Plan
@@ -206,7 +206,7 @@ def row_shape(
 
 
 def _starting_params(trainer: Trainer, objective: Objective, load_params: Callable[[], Params]) -> Params:
-    key = jax.random.fold_in(jax.random.key(trainer.seed), trainer.iteration)
+    key = jax.random.fold_in(seeds.key(trainer.seed), trainer.iteration)
     return train_program.trainable(objective.architecture, trainer.settings, trainer.section, load_params(), key)
 
 
