@@ -21,7 +21,7 @@ import numpy as np
 from flax import traverse_util
 
 from ilf_jax.errors import InputError
-from ilf_jax.models import family_configs, family_configs_gguf
+from ilf_jax.models import family_configs, family_configs_gguf, rope_configs
 from ilf_jax.models.architecture import SHAPES, ModelConfig, from_facts
 from ilf_jax.models.families import GGUF_TABLES, HF_TABLES, Rule, Table
 from ilf_jax.models.transformer import Params, init_params, param_shapes
@@ -173,8 +173,8 @@ def _gguf_source(path: str) -> Source:
             file.forget_pages()
 
     shapes = {name: tuple(int(n) for n in reversed(t.shape)) for name, t in tensors.items()}
-    freqs = read("rope_freqs.weight") if "rope_freqs.weight" in tensors else None
-    config = family_configs_gguf.from_gguf(file.metadata, shapes, freqs, path)
+    rope_tensors = {name: read(name) for name in rope_configs.GGUF_TENSORS if name in tensors}
+    config = family_configs_gguf.from_gguf(file.metadata, shapes, rope_tensors, path)
     return Source(config, GGUF_TABLES[config.family], shapes, read, path)
 
 
