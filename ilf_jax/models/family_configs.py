@@ -7,6 +7,7 @@ from typing import Any
 
 from ilf_jax.errors import InputError
 from ilf_jax.models.architecture import ModelConfig, RopeScaling
+from ilf_jax.models.config_values import Keys, check_value, explained
 
 FAMILIES = ("llama", "qwen2", "qwen3", "gemma3", "gpt2", "opt")
 _MODEL_TYPES = {**{f: f for f in FAMILIES}, "gemma3_text": "gemma3"}
@@ -14,7 +15,6 @@ _ACTIVATIONS = {
     "silu": "silu", "swish": "silu", "gelu": "gelu", "relu": "relu",
     "gelu_new": "gelu_tanh", "gelu_pytorch_tanh": "gelu_tanh",
 }
-_MISSING = object()
 
 # Defaults of transformers for keys that a config.json leaves out.
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -45,22 +45,6 @@ _MUST_BE: dict[str, dict[str, Any]] = {
     },
     "opt": {"do_layer_norm_before": True, "layer_norm_elementwise_affine": True, "_remove_final_layer_norm": False},
 }
-
-
-class Keys:
-    """Reads the keys of a config. Errors name the file and the key."""
-
-    def __init__(self, values: Mapping[str, Any], where: str) -> None:
-        self.values, self.where = values, where
-
-    def __call__(self, key: str, default: Any = _MISSING) -> Any:
-        value = self.values.get(key)
-        if value is None and default is _MISSING:
-            raise InputError(f"{self.where}: the config has no {key!r}, which this family needs")
-        return default if value is None else value
-
-    def refuse(self, key: str, value: Any, allowed: str) -> InputError:
-        return InputError(f"{self.where}: {key} = {value!r} is not supported; allowed: {allowed}")
 
 
 def _rope_scaling(keys: Keys, key: str, rope: Mapping[str, Any], max_positions: int) -> RopeScaling | None:
@@ -134,23 +118,23 @@ def from_hf(config: Mapping[str, Any], where: str) -> ModelConfig:
         where: the file, for messages.
 
     Raises:
-        InputError: the model_type is unknown, a key is missing, or ModelConfig cannot express a setting.
+        InputError: the model_type is unknown, a key is missing, or has a value that is wrong or that ModelConfig cannot
+            express.
     """
-    family = _MODEL_TYPES.get(config.get("model_type", ""))
+    family = _MODEL_TYPES.get(str(config.get("model_type")))
     if family is None:
         raise InputError(f"{where}: model_type = {config.get('model_type')!r}; allowed: {', '.join(_MODEL_TYPES)}")
     if "text_config" in config:  # multimodal Gemma 3: use its decoder
+        check_value(config["text_config"], "text_config", where)
         config = {"tie_word_embeddings": config.get("tie_word_embeddings"), **config["text_config"]}
     given = {k: v for k, v in config.items() if v is not None}
     keys = Keys({**_DEFAULTS[family], **given}, where)
     for key, needed in {**_MUST_BE[family], "quantization_config": None}.items():
         if given.get(key, needed) != needed:
             raise keys.refuse(key, given[key], repr(needed))
-    try:
+    with explained(where):
         fields = _HF_FIELDS[family](keys)
-        return ModelConfig(family=family, tied_embeddings=bool(keys("tie_word_embeddings")), **fields)
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{where}: the config cannot be read: {type(error).__name__}: {error}") from error
+        return ModelConfig(family=family, tied_embeddings=keys("tie_word_embeddings"), **fields)
 
 
 def _activation(keys: Keys, key: str) -> str:

@@ -8,7 +8,8 @@ import numpy as np
 
 from ilf_jax.errors import InputError
 from ilf_jax.models.architecture import ModelConfig, RopeScaling
-from ilf_jax.models.family_configs import Keys, gemma_fields, layer_windows, learned_fields
+from ilf_jax.models.config_values import Keys, explained
+from ilf_jax.models.family_configs import gemma_fields, layer_windows, learned_fields
 
 _GGUF_RMS = ("llama", "qwen2", "qwen3", "gemma3")
 
@@ -25,7 +26,8 @@ def from_gguf(
         where: the file, for messages.
 
     Raises:
-        InputError: the architecture is unknown, a key is missing, or ModelConfig cannot express a setting.
+        InputError: the architecture is unknown, a key is missing, or has a value that is wrong or that ModelConfig
+            cannot express.
     """
     family = meta.get("general.architecture")
     if family not in (*_GGUF_RMS, "gpt2"):
@@ -37,7 +39,7 @@ def from_gguf(
         raise InputError(f"{where}: the tensor token_embd.weight is missing")
     vocab, hidden = shapes["token_embd.weight"][0], keys("embedding_length")
     layers, heads, inner = keys("block_count"), keys("attention.head_count"), keys("feed_forward_length")
-    try:
+    with explained(where):
         if family == "gpt2":
             fields = learned_fields(vocab, hidden, inner, layers, heads, keys("context_length"))
             fields |= {"norm_eps": keys("attention.layer_norm_epsilon"), "activation": "gelu_tanh"}
@@ -61,8 +63,6 @@ def from_gguf(
             if family != "gemma3" and 0 < keys("attention.sliding_window", 0) < fields["max_positions"]:
                 raise keys.refuse("attention.sliding_window", keys("attention.sliding_window"), "0")
         return ModelConfig(family=family, tied_embeddings="output.weight" not in shapes, **fields)
-    except (ValueError, TypeError) as error:  # for example, a count that differs per layer is a list
-        raise InputError(f"{where}: the metadata cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _gguf_gemma(keys: Keys, hidden: int, layers: int, heads: int, head_dim: int) -> dict[str, Any]:
