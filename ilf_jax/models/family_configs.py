@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ilf_jax.errors import InputError
+from ilf_jax.models import float8
 from ilf_jax.models.architecture import ModelConfig, RopeScaling
 from ilf_jax.models.config_values import Keys, check_value, explained
 
@@ -128,8 +129,10 @@ def from_hf(config: Mapping[str, Any], where: str) -> ModelConfig:
         check_value(config["text_config"], "text_config", where)
         config = {"tie_word_embeddings": config.get("tie_word_embeddings"), **config["text_config"]}
     given = {k: v for k, v in config.items() if v is not None}
+    if "quantization_config" in given:
+        float8.check_method(given["quantization_config"], where)
     keys = Keys({**_DEFAULTS[family], **given}, where)
-    for key, needed in {**_MUST_BE[family], "quantization_config": None}.items():
+    for key, needed in {**_MUST_BE[family]}.items():
         if given.get(key, needed) != needed:
             raise keys.refuse(key, given[key], repr(needed))
     with explained(where):
