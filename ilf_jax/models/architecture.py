@@ -1,9 +1,52 @@
 """What defines an architecture. Model families are data: one decoder reads these fields and nothing else."""
 
 import dataclasses
+import types
+import typing
+from collections.abc import Mapping
 from typing import Any
 
 from ilf_jax.tasks import word_removal
+
+MAX_SIZE = 2**31 - 1
+"""No axis of a param, and no position, is larger."""
+MAX_LAYERS = 1024
+"""No model has more layers. Layers are unrolled, so each of them costs compile time."""
+
+# What fields may hold beside their types. Those that are not named: whole numbers from 0, finite numbers.
+_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("vocab_size", "hidden_size", "intermediate_size", "num_heads", "num_kv_heads", "head_dim",
+                     "max_positions", "sliding_window", "original_max_positions"), (1, MAX_SIZE)),
+    "num_layers": (1, MAX_LAYERS), "norm_eps": (1e-30, 1.0), "rotary_dim": (2, MAX_SIZE),
+    **dict.fromkeys(("logit_softcap", "attention_softcap"), (0.0, 1e30)),
+    **dict.fromkeys(("rope_theta", "rope_local_theta", "query_scale", "embedding_scale", "logit_scale", "factor",
+                     "low_freq_factor", "high_freq_factor", "attention_factor", "beta_fast", "beta_slow",
+                     "short_factors", "long_factors"), (1e-30, 1e30)),
+}
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "norm": ("rms", "layer"), "activation": ("silu", "gelu_tanh", "gelu", "relu"), "position": ("rope", "learned"),
+    "kind": ("linear", "llama3", "yarn", "longrope", "dynamic"),
+}
+
+
+def _check_fields(instance: Any) -> None:
+    """Raises ValueError for the first field of a dataclass with a value of another type, out of range, or no choice."""
+    for name, hint in typing.get_type_hints(type(instance)).items():
+        value = getattr(instance, name)
+        kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+        kinds = tuple(typing.get_origin(kind) or kind for kind in kinds)
+        if isinstance(value, bool) and bool not in kinds:
+            raise ValueError(f"{name} = {value} is not a number")
+        if not isinstance(value, (*kinds, int) if float in kinds else kinds):
+            allowed = " or ".join("unset" if kind is types.NoneType else kind.__name__ for kind in kinds)
+            raise ValueError(f"{name} = {value!r} is of type {type(value).__name__}, not {allowed}")
+        if isinstance(value, str) and value not in _CHOICES.get(name, (value,)):
+            raise ValueError(f"{name} = {value!r} is not one of {', '.join(_CHOICES[name])}")
+        numbers = value if isinstance(value, tuple) else (value,) if type(value) in (int, float) else ()
+        for number in numbers:
+            low, high = _RANGES.get(name, (-1e30, 1e30) if float in kinds else (0, MAX_SIZE))
+            if type(number) not in (int, float) or not low <= number <= high:  # false for NaN, too
+                raise ValueError(f"{name} = {number!r} is out of range; allowed: {low:g} to {high:g}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +77,13 @@ class RopeScaling:
     truncate: bool = True
     short_factors: tuple[float, ...] = ()
     long_factors: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError if it is no such scaling."""
+        _check_fields(self)
+        if self.kind == "llama3" and self.low_freq_factor >= self.high_freq_factor:
+            raise ValueError(f"low_freq_factor {self.low_freq_factor} is not below high_freq_factor "
+                             f"{self.high_freq_factor}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,6 +159,8 @@ class ModelConfig:
     scalar_head: bool = False
 
     def __post_init__(self) -> None:
+        """Raises ValueError if no model looks like this: a wrong type, a value out of range, sizes that do not fit."""
+        _check_fields(self)
         if self.num_heads % self.num_kv_heads:
             raise ValueError(f"num_heads {self.num_heads} is not a multiple of num_kv_heads {self.num_kv_heads}")
         if self.position == "rope" and self.head_dim % 2:
@@ -119,8 +171,12 @@ class ModelConfig:
             needed, given = self.rotated // 2, len(self.rope_scaling.short_factors)
             if given != needed:
                 raise ValueError(f"longrope needs {needed} short factors, one a frequency, not {given}")
+        if self.rope_scaling is not None and self.rope_scaling.kind == "yarn" and self.rope_theta <= 1.0:
+            raise ValueError(f"yarn needs rope_theta above 1, not {self.rope_theta}")
         if not (self.pre_norms or self.post_norms):
             raise ValueError("neither inputs nor outputs of a layer are normed")
+        if self.position == "learned" and self.num_heads * self.head_dim != self.hidden_size:
+            raise ValueError(f"hidden_size {self.hidden_size} is not a multiple of num_heads {self.num_heads}")
 
     def is_sliding(self, layer: int) -> bool:
         """Whether `layer` sees only the last `sliding_window` keys."""
@@ -149,11 +205,13 @@ def to_facts(config: ModelConfig) -> dict[str, Any]:
 def from_facts(facts: dict[str, Any]) -> ModelConfig:
     """Inverse of `to_facts`. Raises TypeError or ValueError if they do not describe an architecture."""
     scaling = facts.get("rope_scaling")
+    if scaling is not None and not isinstance(scaling, Mapping):
+        raise ValueError(f"rope_scaling = {scaling!r} is not an object")
     scaling = None if scaling is None else RopeScaling(**_hashable(scaling))
     return ModelConfig(**_hashable({**facts, "rope_scaling": scaling}))
 
 
-def _hashable(facts: dict[str, Any]) -> dict[str, Any]:
+def _hashable(facts: Mapping[str, Any]) -> dict[str, Any]:
     """JSON's lists as tuples."""
     return {name: tuple(value) if isinstance(value, list) else value for name, value in facts.items()}
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ilf_jax.errors import InputError
-from ilf_jax.models import rope_configs
+from ilf_jax.models import float8, rope_configs
 from ilf_jax.models.architecture import ModelConfig
-from ilf_jax.models.config_values import Keys
+from ilf_jax.models.config_values import Keys, check_value, explained
 from ilf_jax.models.family_facts import (
     ARCHITECTURES,
     BIAS_KEYS,
@@ -75,23 +75,25 @@ def from_hf(config: Mapping[str, Any], where: str) -> ModelConfig:
         where: the file, for messages.
 
     Raises:
-        InputError: the model_type is unknown, a key is missing, or ModelConfig cannot express a setting.
+        InputError: the model_type is unknown, a key is missing, or has a value that is wrong or that ModelConfig cannot
+            express.
     """
-    family = MODEL_TYPES.get(config.get("model_type", ""))
+    family = MODEL_TYPES.get(str(config.get("model_type")))
     if family is None:
         raise InputError(f"{where}: model_type = {config.get('model_type')!r}; allowed: {', '.join(MODEL_TYPES)}")
     if "text_config" in config:  # multimodal Gemma 3: use its decoder
+        check_value(config["text_config"], "text_config", where)
         config = {"tie_word_embeddings": config.get("tie_word_embeddings"), **config["text_config"]}
     given = {k: v for k, v in config.items() if v is not None or k in NULL_MEANS_OFF}
+    if "quantization_config" in given:
+        float8.check_method(given["quantization_config"], where)
     keys = Keys({**DEFAULTS[family], **given}, where)
-    for key, needed in {**MUST_BE[family], "quantization_config": None}.items():
+    for key, needed in MUST_BE[family].items():
         if given.get(key, needed) != needed:
             raise keys.refuse(key, given[key], repr(needed))
-    try:
+    with explained(where):
         fields = _LEARNED_FIELDS[family](keys) if family in LEARNED else _hf_rms(keys, family)
-        return ModelConfig(family=family, tied_embeddings=bool(keys("tie_word_embeddings")), **fields)
-    except (ValueError, TypeError, KeyError) as error:
-        raise InputError(f"{where}: the config cannot be read: {type(error).__name__}: {error}") from error
+        return ModelConfig(family=family, tied_embeddings=keys("tie_word_embeddings"), **fields)
 
 
 def _activation(keys: Keys, key: str) -> str:

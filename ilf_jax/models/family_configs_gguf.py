@@ -9,7 +9,7 @@ import numpy as np
 from ilf_jax.errors import InputError
 from ilf_jax.models import rope_configs
 from ilf_jax.models.architecture import ModelConfig
-from ilf_jax.models.config_values import Keys
+from ilf_jax.models.config_values import Keys, explained
 from ilf_jax.models.family_configs import layer_windows, learned_fields
 from ilf_jax.models.family_facts import FIXED, GGUF_SETTINGS, PARTLY_ROTATED, ROOT_SCALED_EMBEDDINGS
 
@@ -34,7 +34,8 @@ def from_gguf(
         where: the file, for messages.
 
     Raises:
-        InputError: the architecture is unknown, a key is missing, or ModelConfig cannot express a setting.
+        InputError: the architecture is unknown, a key is missing, or has a value that is wrong or that ModelConfig
+            cannot express.
     """
     family = meta.get("general.architecture")
     if family not in _FAMILIES:
@@ -45,7 +46,7 @@ def from_gguf(
         raise InputError(f"{where}: the tensor token_embd.weight is missing")
     vocab, hidden = shapes["token_embd.weight"][0], keys("embedding_length")
     layers, heads, inner = keys("block_count"), keys("attention.head_count"), keys("feed_forward_length")
-    try:
+    with explained(where):
         if family == "gpt2":
             fields = learned_fields(vocab, hidden, inner, layers, heads, keys("context_length"))
             fields |= {"norm_eps": keys("attention.layer_norm_epsilon"), "activation": "gelu_tanh"}
@@ -56,8 +57,6 @@ def from_gguf(
                 **_rms(keys, family, shapes, rope_tensors, hidden, layers, heads),
             }
         return ModelConfig(family=family, tied_embeddings="output.weight" not in shapes, **fields)
-    except (ValueError, TypeError) as error:  # for example, a count that differs per layer is a list
-        raise InputError(f"{where}: the metadata cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _rms(

@@ -69,7 +69,7 @@ def test_types_are_read_as_float32(folder, dtype):
 def test_source_streams(folder):
     source = checkpoint_io.open_source(f"hf:{folder}")
     assert source.config == TINY
-    assert {n: a.shape for n, a in source.tensors()} == dict(source.shapes)
+    assert {n: source.read(n).shape for n in source.tensors.shapes} == dict(source.tensors.shapes)
 
 
 def test_sizes_that_a_task_declares():
@@ -109,7 +109,7 @@ def test_hub_out_of_reach(monkeypatch):
     def fail(*args, **kwargs):
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
     with pytest.raises(InputError, match=r"hub did not give it.*no route"):
         checkpoint_io.resolve("hf:someone/some-model")
 
@@ -229,7 +229,9 @@ def test_gguf_types(tmp_path):
     ("arch", "extra", "word"),
     [
         ("opt", {}, "OPT has no GGUF architecture"), ("bloom", {}, "allowed: llama"),
-        ("llama", {"rope.scaling.type": "yarn"}, "yarn"),
+        ("llama", {"rope.scaling.type": "yarn", "rope.scaling.yarn_attn_factor": 2}, "yarn_attn_factor"),
+        ("phi3", {"rope.scaling.type": "longrope"}, "rope_factors_short"),
+        ("qwen2", {"attention.sliding_window": 4}, "attention.sliding_window"),
         ("llama", {"rope.dimension_count": 16, "attention.key_length": 32}, "dimension_count"),
         ("llama", {"expert_count": 8}, "expert_count"),
     ],
