@@ -1,5 +1,7 @@
 """Every family gives transformers' logits, from safetensors and GGUF, and after export."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ transformers = pytest.importorskip("transformers", reason="parity is measured ag
 gguf = pytest.importorskip("gguf", reason="GGUF files are written in these tests")
 
 from ilf_jax.models import checkpoint_io, transformer  # noqa: E402
+from ilf_jax.models.architecture import from_facts, to_facts  # noqa: E402
 from ilf_jax.models.families import GGUF_TABLES  # noqa: E402
 
 LENGTH = 40
@@ -170,6 +173,7 @@ def test_logits_and_round_trip(case, tmp_path):
     assert not info["missing_keys"] and not info["unexpected_keys"]
     assert_close(torch_logits(back.eval()), want)
     assert checkpoint_io.read_config(f"hf:{tmp_path / 'ours'}") == config
+    assert from_facts(json.loads(json.dumps(to_facts(config)))) == config
 
 
 def test_sharded_in_and_out(tmp_path):
@@ -193,8 +197,6 @@ def test_sharded_in_and_out(tmp_path):
 
 def test_multimodal_gemma3_names(tmp_path):
     """A multimodal checkpoint nests the text config, prefixes its tensors, and carries a vision tower."""
-    import json
-
     from safetensors.numpy import load_file, save_file
 
     model = torch_model("gemma3")
