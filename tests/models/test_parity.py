@@ -157,6 +157,7 @@ def our_logits(uri, place=None):
 
 def assert_close(got, want):
     assert np.abs(want).max() > 0.5  # a model of zeros would agree with anything
+    print(f"largest difference {np.abs(got - want).max():.1e}")
     np.testing.assert_allclose(got, want, atol=1e-4, rtol=0)
 
 
