@@ -7,6 +7,7 @@ python -m ilf_jax.main is the same.
 """
 
 import difflib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -35,8 +36,11 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         name = arg.lstrip("-").partition("=")[0]
         if arg.startswith("--config.") and name.removeprefix("config.") not in config_lib.key_names():
             raise config_lib.unknown_key(name)
+    # The shell leaves ~ in --config=~/my.py as it is.
+    argv = [f"--config={os.path.expanduser(arg.removeprefix('--config='))}" if arg.startswith("--config=~") else arg
+            for arg in argv]
     try:
-        rest = flags.FLAGS(list(argv))
+        rest = flags.FLAGS(argv)
         if _CONFIG.value is not None:
             dict(_CONFIG.value)  # ml_collections reports a file that it cannot open only when it is asked for a key
         return rest
