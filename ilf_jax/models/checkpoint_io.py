@@ -17,7 +17,7 @@ import numpy as np
 from flax import traverse_util
 
 from ilf_jax.errors import InputError
-from ilf_jax.models import config_values, family_configs, family_configs_gguf, float8, safetensors_files
+from ilf_jax.models import config_values, family_configs, family_configs_gguf, float8, rope_configs, safetensors_files
 from ilf_jax.models.architecture import SHAPES, ModelConfig, from_facts
 from ilf_jax.models.checkpoint_uris import resolve
 from ilf_jax.models.families import GGUF_TABLES, HF_TABLES, Rule
@@ -41,8 +41,8 @@ def _orbax_config(folder: str) -> ModelConfig:
 def _gguf_source(path: str) -> Source:
     file = open_gguf(path)
     with config_values.explained(path):
-        freqs = file.read("rope_freqs.weight") if "rope_freqs.weight" in file.tensors else None
-        config = family_configs_gguf.from_gguf(file.metadata, file.shapes, freqs, path)
+        rope_tensors = {name: file.read(name) for name in rope_configs.GGUF_TENSORS if name in file.tensors}
+        config = family_configs_gguf.from_gguf(file.metadata, file.shapes, rope_tensors, path)
     return Source(config, GGUF_TABLES[config.family], file, path)
 
 

@@ -39,6 +39,7 @@ _POSITIVE = _Kind("a number above 0", (int, float), 1e-30, _LARGEST)
 _NUMBER = _Kind("a number", (int, float), -_LARGEST, _LARGEST)
 _SWITCH = _Kind("true or false", (bool,))
 _PATTERN = _Kind("a whole number from 1, or one flag a layer", (int, list), 1, MAX_SIZE)
+_LIST = _Kind("a list", (list,))
 _TEXT = _Kind("a string", (str,))
 _OBJECT = _Kind("an object", (dict,))
 
@@ -49,7 +50,8 @@ _KINDS: dict[str, _Kind] = {
         "max_position_embeddings", "n_embd", "n_inner", "n_head", "n_positions", "ffn_dim", "word_embed_proj_dim",
         "original_max_position_embeddings", "sliding_window", "embedding_length", "feed_forward_length",
         "context_length", "attention.head_count", "attention.head_count_kv", "attention.key_length",
-        "attention.value_length", "rope.dimension_count",
+        "attention.value_length", "rope.dimension_count", "rope.scaling.original_context_length",
+        "no_rope_layer_interval",
     ), _SIZE),
     **dict.fromkeys(("num_hidden_layers", "n_layer", "block_count"), _LAYERS),
     **dict.fromkeys((
@@ -59,11 +61,19 @@ _KINDS: dict[str, _Kind] = {
     **dict.fromkeys((
         "rms_norm_eps", "layer_norm_epsilon", "query_pre_attn_scalar", "rope_theta", "rope_local_base_freq", "factor",
         "low_freq_factor", "high_freq_factor", "rope.freq_base", "rope.freq_base_swa",
-        "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon",
+        "attention.layer_norm_epsilon", "attention.layer_norm_rms_epsilon", "embedding_multiplier",
+        "attention_multiplier", "residual_multiplier", "logits_scaling", "embedding_scale", "residual_scale",
+        "logit_scale", "attention_factor", "beta_fast", "beta_slow", "rope.scaling.attn_factor",
+        "rope.scaling.yarn_beta_fast", "rope.scaling.yarn_beta_slow",
     ), _POSITIVE),
+    **dict.fromkeys((
+        "attn_logit_softcapping", "final_logit_softcapping", "attention.scale", "mscale", "mscale_all_dim", "alpha",
+        "rope.scaling.yarn_attn_factor", "rope.scaling.yarn_ext_factor", "rope.scaling.yarn_log_multiplier",
+    ), _NUMBER),
+    **dict.fromkeys(("layer_types", "no_rope_layers", "short_factor", "long_factor"), _LIST),
     **dict.fromkeys(("rope.scaling.factor", "rope.scale_linear", "partial_rotary_factor"), _NUMBER),
     **dict.fromkeys((
-        "tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window", "enable_bias",
+        "tie_word_embeddings", "attention_bias", "mlp_bias", "use_sliding_window", "enable_bias", "truncate",
     ), _SWITCH),
     **dict.fromkeys((
         "hidden_act", "hidden_activation", "activation_function", "rope_type", "rope.scaling.type",

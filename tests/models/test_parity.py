@@ -29,6 +29,47 @@ GEMMA_ROPE = {
 }
 LEARNED = dict(vocab_size=96, bos_token_id=1, eos_token_id=2)
 T = transformers
+YARN = dict(
+    rope_type="yarn", factor=4.0, original_max_position_embeddings=16, rope_theta=1e3, beta_fast=4.0, beta_slow=0.5,
+)
+LONGROPE = dict(
+    rope_type="longrope", short_factor=[1.0 + 0.1 * i for i in range(3)], long_factor=[4.0 + i for i in range(3)],
+    original_max_position_embeddings=48, rope_theta=1e3, partial_rotary_factor=0.75,
+)
+PHI = SMALL | dict(max_position_embeddings=192, original_max_position_embeddings=48)
+GEMMA2 = {k: v for k, v in GEMMA.items() if k != "layer_types"} | dict(attn_logit_softcapping=2.0)
+LAST_SLIDE = SMALL | dict(num_hidden_layers=4, use_sliding_window=True, sliding_window=8, max_window_layers=2)
+SOME_SLIDE = SMALL | dict(
+    num_hidden_layers=4, use_sliding_window=True, sliding_window=8,
+    layer_types=[f"{kind}_attention" for kind in ("sliding", "full", "full", "sliding")],
+)
+NEWER = {
+    "mistral": lambda: T.MistralConfig(**SMALL, sliding_window=None, head_dim=12),
+    "mistral_sliding": lambda: T.MistralConfig(**SMALL, sliding_window=8),
+    "qwen2_last_slide": lambda: T.Qwen2Config(**LAST_SLIDE),
+    "qwen3_some_slide": lambda: T.Qwen3Config(**SOME_SLIDE, head_dim=16),
+    "qwen3_yarn": lambda: T.Qwen3Config(**SMALL, head_dim=16, rope_parameters=dict(YARN)),
+    "llama_yarn_factors": lambda: T.LlamaConfig(**SMALL, rope_parameters=YARN | dict(
+        mscale=1.0, mscale_all_dim=0.5, truncate=False)),
+    "llama_dynamic": lambda: T.LlamaConfig(**SMALL, rope_parameters=dict(
+        rope_type="dynamic", factor=4.0, rope_theta=1e3)),
+    "gemma2": lambda: T.Gemma2Config(**GEMMA2),
+    "gemma2_uncapped": lambda: T.Gemma2Config(
+        **GEMMA2 | dict(attn_logit_softcapping=None, final_logit_softcapping=None, sliding_window=64)),
+    "phi3": lambda: T.Phi3Config(**SMALL, sliding_window=8),
+    "phi3_longrope": lambda: T.Phi3Config(**PHI, rope_parameters=dict(LONGROPE), tie_word_embeddings=True),
+    "olmo2": lambda: T.Olmo2Config(**SMALL),
+    "olmo2_biases": lambda: T.Olmo2Config(**SMALL, attention_bias=True),
+    "granite": lambda: T.GraniteConfig(
+        **SMALL, embedding_multiplier=6.0, attention_multiplier=0.2, residual_multiplier=0.4, logits_scaling=0.7,
+        attention_bias=True, mlp_bias=True, tie_word_embeddings=True,
+    ),
+    "smollm3": lambda: T.SmolLM3Config(**SMALL | dict(num_hidden_layers=5)),
+    "smollm3_sliding": lambda: T.SmolLM3Config(
+        **SMALL | dict(num_hidden_layers=4), no_rope_layers=[0, 1, 1, 0], use_sliding_window=True, sliding_window=8,
+        attention_bias=True, mlp_bias=True, tie_word_embeddings=False,
+    ),
+}
 CASES = {
     "llama": lambda: T.LlamaConfig(**SMALL),
     "llama_tied_head_dim": lambda: T.LlamaConfig(**SMALL, head_dim=12, tie_word_embeddings=True),
@@ -42,6 +83,7 @@ CASES = {
     "qwen3": lambda: T.Qwen3Config(**SMALL, head_dim=16, tie_word_embeddings=True),
     "gemma3": lambda: T.Gemma3TextConfig(**GEMMA, rope_parameters=GEMMA_ROPE),
     "gpt2": lambda: T.GPT2Config(n_positions=64, n_embd=32, n_layer=2, n_head=4, **LEARNED),
+    **NEWER,
     "opt": lambda: T.OPTConfig(
         hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=64,
         word_embed_proj_dim=32, pad_token_id=0, **LEARNED
@@ -81,7 +123,7 @@ def torch_model(case, config=None):
         for name, p in model.named_parameters():
             p.normal_(0, 0.3 if p.ndim == 1 else 0.15)
             if "norm" in name or "ln_" in name:
-                p.add_(0.0 if case.startswith("gemma3") else 1.0)
+                p.add_(0.0 if case.startswith("gemma") else 1.0)
     return model
 
 
