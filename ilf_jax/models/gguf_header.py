@@ -22,7 +22,7 @@ def check(path: str, data: mmap.mmap) -> None:
 
     Raises:
         InputError: it is no GGUF file, a count or length in it goes beyond its end, or a tensor has an unknown type,
-            lies beyond the end or upon another tensor.
+            lies beyond the end, upon another tensor or behind a gap.
     """
     try:
         _Header(path, data).check()
@@ -124,6 +124,8 @@ class _Header:
                                   f"{len(self._data)}; it is cut short")
             if offset < end:
                 raise self._error(f"tensors {before} and {name} overlap")
+            if offset - end >= alignment:  # llama.cpp takes no gaps either: a type or size in the header is wrong
+                raise self._error(f"there are {offset - end} bytes before tensor {name} that belong to no tensor")
             end, before = offset + size, name
 
     def _places(self, count: int, alignment: int) -> Iterator[tuple[int, int, str]]:
