@@ -46,9 +46,9 @@ def _too_slow(number, frame):
 
 
 STRANGE = (
-    None, True, False, 0, 1, 2, 3, 7, -1, -7, 10**4, 10**6, 2**31 - 1, 2**31, 2**63, 10**30, 0.0, 0.5, -0.5, 1.0, 4.0,
-    1e-40, 1e30, 1e308, -1e308, math.nan, math.inf, -math.inf, "", "x", "4", "true", "yarn", "relu", [], {}, [4], [None],
-    ["full_attention"], [True] * 50, {"a": 1}, {"rope_type": []}, {"rope_type": "linear"}, {"factor": 0},
+    None, True, False, 0, 1, 2, 3, 7, -1, -7, 10**4, 10**6, 2**31 - 1, 2**31, 2**63, 10**30, 0.0, 0.5, -0.5, 1.0,
+    4.0, 1e-40, 1e30, 1e308, -1e308, math.nan, math.inf, -math.inf, "", "x", "4", "true", "yarn", "relu", [], {}, [4],
+    [None], ["full_attention"], [True] * 50, {"a": 1}, {"rope_type": []}, {"rope_type": "linear"}, {"factor": 0},
     {"rope_type": "llama3", "factor": 0, "low_freq_factor": 1, "high_freq_factor": 1}, [[[[]]]], "x" * 10_000,
 )
 """Values of every type, at and beyond the ends of every range."""
