@@ -124,6 +124,12 @@ def check_value(value: Any, key: str, where: str) -> None:
                 check_value(inner, str(name), where)
 
 
+def check_name(name: str, what: str, where: str) -> None:
+    """Raises InputError unless a name from a file can stand in a message: printable, of 256 characters at most."""
+    if len(name) > 256 or not name.isprintable():
+        raise InputError(f"{where}: {what} is {_short(name)}, of {len(name)} characters; the file is damaged")
+
+
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

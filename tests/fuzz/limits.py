@@ -30,7 +30,7 @@ class Outcomes(collections.Counter):
             yield
             self["equal"] += 1
         except InputError as error:
-            assert str(error) and "\n" not in str(error), error
+            assert str(error).isprintable() and len(str(error)) < 1000, repr(str(error))[:1000]
             self["InputError"] += 1
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
