@@ -8,6 +8,7 @@ python -m ilf_jax.main is the same.
 
 import difflib
 import itertools
+import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -39,9 +40,12 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         name = arg.lstrip("-").partition("=")[0]
         if arg.startswith("--config.") and name.removeprefix("config.") not in config_lib.key_names():
             raise config_lib.unknown_key(name)
+    # The shell leaves ~ in --config=~/my.py as it is.
+    argv = [f"--config={os.path.expanduser(arg.removeprefix('--config='))}" if arg.startswith("--config=~") else arg
+            for arg in argv]
     _check_config_file(argv)
     try:
-        rest = flags.FLAGS(list(argv))
+        rest = flags.FLAGS(argv)
         if _CONFIG.value is not None:
             dict(_CONFIG.value)  # ml_collections reports a file that it cannot open only when it is asked for a key
         return rest

@@ -27,7 +27,7 @@ def export(workdir: str | pathlib.Path, iteration: int, out: str | pathlib.Path)
         InputError: the iteration has no finished checkpoint, or the target folder holds something.
     """
     source = storage.path(workdir) / f"iteration_{iteration:03d}" / "checkpoint"
-    out = pathlib.Path(out)
+    out = storage.local(out)
     if not (source / "model.json").exists():
         raise InputError(f"--workdir {workdir}: iteration {iteration} has no finished checkpoint ({source})")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

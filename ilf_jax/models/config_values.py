@@ -104,7 +104,7 @@ class Keys:
 
     def refuse(self, key: str, value: Any, allowed: str) -> InputError:
         """The error for a value that is not supported."""
-        return InputError(f"{self.where}: {key} = {_short(value)} is not supported; allowed: {allowed}")
+        return InputError(f"{self.where}: {key} = {short(value)} is not supported; allowed: {allowed}")
 
 
 def check_value(value: Any, key: str, where: str) -> None:
@@ -115,16 +115,23 @@ def check_value(value: Any, key: str, where: str) -> None:
     """
     kind = _KINDS.get(key)
     if kind is not None and not kind.admits(value):
-        raise InputError(f"{where}: {key} = {_short(value)}; expected {kind.words}")
+        raise InputError(f"{where}: {key} = {short(value)}; expected {kind.words}")
     if isinstance(value, float) and not math.isfinite(value):
-        raise InputError(f"{where}: {key} = {value!r} is not a finite number")
+        raise InputError(f"{where}: {key if key in _KINDS else short(key)} = {value!r} is not a finite number")
     if isinstance(value, dict):
         for name, inner in value.items():
             if inner is not None:
                 check_value(inner, str(name), where)
 
 
-def _short(value: Any) -> str:
+def check_name(name: str, what: str, where: str) -> None:
+    """Raises InputError unless a name from a file can stand in a message: printable, of 256 characters at most."""
+    if len(name) > 256 or not name.isprintable():
+        raise InputError(f"{where}: {what} is {short(name)}, of {len(name)} characters; the file is damaged")
+
+
+def short(value: Any) -> str:
+    """A value of a file for a message: as Python writes it, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
@@ -140,5 +147,7 @@ def explained(where: str) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, KeyError):
-        return f"{error.args[0]!r} is missing"
-    return str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+        return f"{short(error.args[0])} is missing"
+    text = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)  # it may quote the file
+    return text if len(text) <= 300 else f"{text[:297]}..."

@@ -8,7 +8,7 @@ from typing import Any
 from ilf_jax.errors import InputError
 from ilf_jax.models import float8, rope_configs
 from ilf_jax.models.architecture import ModelConfig
-from ilf_jax.models.config_values import Keys, check_value, explained
+from ilf_jax.models.config_values import Keys, check_value, explained, short
 from ilf_jax.models.family_facts import (
     ARCHITECTURES,
     BIAS_KEYS,
@@ -80,7 +80,7 @@ def from_hf(config: Mapping[str, Any], where: str) -> ModelConfig:
     """
     family = MODEL_TYPES.get(str(config.get("model_type")))
     if family is None:
-        raise InputError(f"{where}: model_type = {config.get('model_type')!r}; allowed: {', '.join(MODEL_TYPES)}")
+        raise InputError(f"{where}: model_type = {short(config.get('model_type'))}; allowed: {', '.join(MODEL_TYPES)}")
     if "text_config" in config:  # multimodal Gemma 3: use its decoder
         check_value(config["text_config"], "text_config", where)
         config = {"tie_word_embeddings": config.get("tie_word_embeddings"), **config["text_config"]}

@@ -9,7 +9,7 @@ import numpy as np
 from ilf_jax.errors import InputError
 from ilf_jax.models import rope_configs
 from ilf_jax.models.architecture import ModelConfig
-from ilf_jax.models.config_values import Keys, explained
+from ilf_jax.models.config_values import Keys, explained, short
 from ilf_jax.models.family_configs import layer_windows, learned_fields
 from ilf_jax.models.family_facts import FIXED, GGUF_SETTINGS, PARTLY_ROTATED, ROOT_SCALED_EMBEDDINGS
 
@@ -40,7 +40,7 @@ def from_gguf(
     family = meta.get("general.architecture")
     if family not in _FAMILIES:
         hint = " (OPT has no GGUF architecture; use its safetensors)" if family == "opt" else ""
-        raise InputError(f"{where}: general.architecture = {family!r}{hint}; allowed: {', '.join(_FAMILIES)}")
+        raise InputError(f"{where}: general.architecture = {short(family)}{hint}; allowed: {', '.join(_FAMILIES)}")
     keys = Keys({k.removeprefix(f"{family}."): v for k, v in meta.items()}, where)
     if "token_embd.weight" not in shapes:
         raise InputError(f"{where}: the tensor token_embd.weight is missing")

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from ilf_jax.errors import InputError
+from ilf_jax.models.config_values import short
 
 # Names of types in a safetensors header -> numpy types; safetensors' own reader for numpy knows none of them.
 TYPES: dict[str, Any] = {
@@ -28,19 +29,19 @@ def check_method(quantisation: Any, where: str) -> None:
         InputError: it says that the weights are in another format.
     """
     if not isinstance(quantisation, dict):
-        raise InputError(f"{where}: quantization_config = {quantisation!r}; expected an object")
+        raise InputError(f"{where}: quantization_config = {short(quantisation)}; expected an object")
     method = quantisation.get("quant_method", quantisation.get("quant_algo"))
     groups = quantisation.get("config_groups")
     weights = [g.get("weights") for g in groups.values() if isinstance(g, dict)] if isinstance(groups, dict) else []
     others = [w for w in weights if not isinstance(w, dict) or (w.get("type"), w.get("num_bits")) != ("float", 8)]
     if method not in _METHODS or others:
-        what = f"with weights {others[0]!r}" if method in _METHODS else ""
-        raise InputError(f"{where}: quantization_config.quant_method = {method!r} {what}is not supported; allowed: "
-                         f"float8 by {', '.join(_METHODS)}")
+        what = f" with weights {short(others[0])}" if method in _METHODS else ""
+        raise InputError(f"{where}: quantization_config.quant_method = {short(method)}{what} is not supported; "
+                         f"allowed: float8 by {', '.join(_METHODS)}")
     block = quantisation.get("weight_block_size")
     if block is not None and not (isinstance(block, list) and len(block) == 2
                                   and all(type(n) is int and 0 < n < 2**31 for n in block)):
-        raise InputError(f"{where}: quantization_config.weight_block_size = {block!r}; expected two whole numbers")
+        raise InputError(f"{where}: quantization_config.weight_block_size = {short(block)}; expected two whole numbers")
 
 
 def block_size(config: Mapping[str, Any]) -> tuple[int, int]:

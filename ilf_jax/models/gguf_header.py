@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ilf_jax.errors import InputError
+from ilf_jax.models import config_values
 
 _ITEMS = 2**21
 """Values and tensors in a header, at most. The library takes 3 kB for each; vocabularies have less than a million."""
@@ -22,7 +23,7 @@ def check(path: str, data: mmap.mmap) -> None:
 
     Raises:
         InputError: it is no GGUF file, a count or length in it goes beyond its end, or a tensor has an unknown type,
-            lies beyond the end or upon another tensor.
+            lies beyond the end, upon another tensor or behind a gap.
     """
     try:
         _Header(path, data).check()
@@ -47,7 +48,7 @@ class _Header:
         tensors, values = self._count(_LEAST_TENSOR, "tensors"), self._count(_LEAST_VALUE, "metadata entries")
         alignment = 32
         for _ in range(values):
-            key = self._string("the name of a metadata entry")
+            key = self._name("the name of a metadata entry")
             value = self._value(self._number("I"), f"metadata {key!r}")
             if key == "general.alignment":
                 alignment = value
@@ -82,10 +83,12 @@ class _Header:
             raise self._error(f"has {self._items} values and tensors in its header; {_ITEMS} can be read")
         return count
 
-    def _string(self, what: str) -> str:
+    def _name(self, what: str) -> str:
         size = self._number("Q")
         begin = self._skip(size, what)
-        return self._data[begin : begin + size].decode(errors="replace")
+        name = self._data[begin : begin + min(size, 1024)].decode(errors="replace")
+        config_values.check_name(name, what, self._path)
+        return name
 
     def _value(self, kind: int, what: str) -> Any:
         """A value, of which only numbers are returned."""
@@ -124,6 +127,8 @@ class _Header:
                                   f"{len(self._data)}; it is cut short")
             if offset < end:
                 raise self._error(f"tensors {before} and {name} overlap")
+            if offset - end >= alignment:  # llama.cpp takes no gaps either: a type or size in the header is wrong
+                raise self._error(f"there are {offset - end} bytes before tensor {name} that belong to no tensor")
             end, before = offset + size, name
 
     def _places(self, count: int, alignment: int) -> Iterator[tuple[int, int, str]]:
@@ -132,7 +137,7 @@ class _Header:
 
         names = set()
         for _ in range(count):
-            name = self._string("the name of a tensor")
+            name = self._name("the name of a tensor")
             if name in names:
                 raise self._error(f"two tensors are called {name}")
             names.add(name)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ilf_jax.errors import InputError
-from ilf_jax.models import float8
+from ilf_jax.models import config_values, float8
 from ilf_jax.runtime.files import read_json
 
 _FLOATS = ("F32", "BF16", "F16", "F64")
@@ -65,6 +65,7 @@ class SafetensorsFolder:
         except safetensors.SafetensorError as error:
             raise InputError(f"{file}: cut short, damaged or not safetensors ({error})") from error
         for name in handle.keys():  # noqa: SIM118 (not a dict)
+            config_values.check_name(name, "a tensor's name", str(file))
             if name in self.shapes:
                 raise InputError(f"{file}: tensor {name} is in {self._files[name].name}, too")
             header = handle.get_slice(name)
@@ -131,6 +132,7 @@ def _weight_map(index: Path) -> Mapping[str, str]:
     if not isinstance(names, dict) or not names:
         raise InputError(f"{index}: weight_map = {names!r:.80}; expected an object, from tensors to names of files")
     for tensor, name in names.items():
+        config_values.check_name(tensor, "a tensor's name", str(index))
         if not isinstance(name, str) or Path(name).name != name or not name:
             raise InputError(f"{index}: weight_map.{tensor} = {name!r:.80}; expected the name of a file beside it")
     return names

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from ilf_jax import records
 from ilf_jax.config_sections import STAGES_BEFORE_TARGET, TRAINING_STAGES
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import files
+from ilf_jax.runtime import files, storage
 from ilf_jax.runtime.workdir import RECORDS_IN
 
 R = TypeVar("R", bound=records.Record)
@@ -200,7 +200,7 @@ def read(path: str | Path, *, is_baseline: bool = False) -> WorkFolder:
     Raises:
         InputError: the folder is not a work folder, or a file in it holds something else than it should.
     """
-    path = Path(path)
+    path = storage.local(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; give the --workdir of a run")
     if not (path / "config.json").exists():

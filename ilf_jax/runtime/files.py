@@ -70,7 +70,7 @@ def read_json(path: storage.Path, cure: str = "restore it") -> dict[str, Any]:
         value = json.loads(path.read_bytes())
     except OSError as e:
         raise InputError(f"{path}: cannot be read: {e.strerror or e}; {cure}") from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise InputError(f"{path}: is not valid JSON ({e}); {cure}") from e
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, not a {type(value).__name__}; {cure}")
@@ -98,7 +98,7 @@ def read_json_lines(
             continue
         try:
             row, problem = json.loads(line), None
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             row, problem = None, f"is not valid JSON ({e})"
         if isinstance(row, dict):
             yield number, row

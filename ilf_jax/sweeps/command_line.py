@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ilf_jax.errors import InputError
+from ilf_jax.runtime import storage
 from ilf_jax.runtime.files import write_atomically
 from ilf_jax.sweeps import folders, grid, page, results, runner, stale
 
@@ -37,7 +38,7 @@ def main(arguments: Sequence[str]) -> int:
     flags = _parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cells end, too
     try:
-        sweep, workdir = grid.load(flags.config), flags.workdir.absolute()
+        sweep, workdir = grid.load(flags.config), storage.local(flags.workdir).absolute()
         if flags.jobs < 1:
             raise InputError(f"--jobs={flags.jobs}: must be at least 1")
         if flags.table and flags.rerun:

@@ -16,6 +16,7 @@ from tokenizers import processors
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io
 from ilf_jax.models.architecture import ModelConfig
+from ilf_jax.runtime import storage
 from ilf_jax.runtime.files import read_json
 from ilf_jax.tokenizers import hf_files
 
@@ -64,7 +65,7 @@ class Tokenizer:
             InputError: the file is missing, has no tokenizer, or has one of an unknown kind.
         """
         if uri.startswith("file:"):
-            return cls(hf_files.from_file(Path(uri.removeprefix("file:"))))
+            return cls(hf_files.from_file(storage.local(uri.removeprefix("file:"))))
         kind, path = checkpoint_io.resolve(uri)
         if kind == "init":
             raise InputError(f"tokenizer {uri!r}: random params have none; give file:PATH or another checkpoint")

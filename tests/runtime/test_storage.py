@@ -1,5 +1,8 @@
 """Work folders in an object store: a file system in memory stands for it."""
 
+import os
+import pathlib
+
 import fsspec
 import pytest
 from etils import epath
@@ -85,3 +88,13 @@ def test_a_folder_on_disk_is_used_as_it_is(tmp_path):
     with storage.read_locally(place) as same:
         assert same == place
     assert isinstance(storage.path(tmp_path), type(tmp_path)) and not isinstance(tmp_path, epath.gpath.PosixGPath)
+
+
+def test_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert storage.path("~/runs/a") == storage.local("~/runs/a") == tmp_path / "runs" / "a"
+    assert storage.local("runs/~a") == pathlib.Path("runs/~a")
+    assert os.fspath(storage.path("gs://bucket/~a")) == "gs://bucket/~a"
+    for bad in ("~nobody-of-this-name/x", "a\0b"):
+        with pytest.raises(InputError):
+            storage.path(bad)
