@@ -66,8 +66,8 @@ def _digests(leaves: Mapping[str, Any], rounded: bool) -> dict[str, int]:
 def _is_on_one_cpu(leaf: Any) -> bool:
     if not isinstance(leaf, jax.Array):
         return True
-    devices = leaf.sharding.device_set
-    return leaf.is_fully_addressable and len(devices) == 1 and next(iter(devices)).platform == "cpu"
+    devices: set[Any] = leaf.sharding.device_set
+    return leaf.is_fully_addressable and [device.platform for device in devices] == ["cpu"]
 
 
 def _weights(count: int, axis: int, module: Any) -> Any:

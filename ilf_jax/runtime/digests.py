@@ -81,6 +81,12 @@ def noted_beside(path: storage.Path) -> list[str]:
         raise DamagedError(f"{place}: cannot be read ({e}); delete it") from e
 
 
+def newest(path: storage.Path) -> str:
+    """The digest that is noted beside a file; of a file from an older version, that of its content."""
+    noted = noted_beside(path)
+    return noted[0] if noted else of_bytes(path.read_bytes())
+
+
 def check_beside(path: storage.Path, data: bytes, cure: str) -> None:
     """Raises DamagedError if the data of a file have another digest than is noted beside it."""
     digests = noted_beside(path)

@@ -135,6 +135,18 @@ def read_json_lines(
                              f"{cure}")
 
 
+def note_folder(folder: pathlib.Path) -> None:
+    """Notes the digests of all files of a folder, just written, in a file of its own. `check_folder` checks them."""
+    write_json(digests.folder_list(folder), digests.list_folder(folder))
+
+
+def check_folder(folder: pathlib.Path) -> None:
+    """Raises DamagedError if a folder of `note_folder` does not hold what it did. Of other folders nothing is known."""
+    path, cure = digests.folder_list(folder), "restore the folder from a copy"
+    for name, digest in (read_json(path, cure) if path.is_file() else {}).items():
+        digests.check(folder / name, _read(folder / name, cure), str(digest), cure)
+
+
 @contextlib.contextmanager
 def lock(folder: pathlib.Path, message: str) -> Iterator[None]:
     """Inside, this process has the lock of a folder, through the file `.lock` in it. A killed process loses it.

@@ -15,7 +15,7 @@ from ilf_jax.inference import likelihoods, trained_model, training_texts
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.models import checkpoint_io
 from ilf_jax.records import Candidates, Draft, Example, Feedback, Scored, Target
-from ilf_jax.runtime import performance, storage
+from ilf_jax.runtime import manifests, performance, storage
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.stages import context as context_lib
@@ -96,8 +96,10 @@ def _finetune(context: StageContext, history: Sequence[IterationRecords], folder
     ]
     cost = meter.cost(trained.work, config.precision)
 
+    outcome = Outcome(1, len(targets), metrics, facts={manifests.STEPS_DIGEST: trained.log_digest})
+
     def complete(_: None) -> None:
-        context_lib.finish(context, folder, meter, Outcome(1, len(targets), metrics), cost)
+        context_lib.finish(context, folder, meter, outcome, cost)
         loop.delete_states(folder.path)
         context.workdir.write_metrics()
 
