@@ -32,8 +32,8 @@ _ADVICE_OF_OWN = {
     errno.EPERM: f"allow this user to write there; {INTACT}",
     errno.ENAMETOOLONG: "take a shorter path",
 }
-# tensorstore writes "[OS error 28: ENOSPC No space left on device]".
-_IN_TEXT = re.compile(r"\[OS error (\d+)")
+# tensorstore writes [os_error_code='28'] behind the words.
+_IN_TEXT = re.compile(r"os_error_code=.(\d+)")
 
 
 def code(error: BaseException | None) -> int | None:
