@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 from ilf_jax import records
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import digests, distributed, manifests, storage
-from ilf_jax.runtime.files import lock, read_json, read_json_lines, write_json, write_lines
+from ilf_jax.runtime.files import lock, read_json, read_json_lines, read_lines, write_json, write_lines
 from ilf_jax.version import __version__
 
 R = TypeVar("R", bound=records.Record)
@@ -135,6 +135,21 @@ class StageFolder:
     def complete(self) -> bool:
         """Whether the stage is done."""
         return self.manifest()["complete"]
+
+    def verify(self) -> None:
+        """Raises InputError if a shard of this complete stage, or its log of steps, is not what was written."""
+
+        manifest = self.manifest()
+
+        def check() -> None:
+            noted = dict(enumerate(manifest.get(manifests.DIGESTS, ()))) if RECORDS_IN not in manifest else {}
+            files_of = {self.shard_path(i, manifest["shards"]): digest for i, digest in noted.items()}
+            if manifests.STEPS_DIGEST in manifest:
+                files_of[self.path / "steps.jsonl"] = manifest[manifests.STEPS_DIGEST]
+            for path, digest in files_of.items():
+                read_lines(path, _CURE_OF_SHARD, digest)
+
+        distributed.on_main(check)
 
     def begin(self, **facts: Any) -> None:
         """Notes that the stage has begun, and `facts` that a resumed run needs; without facts, what was noted stays."""

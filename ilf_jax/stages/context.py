@@ -135,6 +135,7 @@ def run_stage(context: StageContext, name: str, cls: type[R], body: Callable[[St
     folder = context.folder(name)
     source = context.shared.first(_depends_on(context, name), folder)
     if folder.complete:
+        folder.verify()
         return Records(cls, folder)
     if source.path != folder.path:
         folder.link(source)

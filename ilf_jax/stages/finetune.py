@@ -51,6 +51,7 @@ def finetune(context: StageContext, history: Sequence[IterationRecords]) -> Iter
     """
     folder = context.folder("finetune")
     if folder.complete:
+        folder.verify()
         loop.delete_states(folder.path)  # the process may have been killed before it did
         yield Pending.ready(None)
         return

@@ -1,15 +1,14 @@
 """A byte flipped in any file of a work folder is found, and the file named, or changes nothing that anybody reads.
 
 Each flip is made in a copy of a finished run, or of one that stopped in the middle of a training. Then its report is
-read, its model loaded, and the run resumed. For more flips, and a table of what became of them by kind of file:
-ILF_JAX_FLIPS=200 python -m pytest -n 0 tests/fuzz/test_flipped_bytes.py
+read, its model loaded, and the run resumed. More flips, and a table of what became of them by kind of file:
+python -m pytest -n 0 tests/fuzz/test_flipped_bytes.py --flips=200
 """
 
 import collections
 import dataclasses
 import itertools
 import json
-import os
 import pathlib
 import random
 import re
@@ -26,7 +25,6 @@ from ilf_jax.runtime import array_digests, checkpoint, sharding
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
-FLIPS = int(os.environ.get("ILF_JAX_FLIPS", "20"))
 SEED = 20250301
 # Name of a kind -> files. What a run rebuilds (report, metrics, TensorBoard) is among them.
 KINDS = {
@@ -122,7 +120,7 @@ def outcome(action, expected, name):
     return "harmless"
 
 
-def plan(sources, rng):
+def plan(sources, flips, rng):
     """(Folder, file) of each flip: every kind of file in turn."""
     by_kind = collections.defaultdict(list)
     for folder in sources:
@@ -133,15 +131,16 @@ def plan(sources, rng):
              or key[1] in ("steps.jsonl", "shard", "manifest", "digest beside a file")]
     rng.shuffle(turns)
     return [(folder, rng.choice(by_kind[folder, kind]))
-            for folder, kind in itertools.islice(itertools.cycle(turns), FLIPS)]
+            for folder, kind in itertools.islice(itertools.cycle(turns), flips)]
 
 
-def test_flips(runs, tmp_path, capsys, monkeypatch):
+def test_flips(runs, tmp_path, capsys, monkeypatch, request):
     config, finished, stopped = runs
+    flips = request.config.getoption("--flips")
     expected = {"report": read_report(finished), "load": loaded(finished), "run": results(finished)}
     monkeypatch.setattr(setting_up.Setup, "report", lambda self: self.run.workdir.write_metrics())
     rng, seen = random.Random(SEED), collections.defaultdict(collections.Counter)
-    for number, (source, name) in enumerate(plan((finished, stopped), rng)):
+    for number, (source, name) in enumerate(plan((finished, stopped), flips, rng)):
         copy = tmp_path / f"{number}"
         shutil.copytree(source, copy)
         flip(copy / name, rng)
@@ -155,9 +154,9 @@ def test_flips(runs, tmp_path, capsys, monkeypatch):
         for reader in readers if source == finished else ["run"]:
             seen[kind_of(name)][reader, outcome(readers[reader], expected[reader], name)] += 1
         shutil.rmtree(copy)
-    if FLIPS > 20:
+    if flips > 20:
         with capsys.disabled():
-            print(f"\n{FLIPS} flips, seed {SEED}")
+            print(f"\n{flips} flips, seed {SEED}")
             for kind, counts in sorted(seen.items()):
                 print(f"{kind:26}", ", ".join(f"{r}: {n} {o}" for (r, o), n in sorted(counts.items())))
-    assert sum(n for counts in seen.values() for (r, _), n in counts.items() if r == "run") == FLIPS
+    assert sum(n for counts in seen.values() for (r, _), n in counts.items() if r == "run") == flips
