@@ -20,7 +20,7 @@ from orbax.checkpoint import v1 as ocp
 
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import array_digests, distributed, os_errors, performance, progress, storage
-from ilf_jax.runtime.digests import DamagedError
+from ilf_jax.runtime.digests import SEAL, DamagedError
 from ilf_jax.runtime.files import read_json, write_json
 from ilf_jax.runtime.pending import Pending
 
@@ -75,11 +75,17 @@ def load_model(folder: storage.Path, shapes: Any) -> Any:
     """
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     placed = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=s.sharding or here), shapes)
-    return _load(storage.path(folder / "params"), placed, _CURE_OF_MODEL)[0]
+    facts = storage.path(folder / _FACTS)
+    # A version that noted no digests sealed no facts.
+    has_digests = facts.exists() and SEAL.encode() in facts.read_bytes()
+    return _load(storage.path(folder / "params"), placed, _CURE_OF_MODEL, has_digests=has_digests)[0]
 
 
-def _load(path: storage.Path, shapes: Any, cure: str) -> tuple[Any, dict[str, Any]]:
+def _load(path: storage.Path, shapes: Any, cure: str, *, has_digests: bool) -> tuple[Any, dict[str, Any]]:
     """The arrays, equal to what was written, and the facts that were saved with them.
+
+    Args:
+        has_digests: False where it may be of a version that noted none.
 
     Raises:
         DamagedError: they cannot be read, or are not what was written.
@@ -91,12 +97,12 @@ def _load(path: storage.Path, shapes: Any, cure: str) -> tuple[Any, dict[str, An
     except Exception as e:  # Orbax and tensorstore raise whatever the damage leads to
         reason = next((line for line in str(e).splitlines() if line.strip()), "")[:300]
         raise DamagedError(f"{path}: cannot be read ({type(e).__name__}: {reason}); {cure}") from e
-    facts = metadata if isinstance(metadata, dict) else {}
+    facts = metadata if isinstance(metadata, dict) else {}  # None where Orbax cannot read it
     expected = facts.get(_DIGESTS)
-    if expected is None:  # of an older version
+    if expected is None and not has_digests:
         return arrays, facts
     if not isinstance(expected, dict) or not all(isinstance(known, dict) for known in expected.values()):
-        raise DamagedError(f"{path}: is damaged: its list of digests is none; {cure}")
+        raise DamagedError(f"{path}: is damaged: it has no digests, or an older version has written it; {cure}")
     changed = array_digests.first_changed(arrays, expected)
     if changed is not None:
         raise DamagedError(f"{path}: is damaged: the array {changed} is not what was written; {cure}")
@@ -211,7 +217,7 @@ class TrainingCheckpoints:
         steps = sorted(distributed.on_main(self._steps), reverse=True)
         for step, older in zip(steps, [*steps[1:], None], strict=True):
             try:
-                return step, *_load(self._folder / str(step), shapes, cure)
+                return step, *_load(self._folder / str(step), shapes, cure, has_digests=True)
             except DamagedError as e:
                 # The others have read theirs, unless the digest of the whole, which all have computed, is wrong.
                 if older is None or (distributed.count() > 1 and e.__cause__ is not None):

@@ -10,7 +10,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.runtime import storage
 
 INTACT = "what was written before is intact, and the same command resumes from there"
-_REMOVED = "the folder was removed, or renamed, while the run was going on; start it again in a folder that stays"
+REMOVED = "the folder was removed, or renamed, while the run was going on; start it again in a folder that stays"
 # Code -> what to do about it. These are about the place, whatever was being done there.
 _ADVICE = {
     errno.ENOSPC: f"free some space; {INTACT}",
@@ -26,8 +26,8 @@ _ADVICE = {
 }
 # These may be about any file, a user's code included: they are explained where they are about a run's own.
 _ADVICE_OF_OWN = {
-    errno.ENOENT: _REMOVED,
-    errno.ENOTDIR: _REMOVED,
+    errno.ENOENT: REMOVED,
+    errno.ENOTDIR: REMOVED,
     errno.EACCES: f"allow this user to write there; {INTACT}",
     errno.EPERM: f"allow this user to write there; {INTACT}",
     errno.ENAMETOOLONG: "take a shorter path",

@@ -30,7 +30,7 @@ from typing import Any, TypeVar
 
 from ilf_jax import records
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import digests, distributed, manifests, storage
+from ilf_jax.runtime import digests, distributed, manifests, os_errors, storage
 from ilf_jax.runtime.files import lock, read_json, read_json_lines, read_lines, write_json, write_lines
 from ilf_jax.version import __version__
 
@@ -84,12 +84,18 @@ class StageFolder:
         """
         if index % distributed.count() != distributed.index():
             return
+        self._check_there()
         try:
             text = "".join(json.dumps(records.to_json(row), ensure_ascii=False) + "\n" for row in rows)
         except ValueError as e:
             raise InputError(f"{self.path.parent.name}, {self.path.name}: {e}; the model that made it, or what scores "
                              "it, does not compute finite numbers: check its weights and config.precision") from e
         write_lines(self.shard_path(index, count), text)
+
+    def _check_there(self) -> None:
+        """Writing would make the folder again, without what was in it."""
+        if storage.is_local(self.path) and not self.path.exists():
+            raise InputError(f"{self.path}: cannot be written: {os_errors.REMOVED}")
 
     def missing_shards(self, count: int) -> list[int]:
         """Indices of the shards, of `count`, that are still to be written."""
@@ -172,6 +178,7 @@ class StageFolder:
             facts: what else the manifest holds; `cost` goes to performance.jsonl.
         """
         distributed.barrier()  # every process has written its shards
+        self._check_there()
         self._write_manifest({"complete": True, "shards": shards, "count": count, "finished": time.time(), **facts,
                               "metrics": list(metrics)}, [self.shard_path(i, shards) for i in range(shards)])
 
