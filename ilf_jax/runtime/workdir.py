@@ -143,7 +143,10 @@ class StageFolder:
         return self.manifest()["complete"]
 
     def verify(self) -> None:
-        """Raises InputError if a shard of this complete stage, or its log of steps, is not what was written."""
+        """Raises InputError if a shard of this complete stage, or its log of steps, is not what was written.
+
+        A shard that is gone is missed by whoever reads it.
+        """
 
         manifest = self.manifest()
 
@@ -153,7 +156,8 @@ class StageFolder:
             if manifests.STEPS_DIGEST in manifest:
                 files_of[self.path / "steps.jsonl"] = manifest[manifests.STEPS_DIGEST]
             for path, digest in files_of.items():
-                read_lines(path, _CURE_OF_SHARD, digest)
+                if path.exists():
+                    read_lines(path, _CURE_OF_SHARD, digest)
 
         distributed.on_main(check)
 
