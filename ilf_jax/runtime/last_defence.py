@@ -56,7 +56,7 @@ def _report(error: Exception, what: str, folder: str | None) -> int:
     return _say(
         UNFORESEEN, f"error: {what}: an error that nobody foresaw, {type(error).__name__}: {first}",
         f"The work folder {folder} is intact: the same command goes on from what it holds." if folder
-        else "Nothing that was there before has been changed.",
+        else "What was complete before is so still.",
         f"The traceback is in {_write_traceback(error, folder)}; please send it to the authors.")
 
 
