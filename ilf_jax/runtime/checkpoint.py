@@ -94,6 +94,8 @@ def _load(path: storage.Path, shapes: Any, cure: str, *, has_digests: bool) -> t
         with _silent_coroutines():
             metadata = ocp.metadata(path).custom_metadata
             arrays = ocp.load(path, shapes)
+    except (jax.errors.JaxRuntimeError, MemoryError):  # too little memory, or another process is gone
+        raise
     except Exception as e:  # Orbax and tensorstore raise whatever the damage leads to
         reason = next((line for line in str(e).splitlines() if line.strip()), "")[:300]
         raise DamagedError(f"{path}: cannot be read ({type(e).__name__}: {reason}); {cure}") from e

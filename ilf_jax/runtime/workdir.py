@@ -88,8 +88,8 @@ class StageFolder:
         try:
             text = "".join(json.dumps(records.to_json(row), ensure_ascii=False) + "\n" for row in rows)
         except ValueError as e:
-            raise InputError(f"{self.path.parent.name}, {self.path.name}: {e}; the model that made it, or what scores "
-                             "it, does not compute finite numbers: check its weights and config.precision") from e
+            raise InputError(f"{self.path.parent.name}, {self.path.name}: {e}, which no record may be; of a number, "
+                             "check what computed it: a model's weights and config.precision, or your function") from e
         write_lines(self.shard_path(index, count), text)
 
     def _check_there(self) -> None:
@@ -100,6 +100,16 @@ class StageFolder:
     def missing_shards(self, count: int) -> list[int]:
         """Indices of the shards, of `count`, that are still to be written."""
         return distributed.on_main(lambda: [i for i in range(count) if not self.shard_path(i, count).exists()])
+
+    def verify_written(self, count: int) -> None:
+        """Raises InputError if a shard, of `count`, of this stage under way is there and not what was written."""
+
+        def check() -> None:
+            for path in (self.shard_path(i, count) for i in range(count)):
+                if path.exists():
+                    read_lines(path, _CURE_OF_SHARD)
+
+        distributed.on_main(check)
 
     def read_shard(self, cls: type[R], index: int, count: int) -> list[R]:
         """The records of one shard, of a stage that is under way.

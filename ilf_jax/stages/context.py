@@ -239,6 +239,7 @@ def process_shards(
     """
     stage, meter = folder.path.name, performance.Meter()
     shards = padding.batches_by_length(lengths, shard_size)
+    folder.verify_written(len(shards))
     missing = folder.missing_shards(len(shards))
     done = len(examples) - sum(len(shards[i]) for i in missing)
     works: list[performance.Work] = []
