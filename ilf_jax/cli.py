@@ -48,7 +48,11 @@ def main() -> int:
         return 2
     # Where absl, ml_collections and argparse look for flags and the program's name.
     sys.argv = [f"ilf-jax {name}", *rest]
-    module = importlib.import_module(_COMMANDS[name][0])
+    try:
+        module = importlib.import_module(_COMMANDS[name][0])
+    except KeyboardInterrupt:
+        print("SIGINT: stopped before anything was done", file=sys.stderr)
+        return 130
     if name == "sweep":
         return module.main(rest)
     if any(argument in ("-h", "-help", "--help") for argument in rest):

@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import distributed, preemption
+from ilf_jax.runtime import distributed, last_defence, preemption
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's configuration.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps its files; an interrupted run resumes from there.")
@@ -105,35 +105,36 @@ def parse_or_exit(argv: Sequence[str]) -> list[str]:
         sys.exit(2)
 
 
+@last_defence.guarded("starting", lambda: _WORKDIR.value)
 def main(argv: Sequence[str]) -> int:
-    """Exit code 0 if the run is complete, 2 on bad input, 3 if a dry run finds that it does not fit."""
+    """Exit code 0 if the run is complete, 2 on bad input, 3 if a dry run finds that it does not fit.
+
+    70 where something happens that nobody foresaw; 130 after SIGINT, 143 after SIGTERM.
+    """
+    preemption.install_interrupt()
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # orbax logs much; our own lines pass nevertheless
-    try:
-        if len(argv) > 1:
-            raise InputError(f"unexpected argument {argv[1]!r}; flags start with --")
-        if _CONFIG.value is None:
-            raise InputError("--config=configs/NAME.py is needed")
-        config = config_lib.read(_CONFIG.value)
-        if _DRY_RUN.value:
-            from ilf_jax.dry_run.dry_run import dry_run  # imports jax, so after the flags are checked
+    if len(argv) > 1:
+        raise InputError(f"unexpected argument {argv[1]!r}; flags start with --")
+    if _CONFIG.value is None:
+        raise InputError("--config=configs/NAME.py is needed")
+    config = config_lib.read(_CONFIG.value)
+    if _DRY_RUN.value:
+        from ilf_jax.dry_run.dry_run import dry_run  # imports jax, so after the flags are checked
 
-            return dry_run(config, _TOPOLOGY.value)
-        if _TOPOLOGY.value:
-            raise InputError("--topology needs --dry_run: a run cannot use TPUs that are not here")
-        if not _WORKDIR.value:
-            raise InputError("--workdir=DIR is needed: where the run keeps its files")
-        distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
-        preemption.install()
-        from ilf_jax import ilf
-        from ilf_jax.runtime import jax_settings
+        return dry_run(config, _TOPOLOGY.value)
+    if _TOPOLOGY.value:
+        raise InputError("--topology needs --dry_run: a run cannot use TPUs that are not here")
+    if not _WORKDIR.value:
+        raise InputError("--workdir=DIR is needed: where the run keeps its files")
+    distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
+    preemption.install()
+    from ilf_jax import ilf
+    from ilf_jax.runtime import jax_settings
 
-        jax_settings.freeze_imports()
-        with distributed.exit_with_the_others():
-            ilf.run(config, _WORKDIR.value, _PROFILE.value, _ALLOW_CHANGE.value)
-    except InputError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
+    jax_settings.freeze_imports()
+    with distributed.exit_with_the_others():
+        ilf.run(config, _WORKDIR.value, _PROFILE.value, _ALLOW_CHANGE.value)
     return 0
 
 

@@ -19,7 +19,17 @@ from ilf_jax.evaluation import systems as systems_lib
 from ilf_jax.inference import model_pool
 from ilf_jax.records import BestOfN, Comparison, Example, Output
 from ilf_jax.reporting import html_report, summary
-from ilf_jax.runtime import config_changes, distributed, files, jax_settings, progress, sharding, storage
+from ilf_jax.runtime import (
+    config_changes,
+    digests,
+    distributed,
+    files,
+    jax_settings,
+    os_errors,
+    progress,
+    sharding,
+    storage,
+)
 from ilf_jax.runtime import workdir as workdir_lib
 from ilf_jax.stages.context import SharedStages, StageContext
 from ilf_jax.tasks.task import Task
@@ -183,7 +193,7 @@ def set_up(
     documents = preflight.fitting(config, task, documents, pool)
     _check_baselines(storage.path(workdir), config, allow_change)
     folder, lock = workdir_lib.open_workdir(workdir, config_lib.to_dict(config), task.directions(), allow_change)
-    with lock, files.full_disk_explained(folder.path):
+    with lock, os_errors.explained(folder.path, own=False):
         jax_settings.apply(config.precision)
         _train_tokenizer(config, task, folder.path, documents)
         if comparisons is not None:
@@ -217,12 +227,15 @@ def write_records(path: storage.Path, rows: Sequence[Example | Comparison], sect
     Raises:
         InputError: a resumed run finds other documents, or comparisons, than it was begun with.
     """
-    text = "".join(json.dumps(records.to_json(row), ensure_ascii=False) + "\n" for row in rows)
+    try:
+        text = "".join(json.dumps(records.to_json(row), ensure_ascii=False) + "\n" for row in rows)
+    except ValueError as e:
+        raise InputError(f"{section}: {e}") from e
 
     def write() -> None:
         if not path.exists():
-            files.write_atomically(path, text)
-        elif path.read_text(encoding="utf-8") != text:
+            files.write_lines(path, text)
+        elif b"\n".join(files.read_lines(path, "delete it to have it written again")) != text.encode():
             raise InputError(f"{path}: holds other {path.stem.replace('examples', 'documents')} than {section} gives "
                              "now; the data have changed since the run was begun: restore them, or use another "
                              "--workdir")
@@ -240,5 +253,7 @@ def _train_tokenizer(
     def train() -> None:
         if not (folder / "tokenizer" / "tokenizer_config.json").exists():
             bpe_training.train_bpe(documents.texts(), size, folder / "tokenizer", task.token_units)
+        if not digests.folder_list(folder / "tokenizer").exists():
+            files.note_folder(folder / "tokenizer")
 
     distributed.on_main(train)

@@ -15,7 +15,8 @@ from conftest import main_with_flags, run_main
 
 import ilf_jax
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import checkpoint
+from ilf_jax.runtime import checkpoint, workdir
+from ilf_jax.stages import context
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -451,6 +452,55 @@ def test_full_disk_without_one(trained, capsys, tmp_path, monkeypatch, call, nth
         assert all(json.loads(line) for line in path.read_text().splitlines()), path
     assert not [p for p in (tmp_path / "run").rglob("*") if "tmp" in p.name]
     assert run_main(trained, tmp_path / "run", capsys)[0] == 0
+
+
+@pytest.mark.parametrize(("code", "nth", "words"), [
+    ("EIO", 12, "the system's log"), ("EDQUOT", 20, "quota"), ("EROFS", 5, "mount it writable"),
+    ("ESTALE", 30, "mount it again"), ("EFBIG", 25, "ulimit -f"),
+])
+def test_a_disk_that_fails_otherwise(trained, capsys, tmp_path, monkeypatch, code, nth, words):
+    original, count = os.fsync, 0
+
+    def failing(*args):
+        nonlocal count
+        count += 1
+        if count > nth:
+            raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        status, error = run_main(trained, tmp_path / "run", capsys)
+    assert (status, error.count("cannot be written")) == (2, 1)
+    assert words in error and "the same command resumes from there" in error and "Traceback" not in error
+    assert run_main(trained, tmp_path / "run", capsys)[0] == 0
+
+
+def test_a_work_folder_that_is_removed(trained, capsys, tmp_path, monkeypatch):
+    original = workdir.StageFolder.write_shard
+
+    def remove(self, *args):
+        if self.path.name == "refine":
+            shutil.rmtree(tmp_path / "run")
+        original(self, *args)
+
+    monkeypatch.setattr(workdir.StageFolder, "write_shard", remove)
+    code, error = run_main(trained, tmp_path / "run", capsys)
+    assert code == 2 and "iteration_001/refine: cannot be written: the folder was removed" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_nobody_foresaw(trained, capsys, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("of a planted fault")
+
+    monkeypatch.setattr(context, "metric_line", fail)
+    code, error = run_main(trained, tmp_path / "run", capsys)
+    lines = error.splitlines()
+    assert code == 70 and "Traceback" not in error
+    assert lines[-3].startswith("error: after evaluate 0: an error that nobody foresaw, ZeroDivisionError: of a")
+    (kept,) = (tmp_path / "run").glob("traceback-*.txt")
+    assert str(kept) in lines[-1] and "planted fault" in kept.read_text()
 
 
 def test_a_line_of_steps_that_cannot_be_written(trained, capsys, tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.evaluation import ranking, systems
 from ilf_jax.records import Example, Match
 from ilf_jax.reporting import workfolder
-from ilf_jax.runtime import progress, storage
+from ilf_jax.runtime import last_defence, progress, storage
 
 _WORKDIR = flags.DEFINE_multi_string("workdir", None, "The work folder of a run; of several, systems are DIR/NAME.")
 _SYSTEMS = flags.DEFINE_list("systems", None, "Names, two or more, of what is to be compared.")
@@ -96,6 +96,7 @@ def print_matches(matches: Sequence[Match]) -> None:
         [name, f"{sum(of_system.values()) / len(of_system):.3f}"] for name, of_system in overall.items()])
 
 
+@last_defence.guarded("comparing", lambda: _WORKDIR.value[0] if _WORKDIR.value else None)
 def main(argv: Sequence[str]) -> int:
     """Exit code 2 where the input is at fault."""
     try:

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import scipy.special
 
+from ilf_jax.inference import finite
 from ilf_jax.inference.language_model import Branch, LanguageModel
 from ilf_jax.models import flops, padding
 from ilf_jax.models.architecture import ModelConfig
@@ -201,7 +202,9 @@ def start_scoring(
     def finish() -> list[np.ndarray]:
         scores_by_group: dict[int, np.ndarray] = {}
         for picked, logits in batches:
-            rows = read(np.asarray(performance.fetch(logits)))
+            answers = np.asarray(performance.fetch(logits))
+            finite.check(lm, answers[: len(picked)], "answers")
+            rows = read(answers)
             scores_by_group |= zip(picked, rows, strict=False)  # rows beyond those picked only fill up the batch
         scores = (scores_by_group[i] for i in range(len(groups)))
         return [np.concatenate([next(scores) for _ in document_groups], axis=1)

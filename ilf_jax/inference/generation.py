@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ilf_jax.inference import finite
 from ilf_jax.inference.language_model import Encoded, LanguageModel
 from ilf_jax.models import flops, padding
 from ilf_jax.models.placement import Placement
@@ -118,6 +119,7 @@ class Generator:
             self.lm.architecture, prompts=1, candidates=rows, prompt_tokens=len(prompt.ids), new_tokens=tokens / rows))
 
     def _sample(self, tokens: Any, logprobs: Any, stopped: bool) -> Sample:
+        finite.check(self.lm, logprobs, "log-probabilities")
         tokenizer = self.lm.tokenizer
         ended = stopped and int(tokens[-1]) in tokenizer.stop_ids
         text = tokenizer.decode(tokens[:-1].tolist() if ended else tokens.tolist())

@@ -1,6 +1,7 @@
 """The models that play a part: each checkpoint is loaded once and shared."""
 
 import dataclasses
+import pathlib
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -13,7 +14,7 @@ from ilf_jax.models import checkpoint_io, finite, transformer
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions, in_precision
 from ilf_jax.models.placement import Placement
-from ilf_jax.runtime import checkpoint, progress, sharding, storage
+from ilf_jax.runtime import checkpoint, files, progress, sharding, storage
 from ilf_jax.tokenizers.tokenizer import Tokenizer, check_vocab
 
 # Parts that are described by the section of another one.
@@ -73,9 +74,9 @@ class ModelPool:
         """A tokenizer, loaded once."""
         if uri not in self._tokenizers and "://" in uri:
             with storage.read_locally(storage.path(uri.removeprefix("hf:"))) as folder:
-                self._tokenizers[uri] = Tokenizer.load(f"hf:{folder}")
+                self._tokenizers[uri] = _load_tokenizer(f"hf:{folder}")
         elif uri not in self._tokenizers:
-            self._tokenizers[uri] = Tokenizer.load(uri)
+            self._tokenizers[uri] = _load_tokenizer(uri)
         return self._tokenizers[uri]
 
     def config(self, uri: str) -> ModelConfig:
@@ -136,6 +137,12 @@ class ModelPool:
         # In its precision before it is on a device, whose memory would have to hold both.
         return checkpoint_io.load_params(
             uri, lambda path, array: placement.put_param(path, in_precision(array, dtype), layout))
+
+
+def _load_tokenizer(uri: str) -> Tokenizer:
+    if uri.startswith("hf:"):
+        files.check_folder(pathlib.Path(uri.removeprefix("hf:")))
+    return Tokenizer.load(uri)
 
 
 class Roles:

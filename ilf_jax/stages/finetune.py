@@ -15,7 +15,7 @@ from ilf_jax.inference import fitting, likelihoods, trained_model, training_text
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.models import checkpoint_io
 from ilf_jax.records import Candidates, Draft, Example, Feedback, Scored, Target
-from ilf_jax.runtime import performance, progress, storage
+from ilf_jax.runtime import manifests, performance, progress, storage
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.stages import context as context_lib
@@ -51,6 +51,7 @@ def finetune(context: StageContext, history: Sequence[IterationRecords]) -> Iter
     """
     folder = context.folder("finetune")
     if folder.complete:
+        folder.verify()
         loop.delete_states(folder.path)  # the process may have been killed before it did
         yield Pending.ready(None)
         return
@@ -97,8 +98,10 @@ def _finetune(context: StageContext, history: Sequence[IterationRecords], folder
     ]
     cost = meter.cost(trained.work, config.precision)
 
+    outcome = Outcome(1, len(targets), metrics, facts={manifests.STEPS_DIGEST: trained.log_digest})
+
     def complete(_: None) -> None:
-        context_lib.finish(context, folder, meter, Outcome(1, len(targets), metrics), cost)
+        context_lib.finish(context, folder, meter, outcome, cost)
         loop.delete_states(folder.path)
         context.workdir.write_metrics()
 

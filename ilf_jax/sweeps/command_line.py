@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import storage
+from ilf_jax.runtime import last_defence, storage
 from ilf_jax.runtime.files import write_atomically
 from ilf_jax.sweeps import folders, grid, page, results, runner, stale
 
@@ -33,6 +33,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@last_defence.guarded("sweeping", lambda: None)
 def main(arguments: Sequence[str]) -> int:
     """Exit code 0 if all cells are complete, 1 if some failed, 2 on bad input."""
     flags = _parse(arguments)
