@@ -64,8 +64,11 @@ def main() -> int:
 def _run_with_absl(module: Any, argv: Sequence[str]) -> int:
     from absl import app
 
+    from ilf_jax.runtime import last_defence
+
     parser = {"flags_parser": module.parse_or_exit} if hasattr(module, "parse_or_exit") else {}
-    app.run(module.main, argv=list(argv), **parser)  # exits with what main returns
+    with last_defence.at_once_when_stopped():
+        app.run(module.main, argv=list(argv), **parser)  # exits with what main returns
     raise AssertionError("app.run returned")
 
 

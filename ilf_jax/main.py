@@ -139,4 +139,5 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=parse_or_exit)
+    with last_defence.at_once_when_stopped():
+        app.run(main, flags_parser=parse_or_exit)

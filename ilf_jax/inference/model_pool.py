@@ -10,7 +10,7 @@ from ilf_jax import config as config_lib
 from ilf_jax import config_sections
 from ilf_jax.errors import InputError
 from ilf_jax.inference.language_model import LanguageModel
-from ilf_jax.models import checkpoint_io, finite, transformer
+from ilf_jax.models import checkpoint_io, finite_weights, transformer
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions, in_precision
 from ilf_jax.models.placement import Placement
@@ -129,7 +129,7 @@ class ModelPool:
         if uri.startswith("orbax:"):
             folder = storage.path(uri.removeprefix("orbax:"))
             params = checkpoint.load_model(folder, placement.with_shardings(in_precision(shapes, dtype), layout))
-            finite.check_params(params, uri)
+            finite_weights.check_params(params, uri)
             return params
         if uri.startswith("init:"):
             return in_precision(

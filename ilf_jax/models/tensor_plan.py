@@ -9,7 +9,7 @@ import numpy as np
 from flax import traverse_util
 
 from ilf_jax.errors import InputError
-from ilf_jax.models import finite
+from ilf_jax.models import finite_weights
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.families import Rule, Table
 from ilf_jax.models.transformer import param_shapes
@@ -50,7 +50,7 @@ class Source:
     def read(self, name: str) -> np.ndarray:
         """One tensor, float32. Raises InputError if it cannot be read or has an element that is not finite."""
         values = self.tensors.read(name)
-        finite.check_tensor(values, name, self.where)
+        finite_weights.check_tensor(values, name, self.where)
         return values
 
 

@@ -1,16 +1,17 @@
 """What a command does with an exception: one line for bad input, three for what nobody foresaw, never a traceback."""
 
+import contextlib
 import functools
 import os
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import os_errors, progress, storage
+from ilf_jax.runtime import distributed, os_errors, preemption, progress, storage
 
 BAD_INPUT, UNFORESEEN, INTERRUPTED = 2, 70, 130
 """Exit codes."""
@@ -40,6 +41,23 @@ def guarded(what: str, folder: Callable[[], str | None]) -> Callable[[Main], Mai
         return guarded_main
 
     return decorate
+
+
+@contextlib.contextmanager
+def at_once_when_stopped() -> Iterator[None]:
+    """Inside, an exit after SIGINT or SIGTERM ends the process without taking the interpreter apart.
+
+    XLA's threads may still be at work on what was stopped, and crash when that goes away under them.
+    """
+    try:
+        yield
+    except SystemExit as e:
+        # Several processes say goodbye to each other first.
+        if isinstance(e.code, int) and e.code in preemption.EXIT_CODES.values() and distributed.count() == 1:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(e.code)
+        raise
 
 
 def _say(code: int, *lines: str) -> int:

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ilf_jax.errors import InputError
-from ilf_jax.models import finite
+from ilf_jax.models import finite_weights
 
 pytestmark = pytest.mark.fast
 
@@ -13,21 +13,21 @@ pytestmark = pytest.mark.fast
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_tensors(bad):
     values = np.full((3, 5), np.finfo(np.float32).max, np.float32)
-    finite.check_tensor(values, "a.weight", "m.gguf")
+    finite_weights.check_tensor(values, "a.weight", "m.gguf")
     values[2, 4] = bad
     with pytest.raises(InputError, match=r"m\.gguf: tensor a\.weight has 1 of 15 elements"):
-        finite.check_tensor(values, "a.weight", "m.gguf")
+        finite_weights.check_tensor(values, "a.weight", "m.gguf")
 
 
 @pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16])
 def test_params(dtype):
     values = np.ones((8, 4), dtype)
     params = {"a": {"kernel": jnp.array(values)}, "b": jnp.ones(3)}
-    finite.check_params(params, "orbax:DIR")
+    finite_weights.check_params(params, "orbax:DIR")
     values[7, 3] = np.nan
     params["a"]["kernel"] = jnp.array(values)
     with pytest.raises(InputError, match="orbax:DIR: param a/kernel has"):
-        finite.check_params(params, "orbax:DIR")
+        finite_weights.check_params(params, "orbax:DIR")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, 0.0])
