@@ -1,13 +1,15 @@
 """What must hold of a configuration and its documents before any work is done, baselines included."""
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from ilf_jax import config as config_lib
 from ilf_jax import feedback, scoring
+from ilf_jax.data import comparisons as comparisons_lib
 from ilf_jax.data import documents as documents_lib
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import systems
@@ -15,7 +17,7 @@ from ilf_jax.inference import fitting as fitting_lib
 from ilf_jax.inference import model_pool
 from ilf_jax.inference.answer_scoring import ANSWER_ROOM
 from ilf_jax.inference.fitting import UNWRITTEN, Demand, Model, shortened, too_long
-from ilf_jax.records import Example
+from ilf_jax.records import Comparison, Example
 from ilf_jax.runtime import progress
 from ilf_jax.stages import finetune, reward
 from ilf_jax.stages.context import needed_stages, uses_recorded_drafts
@@ -124,17 +126,69 @@ def fitting(
         InputError: a document does not fit, and is to stop the run; or none is left.
     """
     warn_of_missing_numbers(config, task, documents.held_out)
+    names = {name for method in _methods(config) for name in needed_roles(method)} - {"embedder"}
+    with _models(config, task, documents, pool, names) as models:
+        return _fitting(config, task, documents, models)
+
+
+def fitting_comparisons(
+    config: config_lib.Config, task: Task, documents: documents_lib.Documents,
+    comparisons: comparisons_lib.Comparisons, pool: model_pool.ModelPool,
+) -> comparisons_lib.Comparisons:
+    """The comparisons that fit into config.reward.max_length; config.data.too_long says what becomes of the others.
+
+    Neither of two compared texts is ever cut: 'truncate' leaves such comparisons out, too.
+
+    Raises:
+        InputError: one does not fit, and is to stop the run; or none is left.
+    """
+    with _models(config, task, documents, pool, {"reward_model"}) as models:
+        demand = _comparison_demand(config, task, models["reward_model"].context)
+
+        def kept(rows: Sequence[Comparison], what: str) -> tuple[Comparison, ...]:
+            examples = [dataclasses.replace(c.example, draft=c.first, feedback=c.second) for c in rows]
+            found, looked_at = too_long([demand], models, examples, count_all=config.data.too_long != "stop")
+            if not found:
+                return tuple(rows)
+            said = f"{len(found)} of {looked_at} {what} are too long, the first: {next(iter(found.values()))}"
+            if config.data.too_long == "stop" or len(found) == len(rows):
+                raise InputError(f"{said}. Raise config.reward.max_length" + (
+                    "" if len(found) == len(rows) else ", or let config.data.too_long='skip' leave them out"))
+            progress.log(f"{said}. They are left out: config.data.too_long={config.data.too_long!r}")
+            return tuple(c for c in rows if c.id not in found)
+
+        return comparisons_lib.Comparisons(kept(comparisons.train, "comparisons"),
+                                           kept(comparisons.held_out, "held-out comparisons"))
+
+
+def _comparison_demand(config: config_lib.Config, task: Task, context: int) -> Demand:
+    """What a reward model is trained on; the compared texts stand as `draft` and `feedback` of an example."""
+    if config.reward.kind == "scalar":
+        return Demand("reward", "reward_model", lambda e: [task.policy_prompt(e)],
+                      text=lambda e: max(e.draft, e.feedback, key=len), training=("reward", config.reward))
+    room = context - min(context, config.reward.max_length) + ANSWER_ROOM
+    if config.reward.kind == "classification":
+        return Demand("reward", "reward_model", lambda e: [
+            task.rate_question(e, text).prompt for text in (e.draft, e.feedback)], room)
+    return Demand("reward", "reward_model", lambda e: [task.compare_question(e, e.draft, e.feedback).prompt], room)
+
+
+@contextlib.contextmanager
+def _models(
+    config: config_lib.Config, task: Task, documents: documents_lib.Documents, pool: model_pool.ModelPool,
+    names: Collection[str],
+) -> Iterator[dict[str, Model]]:
+    """The models that play these roles before training; a tokenizer that the run would train is trained for now."""
     with tempfile.TemporaryDirectory() as folder:
         size, place = trained_tokenizer_size(config), pathlib.Path(folder)
         roles = model_pool.Roles(config, pool, place, None)
-        names = {name for method in _methods(config) for name in needed_roles(method)} - {"embedder"}
 
         @functools.cache
         def train_tokenizer() -> None:
             assert size is not None
             bpe_training.train_bpe(documents.texts(), size, place, task.token_units)
 
-        return _fitting(config, task, documents, fitting_lib.models(config, names, pool, roles, train_tokenizer))
+        yield fitting_lib.models(config, names, pool, roles, train_tokenizer)
 
 
 def _fitting(
