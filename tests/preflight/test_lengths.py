@@ -12,7 +12,7 @@ from ilf_jax.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
-CASE = pathlib.Path(__file__).parent / "cases/late_max_length/data.jsonl"
+CASE = pathlib.Path(__file__).parents[1] / "cases/late_max_length/data.jsonl"
 
 
 def written(tmp_path, **changed):
