@@ -191,6 +191,8 @@ def set_up(
     model_pool.compute_of(config, mesh)  # refuses what the devices cannot do
     pool = model_pool.ModelPool(mesh, config.seed, config.precision)
     documents = preflight.fitting(config, task, documents, pool)
+    if comparisons is not None:
+        comparisons = preflight.fitting_comparisons(config, task, documents, comparisons, pool)
     _check_baselines(storage.path(workdir), config, allow_change)
     folder, lock = workdir_lib.open_workdir(workdir, config_lib.to_dict(config), task.directions(), allow_change)
     with lock, os_errors.explained(folder.path, own=False):

@@ -48,10 +48,12 @@ class Demand:
 
     def problem(self, model: "Model", example: Example) -> str | None:
         """Why an example is too long; None if it is not."""
-        prompts, text = self.prompts(example), self.text(example) if self.text is not None else None
-        if self._fits_for_sure(model, prompts, text):
+        if self.fits_for_sure(model, example, num_bytes):
             return None
         lm = model.lm()
+        if self.fits_for_sure(model, example, lambda part: len(lm.tokenizer.encode(part))):
+            return None
+        prompts, text = self.prompts(example), self.text(example) if self.text is not None else None
         try:
             if self.training is not None:
                 section, settings = self.training
@@ -63,15 +65,17 @@ class Demand:
             return f"{self.stage}: {e}"
         return None
 
-    def _fits_for_sure(self, model: "Model", prompts: Sequence[Prompt], text: str | None) -> bool:
+    def fits_for_sure(self, model: "Model", example: Example, size: Callable[[str], int]) -> bool:
+        """Whether an example fits, if a text has at most `size` tokens. Documents that may be cut do not count."""
+        prompts, text = self.prompts(example), self.text(example) if self.text is not None else None
         limit = model.context - self.room
         if self.training is not None:
             limit = min(limit, self.training[1].max_length)
-        limit -= 0 if text is None else num_bytes(text)
+        limit -= 0 if text is None else size(text)
         if model.max_prompt_length is not None:
             limit = min(limit, model.max_prompt_length)
         whole = [p.text if model.keeps_documents else p.before + p.after for p in prompts]
-        return max(map(num_bytes, whole)) + model.overhead() + _SLACK <= limit
+        return max(map(size, whole)) + model.overhead() + _SLACK <= limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,7 +150,7 @@ def _template_bytes(lm: LanguageModel) -> int:
 
 
 def too_long(
-    demands: Sequence[Demand], models: Mapping[str, Model], examples: Iterable[Example], *, count_all: bool
+    demands: Sequence[Demand], models: Mapping[str, Model], examples: Sequence[Example], *, count_all: bool
 ) -> tuple[dict[str, str], int]:
     """Examples that do not fit, by id, with the reason; and how many were looked at.
 
@@ -156,6 +160,8 @@ def too_long(
         examples: the rows.
         count_all: look at all of them; else at a limited number behind the first that does not fit.
     """
+    if not examples or _all_fit(demands, models, examples):
+        return {}, len(examples)
     found: dict[str, str] = {}
     looked_at = behind = 0
     for example in examples:
@@ -167,6 +173,17 @@ def too_long(
         if behind > _COUNTED and not count_all:
             break
     return found, looked_at
+
+
+def _all_fit(demands: Sequence[Demand], models: Mapping[str, Model], examples: Sequence[Example]) -> bool:
+    """Whether an example would fit for sure in which every text is as long as the longest of all examples.
+
+    Prompts grow with their texts, so that then all do; a hundred thousand rows take one prompt of each kind.
+    """
+    names = [field.name for field in dataclasses.fields(Example) if field.name not in ("id", "group")]
+    longest = {name: "x" * max(num_bytes(getattr(e, name)) for e in examples) for name in names}
+    whole = dataclasses.replace(examples[0], **longest)
+    return all(demand.fits_for_sure(models[demand.role], whole, num_bytes) for demand in demands)
 
 
 def _first_problem(demands: Sequence[Demand], models: Mapping[str, Model], example: Example) -> str | None:

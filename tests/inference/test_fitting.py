@@ -52,7 +52,19 @@ def test_no_tokenizer_is_loaded_where_bytes_decide():
 
     models = {"refiner": Model(2000, None, False, lambda: 0, loaded)}
     rows = [example(i, document="long " * 10_000) for i in range(1000)]  # a document may be cut
-    assert fitting.too_long([REFINE], models, rows, count_all=True) == ({}, 1000)
+    prompts = []
+
+    def counted(e):
+        prompts.append(e)
+        return REFINE.prompts(e)
+
+    demand = dataclasses.replace(REFINE, prompts=counted)
+    assert fitting.too_long([demand], models, rows, count_all=True) == ({}, 1000)
+    assert len(prompts) == 1  # made of the longest texts
+    rows[500] = example(500, draft="x" * 900)
+    rows[501] = example(501, feedback="x" * 900)  # together they would be too long
+    assert fitting.too_long([demand], models, rows, count_all=True) == ({}, 1000)
+    assert len(prompts) == 1 + 1 + len(rows)
 
 
 @pytest.mark.fast
@@ -60,7 +72,7 @@ def test_rows_that_bytes_do_not_decide_are_read_as_tokens(tokenizer):
     lm, models = model(tokenizer, 700)
     rows = [example(0), example(1, draft="Rewrite the summary " * 15), example(2, feedback="never seen: é " * 60)]
     found, looked_at = fitting.too_long([REFINE], models, rows, count_all=True)
-    assert lm.asked == ["e1", "e2"] and looked_at == 3
+    assert lm.asked == ["e2"] and looked_at == 3  # of the second one the tokens without the document decide
     assert list(found) == ["e2"] and found["e2"].startswith("refine: ")
 
 

@@ -12,7 +12,7 @@ from ilf_jax.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
-CASE = pathlib.Path(__file__).parent / "cases/late_max_length/data.jsonl"
+CASE = pathlib.Path(__file__).parents[1] / "cases/late_max_length/data.jsonl"
 
 
 def written(tmp_path, **changed):
@@ -185,3 +185,20 @@ def test_no_number_but_length_is_said_before_the_run(tmp_path, begin, caplog):
 @pytest.mark.fast
 def test_the_default_is_to_stop():
     assert config_lib.read({}).data.too_long == "stop"
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("kind", ["comparison", "classification", "scalar"])
+def test_comparisons_that_are_too_long(tmp_path, begin, caplog, kind, monkeypatch):
+    path, met = tmp_path / "compared.jsonl", []
+    rows = [{"document": f"Item {i} was sold.", "first": f"Sold {i}.", "second": LONG if i == 2 else "Gone.",
+             "preferred": "first"} for i in range(8)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changes = {"reward.source": f"jsonl:{path}", "reward.eval_size": 3, "reward.kind": kind, "reward.max_length": 300}
+    said = refused(small(**changes), tmp_path / "run")
+    assert said.startswith("1 of 5 comparisons are too long, the first: reward: ") and "config.data.too_long" in said
+    none = small(**changes | {"reward.max_length": 8, "data.too_long": "skip"})
+    assert refused(none, tmp_path / "run").startswith("5 of 5 comparisons are too long")
+    monkeypatch.setattr("ilf_jax.ilf.train_reward_model", lambda context, compared: met.append(compared))
+    begin(small(**changes, **{"data.too_long": "skip"}), tmp_path / "run")
+    assert (len(met[0].train), len(met[0].held_out)) == (4, 3) and "They are left out" in caplog.text

@@ -1,23 +1,26 @@
-"""What must hold of a configuration and its documents before any work is done, baselines included."""
+"""Which rows are too long for the prompts of a run, or for training on, and what becomes of them.
 
+Known are the texts of the data; what models are yet to write is taken to be as short as can be.
+"""
+
+import contextlib
 import dataclasses
 import functools
 import pathlib
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from ilf_jax import config as config_lib
-from ilf_jax import feedback, scoring
+from ilf_jax.data import comparisons as comparisons_lib
 from ilf_jax.data import documents as documents_lib
 from ilf_jax.errors import InputError
-from ilf_jax.evaluation import systems
 from ilf_jax.inference import fitting as fitting_lib
 from ilf_jax.inference import model_pool
 from ilf_jax.inference.answer_scoring import ANSWER_ROOM
 from ilf_jax.inference.fitting import UNWRITTEN, Demand, Model, shortened, too_long
-from ilf_jax.records import Example
+from ilf_jax.preflight.checks import methods, needed_roles, trained_tokenizer_size
+from ilf_jax.records import Comparison, Example
 from ilf_jax.runtime import progress
-from ilf_jax.stages import finetune, reward
 from ilf_jax.stages.context import needed_stages, uses_recorded_drafts
 from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tasks.task import Task
@@ -25,93 +28,6 @@ from ilf_jax.tokenizers import bpe_training
 
 # Rows on which it is tried whether the longest output would fit: a warning does not depend on all of them.
 _LOOKED_AT = 64
-
-
-def check_sources(config: config_lib.Config, task: Task) -> None:
-    """Raises InputError if parts of the configuration do not go together, or a checkpoint is not there."""
-    trained_tokenizer_size(config)
-    _check_baselines(config)
-    for method in _methods(config):
-        _check_method(method, task)
-
-
-def _methods(config: config_lib.Config) -> list[config_lib.Config]:
-    """The run itself and its baselines."""
-    return [config, *(config_lib.baseline(config, name) for name in config.baselines or {})]
-
-
-def _check_baselines(config: config_lib.Config) -> None:
-    names = {_settings(config): "the run itself"}
-    # What is compared at the end, by name.
-    taken = {"before_training", config.finetune.target, "references", "human_refinements"}
-    for name in config.baselines or {}:
-        if name in taken or "_best_of_" in name:
-            raise InputError(f"config.baselines.{name}: is the name of another system of the run; choose another")
-        settings = _settings(config_lib.baseline(config, name))
-        if settings in names:
-            raise InputError(f"config.baselines.{name}: has the same settings as {names[settings]}; a baseline "
-                             "overrides something in finetune, feedback, refine or score")
-        names[settings] = f"config.baselines.{name}"
-
-
-def _settings(config: config_lib.Config) -> str:
-    return repr([getattr(config, section) for section in config_lib.OVERRIDDEN_BY_BASELINES])
-
-
-def _check_method(config: config_lib.Config, task: Task) -> None:
-    needed = needed_stages(config)
-    if "feedback" in needed:
-        feedback.source_class(config.feedback.source).check(config, task, None)
-    if "score" in needed:
-        scoring.scorer_class(config.score.method)
-    if config.finetune.target == "feedback_refinement" and config.iterations > 1:
-        raise InputError("config.finetune.target='feedback_refinement' with config.iterations above 1: such a policy's "
-                         "drafts would begin with feedback")
-    for name in ("refiner", "judge", "critic", "embedder"):
-        if (getattr(config, name).tokenizer or "").startswith("train:"):
-            raise InputError(f"config.{name}.tokenizer: only the policy's tokenizer can be trained")
-    model_pool.check(config, needed_roles(config))
-    finetune.check(config)
-    if "reward_model" in needed_roles(config):
-        reward.check(config)
-    if config.evaluate.rank and config.data.eval_size == 0:
-        raise InputError("config.evaluate.rank=True needs held-out documents: config.data.eval_size is 0")
-
-
-def needed_roles(config: config_lib.Config) -> list[str]:
-    """The roles that models play in a run."""
-    needed = needed_stages(config)
-    roles = ["policy", *(["refiner"] if "refine" in needed else [])]
-    if "feedback" in needed and config.feedback.source == "critic":
-        roles.append("critic")
-    scores = "score" in needed and (config.score.method == "instruct_rm" or config.score.win_rate)
-    if scores or config.evaluate.win_rate or config.evaluate.rank:
-        roles.append("judge")
-    rewarded = ("score" in needed and config.score.method == "reward_model") or config.evaluate.best_of_n > 1
-    if rewarded or config.reward.source is not None:
-        roles.append("reward_model")
-    if "score" in needed and config.score.method == "embedding":
-        roles.append("embedder")
-    return roles
-
-
-def check_documents(config: config_lib.Config, task: Task, documents: documents_lib.Documents) -> None:
-    """Raises InputError for the first document that lacks what the run, or a baseline, needs."""
-    one_system = config.iterations == 0 and config.evaluate.best_of_n == 1 and not systems.of_people(documents.held_out)
-    if config.evaluate.rank and one_system:
-        raise InputError("config.evaluate.rank=True takes two systems; with config.iterations=0 and no "
-                         "references there is only before_training")
-    train = [e for examples in documents.by_iteration.values() for e in examples]
-    for method in _methods(config):
-        needed = needed_stages(method)
-        finetune.check_documents(method, train)
-        if "draft" in needed and uses_recorded_drafts(method):
-            for example in train:
-                if not example.draft.strip():
-                    raise InputError(f"document {example.id!r} has no recorded draft; map it by "
-                                     "config.data.fields.draft, or set config.draft.source='policy'")
-        if "feedback" in needed:
-            feedback.source_class(method.feedback.source).check(method, task, train)
 
 
 def fitting(
@@ -124,24 +40,76 @@ def fitting(
         InputError: a document does not fit, and is to stop the run; or none is left.
     """
     warn_of_missing_numbers(config, task, documents.held_out)
+    names = {name for method in methods(config) for name in needed_roles(method)} - {"embedder"}
+    with _models(config, task, documents, pool, names) as models:
+        return _fitting(config, task, documents, models)
+
+
+def fitting_comparisons(
+    config: config_lib.Config, task: Task, documents: documents_lib.Documents,
+    comparisons: comparisons_lib.Comparisons, pool: model_pool.ModelPool,
+) -> comparisons_lib.Comparisons:
+    """The comparisons that fit into config.reward.max_length; config.data.too_long says what becomes of the others.
+
+    Neither of two compared texts is ever cut: 'truncate' leaves such comparisons out, too.
+
+    Raises:
+        InputError: one does not fit, and is to stop the run; or none is left.
+    """
+    with _models(config, task, documents, pool, {"reward_model"}) as models:
+        demand = _comparison_demand(config, task, models["reward_model"].context)
+
+        def kept(rows: Sequence[Comparison], what: str) -> tuple[Comparison, ...]:
+            examples = [dataclasses.replace(c.example, draft=c.first, feedback=c.second) for c in rows]
+            found, looked_at = too_long([demand], models, examples, count_all=config.data.too_long != "stop")
+            if not found:
+                return tuple(rows)
+            said = f"{len(found)} of {looked_at} {what} are too long, the first: {next(iter(found.values()))}"
+            if config.data.too_long == "stop" or len(found) == len(rows):
+                raise InputError(f"{said}. Raise config.reward.max_length" + (
+                    "" if len(found) == len(rows) else ", or let config.data.too_long='skip' leave them out"))
+            progress.log(f"{said}. They are left out: config.data.too_long={config.data.too_long!r}")
+            return tuple(c for c in rows if c.id not in found)
+
+        return comparisons_lib.Comparisons(kept(comparisons.train, "comparisons"),
+                                           kept(comparisons.held_out, "held-out comparisons"))
+
+
+def _comparison_demand(config: config_lib.Config, task: Task, context: int) -> Demand:
+    """What a reward model is trained on; the compared texts stand as `draft` and `feedback` of an example."""
+    if config.reward.kind == "scalar":
+        return Demand("reward", "reward_model", lambda e: [task.policy_prompt(e)],
+                      text=lambda e: max(e.draft, e.feedback, key=len), training=("reward", config.reward))
+    room = context - min(context, config.reward.max_length) + ANSWER_ROOM
+    if config.reward.kind == "classification":
+        return Demand("reward", "reward_model", lambda e: [
+            task.rate_question(e, text).prompt for text in (e.draft, e.feedback)], room)
+    return Demand("reward", "reward_model", lambda e: [task.compare_question(e, e.draft, e.feedback).prompt], room)
+
+
+@contextlib.contextmanager
+def _models(
+    config: config_lib.Config, task: Task, documents: documents_lib.Documents, pool: model_pool.ModelPool,
+    names: Collection[str],
+) -> Iterator[dict[str, Model]]:
+    """The models that play these roles before training; a tokenizer that the run would train is trained for now."""
     with tempfile.TemporaryDirectory() as folder:
         size, place = trained_tokenizer_size(config), pathlib.Path(folder)
         roles = model_pool.Roles(config, pool, place, None)
-        names = {name for method in _methods(config) for name in needed_roles(method)} - {"embedder"}
 
         @functools.cache
         def train_tokenizer() -> None:
             assert size is not None
             bpe_training.train_bpe(documents.texts(), size, place, task.token_units)
 
-        return _fitting(config, task, documents, fitting_lib.models(config, names, pool, roles, train_tokenizer))
+        yield fitting_lib.models(config, names, pool, roles, train_tokenizer)
 
 
 def _fitting(
     config: config_lib.Config, task: Task, documents: documents_lib.Documents, models: Mapping[str, Model]
 ) -> documents_lib.Documents:
     train = list({e.id: e for examples in documents.by_iteration.values() for e in examples}.values())
-    of_train, of_held_out = ([d for method in _methods(config) for d in of(method, task)]
+    of_train, of_held_out = ([d for method in methods(config) for d in of(method, task)]
                              for of in (_demands_in_training, _demands_in_evaluation))
     replaced = {**_settled(config, "documents", of_train, models, train),
                 **_settled(config, "held-out documents", of_held_out, models, documents.held_out)}
@@ -189,7 +157,7 @@ def _check_targets(
     """
     if not examples:
         return
-    for method in _methods(config):
+    for method in methods(config):
         policy = config.data.too_long
         known = _known_text(method)
         shortest: Callable[[Example], str] = _unwritten if known is None or policy == "truncate" else known
@@ -305,17 +273,3 @@ def warn_of_missing_numbers(config: config_lib.Config, task: Task, held_out: Seq
     if held_out and not measured and not (fields and settings.nll) and not ("reference" in fields and settings.rouge):
         progress.log("nothing will be measured on held-out documents but how long outputs are: map references by "
                      "config.data.fields.reference, or set config.evaluate.win_rate=True to have a judge compare")
-
-
-def trained_tokenizer_size(config: config_lib.Config) -> int | None:
-    """Size V of config.policy.tokenizer='train:V'; None where none is to be trained."""
-    kind, _, size = (config.policy.tokenizer or "").partition(":")
-    if kind != "train":
-        return None
-    if not size.isdecimal() or int(size) < 257:
-        raise InputError(f"config.policy.tokenizer={config.policy.tokenizer!r}: the size must be a whole number of at "
-                         "least 257")
-    if config.iterations == 0:
-        raise InputError(f"config.policy.tokenizer={config.policy.tokenizer!r} learns from the documents of "
-                         "iterations, and config.iterations is 0")
-    return int(size)
