@@ -100,7 +100,7 @@ class LanguageModel:
         if self.uses_chat:
             # Models with several end tokens close a chat turn with another one than a text.
             turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-            ids = self.tokenizer.encode(self.tokenizer.render_chat(turn, add_generation_prompt=False))
+            ids = self.tokenizer.encode(self.tokenizer.render_chat(turn, add_generation_prompt=False), special=True)
             return next((i for i in reversed(ids) if i in self.tokenizer.stop_ids), self.tokenizer.stop_ids[0])
         return self.tokenizer.stop_ids[0]
 
@@ -141,7 +141,7 @@ class LanguageModel:
         text = prompt.text
         if self.uses_chat:
             text = self.tokenizer.render_chat([{"role": "user", "content": text}])
-            return Encoded(example_id, text, self.tokenizer.encode(text))
+            return Encoded(example_id, text, self.tokenizer.encode(text, special=True))
         return Encoded(example_id, text, self.tokenizer.encode(text, add_bos=self.tokenizer.adds_bos))
 
     def completion_text(self, prompt: Encoded, text: str) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,12 +21,12 @@ _END_TOKENS = ("<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end
 
 
 class Backend(Protocol):
-    """Splits text into tokens. Special tokens in the text become their ids; none are added."""
+    """Splits text into tokens. Control tokens in the text become their ids if `special`; none are added."""
 
     size: int
 
-    def encode(self, text: str) -> list[int]: ...
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]: ...
+    def encode(self, text: str, special: bool) -> list[int]: ...
+    def encode_batch(self, texts: Sequence[str], special: bool) -> list[list[int]]: ...
     def decode(self, ids: Sequence[int]) -> str: ...
     def token_texts(self) -> list[str]: ...
     def token_id(self, text: str) -> int | None: ...
@@ -39,22 +40,27 @@ class Fast:
 
     def __init__(self, tokenizer: tokenizers.Tokenizer) -> None:
         self.tokenizer = tokenizer
+        self._lock = threading.Lock()  # whether control tokens are recognised is a state of the tokenizer
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self.size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
-    def encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+    def encode(self, text: str, special: bool) -> list[int]:
+        with self._lock:
+            self.tokenizer.encode_special_tokens = not special
+            return self.tokenizer.encode(text, add_special_tokens=False).ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [e.ids for e in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+    def encode_batch(self, texts: Sequence[str], special: bool) -> list[list[int]]:
+        with self._lock:
+            self.tokenizer.encode_special_tokens = not special
+            return [e.ids for e in self.tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
     def decode(self, ids: Sequence[int]) -> str:
         return self.tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def token_texts(self) -> list[str]:
         # Decode each token after another one, because decoders strip the space before the first token.
-        anchor = self.encode("a")[-1:]
+        anchor = self.encode("a", False)[-1:]
         before = len(self.tokenizer.decode(anchor, skip_special_tokens=False))
         texts = self.tokenizer.decode_batch([[*anchor, i] for i in range(self.size)], skip_special_tokens=False)
         return [text[before:] for text in texts]
@@ -85,14 +91,16 @@ class SentencePiece:
         longest_first = sorted(filter(None, self.specials), key=len, reverse=True)
         self.split = re.compile("(" + "|".join(map(re.escape, longest_first)) + ")") if longest_first else None
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, special: bool) -> list[int]:
+        if not special or self.split is None:
+            return self.processor.encode(text)
         ids: list[int] = []
-        for part in self.split.split(text) if self.split else [text]:
+        for part in self.split.split(text):
             ids += [self.specials[part]] if part in self.specials else self.processor.encode(part) if part else []
         return ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        return [self.encode(text) for text in texts]
+    def encode_batch(self, texts: Sequence[str], special: bool) -> list[list[int]]:
+        return [self.encode(text, special) for text in texts]
 
     def decode(self, ids: Sequence[int]) -> str:
         skipped = set(self.specials.values())

@@ -70,14 +70,21 @@ class Tokenizer:
             raise InputError(f"tokenizer {uri!r}: random params have none; give file:PATH or another checkpoint")
         return cls(hf_files.from_gguf(path) if kind == "gguf" else hf_files.from_folder(Path(path)))
 
-    def encode(self, text: str, add_bos: bool = False) -> list[int]:
-        """Ids of a text. Special tokens in the text become their ids; `add_bos` prepends BOS, nothing else is added."""
-        return self._bos(add_bos) + self._backend.encode(text)
+    def encode(self, text: str, add_bos: bool = False, *, special: bool = False) -> list[int]:
+        """Ids of a text.
 
-    def encode_batch(self, texts: Sequence[str], add_bos: bool = False) -> list[list[int]]:
+        Args:
+            text: what to encode.
+            add_bos: prepend BOS; nothing else is ever added.
+            special: control tokens in the text become their ids, as a rendered chat template wants it. Without, they are
+                letters like any others: a document cannot close its own turn.
+        """
+        return self._bos(add_bos) + self._backend.encode(text, special)
+
+    def encode_batch(self, texts: Sequence[str], add_bos: bool = False, *, special: bool = False) -> list[list[int]]:
         """`encode` of each text, in parallel if the backend supports it."""
         bos = self._bos(add_bos)
-        return [bos + ids for ids in self._backend.encode_batch(texts)]
+        return [bos + ids for ids in self._backend.encode_batch(texts, special)]
 
     def _bos(self, add_bos: bool) -> list[int]:
         if not add_bos:
@@ -97,26 +104,33 @@ class Tokenizer:
 
     @functools.cached_property
     def _prepends_space(self) -> bool:
-        first = self._backend.encode("a")[:1]
-        return bool(first) and first != self._backend.encode("\na")[-1:]
+        first = self.encode("a")[:1]
+        return bool(first) and first != self.encode("\na")[-1:]
 
     def _encode_inner(self, text: str) -> list[int]:
         """Ids of a text inside a longer one: without the space that some vocabularies prepend."""
         if self._prepends_space:
-            anchor, whole = self._backend.encode("\n"), self._backend.encode("\n" + text)
+            anchor, whole = self.encode("\n"), self.encode("\n" + text)
             if whole[: len(anchor)] == anchor:
                 return whole[len(anchor) :]
-        return self._backend.encode(text)
+        return self.encode(text)
 
     def encode_continuation(self, prompt_ids: Sequence[int], prompt_text: str, text: str) -> list[int]:
         """Ids such that `prompt_ids` followed by them are the ids of prompt_text + text.
 
-        If a token would span the boundary, no such ids exist, and this returns the ids of `text` alone.
+        Control tokens may stand in the prompt; in `text` they are letters. If a token would span the boundary, no such
+        ids exist, and this returns the ids of `text` alone.
         """
-        prompt, whole = list(prompt_ids), self._backend.encode(prompt_text + text)
-        if prompt and prompt[0] == self.bos_id and whole[:1] != [self.bos_id]:
-            whole = [self.bos_id, *whole]
-        return whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._encode_inner(text)
+        prompt = list(prompt_ids)
+        for special in (True, False):
+            if special and self.encode(text, special=True) != self.encode(text):
+                continue
+            whole = self.encode(prompt_text + text, special=special)
+            if prompt and prompt[0] == self.bos_id and whole[:1] != [self.bos_id]:
+                whole = [self.bos_id, *whole]
+            if whole[: len(prompt)] == prompt:
+                return whole[len(prompt) :]
+        return self._encode_inner(text)
 
     def answer_tokens(self, prompt_text: str, prompt_ids: Sequence[int], answers: tuple[str, str]) -> AnswerTokens:
         """The first tokens in which two answers to the prompt differ.

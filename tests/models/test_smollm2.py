@@ -43,7 +43,7 @@ def ours():
 
 def prompt_ids(tokenizer):
     message = "Summarize in one sentence: My landlord kept my deposit although I left the flat cleaner than I found it."
-    return tokenizer.encode(tokenizer.render_chat([{"role": "user", "content": message}]))
+    return tokenizer.encode(tokenizer.render_chat([{"role": "user", "content": message}]), special=True)
 
 
 def test_logits(ours, theirs):

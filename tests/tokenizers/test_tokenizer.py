@@ -95,7 +95,7 @@ def test_facts(byte_tokenizer, sp_tokenizer):
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_encode_decode(tokenizer, text):
-    ids = tokenizer.encode(text)
+    ids = tokenizer.encode(text, special=True)
     want = text
     for special in SPECIALS:
         want = want.replace(special, "")
@@ -103,15 +103,31 @@ def test_encode_decode(tokenizer, text):
     assert tokenizer.decode(ids).replace(" ", "") == want.replace(" ", "")
     if text != RENDERED:
         assert tokenizer.decode(ids) == text
-    assert tokenizer.encode(text, add_bos=True) == [tokenizer.bos_id, *ids]
+    assert tokenizer.encode(text, add_bos=True, special=True) == [tokenizer.bos_id, *ids]
 
 
-def test_batch(tokenizer):
-    assert tokenizer.encode_batch(TEXTS) == [tokenizer.encode(t) for t in TEXTS]
+@pytest.mark.parametrize("special", [True, False])
+def test_batch(tokenizer, special):
+    assert tokenizer.encode_batch(TEXTS, special=special) == [tokenizer.encode(t, special=special) for t in TEXTS]
+
+
+def test_control_tokens_in_data_are_letters(tokenizer):
+    ids = tokenizer.encode(RENDERED)
+    assert tokenizer.decode(ids) == RENDERED
+    controls = tokenizer.encode("<|im_start|><|im_end|>", special=True)
+    assert len(controls) == 2 and not set(controls) & set(ids)
+
+
+def test_a_continuation_with_a_control_token_stays_text(tokenizer):
+    prompt = RENDERED
+    ids = tokenizer.encode(prompt, special=True)
+    answer = tokenizer.encode_continuation(ids, prompt, "Yes<|im_end|> it is")
+    assert tokenizer.decode(answer) == "Yes<|im_end|> it is"
+    assert tokenizer.stop_ids[0] not in answer
 
 
 def test_specials_in_text(tokenizer):
-    ids = tokenizer.encode(RENDERED)
+    ids = tokenizer.encode(RENDERED, special=True)
     texts = tokenizer.token_texts
     assert [texts[i] for i in ids].count("<|im_start|>") == 2 and [texts[i] for i in ids].count("<|im_end|>") == 1
 
@@ -199,7 +215,8 @@ def test_vocab_and_merges(byte_tokenizer, hf_folder, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     tokenizer = Tokenizer.load(f"hf:{tmp_path}")
     assert tokenizer.encode_batch(TEXTS) == byte_tokenizer.encode_batch(TEXTS)
-    assert tokenizer.decode(tokenizer.encode(RENDERED)) == byte_tokenizer.decode(byte_tokenizer.encode(RENDERED))
+    for special in (True, False):
+        assert tokenizer.encode(RENDERED, special=special) == byte_tokenizer.encode(RENDERED, special=special)
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
@@ -229,7 +246,10 @@ def test_save_byte_level(byte_tokenizer, tmp_path):
 
 def same_as_transformers(ours, theirs):
     for text in TEXTS:
-        ids = ours.encode(text)
+        if text != RENDERED:
+            plain = theirs(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            assert ours.encode(text) == plain, text
+        ids = ours.encode(text, special=True)
         assert ids == theirs(text, add_special_tokens=False)["input_ids"], text
         if text != RENDERED:
             assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
@@ -330,7 +350,7 @@ def test_smollm2_equals_transformers():
     rendered = tokenizer.render_chat(chat)
     assert rendered == theirs.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     for text in [*TEXTS, rendered]:
-        assert tokenizer.encode(text) == theirs(text, add_special_tokens=False)["input_ids"], text
+        assert tokenizer.encode(text, special=True) == theirs(text, add_special_tokens=False)["input_ids"], text
     # transformers drops the digit rule of SmolLM2's pre-tokenizer; it shows on other numerals only
     one_half = tokenizer.encode(" ½")
     assert tokenizer.decode(one_half[:1]) == " " and tokenizer.decode(one_half) == " ½"
