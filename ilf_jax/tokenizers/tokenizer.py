@@ -76,8 +76,8 @@ class Tokenizer:
         Args:
             text: what to encode.
             add_bos: prepend BOS; nothing else is ever added.
-            special: control tokens in the text become their ids, as a rendered chat template wants it. Without, they are
-                letters like any others: a document cannot close its own turn.
+            special: control tokens in the text become their ids, as a rendered chat template needs it. Without, they
+                are letters like any others, so that a document cannot close its own turn.
         """
         return self._bos(add_bos) + self._backend.encode(text, special)
 
