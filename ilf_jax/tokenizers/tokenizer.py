@@ -17,7 +17,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.runtime.files import read_json
-from ilf_jax.tokenizers import hf_files
+from ilf_jax.tokenizers import tokenizer_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Tokenizer:
         chat_template: jinja source, or None.
     """
 
-    def __init__(self, parts: hf_files.Parts) -> None:
+    def __init__(self, parts: tokenizer_files.Parts) -> None:
         self._backend, self.where = parts.backend, parts.where
         self.vocab_size = parts.backend.size
         self.bos_id, self.eos_id = parts.bos_id, parts.eos_id
@@ -64,11 +64,11 @@ class Tokenizer:
             InputError: the file is missing, has no tokenizer, or has one of an unknown kind.
         """
         if uri.startswith("file:"):
-            return cls(hf_files.from_file(Path(uri.removeprefix("file:"))))
+            return cls(tokenizer_files.from_file(Path(uri.removeprefix("file:"))))
         kind, path = checkpoint_io.resolve(uri)
         if kind == "init":
             raise InputError(f"tokenizer {uri!r}: random params have none; give file:PATH or another checkpoint")
-        return cls(hf_files.from_gguf(path) if kind == "gguf" else hf_files.from_folder(Path(path)))
+        return cls(tokenizer_files.from_gguf(path) if kind == "gguf" else tokenizer_files.from_folder(Path(path)))
 
     def encode(self, text: str, add_bos: bool = False, *, special: bool = False) -> list[int]:
         """Ids of a text.
@@ -179,8 +179,8 @@ class Tokenizer:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        fast = self._backend.to_json()
-        if self.adds_bos and not hf_files.Fast(fast).template_adds(self.bos_id):
+        fast = self._backend.tokenizer
+        if self.adds_bos and not self._backend.template_adds(self.bos_id):
             bos = self._text(self.bos_id)
             fast = tokenizers.Tokenizer.from_str(fast.to_str())  # a copy: this tokenizer stays unchanged
             fast.post_processor = processors.TemplateProcessing(
@@ -200,8 +200,8 @@ class Tokenizer:
             kept = read_json(path) if path.is_file() else {}
             ends = self.stop_ids[0] if len(self.stop_ids) == 1 else list(self.stop_ids)
             path.write_text(json.dumps({**kept, "eos_token_id": ends}, indent=2))
-        if isinstance(self._backend, hf_files.SentencePiece):
-            (folder / "tokenizer.model").write_bytes(self._backend.processor.serialized_model_proto())
+        if self._backend.model_proto:
+            (folder / "tokenizer.model").write_bytes(self._backend.model_proto)
 
 
 @functools.cache

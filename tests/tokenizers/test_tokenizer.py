@@ -89,7 +89,7 @@ def tokenizer(request):
 def test_facts(byte_tokenizer, sp_tokenizer):
     assert (byte_tokenizer.bos_id, byte_tokenizer.eos_id, byte_tokenizer.stop_ids) == (1, 2, (2, 0))
     assert not byte_tokenizer.adds_bos and 256 < byte_tokenizer.vocab_size <= 330
-    assert (sp_tokenizer.bos_id, sp_tokenizer.eos_id, sp_tokenizer.stop_ids) == (1, 2, (2,))
+    assert (sp_tokenizer.bos_id, sp_tokenizer.eos_id, sp_tokenizer.stop_ids) == (1, 2, (2, 4))
     assert sp_tokenizer.adds_bos and sp_tokenizer.chat_template is None
 
 
@@ -308,7 +308,7 @@ def test_gguf_byte_level(byte_tokenizer, tmp_path):
 )
 def test_gguf_pre_tokenizers(pre, words, tmp_path):
     tokenizer = Tokenizer.load(byte_level_gguf(tmp_path / "m.gguf", **{"ggml.pre": pre}))
-    cut = tokenizer._backend.to_json().pre_tokenizer.pre_tokenize_str("It's 1234 x\n\nb")
+    cut = tokenizer._backend.tokenizer.pre_tokenizer.pre_tokenize_str("It's 1234 x\n\nb")
     assert [w.replace("Ġ", " ").replace("Ċ", "\n") for w, _ in cut] == words
     assert tokenizer.adds_bos == (pre == "llama-bpe")
 
@@ -386,7 +386,7 @@ def test_errors(tmp_path):
 def test_no_bos(tmp_path):
     byte_level().save(str(tmp_path / "tokenizer.json"))
     tokenizer = Tokenizer.load(f"file:{tmp_path / 'tokenizer.json'}")
-    assert tokenizer.bos_id is None and tokenizer.stop_ids == ()
+    assert tokenizer.bos_id is None and tokenizer.stop_ids == (0, 2)  # by their names
     with pytest.raises(InputError, match="BOS"):
         tokenizer.encode("a", add_bos=True)
 
