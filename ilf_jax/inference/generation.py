@@ -43,12 +43,21 @@ def refill_program(placement: Placement) -> jax.stages.Wrapped:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One generation: token ids (the end token included), their log-probabilities in nats, and how it ended."""
+    """One generation.
+
+    Attributes:
+        text: what was written.
+        tokens: its ids, the end token included.
+        logprobs: theirs, in nats.
+        stopped: whether it ended by itself.
+        thought: ids between the prompt and the tokens, of a model that thinks first.
+    """
 
     text: str
     tokens: np.ndarray
     logprobs: np.ndarray
     stopped: bool
+    thought: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +88,7 @@ class Generator:
         """Tokens that end a row, V: end tokens, and tokens that hold a whole stop string."""
         ends = np.zeros(self.lm.architecture.vocab_size, bool)
         if not self.forced_length:
-            ends[list(self.lm.tokenizer.stop_ids)] = True
+            ends[list(self.lm.end_ids)] = True
             for token, text in enumerate(self.lm.tokenizer.token_texts):
                 if any(string in text for string in self.stop):
                     ends[token] = True
@@ -118,9 +127,8 @@ class Generator:
             self.lm.architecture, prompts=1, candidates=rows, prompt_tokens=len(prompt.ids), new_tokens=tokens / rows))
 
     def _sample(self, tokens: Any, logprobs: Any, stopped: bool) -> Sample:
-        tokenizer = self.lm.tokenizer
-        ended = stopped and int(tokens[-1]) in tokenizer.stop_ids
-        text = tokenizer.decode(tokens[:-1].tolist() if ended else tokens.tolist())
+        ended = stopped and int(tokens[-1]) in self.lm.end_ids
+        text = self.lm.tokenizer.decode(tokens[:-1].tolist() if ended else tokens.tolist())
         cuts = [at for string in self.stop if (at := text.find(string)) >= 0]
         return Sample(text[: min(cuts)] if cuts else text, tokens, logprobs, stopped or bool(cuts))
 

@@ -15,6 +15,7 @@ there is valid.
 
 import contextlib
 import dataclasses
+import datetime
 import hashlib
 import importlib.metadata
 import json
@@ -154,6 +155,12 @@ class Workdir:
         self.config = config
         self._run = {"config_hash": config_hash({k: v for k, v in config.items() if k not in _MAY_CHANGE}),
                      "versions": versions()}
+
+    @property
+    def started(self) -> datetime.datetime:
+        """When the run began, in UTC: alike in every process, and however often the run is resumed."""
+        seconds = distributed.on_main(lambda: read_run_facts(self.path)["started"])
+        return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
 
     def iteration(self, k: int) -> storage.Path:
         """Folder of iteration k; iteration 0 is the evaluation before training."""

@@ -10,6 +10,7 @@ from typing import Any
 import tokenizers
 
 from ilf_jax.errors import InputError
+from ilf_jax.tokenizers.control_tokens import ControlTokens, well_formed
 
 MAX_TOKENS = 1 << 22
 """Ids lie below this. The largest published vocabularies have a sixteenth of it; a table of all ids stays small."""
@@ -34,6 +35,7 @@ class Backend:
     Attributes:
         tokenizer: of the tokenizers library, without padding and truncation.
         size: the largest id plus one.
+        control: the control tokens among the vocabulary's.
         model_proto: the sentencepiece model that it was made from, or b"".
     """
 
@@ -50,14 +52,19 @@ class Backend:
                 raise InputError(f"{where}: token ids must lie in 0..{MAX_TOKENS - 1}, and there must be at least one; "
                                  f"the largest is {self.size - 1}")
             added = tokenizer.get_added_tokens_decoder()
-            self.control_ids = frozenset(i for i, token in added.items() if token.special)
+            control = {i: token for i, token in added.items() if token.special}
+            self.control_ids = frozenset(control)
+            self.control = ControlTokens(
+                {token.content: i for i, token in control.items()},
+                frozenset(token.content for token in control.values() if token.lstrip),
+                frozenset(token.content for token in control.values() if token.rstrip))
         self.decode(self.encode(_PROBE, True))
 
     def encode(self, text: str, special: bool) -> list[int]:
         return self.encode_batch([text], special)[0]
 
     def encode_batch(self, texts: Sequence[str], special: bool) -> list[list[int]]:
-        texts = [_well_formed(text) for text in texts]
+        texts = [well_formed(text) for text in texts]
         with self._lock, refusing(self.where):
             self.tokenizer.encode_special_tokens = not special
             rows = [e.ids for e in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
@@ -111,15 +118,6 @@ class Backend:
             return False
         with refusing(self.where):
             return self.tokenizer.encode("a", add_special_tokens=True).ids[:1] == [bos_id]
-
-
-def _well_formed(text: str) -> str:
-    """The text with lone surrogates, which no encoding of Unicode has, as U+FFFD."""
-    try:
-        text.encode()
-        return text
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def add_tokens(tokenizer: tokenizers.Tokenizer, tokens: Sequence[tokenizers.AddedToken], where: object) -> None:

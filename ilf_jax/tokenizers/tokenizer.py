@@ -1,15 +1,12 @@
 """Text <-> token ids: one class for Hugging Face tokenizers, sentencepiece models and GGUF vocabularies."""
 
 import dataclasses
-import datetime
 import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import jinja2.sandbox
 import tokenizers
 from tokenizers import processors
 
@@ -43,7 +40,7 @@ class Tokenizer:
         bos_id, eos_id: None if the vocabulary has none.
         stop_ids: tokens that end a generation.
         adds_bos: whether the model was trained with a leading BOS (the caller passes `add_bos`).
-        chat_template: jinja source, or None.
+        chat: the chat templates, which may be none.
     """
 
     def __init__(self, parts: tokenizer_files.Parts) -> None:
@@ -54,7 +51,7 @@ class Tokenizer:
             dict.fromkeys(i for i in (parts.eos_id, *parts.stop_ids) if i is not None)
         )
         self.adds_bos = parts.adds_bos and parts.bos_id is not None
-        self.chat_template = parts.chat_template
+        self.chat = parts.chat
 
     @classmethod
     def load(cls, uri: str) -> "Tokenizer":
@@ -115,30 +112,66 @@ class Tokenizer:
                 return whole[len(anchor) :]
         return self.encode(text)
 
-    def encode_continuation(self, prompt_ids: Sequence[int], prompt_text: str, text: str) -> list[int]:
-        """Ids such that `prompt_ids` followed by them are the ids of prompt_text + text.
+    def mark(self, text: str) -> str:
+        """Text from data such that the control tokens in it stay letters in `encode_marked`, whatever is joined to it.
 
-        Control tokens may stand in the prompt; in `text` they are letters. If a token would span the boundary, no such
-        ids exist, and this returns the ids of `text` alone.
+        See `ilf_jax.tokenizers.control_tokens`.
         """
-        prompt = list(prompt_ids)
-        for special in (True, False):
-            if special and self.encode(text, special=True) != self.encode(text):
-                continue
-            whole = self.encode(prompt_text + text, special=special)
-            if prompt and prompt[0] == self.bos_id and whole[:1] != [self.bos_id]:
-                whole = [self.bos_id, *whole]
-            if whole[: len(prompt)] == prompt:
-                return whole[len(prompt) :]
-        return self._encode_inner(text)
+        return self._backend.control.mark(text)
 
-    def answer_tokens(self, prompt_text: str, prompt_ids: Sequence[int], answers: tuple[str, str]) -> AnswerTokens:
-        """The first tokens in which two answers to the prompt differ.
+    def unmark(self, marked: str) -> str:
+        """The text that was marked."""
+        return self._backend.control.unmark(marked)
+
+    def encode_marked(self, marked: str, add_bos: bool = False) -> list[int]:
+        """Ids of marked text: control tokens count where they were not in data."""
+        control = self._backend.control
+        if not control.has_marks(marked):
+            return self.encode(marked, add_bos, special=True)
+        ids, known = self._bos(add_bos), ""
+        parts = control.split(marked)
+        for i in range(0, len(parts), 2):
+            if control.has_marks(parts[i]):
+                ids += self.encode(known, special=True)
+                known, before = "", parts[i - 1] if i else ""
+                ids += self._encode_behind(before, control.unmark(parts[i]))
+            else:
+                known += parts[i]
+            known += parts[i + 1] if i + 1 < len(parts) else ""
+        return ids + self.encode(known, special=True)
+
+    def _encode_behind(self, control: str, text: str) -> list[int]:
+        """Ids of a text behind a control token, or at the beginning if that is ''."""
+        if control and self.encode(f"{control}a", special=True)[1:] != self.encode("a"):
+            return self._encode_inner(text)
+        return self.encode(text)
+
+    def encode_continuation(self, prompt_ids: Sequence[int], prompt: str, text: str) -> list[int]:
+        """Ids such that `prompt_ids` followed by them are the ids of the prompt and text.
+
+        Both are marked where they come from data. If a token would span the boundary, no such ids exist, and this
+        returns the ids of `text` alone.
+        """
+        before, whole = list(prompt_ids), self.encode_marked(prompt + text)
+        if before and before[0] == self.bos_id and whole[:1] != [self.bos_id]:
+            whole = [self.bos_id, *whole]
+        if whole[: len(before)] == before:
+            return whole[len(before) :]
+        return self._encode_inner_marked(text)
+
+    def _encode_inner_marked(self, marked: str) -> list[int]:
+        first, *others = self._backend.control.split(marked)
+        if not others:
+            return self._encode_inner(self.unmark(first))
+        return self._encode_inner(self.unmark(first)) + self.encode_marked(marked[len(first) :])
+
+    def answer_tokens(self, prompt: str, prompt_ids: Sequence[int], answers: tuple[str, str]) -> AnswerTokens:
+        """The first tokens in which two answers to the prompt, marked text, differ.
 
         Raises:
             InputError: the answers' tokens are equal, or those of one are a prefix of the other's.
         """
-        first, second = (self.encode_continuation(prompt_ids, prompt_text, answer) for answer in answers)
+        first, second = (self.encode_continuation(prompt_ids, prompt, answer) for answer in answers)
         differs_at = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), None)
         if differs_at is None:
             raise InputError(
@@ -148,26 +181,33 @@ class Tokenizer:
         ids = (first[differs_at], second[differs_at])
         return AnswerTokens(tuple(first[:differs_at]), ids, len(first) == len(second) == 1)
 
-    def render_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
+    def closing(self, text: str) -> tuple[str, int | None]:
+        """What a template writes behind an answer, as the text before the token that ends the turn, and that token.
+
+        The token is the first that ends a generation, else the first control token, else None.
+        """
+        parts = self._backend.control.split(text)
+        ids = [self._backend.control.ids[token] for token in parts[1::2]]
+        if not ids:
+            found = next((i for i in self.encode(text, special=True) if i in self.stop_ids), None)
+            return "", found
+        end = next((i for i in ids if i in self.stop_ids), ids[0])
+        return parts[0] if end == ids[0] else "", end
+
+    def render_chat(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **settings: Any
+    ) -> str:
         """The chat template applied to messages of {"role", "content"}; encode the result without BOS.
+
+        Args:
+            messages: marked text, where it comes from data.
+            add_generation_prompt: see `ChatTemplates.render`.
+            settings: likewise.
 
         Raises:
             InputError: there is no template, or it rejects the messages.
         """
-        if self.chat_template is None:
-            raise InputError(f"{self.where}: has no chat template; use plain prompts with this checkpoint")
-        try:
-            return self._template.render(
-                messages=messages, add_generation_prompt=add_generation_prompt,
-                bos_token=self._text(self.bos_id), eos_token=self._text(self.eos_id),
-            )
-        except (jinja2.TemplateError, TypeError, KeyError) as error:
-            raise InputError(f"{self.where}: the chat template failed: {error}") from error
-
-    @functools.cached_property
-    def _template(self) -> jinja2.Template:
-        assert self.chat_template is not None
-        return _environment().from_string(self.chat_template)
+        return self.chat.render([messages], add_generation_prompt=add_generation_prompt, **settings)[0]
 
     def _text(self, token_id: int | None) -> str:
         return "" if token_id is None else self._backend.piece(token_id)
@@ -192,8 +232,12 @@ class Tokenizer:
         for name, token_id in (("bos_token", self.bos_id), ("eos_token", self.eos_id)):
             if token_id is not None:
                 config[name] = fast.id_to_token(token_id)
-        if self.chat_template is not None:
-            config["chat_template"] = self.chat_template
+        tokens = {name: text for name, text in self.chat.tokens.items() if fast.token_to_id(text) is not None}
+        config = {**config, **{name: text for name, text in tokens.items() if name not in config}}
+        if list(self.chat.by_name) == ["default"]:
+            config["chat_template"] = self.chat.source()
+        elif self.chat:
+            config["chat_template"] = [{"name": n, "template": t} for n, t in self.chat.by_name.items()]
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False))
         if self.stop_ids:  # tokenizer_config.json has no key for several; keep the file's other settings
             path = folder / "generation_config.json"
@@ -202,20 +246,6 @@ class Tokenizer:
             path.write_text(json.dumps({**kept, "eos_token_id": ends}, indent=2))
         if self._backend.model_proto:
             (folder / "tokenizer.model").write_bytes(self._backend.model_proto)
-
-
-@functools.cache
-def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    env = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    env.globals["raise_exception"] = refuse
-    env.globals["strftime_now"] = lambda pattern: datetime.datetime.now().strftime(pattern)
-    env.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-    return env
 
 
 def check_vocab(tokenizer: Tokenizer, config: ModelConfig, uri: str) -> None:

@@ -9,11 +9,14 @@ import tokenizers
 
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io
-from ilf_jax.tokenizers import added_tokens, gguf_vocabulary, sentencepiece_model, slow_files
+from ilf_jax.tokenizers import added_tokens, chat_templates, gguf_vocabulary, sentencepiece_model, slow_files
 from ilf_jax.tokenizers.backend import Backend, ids_of, refusing
+from ilf_jax.tokenizers.chat_templates import NO_TEMPLATES, ChatTemplates
 
 # Tokens that end a turn or a document, if the vocabulary marks them as special. Files often name only one.
 _END_TOKENS = ("<|endoftext|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end_of_text|>", "<end_of_turn>", "<|end|>")
+# Special tokens as templates and as GGUF files call them.
+_GGUF_TOKENS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Parts:
     eos_id: int | None = None
     stop_ids: tuple[int, ...] = ()
     adds_bos: bool = False
-    chat_template: str | None = None
+    chat: ChatTemplates = NO_TEMPLATES
     where: str = "tokenizer"
 
     def __post_init__(self) -> None:
@@ -35,9 +38,6 @@ class Parts:
             if type(i) is not int or not 0 <= i < self.backend.size:
                 raise InputError(f"{self.where}: the {name} token has the id {i!r}, and the vocabulary has the ids "
                                  f"0..{self.backend.size - 1}")
-        if not isinstance(self.chat_template, str | None):
-            raise InputError(f"{self.where}: the chat template must be a string, not "
-                             f"{type(self.chat_template).__name__}")
 
 
 def from_file(path: Path) -> Parts:
@@ -86,8 +86,8 @@ def _parts(folder: Path, path: Path) -> Parts:
         # Models that use a sentencepiece file were trained with BOS; other files have a template that tells.
         adds_bos = path.suffix == ".model" or backend.template_adds(ids["bos"])
     return Parts(
-        backend, ids["bos"], ids["eos"], (*stops, *_ends(backend)), bool(adds_bos), _chat_template(folder, settings),
-        str(path),
+        backend, ids["bos"], ids["eos"], (*stops, *_ends(backend)), bool(adds_bos),
+        chat_templates.ChatTemplates(*_chat_templates(folder, settings)), str(path),
     )
 
 
@@ -100,17 +100,27 @@ def _ends(backend: Backend) -> list[int]:
     return [i for i in ends if i in backend.control_ids]
 
 
-def _chat_template(folder: Path, settings: Mapping[str, Any]) -> Any:
-    if (folder / "chat_template.jinja").is_file():
-        path = folder / "chat_template.jinja"
-        try:
-            return slow_files.read_bytes(path).decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path}: is not UTF-8 (byte {error.start})") from error
-    template = settings.get("chat_template")
-    if isinstance(template, list):  # named templates: "default" is for plain chat
-        template = next((t["template"] for t in template if t.get("name") == "default"), None)
-    return template
+def _chat_templates(folder: Path, settings: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str], str]:
+    """The templates by name, what they know special tokens by, and where they stand."""
+    where = folder / "tokenizer_config.json"
+    texts = {name: added_tokens.content(token, where) for name, token in settings.items()
+             if name.endswith("_token") and isinstance(token, str | Mapping)}
+    tokens = {name: text for name, text in texts.items() if text is not None}
+    templates = chat_templates.named(settings.get("chat_template"), str(where))
+    further = folder / "additional_chat_templates"
+    if (folder / "chat_template.jinja").is_file() or further.is_dir():  # they replace the one among the settings
+        where = folder / "chat_template.jinja"
+        files = {"default": where} if where.is_file() else {}
+        files |= {path.stem: path for path in sorted(further.glob("*.jinja"))}
+        templates = {name: _template_text(path) for name, path in files.items()}
+    return templates, tokens, str(where if templates else folder)
+
+
+def _template_text(path: Path) -> str:
+    try:
+        return slow_files.read_bytes(path).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: is not UTF-8 (byte {error.start})") from error
 
 
 def _backend(
@@ -163,5 +173,14 @@ def from_gguf(path: str) -> Parts:
     named = [i for key in ("eot_token_id", "eom_token_id") if (i := number(key)) is not None]
     return Parts(
         backend, number("bos_token_id"), number("eos_token_id"), (*named, *_ends(backend)),
-        vocabulary.flag("add_bos_token", adds_bos), vocabulary.metadata.get("tokenizer.chat_template"), path,
+        vocabulary.flag("add_bos_token", adds_bos), _gguf_templates(vocabulary, backend, path), path,
     )
+
+
+def _gguf_templates(vocabulary: gguf_vocabulary.Vocabulary, backend: Backend, path: str) -> ChatTemplates:
+    key = "tokenizer.chat_template"
+    entries = [{"name": name.removeprefix(f"{key}.") if name != key else "default", "template": template}
+               for name, template in vocabulary.metadata.items() if name == key or name.startswith(f"{key}.")]
+    ids = {name: vocabulary.number(f"{key}_token_id") for name, key in _GGUF_TOKENS.items()}
+    tokens = {f"{name}_token": backend.piece(i) for name, i in ids.items() if i is not None}
+    return ChatTemplates(chat_templates.named(entries, path), tokens, path)

@@ -90,7 +90,7 @@ def test_facts(byte_tokenizer, sp_tokenizer):
     assert (byte_tokenizer.bos_id, byte_tokenizer.eos_id, byte_tokenizer.stop_ids) == (1, 2, (2, 0))
     assert not byte_tokenizer.adds_bos and 256 < byte_tokenizer.vocab_size <= 330
     assert (sp_tokenizer.bos_id, sp_tokenizer.eos_id, sp_tokenizer.stop_ids) == (1, 2, (2, 4))
-    assert sp_tokenizer.adds_bos and sp_tokenizer.chat_template is None
+    assert sp_tokenizer.adds_bos and not sp_tokenizer.chat
 
 
 @pytest.mark.parametrize("text", TEXTS)
@@ -121,7 +121,7 @@ def test_control_tokens_in_data_are_letters(tokenizer):
 def test_a_continuation_with_a_control_token_stays_text(tokenizer):
     prompt = RENDERED
     ids = tokenizer.encode(prompt, special=True)
-    answer = tokenizer.encode_continuation(ids, prompt, "Yes<|im_end|> it is")
+    answer = tokenizer.encode_continuation(ids, prompt, tokenizer.mark("Yes<|im_end|> it is"))
     assert tokenizer.decode(answer) == "Yes<|im_end|> it is"
     assert tokenizer.stop_ids[0] not in answer
 
@@ -240,7 +240,7 @@ def test_save_byte_level(byte_tokenizer, tmp_path):
     hi = [{"role": "user", "content": "Hi"}]
     assert theirs.apply_chat_template(hi, tokenize=False, add_generation_prompt=True) == RENDERED
     back = Tokenizer.load(f"hf:{tmp_path}")
-    assert (back.bos_id, back.eos_id, back.chat_template) == (1, 2, TEMPLATE)
+    assert (back.bos_id, back.eos_id, back.chat.source()) == (1, 2, TEMPLATE)
     assert back.stop_ids == byte_tokenizer.stop_ids == (2, 0)
 
 
