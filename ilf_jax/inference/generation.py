@@ -76,13 +76,19 @@ class Generator:
 
     @functools.cached_property
     def ends(self) -> np.ndarray:
-        """Tokens that end a row, V: end tokens, and tokens that hold a whole stop string."""
-        ends = np.zeros(self.lm.architecture.vocab_size, bool)
+        """What tokens do to a row, V: 1 ends it, as end tokens and those that hold a whole stop string do.
+
+        -1 is never drawn: models have embeddings without a token, to fill their matrices up.
+        """
+        tokenizer, size = self.lm.tokenizer, self.lm.architecture.vocab_size
+        ends = np.zeros(size, np.int8)
         if not self.forced_length:
-            ends[list(self.lm.tokenizer.stop_ids)] = True
-            for token, text in enumerate(self.lm.tokenizer.token_texts):
+            ends[list(tokenizer.stop_ids)] = 1
+            for token, text in enumerate(tokenizer.token_texts[:size]):
                 if any(string in text for string in self.stop):
-                    ends[token] = True
+                    ends[token] = 1
+        ends[tokenizer.vocab_size :] = -1
+        ends[[i for i in tokenizer.unknown_ids if i < size]] = -1
         return ends
 
     def start(self, prompts: Sequence[Encoded], keys_BxCx2: np.ndarray) -> Pending[list[list[Sample]]]:

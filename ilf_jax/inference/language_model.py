@@ -97,11 +97,8 @@ class LanguageModel:
         """The token that ends an output, in training as in sampling."""
         if not self.tokenizer.stop_ids:
             raise InputError(f"config.{self.name}: the tokenizer of {self.settings.checkpoint} has no end token")
-        if self.uses_chat:
-            # Models with several end tokens close a chat turn with another one than a text.
-            turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-            ids = self.tokenizer.encode(self.tokenizer.render_chat(turn, add_generation_prompt=False), special=True)
-            return next((i for i in reversed(ids) if i in self.tokenizer.stop_ids), self.tokenizer.stop_ids[0])
+        if self.uses_chat and self.tokenizer.turn_end_id is not None:
+            return self.tokenizer.turn_end_id  # often another one than ends a text
         return self.tokenizer.stop_ids[0]
 
     def encode(self, example_id: str, prompts: Sequence[Prompt], reserve: int) -> list[Encoded]:

@@ -1,5 +1,6 @@
 """Text <-> token ids: one class for Hugging Face tokenizers, sentencepiece models and GGUF vocabularies."""
 
+import copy
 import dataclasses
 import datetime
 import functools
@@ -15,7 +16,6 @@ from tokenizers import processors
 
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io
-from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.runtime.files import read_json
 from ilf_jax.tokenizers import tokenizer_files
 
@@ -41,7 +41,6 @@ class Tokenizer:
     Attributes:
         vocab_size: the largest id plus one.
         bos_id, eos_id: None if the vocabulary has none.
-        stop_ids: tokens that end a generation.
         adds_bos: whether the model was trained with a leading BOS (the caller passes `add_bos`).
         chat_template: jinja source, or None.
     """
@@ -50,9 +49,8 @@ class Tokenizer:
         self._backend, self.where = parts.backend, parts.where
         self.vocab_size = parts.backend.size
         self.bos_id, self.eos_id = parts.bos_id, parts.eos_id
-        self.stop_ids: tuple[int, ...] = tuple(
-            dict.fromkeys(i for i in (parts.eos_id, *parts.stop_ids) if i is not None)
-        )
+        self._listed_stops = (parts.eos_id, *parts.stop_ids)
+        self._embeddings: tuple[int, str] | None = None
         self.adds_bos = parts.adds_bos and parts.bos_id is not None
         self.chat_template = parts.chat_template
 
@@ -79,12 +77,65 @@ class Tokenizer:
             special: control tokens in the text become their ids, as a rendered chat template needs it. Without, they
                 are letters like any others, so that a document cannot close its own turn.
         """
-        return self._bos(add_bos) + self._backend.encode(text, special)
+        return self.encode_batch([text], add_bos, special=special)[0]
 
     def encode_batch(self, texts: Sequence[str], add_bos: bool = False, *, special: bool = False) -> list[list[int]]:
-        """`encode` of each text, in parallel if the backend supports it."""
-        bos = self._bos(add_bos)
-        return [bos + ids for ids in self._backend.encode_batch(texts, special)]
+        """`encode` of each text, in parallel."""
+        bos, rows = self._bos(add_bos), self._backend.encode_batch(texts, special)
+        if self._embeddings is not None:
+            limit, uri = self._embeddings
+            for text, ids in zip(texts, rows, strict=True):
+                if ids and max(ids) >= limit:
+                    raise InputError(f"checkpoint {uri!r}: the model has embeddings for {limit} tokens, and none for "
+                                     f"{self._backend.piece(max(ids))!r} (id {max(ids)}), which stands in the text "
+                                     f"{text[:80]!r}")
+        return [bos + ids for ids in rows]
+
+    def for_embeddings(self, count: int, uri: str) -> "Tokenizer":
+        """This tokenizer for a model with `count` embeddings: a text with a token beyond them is refused.
+
+        Args:
+            count: number of embeddings.
+            uri: of the model, for messages.
+
+        Raises:
+            InputError: BOS or an end token has no embedding.
+        """
+        for name, i in (("bos", self.bos_id if self.adds_bos else None), *(("end", i) for i in self.stop_ids)):
+            if i is not None and i >= count:
+                raise InputError(f"checkpoint {uri!r}: the {name} token {self._backend.piece(i)!r} has the id {i}, the "
+                                 f"model only {count} embeddings; tokenizer and model do not match")
+        if count >= self.vocab_size:
+            return self
+        own = copy.copy(self)
+        own._embeddings = count, uri
+        return own
+
+    @functools.cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end a generation: eos first, and the one that closes the assistant's turn among the others."""
+        return tuple(dict.fromkeys(i for i in (*self._listed_stops, self.turn_end_id) if i is not None))
+
+    @functools.cached_property
+    def turn_end_id(self) -> int | None:
+        """The token by which the chat template closes the assistant's turn.
+
+        None if there is no template, or it closes a turn with plain text, or does not render a plain turn at all.
+        """
+        answer = "An answer."
+        turn = [{"role": "user", "content": "A question?"}, {"role": "assistant", "content": answer}]
+        try:
+            rendered = self.render_chat(turn, add_generation_prompt=False) if self.chat_template else ""
+        except InputError:  # said again, and aloud, where a prompt is to be rendered
+            return None
+        _, found, behind = rendered.rpartition(answer)
+        closing = self._backend.encode(behind, True) if found else []
+        return next((i for i in closing if i in self._backend.added_ids and self._backend.piece(i).strip()), None)
+
+    @property
+    def unknown_ids(self) -> frozenset[int]:
+        """Ids below `vocab_size` that no token has."""
+        return self._backend.unknown_ids
 
     def _bos(self, add_bos: bool) -> list[int]:
         if not add_bos:
@@ -216,12 +267,3 @@ def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
     env.globals["strftime_now"] = lambda pattern: datetime.datetime.now().strftime(pattern)
     env.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
     return env
-
-
-def check_vocab(tokenizer: Tokenizer, config: ModelConfig, uri: str) -> None:
-    """Raises InputError if the tokenizer has ids that the model has no embedding for."""
-    if tokenizer.vocab_size > config.vocab_size:
-        raise InputError(
-            f"checkpoint {uri!r}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
-            f"{config.vocab_size} embeddings; tokenizer and model do not match"
-        )
