@@ -29,6 +29,9 @@ _STATIC = ("config", "compute")
 # GFLOP/s, measured for SmolLM2-135M on two CPU cores (30 layers, compiled in 5 to 8 s, loaded in 1.5 to 2.5 s).
 _LAYER_FLOPS = 3e10
 
+# Room for what closes a block of thoughts that their budget has cut off.
+_CLOSING_TOKENS = 16
+
 
 def answer_logits_program(placement: Placement) -> jax.stages.Wrapped:
     """`steps.score.answer_logits_step`, jitted."""
@@ -107,6 +110,10 @@ class LanguageModel:
     def thinking_tokens(self) -> int:
         """Tokens that the model may think for before it writes."""
         return self.settings.thinking_tokens if self.uses_chat else 0
+
+    def room(self, new_tokens: int) -> int:
+        """Tokens that an output of up to `new_tokens` takes in the context, thoughts included."""
+        return new_tokens + (self.thinking_tokens + _CLOSING_TOKENS if self.thinking_tokens else 0)
 
     @functools.cached_property
     def turn(self) -> AssistantTurn:

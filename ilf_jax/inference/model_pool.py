@@ -17,7 +17,7 @@ from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions, in_precision
 from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import checkpoint, progress, sharding, storage
-from ilf_jax.tokenizers.tokenizer import Tokenizer, check_vocab
+from ilf_jax.tokenizers.tokenizer import Tokenizer
 
 # Parts that are described by the section of another one.
 _SECTIONS = {"base": "policy", "reward_base": "reward_model"}
@@ -188,10 +188,9 @@ class Roles:
         model = self._models.config(uri)
         own = self._config.policy if settings.checkpoint == "policy" else settings
         tokenizer = self._models.tokenizer(tokenizer_uri(own, self._tokenizer_folder))
-        check_vocab(tokenizer, model, uri)
         return LanguageModel(
             name=_SECTIONS.get(name, name),  # for messages, which name config keys
-            settings=settings, architecture=model, params={}, tokenizer=tokenizer,
+            settings=settings, architecture=model, params={}, tokenizer=tokenizer.for_embeddings(model.vocab_size, uri),
             placement=Placement(self._models.mesh, model), compute=compute_of(self._config, self._models.mesh),
             now=self._models.now,
         )

@@ -35,7 +35,9 @@ class Backend:
     Attributes:
         tokenizer: of the tokenizers library, without padding and truncation.
         size: the largest id plus one.
+        unknown_ids: ids below that which no token has.
         control: the control tokens among the vocabulary's.
+        added_ids, control_ids: tokens that are found in text before all others, and those of them that are special.
         model_proto: the sentencepiece model that it was made from, or b"".
     """
 
@@ -46,11 +48,16 @@ class Backend:
         with refusing(where):
             tokenizer.no_padding()
             tokenizer.no_truncation()
-            ids = tokenizer.get_vocab(with_added_tokens=True).values()
+            vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+            ids = frozenset(vocabulary.values())
             self.size = max(ids, default=-1) + 1
             if not 0 < self.size <= MAX_TOKENS:
                 raise InputError(f"{where}: token ids must lie in 0..{MAX_TOKENS - 1}, and there must be at least one; "
                                  f"the largest is {self.size - 1}")
+            if len(ids) < len(vocabulary):
+                raise InputError(f"{where}: {len(vocabulary) - len(ids)} token ids are given twice, as happens where "
+                                 "tokens are added to a vocabulary with gaps")
+            self.unknown_ids = frozenset(range(self.size)) - ids
             added = tokenizer.get_added_tokens_decoder()
             control = {i: token for i, token in added.items() if token.special}
             self.control_ids = frozenset(control)
@@ -58,6 +65,7 @@ class Backend:
                 {token.content: i for i, token in control.items()},
                 frozenset(token.content for token in control.values() if token.lstrip),
                 frozenset(token.content for token in control.values() if token.rstrip))
+            self.added_ids = frozenset(added)
         self.decode(self.encode(_PROBE, True))
 
     def encode(self, text: str, special: bool) -> list[int]:

@@ -1,5 +1,6 @@
 """Text <-> token ids: one class for Hugging Face tokenizers, sentencepiece models and GGUF vocabularies."""
 
+import copy
 import dataclasses
 import functools
 import json
@@ -12,7 +13,6 @@ from tokenizers import processors
 
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io
-from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.runtime.files import read_json
 from ilf_jax.tokenizers import tokenizer_files
 
@@ -38,7 +38,6 @@ class Tokenizer:
     Attributes:
         vocab_size: the largest id plus one.
         bos_id, eos_id: None if the vocabulary has none.
-        stop_ids: tokens that end a generation.
         adds_bos: whether the model was trained with a leading BOS (the caller passes `add_bos`).
         chat: the chat templates, which may be none.
     """
@@ -47,9 +46,8 @@ class Tokenizer:
         self._backend, self.where = parts.backend, parts.where
         self.vocab_size = parts.backend.size
         self.bos_id, self.eos_id = parts.bos_id, parts.eos_id
-        self.stop_ids: tuple[int, ...] = tuple(
-            dict.fromkeys(i for i in (parts.eos_id, *parts.stop_ids) if i is not None)
-        )
+        self._listed_stops = (parts.eos_id, *parts.stop_ids)
+        self._embeddings: tuple[int, str] | None = None
         self.adds_bos = parts.adds_bos and parts.bos_id is not None
         self.chat = parts.chat
 
@@ -76,12 +74,64 @@ class Tokenizer:
             special: control tokens in the text become their ids, as a rendered chat template needs it. Without, they
                 are letters like any others, so that a document cannot close its own turn.
         """
-        return self._bos(add_bos) + self._backend.encode(text, special)
+        return self.encode_batch([text], add_bos, special=special)[0]
 
     def encode_batch(self, texts: Sequence[str], add_bos: bool = False, *, special: bool = False) -> list[list[int]]:
-        """`encode` of each text, in parallel if the backend supports it."""
-        bos = self._bos(add_bos)
-        return [bos + ids for ids in self._backend.encode_batch(texts, special)]
+        """`encode` of each text, in parallel."""
+        bos, rows = self._bos(add_bos), self._backend.encode_batch(texts, special)
+        if self._embeddings is not None:
+            limit, uri = self._embeddings
+            for text, ids in zip(texts, rows, strict=True):
+                if ids and max(ids) >= limit:
+                    raise InputError(f"checkpoint {uri!r}: the model has embeddings for {limit} tokens, and none for "
+                                     f"{self._backend.piece(max(ids))!r} (id {max(ids)}), which stands in the text "
+                                     f"{text[:80]!r}")
+        return [bos + ids for ids in rows]
+
+    def for_embeddings(self, count: int, uri: str) -> "Tokenizer":
+        """This tokenizer for a model with `count` embeddings: a text with a token beyond them is refused.
+
+        Args:
+            count: number of embeddings.
+            uri: of the model, for messages.
+
+        Raises:
+            InputError: BOS or an end token has no embedding.
+        """
+        for name, i in (("bos", self.bos_id if self.adds_bos else None), *(("end", i) for i in self.stop_ids)):
+            if i is not None and i >= count:
+                raise InputError(f"checkpoint {uri!r}: the {name} token {self._backend.piece(i)!r} has the id {i}, the "
+                                 f"model only {count} embeddings; tokenizer and model do not match")
+        if count >= self.vocab_size:
+            return self
+        own = copy.copy(self)
+        own._embeddings = count, uri
+        return own
+
+    @functools.cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end a generation: eos first, and the one that closes the assistant's turn among the others."""
+        return tuple(dict.fromkeys(i for i in (*self._listed_stops, self.turn_end_id) if i is not None))
+
+    @functools.cached_property
+    def turn_end_id(self) -> int | None:
+        """The token by which the chat template closes the assistant's turn.
+
+        None if there is no template, or it closes a turn with plain text, or does not render a plain turn at all.
+        """
+        answer = "An answer."
+        turn = [{"role": "user", "content": "A question?"}, {"role": "assistant", "content": answer}]
+        try:
+            rendered = self.render_chat(turn, add_generation_prompt=False) if self.chat else ""
+        except InputError:  # said again, and aloud, where a prompt is to be rendered
+            return None
+        _, found, behind = rendered.rpartition(answer)
+        return self.closing(behind)[1] if found else None
+
+    @property
+    def unknown_ids(self) -> frozenset[int]:
+        """Ids below `vocab_size` that no token has."""
+        return self._backend.unknown_ids
 
     def _bos(self, add_bos: bool) -> list[int]:
         if not add_bos:
@@ -184,15 +234,12 @@ class Tokenizer:
     def closing(self, text: str) -> tuple[str, int | None]:
         """What a template writes behind an answer, as the text before the token that ends the turn, and that token.
 
-        The token is the first that ends a generation, else the first control token, else None.
+        The token is None where the text has none that the vocabulary holds apart from its words.
         """
-        parts = self._backend.control.split(text)
-        ids = [self._backend.control.ids[token] for token in parts[1::2]]
-        if not ids:
-            found = next((i for i in self.encode(text, special=True) if i in self.stop_ids), None)
-            return "", found
-        end = next((i for i in ids if i in self.stop_ids), ids[0])
-        return parts[0] if end == ids[0] else "", end
+        ids = self._backend.encode(text, True)
+        ends = self._backend.added_ids.union(i for i in self._listed_stops if i is not None)
+        end = next((i for i in ids if i in ends and self._backend.piece(i).strip()), None)
+        return ("", None) if end is None else (text.partition(self._backend.piece(end))[0], end)
 
     def render_chat(
         self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **settings: Any
@@ -246,12 +293,3 @@ class Tokenizer:
             path.write_text(json.dumps({**kept, "eos_token_id": ends}, indent=2))
         if self._backend.model_proto:
             (folder / "tokenizer.model").write_bytes(self._backend.model_proto)
-
-
-def check_vocab(tokenizer: Tokenizer, config: ModelConfig, uri: str) -> None:
-    """Raises InputError if the tokenizer has ids that the model has no embedding for."""
-    if tokenizer.vocab_size > config.vocab_size:
-        raise InputError(
-            f"checkpoint {uri!r}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
-            f"{config.vocab_size} embeddings; tokenizer and model do not match"
-        )

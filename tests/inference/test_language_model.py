@@ -55,6 +55,6 @@ def test_the_end_of_a_chat_turn_is_what_the_template_writes(tokenizer):
     template = "{% for m in messages %}{{ m['content'] }}is{% endfor %}"
     with_chat.chat = chat_templates.ChatTemplates({"default": template}, {}, "test")
     other = with_chat.encode("is")[0]
-    with_chat.stop_ids = (tokenizer.stop_ids[0], other)
+    with_chat._listed_stops = (tokenizer.stop_ids[0], other)
     assert make(with_chat, chat="auto").end_id == other
     assert make(with_chat, chat="never").end_id == tokenizer.stop_ids[0]

@@ -40,7 +40,8 @@ SMOLLM3 = ("{% set thinks = enable_thinking if enable_thinking is defined else t
            "{% if not thinks %}<think>\n\n</think>\n{% endif %}{% endif %}")
 GRANITE = ("{% if tools %}tools{% endif %}{% if documents %}documents{% endif %}{% for m in messages %}"
            "<|start_of_role|>{{ m.role }}<|end_of_role|>{{ m.content }}<|end_of_text|>\n{% endfor %}"
-           "{% if add_generation_prompt %}<|start_of_role|>assistant{% if controls %} {{ controls | tojson }}{% endif %}"
+           "{% if add_generation_prompt %}<|start_of_role|>assistant"
+           "{% if controls %} {{ controls | tojson }}{% endif %}"
            "<|end_of_role|>{% endif %}")
 OLMO = ("{{ bos_token }}{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% if m.role == 'assistant' %}"
         "{% if not loop.last %}{{ eos_token + '\n' }}{% else %}{{ eos_token }}{% endif %}"

@@ -1,6 +1,5 @@
 """Tokenizers of every kind: ids, continuation ids, answer tokens, chat templates, export."""
 
-import dataclasses
 import io
 import json
 
@@ -10,8 +9,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from ilf_jax.errors import InputError
-from ilf_jax.models.architecture import SHAPES
-from ilf_jax.tokenizers.tokenizer import AnswerTokens, Tokenizer, check_vocab
+from ilf_jax.tokenizers.tokenizer import AnswerTokens, Tokenizer
 
 pytestmark = pytest.mark.fast
 
@@ -391,8 +389,18 @@ def test_no_bos(tmp_path):
         tokenizer.encode("a", add_bos=True)
 
 
-def test_check_vocab(byte_tokenizer):
-    check_vocab(byte_tokenizer, SHAPES["tiny"], "init:tiny")
-    with pytest.raises(InputError, match="init:tiny"):
-        smaller = dataclasses.replace(SHAPES["tiny"], vocab_size=byte_tokenizer.vocab_size - 1)
-        check_vocab(byte_tokenizer, smaller, "init:tiny")
+def test_more_tokens_than_embeddings(byte_tokenizer):
+    """Gemma 3 1B has a token for images, and no embedding for it."""
+    whole = byte_tokenizer.vocab_size
+    assert byte_tokenizer.for_embeddings(whole, "hf:m") is byte_tokenizer
+    last = byte_tokenizer._backend.piece(whole - 1).replace("\u0120", " ")
+    fewer = byte_tokenizer.for_embeddings(whole - 1, "hf:m")
+    assert fewer.encode("No, it is not") == byte_tokenizer.encode("No, it is not")
+    with pytest.raises(InputError, match=rf"hf:m.*embeddings for {whole - 1} tokens, and none for .*id {whole - 1}"):
+        fewer.encode(f"a{last}")
+    assert byte_tokenizer.encode(f"a{last}")[-1] == whole - 1  # the original refuses nothing
+
+
+def test_an_end_without_embedding(byte_tokenizer):
+    with pytest.raises(InputError, match=r"end token '<\|im_end\|>' has the id 2, the model only 2 embeddings"):
+        byte_tokenizer.for_embeddings(2, "hf:m")
