@@ -12,16 +12,26 @@ from ilf_jax.tokenizers.sentencepiece_model import CONTROL, NORMAL, USER_DEFINED
 from ilf_jax.tokenizers.slow_files import LLAMA3_WORDS
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
+# Words that end where small letters turn to capitals; {ending}: what may follow one, {digits}: how long numbers are.
+_CASED_WORDS = (
+    r"[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}]*[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]+{ending}"
+    r"|[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}]+[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]*{ending}"
+    r"|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 # tokenizer.ggml.pre -> regular expressions that split text into words, applied in order; None stands for GPT-2's.
 _PRE_TOKENIZERS: dict[str, tuple[str | None, ...]] = {
     **dict.fromkeys(("gpt-2", "gpt2", "olmo", "phi-2", "opt"), (None,)),
-    "smollm": (r"\p{N}", None),
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), (LLAMA3_WORDS.format(digits="{1,3}"),)),
+    **dict.fromkeys(("smollm", "refact", "starcoder", "command-r"), (r"\p{N}", None)),
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "dbrx", "smaug-bpe"), (LLAMA3_WORDS.format(digits="{1,3}"),)),
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), (LLAMA3_WORDS.format(digits=""),)),
+    "tekken": (_CASED_WORDS.format(ending="", digits=""),),
+    "gpt-4o": (_CASED_WORDS.format(ending=_ENDING, digits="{1,3}"),),
     "default": (r"[\p{P}\$\+<=>\^~\|]+", _WORDS, r"\p{N}+", r"[0-9][0-9][0-9]"),
 }
 _NFC = ("qwen2", "deepseek-r1-qwen")  # trained on composed characters
-_WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3")  # these look up a whole word before they apply merges
+_WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3", "tekken")  # these look up a whole word before they apply merges
+_WITH_BOS = ("llama-bpe", "llama3", "llama-v3")
 
 
 class Vocabulary:
@@ -52,7 +62,7 @@ class Vocabulary:
         kind = self.metadata.get("tokenizer.ggml.model")
         if kind == "gpt2":
             pre = self.metadata.get("tokenizer.ggml.pre", "default")
-            return self._byte_level_bpe(pre), b"", pre in _WHOLE_WORDS
+            return self._byte_level_bpe(pre), b"", pre in _WITH_BOS
         if kind == "llama":
             proto = sentencepiece_model.of_pieces(
                 self.tokens, self._list("scores", (int, float), 0.0), self.types,

@@ -112,7 +112,7 @@ def convert(proto: Any, where: str, spaces: Spaces | None = None) -> tokenizers.
         tokenizer = tokenizers.Tokenizer(_model(proto, texts, types))
         _pipeline(tokenizer, proto.normalizer_spec, spaces)
     backend.add_tokens(tokenizer, [
-        *backend.control_tokens([t for t, kind in zip(texts, types, strict=True) if kind == CONTROL]),
+        *backend.control_tokens([t for t, kind in zip(texts, types, strict=True) if kind in (CONTROL, UNKNOWN)]),
         *backend.defined_tokens([t for t, kind in zip(texts, types, strict=True) if kind == USER_DEFINED
                                  and t.strip(_SPACE)]),  # merges find runs of spaces, in which text holds no ▁ yet
     ], where)

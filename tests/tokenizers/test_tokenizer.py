@@ -356,7 +356,7 @@ def test_smollm2_equals_transformers():
 
 
 @pytest.mark.parametrize(
-    ("extra", "word"), [({"ggml.pre": "tekken"}, "tekken"), ({"ggml.pre": "gpt-3"}, "allowed: gpt-2")]
+    ("extra", "word"), [({"ggml.pre": "viking"}, "viking"), ({"ggml.pre": "gpt-3"}, "allowed: gpt-2")]
 )
 def test_unknown_pre_tokenizer(extra, word, tmp_path):
     with pytest.raises(InputError, match=word):
