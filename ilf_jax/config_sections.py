@@ -70,6 +70,12 @@ class Model:
     tokenizer: str | None = key(None, "URI; unset: the checkpoint's own. train:V trains a BPE on the data")
     chat: str = key("auto", "wrap prompts in the chat template; auto: if there is one",
                      choices=("auto", "always", "never"))
+    chat_template: str | None = key(None, "which of several chat templates, by name; unset: the one called 'default'")
+    template_arguments: Any | None = key(None, "variables of the chat template: {NAME: VALUE}; enable_thinking is "
+                                         "False unless thinking_tokens says otherwise")
+    thinking_tokens: int = key(0, "for a model to think in before it writes, cut from what it writes; 0: none", low=0)
+    control_tokens: str = key("template", "what may yield control tokens: the chat template's own text, or documents "
+                              "and targets, too", choices=("template", "anywhere"))
     too_long: str = key("truncate_document", "what a prompt beyond the context does",
                          choices=("truncate_document", "error"))
     max_prompt_length: int | None = key(None, "tokens; unset: what the model's context leaves", low=8)

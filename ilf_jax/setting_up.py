@@ -201,6 +201,7 @@ def set_up(
         if comparisons is not None:
             write_records(folder.iteration(0) / "comparisons.jsonl", (*comparisons.train, *comparisons.held_out),
                           "config.reward")
+        pool = model_pool.ModelPool(mesh, config.seed, config.precision, folder.started)
         yield Setup(
             Method("", config, folder, task, documents, pool, SharedStages(), folder.path / "tokenizer",
                    folder.reward_model if comparisons is not None else None, profiled_steps),

@@ -22,7 +22,8 @@ class Critic(FeedbackSource):
         settings = context.config.feedback
         self._prompts = {
             d.example.id: self._lm.encode(
-                d.example.id, [context.task.critic_prompt(d.example, d.draft)], settings.max_new_tokens)[0]
+                d.example.id, [context.task.critic_prompt(d.example, d.draft)],
+                self._lm.room(settings.max_new_tokens))[0]
             for d in context.documents}
         self._generator = Generator(
             self._lm, make_sampling(settings.temperature, 0, 1.0), settings.max_new_tokens, settings.batch_size,

@@ -17,6 +17,7 @@ file beside each holds it. So whatever is there is valid, or refused.
 
 import contextlib
 import dataclasses
+import datetime
 import hashlib
 import importlib.metadata
 import json
@@ -230,6 +231,12 @@ class Workdir:
         self.config = config
         self._run = {"config_hash": config_hash({k: v for k, v in config.items() if k not in config_changes.MAY_GROW}),
                      "versions": versions()}
+
+    @property
+    def started(self) -> datetime.datetime:
+        """When the run began, in UTC: alike in every process, and however often the run is resumed."""
+        seconds = distributed.on_main(lambda: read_run_facts(self.path)["started"])
+        return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
 
     def iteration(self, k: int) -> storage.Path:
         """Folder of iteration k; iteration 0 is the evaluation before training."""

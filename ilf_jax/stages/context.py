@@ -202,10 +202,10 @@ def uses_recorded_drafts(config: Config) -> bool:
 
 
 def encode_prompts(
-    lm: LanguageModel, examples: Iterable[Example], prompt: Callable[[Example], Prompt], reserve: int
+    lm: LanguageModel, examples: Iterable[Example], prompt: Callable[[Example], Prompt], new_tokens: int
 ) -> dict[str, Encoded]:
-    """One prompt per example as tokens that leave room for `reserve` more in the context, by example id."""
-    return {e.id: lm.encode(e.id, [prompt(e)], reserve)[0] for e in examples}
+    """One prompt per example as tokens that leave room in the context for `new_tokens` of output, by example id."""
+    return {e.id: lm.encode(e.id, [prompt(e)], lm.room(new_tokens))[0] for e in examples}
 
 
 @dataclasses.dataclass(frozen=True)

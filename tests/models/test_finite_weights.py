@@ -34,4 +34,4 @@ def test_params(dtype):
 def test_params_on_devices(bad):
     values = np.full((64, 64), np.finfo(np.float32).max)
     values[63, 63] = bad
-    assert bool(finite._on_devices(jnp.array(values))) == np.isfinite(bad)
+    assert bool(finite_weights._on_devices(jnp.array(values))) == np.isfinite(bad)
