@@ -60,6 +60,8 @@ class Data:
     eval_size: int = key(64, "held-out documents; 0: no evaluation", low=0)
     on_error: str = key("stop", "what a bad row does", choices=("stop", "skip"))
     skip_empty: tuple[str, ...] = key((), "leave out rows in which one of these fields is blank")
+    where: tuple[str, ...] = key((), "conditions 'PATH=VALUE' or 'PATH!=VALUE'; rows that fail one are left out")
+    join: str | None = key(None, "put between the elements of a list that is read as a text; unset: lists are refused")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,6 +200,8 @@ class Reward(Training):
     eval_split: str = key("test", "split of eval_source (tfds, builtin)")
     eval_size: int = key(200, "held-out comparisons", low=1)
     on_error: str = key("stop", "what a bad row does", choices=("stop", "skip"))
+    where: tuple[str, ...] = key((), "conditions 'PATH=VALUE' or 'PATH!=VALUE'; rows that fail one are left out")
+    join: str | None = key(None, "put between the elements of a list that is read as a text; unset: lists are refused")
 
 
 @dataclasses.dataclass(frozen=True)

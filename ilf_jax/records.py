@@ -76,6 +76,8 @@ class Candidates:
         num_tokens: tokens sampled, the end token included.
         stopped: ended by itself, rather than cut at the token limit.
         redrawn: whether the document was drawn a second time (equal or unusable candidates).
+        preambles: how many of all that was drawn began with a clause that announces the answer, which was cut off.
+        echoes: how many repeated the prompt; they count as empty.
     """
 
     id: str
@@ -84,6 +86,8 @@ class Candidates:
     num_tokens: list[int]
     stopped: list[bool]
     redrawn: bool = False
+    preambles: int = 0
+    echoes: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from ilf_jax.data import loading
 from ilf_jax.errors import InputError
 from ilf_jax.records import Comparison
 from ilf_jax.runtime import progress
+from ilf_jax.tasks import answers
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Comparison))
 _REQUIRED = ("document", "first", "second", "preferred")
@@ -46,21 +47,24 @@ def load_comparisons(settings: Reward) -> Comparisons:
 
 
 def _load(settings: Reward, source: str, split: str) -> Sequence[Comparison]:
-    rows = loading.read_rows(source, split, settings.folder, "config.reward")
+    selection = loading.Selection(settings.where, "config.reward")
+    rows = selection.apply(loading.read_rows(source, split, settings.folder, "config.reward"))
     comparisons, skipped, first_error = loading.collect(rows, lambda row: _to_comparison(row, settings),
                                                         skip=settings.on_error == "skip")
     if skipped:
         progress.log(f"{source}: skipped {skipped} bad rows, the first: {first_error}")
+    if selection.left_out:
+        progress.log(f"{source}: config.reward.where leaves out {selection.left_out} rows")
     if not comparisons:
-        raise InputError(f"{source}: no comparisons are left" + (f"; the first bad row: {first_error}" if skipped else
-                                                                 "; the data set is empty"))
+        why = f"the first bad row: {first_error}" if skipped else selection.why_empty() or "the data set is empty"
+        raise InputError(f"{source}: no comparisons are left; {why}")
     return comparisons
 
 
 def _to_comparison(row: loading.Row, settings: Reward) -> Comparison:
-    values = loading.texts(row, FIELDS, _REQUIRED, settings.fields.mapping(), "config.reward")
+    values = loading.texts(row, FIELDS, _REQUIRED, settings.fields.mapping(), "config.reward", settings.join)
     for name in _SIDES:
-        values[name] = values[name].strip()  # as outputs are, which the model will score
+        values[name] = answers.clean(values[name])  # as outputs are, which the model will score
         if not values[name]:
             raise InputError(f"{row.where}: the {name} text is empty")
     if values["first"] == values["second"]:
