@@ -1,5 +1,7 @@
 """One normalisation of texts: blanks and broken characters, announcements, echoes, half sentences."""
 
+import time
+
 import pytest
 
 from ilf_jax.records import Example
@@ -35,6 +37,13 @@ def test_announcements_are_cut_off(announced):
     "My ex wrote: come back.", "Final score 3:2 after extra time.",
     "Better late than never: we met.", "At 5:30 I left.",
     "The text of the law: nobody read it.", "Ok, so I left.", "Response times fell: ten seconds.", "",
+    "Great Britain left the club.\nThe rest stayed.", "Thanks to a neighbour the cat was found.\nIt is well.",
+    "Yes.\nThe law says so.", "I've improved my life by one habit: running.",
+    "I have updated my resume with two changes: shorter and in colour.", "I've edited the photos for years: no more.",
+    "This is the final draft I sent my boss: he hated it.", "Here is the new text my ex sent me: I miss you.",
+    "The new version: what changes for drivers.", "Draft: the Lakers pick first.", "Final text: I love you.",
+    "Version: 2.0 is out.", "Better title: none.", "Summary judgment: thrown out.", "Final result: 3:2.",
+    "Here's a summary. The town: a new bridge.", "Summary:3 of 4 voted.", "TL;DR://example.org",
 ])
 def test_what_only_looks_like_one_stays(text):
     assert answers.without_preamble(text) == text
@@ -66,3 +75,14 @@ def test_echoes():
     for fine in ("A dog bit the mayor.", "The mayor resigned.", "", "Say"):
         assert not task.is_echo(fine, example, feedback)
     assert not WordRemoval().is_echo(feedback, example, feedback)
+
+
+@pytest.mark.parametrize("text", [
+    " " * 100_000, "**" * 50_000, "sure, " * 20_000, "Sure." * 20_000, "sure \n" * 20_000, "(" * 100_000,
+    "here is " * 20_000,
+])
+def test_announcements_are_looked_for_in_linear_time(text):
+    start = time.perf_counter()
+    answers.without_preamble(text)
+    answers.without_preamble(f"{text}:")
+    assert time.perf_counter() - start < 0.5
