@@ -14,7 +14,15 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+import hypothesis
 import pytest
+
+# --hypothesis-profile=deep runs for about an hour: other examples each time, and many of them.
+_ANY_SPEED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow,
+                                                          hypothesis.HealthCheck.function_scoped_fixture]}
+hypothesis.settings.register_profile("suite", derandomize=True, max_examples=25, database=None, **_ANY_SPEED)
+hypothesis.settings.register_profile("deep", max_examples=2000, print_blob=True, **_ANY_SPEED)
+hypothesis.settings.load_profile("suite")
 
 
 def make_tiny_config():
