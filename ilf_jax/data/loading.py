@@ -1,9 +1,9 @@
 """Examples from the user's files: sources by URI, fields by dotted path. Every error names its file and line."""
 
+import codecs
 import collections
 import dataclasses
 import difflib
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,12 +12,14 @@ from typing import Any, TypeVar
 from ilf_jax.data.field_paths import MISSING, look_up, to_text
 from ilf_jax.errors import InputError
 from ilf_jax.records import Example, Record
+from ilf_jax.runtime.json_text import parse_line
 from ilf_jax.tasks import answers
 
 T = TypeVar("T", bound=Record)
 # Texts that a model writes or learns from: they are trained and measured as generated ones are.
 _ANSWERS = ("draft", "feedback", "reference", "human_refinement")
 FIELDS = tuple(field.name for field in dataclasses.fields(Example))
+_BETWEEN_LINES = codecs.BOM_UTF8 + b" \t\r\n"
 SCHEMES = ("jsonl", "tfds", "builtin")
 
 
@@ -129,6 +131,8 @@ class Selection:
         """
         self.left_out = 0
         self._seen: collections.Counter[str] = collections.Counter()
+        self._looked_up: set[str] = set()
+        self._found: set[str] = set()
         self._selected = 0
         self._section = section
         self._conditions = []
@@ -139,18 +143,30 @@ class Selection:
             self._conditions.append((path.removesuffix("!"), value, not path.endswith("!")))
 
     def apply(self, rows: Iterator[Row]) -> Iterator[Row]:
-        """The rows that meet all conditions, and those that are bad."""
+        """The rows that meet all conditions, and those that are bad.
+
+        Raises:
+            InputError: at the end, if no row has what a condition asks for.
+        """
         for row in rows:
-            if isinstance(row.value, InputError) or self._meets(row):
-                self._selected += 1
+            try:
+                meets = isinstance(row.value, InputError) or self._meets(row)
+            except InputError as e:
+                row, meets = dataclasses.replace(row, value=e), True
+            self._selected += meets
+            self.left_out += not meets
+            if meets:
                 yield row
-            else:
-                self.left_out += 1
+        for path in sorted(self._looked_up - self._found):
+            raise InputError(f"{self._section}.where: no row has {path!r}")
 
     def _meets(self, row: Row) -> bool:
         for path, value, wanted in self._conditions:
-            found = look_up(_as_mapping(row), path)
-            text = _as_condition(row, path, found)
+            content = look_up(_as_mapping(row), path)
+            self._looked_up.add(path)
+            if content is not MISSING:
+                self._found.add(path)
+            text = _as_condition(row, path, content)
             if (text == value) is not wanted:
                 self._seen[f"{path}={text}"] += 1
                 return False
@@ -299,28 +315,17 @@ def texts(
     return values
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object. Raises ValueError if a key stands twice, where JSON's readers silently take one."""
-    value = dict(pairs)
-    if len(value) < len(pairs):
-        twice = next(key for key, count in collections.Counter(key for key, _ in pairs).items() if count > 1)
-        raise ValueError(f"the key {twice!r} appears twice in one object")
-    return value
-
-
 def _read_jsonl(path: pathlib.Path, section: str) -> Iterator[Row]:
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
-                where = f"{path}:{number}"
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                    if text.strip():
-                        yield Row(where, number, json.loads(text, object_pairs_hook=_object))
-                except UnicodeDecodeError as e:
-                    yield Row(where, number, InputError(f"{where}: not UTF-8: {e}"))
-                except (ValueError, RecursionError) as e:
-                    yield Row(where, number, InputError(f"{where}: the line is not valid JSON: {e}"))
+                if line.strip(_BETWEEN_LINES if number == 1 else None):
+                    where = f"{path}:{number}"
+                    try:
+                        value = parse_line(line, first=number == 1)
+                    except ValueError as e:
+                        value = InputError(f"{where}: the line is {e}")
+                    yield Row(where, number, value)
     except FileNotFoundError as e:
         siblings = os.listdir(path.parent) if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, siblings, n=1)

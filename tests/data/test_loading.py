@@ -57,7 +57,7 @@ def test_a_field_mapped_to_nothing_is_not_read(write):
 @pytest.mark.parametrize(("bad", "message"), [
     ('{"document": "b"', r"rows\.jsonl:2: the line is not valid JSON"),
     ("[1]", r"rows\.jsonl:2: not a JSON object"),
-    (b'{"document": "\xff"}', r"rows\.jsonl:2: not UTF-8"),
+    (b'{"document": "\xff"}', r"rows\.jsonl:2: the line is not UTF-8 .*save the file as UTF-8"),
     ({"text": "b"}, r"rows\.jsonl:2: the row lacks 'document', read as document.*; it has text"),
     ({"document": ["b"]}, r"rows\.jsonl:2: field 'document' \(document\): the value is a list"),
     ({"document": "b", "title": {"x": 1}}, r"rows\.jsonl:2: field 'title' \(title\): the value is an object"),
