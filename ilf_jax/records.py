@@ -24,6 +24,8 @@ R = TypeVar("R", bound=Record)
 class Example:
     """A document and whatever was recorded about it. Absent fields are empty strings.
 
+    Draft, feedback, reference and human_refinement have no blanks around them, as generated texts have none.
+
     Attributes:
         id: unique in its dataset; random keys, order and joins go by it.
         document: the text that the policy works on.
@@ -64,6 +66,7 @@ class Feedback:
     id: str
     text: str
     source: str  # "recorded", "oracle", "critic", "human", "none"
+    redrawn: bool = False  # the critic first repeated its prompt
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from ilf_jax.config_sections import Reward
-from ilf_jax.data import loading
+from ilf_jax.data import loading, overlap
 from ilf_jax.errors import InputError
 from ilf_jax.records import Comparison
 from ilf_jax.runtime import progress
@@ -43,6 +43,10 @@ def load_comparisons(settings: Reward) -> Comparisons:
     held_out = rows[len(rows) - num_held_out :]
     if settings.eval_source is not None:
         held_out = _load(settings, settings.eval_source, settings.eval_split)[: settings.eval_size]
+    leaked = overlap.overlap((c.document for c in train), (c.document for c in held_out)).leaked
+    if leaked:
+        progress.log(f"{settings.source}: the documents of {leaked} of {len(held_out)} held-out comparisons are in the "
+                     "training data, too")
     return Comparisons(tuple(train), tuple(held_out))
 
 

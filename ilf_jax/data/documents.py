@@ -4,7 +4,7 @@ import dataclasses
 
 from ilf_jax.config import Config
 from ilf_jax.config_sections import Data
-from ilf_jax.data import loading
+from ilf_jax.data import loading, overlap
 from ilf_jax.errors import InputError
 from ilf_jax.records import Example
 from ilf_jax.runtime import progress
@@ -12,10 +12,15 @@ from ilf_jax.runtime import progress
 
 @dataclasses.dataclass(frozen=True)
 class Documents:
-    """The documents of each iteration (counted from 1), and the held-out ones."""
+    """The documents of each iteration (counted from 1), and the held-out ones.
+
+    Attributes:
+        leaked: how many of the held-out ones are among the others, too.
+    """
 
     by_iteration: dict[int, tuple[Example, ...]]
     held_out: tuple[Example, ...]
+    leaked: int = 0
 
 
 def load_documents(config: Config) -> Documents:
@@ -45,7 +50,10 @@ def load_documents(config: Config) -> Documents:
             progress.log(f"{data.eval_source}: {len(examples)} documents, fewer than config.data.eval_size="
                          f"{data.eval_size}; all are held out")
         held_out = examples[: data.eval_size]
-    return Documents(by_iteration, tuple(held_out))
+    shared = overlap.overlap((e.document for e in train), (e.document for e in held_out))
+    if shared.warning:
+        progress.log(f"{data.source}: {shared.warning}")
+    return Documents(by_iteration, tuple(held_out), shared.leaked)
 
 
 def _load(data: Data, source: str, split: str) -> loading.LoadResult:

@@ -39,6 +39,11 @@ def _is_list(value: Any) -> bool:
     return (isinstance(value, Sequence) and not isinstance(value, str | bytes)) or bool(getattr(value, "shape", ()))
 
 
+def is_null(value: Any) -> bool:
+    """Whether a value says that there is none: null, or a number that is not finite, as pandas writes NaN for it."""
+    return value is None or (isinstance(value, float) and not math.isfinite(value))
+
+
 def to_text(where: str, value: Any, join: str | None = None) -> str:
     """A value as text: "" for null and for numbers that are not finite.
 
@@ -52,8 +57,8 @@ def to_text(where: str, value: Any, join: str | None = None) -> str:
     """
     if hasattr(value, "dtype") and not getattr(value, "shape", ()):
         value = value.item()  # numpy scalars, from tfds
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return ""  # pandas writes NaN where a value is missing
+    if is_null(value):
+        return ""
     if isinstance(value, bytes):
         try:
             return value.decode("utf-8")

@@ -9,7 +9,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ilf_jax.data.field_paths import MISSING, look_up, to_text
+from ilf_jax.data.field_paths import MISSING, is_null, look_up, to_text
 from ilf_jax.errors import InputError
 from ilf_jax.records import Example, Record
 from ilf_jax.runtime.json_text import parse_line
@@ -301,7 +301,7 @@ def texts(
     for field in names:
         path = fields.get(field, field)
         content = look_up(value, path) if path else MISSING
-        if field == "id" and content is None:
+        if field == "id" and is_null(content):
             continue  # as in a row without one
         if content is not MISSING:
             values[field] = to_text(f"{row.where}: field {path!r} ({field})", content, join)

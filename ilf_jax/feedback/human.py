@@ -33,7 +33,7 @@ class Human(FeedbackSource):
             raise InputError(f"{path}: {len(waiting)} of {len(wanted)} drafts wait for feedback, the first is "
                              f"{waiting[0]!r}; write it into the field \"feedback\" of each line, then start the same "
                              "command again")
-        return Pending.ready([Feedback(i, feedback[i].strip(), "human") for i in wanted])
+        return Pending.ready([Feedback(i, feedback[i], "human") for i in wanted])
 
 
 def _read(path: storage.Path, wanted: dict[str, dict[str, Any]]) -> dict[str, str]:
