@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from ilf_jax.data.field_paths import MISSING, is_null, look_up, to_text
 from ilf_jax.errors import InputError
 from ilf_jax.records import Example, Record
-from ilf_jax.runtime.json_text import parse_line
+from ilf_jax.runtime.json_text import parse_line, shown
 from ilf_jax.tasks import answers
 
 T = TypeVar("T", bound=Record)
@@ -168,7 +168,7 @@ class Selection:
                 self._found.add(path)
             text = _as_condition(row, path, content)
             if (text == value) is not wanted:
-                self._seen[f"{path}={text}"] += 1
+                self._seen[shown(f"{path}={text}")] += 1
                 return False
         return True
 
@@ -176,7 +176,7 @@ class Selection:
         """Why no row is left, if that is because of the conditions; else ''."""
         if self._selected or not self.left_out:
             return ""
-        seen = ", ".join(f"{what!r} ({count} rows)" for what, count in self._seen.most_common(5))
+        seen = ", ".join(f"{what} ({count} rows)" for what, count in self._seen.most_common(5))
         return f"no row meets {self._section}.where; left out were {seen}"
 
 
@@ -247,7 +247,7 @@ def collect(rows: Iterator[Row], make: Callable[[Row], T | None], *, skip: bool)
             if record is None:
                 continue
             if record.id in where_by_id:
-                raise InputError(f"{row.where}: id {record.id!r} is already used by {where_by_id[record.id]}; "
+                raise InputError(f"{row.where}: id {shown(record.id)} is already used by {where_by_id[record.id]}; "
                                  "ids must be unique")
         except InputError as e:
             if not skip:
@@ -306,7 +306,8 @@ def texts(
         if content is not MISSING:
             values[field] = to_text(f"{row.where}: field {path!r} ({field})", content, join)
         elif field in required or (path and field in fields):
-            present = ", ".join(sorted(map(str, value))) or "no fields"
+            present = ", ".join(key if key.isidentifier() and len(key) < 40 else shown(key)
+                                for key in sorted(map(str, value))[:20]) or "no fields"
             raise InputError(f"{row.where}: the row lacks {path!r}, read as {field} ({section}.fields.{field}); "
                              f"it has {present}")
     values.setdefault("id", f"row-{row.number:06d}")

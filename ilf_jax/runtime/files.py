@@ -1,6 +1,5 @@
 """Reading and writing small files: JSON with errors that name the file, writes that a kill cannot spoil, locks."""
 
-import codecs
 import contextlib
 import errno
 import json
@@ -13,6 +12,7 @@ import filelock
 
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import storage
+from ilf_jax.runtime.json_text import parse_line
 
 
 def write_atomically(path: storage.Path, text: str, *, shared: bool = False) -> None:
@@ -98,9 +98,9 @@ def read_json_lines(
         if not line.strip():
             continue
         try:
-            row, problem = json.loads(_decoded(line, first=number == 1)), None
+            row, problem = parse_line(line, first=number == 1, all_texts=True), None
         except ValueError as e:
-            row, problem = None, str(e) if isinstance(e, _EncodingError) else f"is not valid JSON ({e})"
+            row, problem = None, f"is {e}"
         if isinstance(row, dict):
             yield number, row
         elif damaged is not None:
@@ -108,24 +108,6 @@ def read_json_lines(
         else:
             raise InputError(f"{path}:{number}: {problem or f'expected a JSON object, not a {type(row).__name__}'}; "
                              f"{cure}")
-
-
-class _EncodingError(ValueError):
-    """Says which encoding a line seems to have."""
-
-
-def _decoded(line: bytes, first: bool) -> str:
-    """A line as text, without a byte order mark. Raises ValueError for what is no UTF-8, or would be none as text."""
-    if first and line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise _EncodingError("is UTF-16; save the file as UTF-8")
-    try:
-        text = line.decode("utf-8-sig" if first else "utf-8")
-    except UnicodeDecodeError as e:
-        raise _EncodingError(f"is not UTF-8 (byte {e.start + 1} of the line is 0x{line[e.start]:02x}, as in "
-                             "Windows-1252 or Latin-1); save the file as UTF-8") from e
-    if "\\u" in text:  # an escape may stand for half a surrogate pair, which no file can hold
-        json.dumps(json.loads(text), ensure_ascii=False).encode()
-    return text
 
 
 @contextlib.contextmanager
