@@ -28,6 +28,8 @@ R = TypeVar("R", bound=Record)
 class Example:
     """A document and whatever was recorded about it. Absent fields are empty strings.
 
+    Draft, feedback, reference and human_refinement have no blanks around them, as generated texts have none.
+
     Attributes:
         id: unique in its dataset; random keys, order and joins go by it.
         document: the text that the policy works on.
@@ -68,6 +70,7 @@ class Feedback:
     id: str
     text: str
     source: str  # "recorded", "oracle", "critic", "human", "none"
+    redrawn: bool = False  # the critic first repeated its prompt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +83,8 @@ class Candidates:
         num_tokens: tokens sampled, the end token included.
         stopped: ended by itself, rather than cut at the token limit.
         redrawn: whether the document was drawn a second time (equal or unusable candidates).
+        preambles: how many of all that was drawn began with a clause that announces the answer, which was cut off.
+        echoes: how many repeated the prompt; they count as empty.
     """
 
     id: str
@@ -88,6 +93,8 @@ class Candidates:
     num_tokens: list[int]
     stopped: list[bool]
     redrawn: bool = False
+    preambles: int = 0
+    echoes: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -63,7 +63,8 @@ class Method:
         roles = model_pool.Roles(self.config, self.pool, self.tokenizer_folder, checkpoint, self.reward_checkpoint)
         return StageContext(
             self.config, self.workdir, self.task, iteration, self.documents.by_iteration.get(iteration, ()),
-            self.documents.held_out, roles, self.shared, self.profiled_steps if iteration == 1 else 0)
+            self.documents.held_out, roles, self.shared, self.profiled_steps if iteration == 1 else 0,
+            self.documents.leaked)
 
     def before_training(self) -> StageContext:
         """Iteration 0: the policy as it was given."""

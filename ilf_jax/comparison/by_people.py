@@ -9,11 +9,13 @@ import json
 import pathlib
 import random
 from collections.abc import Mapping
+from typing import Any
 
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import ranking
 from ilf_jax.records import Example, Match
 from ilf_jax.runtime.files import read_json, read_json_lines, write_atomically
+from ilf_jax.runtime.json_text import shown
 
 ANSWERS = {"A": 1.0, "B": 0.0, "tie": 0.5}
 """What may stand in `better`, and the outcome for the text shown as A."""
@@ -71,25 +73,32 @@ def read(path: pathlib.Path, systems: Mapping[str, Mapping[str, str]]) -> list[M
         if row["pair"] in seen:
             raise InputError(f"{where}: pair {row['pair']} appears twice")
         seen.add(row["pair"])
-        shown = key.get(str(row["pair"]))
-        if shown is None or any(systems.get(shown[side], {}).get(shown["document"]) != row[side] for side in "AB"):
+        entry: Any = key.get(str(row["pair"]))
+        if not _is_of(systems, entry) or any(systems[entry[side]][entry["document"]] != row[side] for side in "AB"):
             raise InputError(f"{where}: is not a pair of these systems as it was exported; only \"better\" may be "
                              "changed, and --systems and --workdir must be those of the export")
         if not row["better"].strip():
             continue
         if row["better"].strip() not in ANSWERS:
-            raise InputError(f"{where}: better is {row['better']!r}; allowed are {', '.join(ANSWERS)}")
+            raise InputError(f"{where}: better is {shown(row['better'])}; allowed are {', '.join(ANSWERS)}")
         outcome, answered = ANSWERS[row["better"].strip()], answered + 1
-        if (shown["A"], shown["B"]) in outcomes:
-            outcomes[shown["A"], shown["B"]][shown["document"]] = outcome
+        if (entry["A"], entry["B"]) in outcomes:
+            outcomes[entry["A"], entry["B"]][entry["document"]] = outcome
         else:
-            outcomes[shown["B"], shown["A"]][shown["document"]] = 1 - outcome
+            outcomes[entry["B"], entry["A"]][entry["document"]] = 1 - outcome
     if not answered:
         raise InputError(f"{path}: no line has an answer in \"better\" yet: A, B or tie")
     for (first, second), of_pair in outcomes.items():
         of_pair |= {i: 0.5 for i in systems[first] if systems[first][i] == systems[second][i]}
     return [ranking.match(first, second, of_pair, systems[first], systems[second])
             for (first, second), of_pair in outcomes.items() if of_pair]
+
+
+def _is_of(systems: Mapping[str, Mapping[str, str]], entry: Any) -> bool:
+    """Whether an entry of the key names two systems and a document of theirs."""
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(name), str) for name in ("A", "B", "document")):
+        return False
+    return entry["A"] != entry["B"] and all(entry["document"] in systems.get(entry[side], {}) for side in "AB")
 
 
 def _key_path(path: pathlib.Path) -> pathlib.Path:

@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Sequence
 
 from ilf_jax.config_sections import Reward
-from ilf_jax.data import loading
+from ilf_jax.data import loading, overlap
 from ilf_jax.errors import InputError
 from ilf_jax.records import Comparison
 from ilf_jax.runtime import progress
+from ilf_jax.tasks import answers
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Comparison))
 _REQUIRED = ("document", "first", "second", "preferred")
@@ -42,25 +43,32 @@ def load_comparisons(settings: Reward) -> Comparisons:
     held_out = rows[len(rows) - num_held_out :]
     if settings.eval_source is not None:
         held_out = _load(settings, settings.eval_source, settings.eval_split)[: settings.eval_size]
+    leaked = overlap.overlap((c.document for c in train), (c.document for c in held_out)).leaked
+    if leaked:
+        progress.log(f"{settings.source}: the documents of {leaked} of {len(held_out)} held-out comparisons are in the "
+                     "training data, too")
     return Comparisons(tuple(train), tuple(held_out))
 
 
 def _load(settings: Reward, source: str, split: str) -> Sequence[Comparison]:
-    rows = loading.read_rows(source, split, settings.folder, "config.reward")
+    selection = loading.Selection(settings.where, "config.reward")
+    rows = selection.apply(loading.read_rows(source, split, settings.folder, "config.reward"))
     comparisons, skipped, first_error = loading.collect(rows, lambda row: _to_comparison(row, settings),
                                                         skip=settings.on_error == "skip")
     if skipped:
         progress.log(f"{source}: skipped {skipped} bad rows, the first: {first_error}")
+    if selection.left_out:
+        progress.log(f"{source}: config.reward.where leaves out {selection.left_out} rows")
     if not comparisons:
-        raise InputError(f"{source}: no comparisons are left" + (f"; the first bad row: {first_error}" if skipped else
-                                                                 "; the data set is empty"))
+        why = f"the first bad row: {first_error}" if skipped else selection.why_empty() or "the data set is empty"
+        raise InputError(f"{source}: no comparisons are left; {why}")
     return comparisons
 
 
 def _to_comparison(row: loading.Row, settings: Reward) -> Comparison:
-    values = loading.texts(row, FIELDS, _REQUIRED, settings.fields.mapping(), "config.reward")
+    values = loading.texts(row, FIELDS, _REQUIRED, settings.fields.mapping(), "config.reward", settings.join)
     for name in _SIDES:
-        values[name] = values[name].strip()  # as outputs are, which the model will score
+        values[name] = answers.clean(values[name])  # as outputs are, which the model will score
         if not values[name]:
             raise InputError(f"{row.where}: the {name} text is empty")
     if values["first"] == values["second"]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from ilf_jax.config import Config
 from ilf_jax.config_sections import Data
-from ilf_jax.data import loading
+from ilf_jax.data import loading, overlap
 from ilf_jax.errors import InputError
 from ilf_jax.records import Example
 from ilf_jax.runtime import progress
@@ -13,10 +13,15 @@ from ilf_jax.runtime import progress
 
 @dataclasses.dataclass(frozen=True)
 class Documents:
-    """The documents of each iteration (counted from 1), and the held-out ones."""
+    """The documents of each iteration (counted from 1), and the held-out ones.
+
+    Attributes:
+        leaked: how many of the held-out ones are among the others, too.
+    """
 
     by_iteration: dict[int, tuple[Example, ...]]
     held_out: tuple[Example, ...]
+    leaked: int = 0
 
     def texts(self) -> Iterator[str]:
         """What a tokenizer learns from: the documents of all iterations with their references."""
@@ -50,14 +55,19 @@ def load_documents(config: Config) -> Documents:
             progress.log(f"{data.eval_source}: {len(examples)} documents, fewer than config.data.eval_size="
                          f"{data.eval_size}; all are held out")
         held_out = examples[: data.eval_size]
-    return Documents(by_iteration, tuple(held_out))
+    shared = overlap.overlap((e.document for e in train), (e.document for e in held_out))
+    if shared.warning:
+        progress.log(f"{data.source}: {shared.warning}")
+    return Documents(by_iteration, tuple(held_out), shared.leaked)
 
 
 def _load(data: Data, source: str, split: str) -> loading.LoadResult:
     loaded = loading.load_examples(
         source, data.fields.mapping(), on_error=data.on_error, skip_empty=data.skip_empty, folder=data.folder,
-        split=split,
+        split=split, where=data.where, join=data.join,
     )
+    if loaded.not_selected:
+        progress.log(f"{source}: config.data.where leaves out {loaded.not_selected} rows")
     if loaded.skipped:
         progress.log(f"{source}: skipped {loaded.skipped} bad rows, the first: {loaded.first_error}")
     return loaded

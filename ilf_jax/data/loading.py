@@ -1,21 +1,27 @@
 """Examples from the user's files: sources by URI, fields by dotted path. Every error names its file and line."""
 
+import codecs
+import collections
 import dataclasses
 import difflib
-import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from ilf_jax.data.field_paths import MISSING, is_null, look_up, to_text
 from ilf_jax.errors import InputError
 from ilf_jax.records import Example, Record
 from ilf_jax.runtime import storage
+from ilf_jax.runtime.json_text import parse_line, shown
+from ilf_jax.tasks import answers
 
 T = TypeVar("T", bound=Record)
+# Texts that a model writes or learns from: they are trained and measured as generated ones are.
+_ANSWERS = ("draft", "feedback", "reference", "human_refinement")
 FIELDS = tuple(field.name for field in dataclasses.fields(Example))
+_BETWEEN_LINES = codecs.BOM_UTF8 + b" \t\r\n"
 SCHEMES = ("jsonl", "tfds", "builtin")
-_MISSING = object()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +32,7 @@ class LoadResult:
         examples: in the order of the source.
         skipped: number of bad rows, under on_error='skip'.
         left_out: number of good rows left out because a field in skip_empty is blank.
+        not_selected: number of rows that config.data.where leaves out.
         first_error: the error of the first skipped row; '' if none was skipped.
     """
 
@@ -33,6 +40,7 @@ class LoadResult:
     skipped: int
     left_out: int
     first_error: str = ""
+    not_selected: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +66,8 @@ def load_examples(
     skip_empty: tuple[str, ...] = (),
     folder: str | None = None,
     split: str = "train",
+    where: Sequence[str] = (),
+    join: str | None = None,
 ) -> LoadResult:
     """Reads a data set.
 
@@ -70,6 +80,8 @@ def load_examples(
         skip_empty: leave out examples in which one of these fields is blank.
         folder: for tfds, the folder of the prepared data set; for tfds:slf5k, the folder of its JSONL files.
         split: split of a tfds or builtin source.
+        where: conditions 'PATH=VALUE' or 'PATH!=VALUE'; rows that do not meet all of them are left out.
+        join: stands between the elements of a list that is read as a text.
 
     Raises:
         InputError: the source cannot be read, an argument is not as described, a row is bad (under 'stop'), two
@@ -86,7 +98,7 @@ def load_examples(
 
     def make(row: Row) -> Example | None:
         nonlocal left_out
-        example = _to_example(row, fields)
+        example = _to_example(row, fields, join)
         if any(not getattr(example, field).strip() for field in skip_empty):
             left_out += 1
             return None
@@ -95,11 +107,95 @@ def load_examples(
                              "such rows out")
         return example
 
-    rows = read_rows(source, split, folder, "config.data")
+    selection = Selection(where, "config.data")
+    rows = selection.apply(read_rows(source, split, folder, "config.data"))
     examples, skipped, first_error = collect(rows, make, skip=on_error == "skip")
     if not examples:
-        raise InputError(f"{source}: {_why_empty(skipped, left_out, skip_empty, first_error)}")
-    return LoadResult(tuple(examples), skipped, left_out, first_error)
+        reasons = _why_empty(skipped, left_out, skip_empty, first_error)
+        raise InputError(f"{source}: {selection.why_empty() or reasons}")
+    return LoadResult(tuple(examples), skipped, left_out, first_error, selection.left_out)
+
+
+class Selection:
+    """Conditions on rows, and what they left out.
+
+    Attributes:
+        left_out: rows that did not meet them.
+    """
+
+    def __init__(self, where: Sequence[str], section: str) -> None:
+        """Raises InputError for what is no condition.
+
+        Args:
+            where: see `load_examples`.
+            section: config section that has them, for messages.
+        """
+        self.left_out = 0
+        self._seen: collections.Counter[str] = collections.Counter()
+        self._looked_up: set[str] = set()
+        self._found: set[str] = set()
+        self._selected = 0
+        self._section = section
+        self._conditions = []
+        for condition in where:
+            path, equals, value = condition.partition("=")
+            if not equals or not path.rstrip("!"):
+                raise InputError(f"{section}.where: {condition!r} given; must be 'PATH=VALUE' or 'PATH!=VALUE'")
+            self._conditions.append((path.removesuffix("!"), value, not path.endswith("!")))
+
+    def apply(self, rows: Iterator[Row]) -> Iterator[Row]:
+        """The rows that meet all conditions, and those that are bad.
+
+        Raises:
+            InputError: at the end, if no row has what a condition asks for.
+        """
+        for row in rows:
+            try:
+                meets = isinstance(row.value, InputError) or self._meets(row)
+            except InputError as e:
+                row, meets = dataclasses.replace(row, value=e), True
+            self._selected += meets
+            self.left_out += not meets
+            if meets:
+                yield row
+        for path in sorted(self._looked_up - self._found):
+            raise InputError(f"{self._section}.where: no row has {path!r}")
+
+    def _meets(self, row: Row) -> bool:
+        for path, value, wanted in self._conditions:
+            content = look_up(_as_mapping(row), path)
+            self._looked_up.add(path)
+            if content is not MISSING:
+                self._found.add(path)
+            text = _as_condition(row, path, content)
+            if (text == value) is not wanted:
+                self._seen[shown(f"{path}={text}")] += 1
+                return False
+        return True
+
+    def why_empty(self) -> str:
+        """Why no row is left, if that is because of the conditions; else ''."""
+        if self._selected or not self.left_out:
+            return ""
+        seen = ", ".join(f"{what} ({count} rows)" for what, count in self._seen.most_common(5))
+        return f"no row meets {self._section}.where; left out were {seen}"
+
+
+def _as_condition(row: Row, path: str, value: Any) -> str:
+    if value is MISSING:
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return to_text(f"{row.where}: field {path!r} (config where)", value)
+
+
+def _as_mapping(row: Row) -> Mapping[str, Any]:
+    value = row.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):  # from a builtin data set
+        return dataclasses.asdict(value)
+    if not isinstance(value, Mapping):
+        raise InputError(f"{row.where}: not a JSON object such as {{\"document\": ...}}")
+    return value
 
 
 def read_rows(source: str, split: str, folder: str | None, section: str) -> Iterator[Row]:
@@ -152,7 +248,7 @@ def collect(rows: Iterator[Row], make: Callable[[Row], T | None], *, skip: bool)
             if record is None:
                 continue
             if record.id in where_by_id:
-                raise InputError(f"{row.where}: id {record.id!r} is already used by {where_by_id[record.id]}; "
+                raise InputError(f"{row.where}: id {shown(record.id)} is already used by {where_by_id[record.id]}; "
                                  "ids must be unique")
         except InputError as e:
             if not skip:
@@ -173,16 +269,18 @@ def _why_empty(skipped: int, left_out: int, skip_empty: tuple[str, ...], first_e
     return "no examples are left: " + "; ".join(reasons) if reasons else "the data set is empty; it needs a row"
 
 
-def _to_example(row: Row, fields: Mapping[str, str]) -> Example:
+def _to_example(row: Row, fields: Mapping[str, str], join: str | None) -> Example:
     if isinstance(row.value, Example) and not fields:
         return row.value  # keeps the extra fields of a subclass
     # Many data sets have a column "group" that is not ours, so it is read only where config.data.fields maps it.
     names = [name for name in FIELDS if name != "group" or name in fields]
-    return Example(**texts(row, names, ("document",), fields, "config.data"))
+    values = texts(row, names, ("document",), fields, "config.data", join)
+    return Example(**{name: answers.clean(text) if name in _ANSWERS else text for name, text in values.items()})
 
 
 def texts(
-    row: Row, names: Sequence[str], required: Sequence[str], fields: Mapping[str, str], section: str
+    row: Row, names: Sequence[str], required: Sequence[str], fields: Mapping[str, str], section: str,
+    join: str | None = None,
 ) -> dict[str, str]:
     """The fields of a row as text, by name. `id` is always one of them.
 
@@ -192,25 +290,25 @@ def texts(
         required: fields that the row must have; it must also have those in `fields`.
         fields: name -> dotted path, see `load_examples`.
         section: config section that has `fields`, for messages: "config.data".
+        join: see `load_examples`.
 
     Raises:
         InputError: the row is bad, or lacks a required field.
     """
-    value = row.value
-    if isinstance(value, InputError):
-        raise value
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):  # from a builtin data set
-        value = dataclasses.asdict(value)
-    if not isinstance(value, Mapping):
-        raise InputError(f"{row.where}: not a JSON object such as {{\"document\": ...}}")
+    if isinstance(row.value, InputError):
+        raise row.value
+    value = _as_mapping(row)
     values = {}
     for field in names:
         path = fields.get(field, field)
-        content = _look_up(value, path) if path else _MISSING
-        if content is not _MISSING:
-            values[field] = _to_text(f"{row.where}: field {path!r} ({field})", content)
+        content = look_up(value, path) if path else MISSING
+        if field == "id" and is_null(content):
+            continue  # as in a row without one
+        if content is not MISSING:
+            values[field] = to_text(f"{row.where}: field {path!r} ({field})", content, join)
         elif field in required or (path and field in fields):
-            present = ", ".join(sorted(map(str, value))) or "no fields"
+            present = ", ".join(key if key.isidentifier() and len(key) < 40 else shown(key)
+                                for key in sorted(map(str, value))[:20]) or "no fields"
             raise InputError(f"{row.where}: the row lacks {path!r}, read as {field} ({section}.fields.{field}); "
                              f"it has {present}")
     values.setdefault("id", f"row-{row.number:06d}")
@@ -219,55 +317,17 @@ def texts(
     return values
 
 
-def _look_up(row: Mapping[str, Any], path: str) -> Any:
-    """Value at a dotted path, or _MISSING. Inside a group that is null every path is null."""
-    if path in row:  # a name may itself contain dots
-        return row[path]
-    value: Any = row
-    for part in path.split("."):
-        if value is None:
-            return None
-        if not isinstance(value, Mapping) or part not in value:
-            return _MISSING
-        value = value[part]
-    return value
-
-
-def _to_text(where: str, value: Any) -> str:
-    if hasattr(value, "dtype") and not getattr(value, "shape", ()):
-        value = value.item()  # numpy scalars, from tfds
-    if value is None:
-        return ""
-    if isinstance(value, bytes):
-        try:
-            return value.decode("utf-8")
-        except UnicodeDecodeError as e:
-            raise InputError(f"{where}: not UTF-8: {e}") from e
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        name = type(value).__name__
-        kind = {"dict": "an object", "bool": "a boolean"}.get(name, f"a {name}")
-        raise InputError(f"{where}: the value is {kind}; allowed are text, numbers and null")
-    text = str(value)
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as e:
-        raise InputError(f"{where}: the text has half a surrogate pair, which UTF-8 cannot encode") from e
-    return text
-
-
 def _read_jsonl(path: pathlib.Path, section: str) -> Iterator[Row]:
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
-                where = f"{path}:{number}"
-                try:
-                    text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-                    if text.strip():
-                        yield Row(where, number, json.loads(text))
-                except UnicodeDecodeError as e:
-                    yield Row(where, number, InputError(f"{where}: not UTF-8: {e}"))
-                except (ValueError, RecursionError) as e:
-                    yield Row(where, number, InputError(f"{where}: the line is not valid JSON: {e}"))
+                if line.strip(_BETWEEN_LINES if number == 1 else None):
+                    where = f"{path}:{number}"
+                    try:
+                        value = parse_line(line, first=number == 1)
+                    except ValueError as e:
+                        value = InputError(f"{where}: the line is {e}")
+                    yield Row(where, number, value)
     except FileNotFoundError as e:
         siblings = os.listdir(path.parent) if path.parent.is_dir() else []
         near = difflib.get_close_matches(path.name, siblings, n=1)

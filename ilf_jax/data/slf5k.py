@@ -5,8 +5,8 @@ ArrayRecord, under $TFDS_DATA_DIR (default: ~/tensorflow_datasets), in a folder 
 Changed files are therefore prepared again.
 """
 
+import codecs
 import hashlib
-import json
 import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +15,10 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from ilf_jax.data.field_paths import to_text
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import storage
+from ilf_jax.runtime.json_text import parse_line
 
 HUB_ID = "JeremyAlain/SLF5K"
 SPLITS = ("train", "development", "validation", "test")
@@ -158,22 +160,22 @@ def _digest(files: Mapping[str, pathlib.Path]) -> str:
 def _read_rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file:line, row) of a JSON Lines file, or (file[i], row) of a JSON array."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as e:
-        raise InputError(f"{path}: cannot be read: {e}") from e
-    if text.lstrip().startswith("["):
-        yield from ((f"{path}[{i}]", row) for i, row in enumerate(_parse(str(path), text)))
+        content = path.read_bytes()
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read: {e.strerror or e}") from e
+    if content.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+        yield from ((f"{path}[{i}]", row) for i, row in enumerate(_parse(str(path), content, first=True)))
         return
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(content.split(b"\n"), start=1):
         if line.strip():
-            yield f"{path}:{number}", _parse(f"{path}:{number}", line)
+            yield f"{path}:{number}", _parse(f"{path}:{number}", line, first=number == 1)
 
 
-def _parse(where: str, text: str) -> Any:
+def _parse(where: str, text: bytes, first: bool) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as e:
-        raise InputError(f"{where}: not valid JSON: {e}") from e
+        return parse_line(text, first=first)
+    except ValueError as e:
+        raise InputError(f"{where}: {e}") from e
 
 
 def _features(where: str, row: Any) -> dict[str, Any]:
@@ -185,5 +187,5 @@ def _features(where: str, row: Any) -> dict[str, Any]:
     for name in TEXTS:
         if not isinstance(row.get(name), str | int | float | None) or isinstance(row.get(name), bool):
             raise InputError(f"{where}: field {name!r} is a {type(row[name]).__name__}; allowed are text and numbers")
-    texts = {name: "" if row.get(name) is None else str(row[name]) for name in TEXTS}
+    texts = {name: to_text(f"{where}: field {name!r}", row.get(name)) for name in TEXTS}
     return {**texts, FLAG: row.get(FLAG) in (True, 1, "true", "True", "yes", "Yes")}

@@ -23,7 +23,7 @@ def output_metrics(
 
     def of_examples(some: Sequence[Example]) -> list[statistics.Metric]:
         metrics = measure(texts, some)
-        pairs = [(texts[e.id], e.reference.strip()) for e in some if e.reference.strip()]
+        pairs = [(texts[e.id], e.reference) for e in some if e.reference]
         if with_rouge and pairs:
             metrics += rouge.rouge(*zip(*pairs, strict=True))
         if exact_match and pairs:

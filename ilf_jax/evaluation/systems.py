@@ -32,6 +32,6 @@ def of_policies(
 def of_people(held_out: Iterable[Example]) -> dict[str, Texts]:
     """`references` and `human_refinements`, each only if every held-out document has one."""
     examples = list(held_out)
-    systems = {f"{field}s": {e.id: getattr(e, field).strip() for e in examples}
+    systems = {f"{field}s": {e.id: getattr(e, field) for e in examples}
                for field in ("reference", "human_refinement")}
     return {name: texts for name, texts in systems.items() if texts and all(texts.values())}

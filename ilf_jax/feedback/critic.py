@@ -3,16 +3,30 @@
 from collections.abc import Sequence
 
 from ilf_jax.feedback.source import DraftedDocument, FeedbackSource, SourceContext
-from ilf_jax.inference.generation import Generator
+from ilf_jax.inference.generation import Generator, Sample
 from ilf_jax.records import Feedback
 from ilf_jax.runtime import performance
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
+from ilf_jax.tasks import answers, prompts
+from ilf_jax.tasks.task import Task
+
+_SECOND_TEMPERATURE = 0.7
+
+
+def _comment(task: Task, sample: Sample) -> str:
+    text = answers.clean(sample.text)
+    if task.free_text:
+        text = answers.clean(answers.without_preamble(text))
+    return text if sample.stopped else answers.whole_sentences(text)
 
 
 class Critic(FeedbackSource):
-    """What the critic writes about each draft."""
+    """What the critic writes about each draft: whole sentences.
+
+    Where it only repeats its prompt, it is asked once more, at a temperature of at least 0.7.
+    """
 
     sharded = True
 
@@ -25,17 +39,36 @@ class Critic(FeedbackSource):
                 d.example.id, [context.task.critic_prompt(d.example, d.draft)],
                 self._lm.room(settings.max_new_tokens))[0]
             for d in context.documents}
-        self._generator = Generator(
-            self._lm, make_sampling(settings.temperature, 0, 1.0), settings.max_new_tokens, settings.batch_size,
-            context.task.stop, self._lm.row_lengths(len(p.ids) for p in self._prompts.values()))
+        lengths = self._lm.row_lengths(len(p.ids) for p in self._prompts.values())
+        self._first, self._second = (
+            Generator(self._lm, make_sampling(temperature, 0, 1.0), settings.max_new_tokens, settings.batch_size,
+                      context.task.stop, lengths)
+            for temperature in (settings.temperature, max(settings.temperature, _SECOND_TEMPERATURE)))
 
     def start(self, documents: Sequence[DraftedDocument]) -> Pending[list[Feedback]]:
         """Sets the device to work and returns."""
+
+        def finish(drawn: list[str]) -> list[Feedback]:
+            echoes = [d for d, text in zip(documents, drawn, strict=True) if self._is_echo(d, text)]
+            again = self._draw(self._second, echoes, 1).result() if echoes else []
+            redrawn = {d.example.id: text for d, text in zip(echoes, again, strict=True)}
+            return [Feedback(i, redrawn.get(i, text), "critic", i in redrawn)
+                    for i, text in zip((d.example.id for d in documents), drawn, strict=True)]
+
+        return self._draw(self._first, documents, 0).map(finish)
+
+    def _draw(self, generator: Generator, documents: Sequence[DraftedDocument], number: int) -> Pending[list[str]]:
+        """A text for each document; `number` tells apart what is drawn for the same one."""
         ids = [d.example.id for d in documents]
-        keys = decode.candidate_keys(self.context.config.seed, self.context.iteration, "feedback", ids, [0])
-        samples = self._generator.start([self._prompts[i] for i in ids], keys)
-        return samples.map(
-            lambda drawn: [Feedback(i, s.text.strip(), "critic") for i, (s,) in zip(ids, drawn, strict=True)])
+        keys = decode.candidate_keys(self.context.config.seed, self.context.iteration, "feedback", ids, [number])
+        drawn = generator.start([self._prompts[i] for i in ids], keys)
+        return drawn.map(lambda samples: [_comment(self.context.task, s) for (s,) in samples])
+
+    def _is_echo(self, document: DraftedDocument, text: str) -> bool:
+        if not self.context.task.free_text:
+            return False
+        of = (document.draft, document.example.document)
+        return answers.is_echo(text, of, prompts.without_gaps(self.context.task.prompts.critic))
 
     def length(self, document: DraftedDocument) -> int:
         """Tokens of the prompt."""
@@ -43,5 +76,5 @@ class Critic(FeedbackSource):
 
     def work(self, feedback: Feedback) -> performance.Work:
         """Prompt and feedback through the critic."""
-        return self._generator.work(
+        return self._first.work(
             self._prompts[feedback.id], [len(self._lm.tokenizer.encode(feedback.text)) + 1])

@@ -9,6 +9,7 @@ from ilf_jax.feedback.source import DraftedDocument, FeedbackSource
 from ilf_jax.records import Feedback
 from ilf_jax.runtime import distributed, storage
 from ilf_jax.runtime.files import read_json_lines, write_atomically
+from ilf_jax.runtime.json_text import shown
 from ilf_jax.runtime.pending import Pending
 
 FILE = "to_review.jsonl"
@@ -31,9 +32,9 @@ class Human(FeedbackSource):
         waiting = [i for i in wanted if not feedback[i].strip()]
         if waiting:
             raise InputError(f"{path}: {len(waiting)} of {len(wanted)} drafts wait for feedback, the first is "
-                             f"{waiting[0]!r}; write it into the field \"feedback\" of each line, then start the same "
-                             "command again")
-        return Pending.ready([Feedback(i, feedback[i].strip(), "human") for i in wanted])
+                             f"{shown(waiting[0])}; write it into the field \"feedback\" of each line, then start "
+                             "the same command again")
+        return Pending.ready([Feedback(i, feedback[i], "human") for i in wanted])
 
 
 def _read(path: storage.Path, wanted: dict[str, dict[str, Any]]) -> dict[str, str]:
@@ -47,13 +48,13 @@ def _read(path: storage.Path, wanted: dict[str, dict[str, Any]]) -> dict[str, st
         if not all(isinstance(row.get(k), str) for k in ("id", "draft", "feedback")):
             raise InputError(f"{where}: {_LINE}")
         if row["id"] not in wanted or row["draft"] != wanted[row["id"]]["draft"]:
-            raise InputError(f"{where}: is not about a draft of this iteration (id {row['id']!r}); only the field "
+            raise InputError(f"{where}: is not about a draft of this iteration (id {shown(row['id'])}); only the field "
                              "\"feedback\" may be changed")
         if row["id"] in feedback:
-            raise InputError(f"{where}: id {row['id']!r} appears twice")
+            raise InputError(f"{where}: id {shown(row['id'])} appears twice")
         feedback[row["id"]] = row["feedback"]
     missing = [i for i in wanted if i not in feedback]
     if missing:
-        raise InputError(f"{path}: the lines of {len(missing)} drafts are missing, the first is {missing[0]!r}; put "
-                         "them back, or delete the file to have it written again")
+        raise InputError(f"{path}: the lines of {len(missing)} drafts are missing, the first is {shown(missing[0])}; "
+                         "put them back, or delete the file to have it written again")
     return feedback

@@ -22,11 +22,11 @@ class Recorded(FeedbackSource):
                              "elsewhere")
         for example in examples or ():
             for field in ("feedback", "draft"):
-                if not getattr(example, field).strip():
+                if not getattr(example, field):
                     raise InputError(
                         f"config.feedback.source='recorded', but document {example.id!r} has no {field}; map it by "
                         f"config.data.fields.{field}, or leave such rows out by config.data.skip_empty=('{field}',)")
 
     def start(self, documents: Sequence[DraftedDocument]) -> Pending[list[Feedback]]:
         """Ready at once."""
-        return Pending.ready([Feedback(d.example.id, d.example.feedback.strip(), "recorded") for d in documents])
+        return Pending.ready([Feedback(d.example.id, d.example.feedback, "recorded") for d in documents])

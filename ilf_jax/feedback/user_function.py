@@ -45,4 +45,4 @@ class UserFeedback(FeedbackSource):
             if not isinstance(text, str):
                 raise InputError(f"config.feedback.source={self._choice!r}: gave {text!r} for document "
                                  f"{document.example.id!r}; feedback is a string")
-        return [text.strip() for text in texts]
+        return texts

@@ -60,4 +60,4 @@ class PolicyOutputs:
 
     def text(self, generated: str) -> str:
         """The output that a generation holds: all of it, or the refinement behind the feedback."""
-        return self.task.postprocess(self.task.split_feedback(generated)[1] if self.writes_feedback else generated)
+        return self.task.read_output(self.task.split_feedback(generated)[1] if self.writes_feedback else generated)

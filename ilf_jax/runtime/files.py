@@ -11,6 +11,7 @@ import filelock
 
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import digests, storage
+from ilf_jax.runtime.json_text import parse_line
 from ilf_jax.runtime.os_errors import explained
 
 
@@ -123,9 +124,9 @@ def read_json_lines(
         if not line.strip():
             continue
         try:
-            row, problem = json.loads(line), None
+            row, problem = parse_line(line, first=number == 1, all_texts=True), None
         except (ValueError, RecursionError) as e:
-            row, problem = None, f"is not valid JSON ({e})"
+            row, problem = None, f"is {e}"
         if isinstance(row, dict):
             yield number, row
         elif damaged is not None:

@@ -54,6 +54,7 @@ class StageContext:
         roles: which model plays policy, refiner, judge, ... in this iteration; loads them when asked.
         shared: stages that the run and its baselines share.
         profiled_steps: training steps to record a profile of.
+        leaked: how many of the held-out documents are in the training data, too.
     """
 
     config: Config
@@ -65,6 +66,7 @@ class StageContext:
     roles: Roles
     shared: SharedStages = dataclasses.field(default_factory=SharedStages)
     profiled_steps: int = 0
+    leaked: int = 0
 
     def folder(self, stage: str) -> StageFolder:
         """Folder of a stage of this iteration."""

@@ -40,7 +40,7 @@ def _draft(context: StageContext, folder: StageFolder) -> Outcome:
     def start(batch: list[Example]) -> Pending[list[Draft]]:
         keys = decode.candidate_keys(config.seed, context.iteration, "draft", [e.id for e in batch], [0])
         return generator.start([prompts[e.id] for e in batch], keys).map(lambda samples: [
-            Draft(e.id, task.postprocess(s.text), "policy", len(s.tokens), float(s.logprobs.sum()), s.stopped)
+            Draft(e.id, task.read_output(s.text), "policy", len(s.tokens), float(s.logprobs.sum()), s.stopped)
             for e, (s,) in zip(batch, samples, strict=True)])
 
     done = process_shards(

@@ -56,6 +56,8 @@ def _evaluate(
         statistics.mean("mean_tokens", [o.num_tokens for o in rows.values()]),
         *_likelihoods(context, policy),
     ]
+    if context.leaked:
+        metrics.append(statistics.plain("held_out_in_training", context.leaked))
     if settings.win_rate and before_training is not None:
         before = {i: o.text for i, o in before_training.by_id().items()}
         metrics += preferences.win_rates(
@@ -68,7 +70,7 @@ def _likelihoods(context: StageContext, policy: LanguageModel) -> list[statistic
     settings, metrics = context.config.evaluate, []
     if settings.nll:
         for field in ("reference", "human_refinement"):
-            given = [(e, getattr(e, field).strip()) for e in context.held_out if getattr(e, field).strip()]
+            given = [(e, getattr(e, field)) for e in context.held_out if getattr(e, field)]
             metrics += [likelihoods.nll(context.task, policy, f"nll_{field}", given)] if given else []
     if settings.kl and context.iteration > 0:
         base = context.roles.get("base")

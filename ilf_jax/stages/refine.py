@@ -1,5 +1,6 @@
 """Refine: N candidates x1 ~ pi_psi(. | c, x0, f), drawn once more where they are equal or unusable."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 
@@ -44,7 +45,7 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
                                      candidates)
         return generator.start([prompts[e.id] for e in batch], keys)
 
-    N = settings.num_candidates
+    N, by_id = settings.num_candidates, {e.id: e for e in examples}
     may_redraw = settings.redraw and settings.temperature > 0 and N > 1
 
     def start(batch: list[Example]) -> Pending[list[Candidates]]:
@@ -56,10 +57,12 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
                 checked = [(prompts[e.id], drawn[e.id]) for e in batch[:_CHECKED_DOCUMENTS]]
                 gap = _logprob_gap(context, refiner, checked)
                 folder.begin(logprob_gap=gap)
-            again = [e for e in batch if may_redraw and _degenerate(context, e, drawn[e.id])]
-            redrawn = dict(zip((e.id for e in again), draw(again, range(N, 2 * N)).result(), strict=True)
-                           ) if again else {}
-            return [_candidates(context, e, drawn[e.id], redrawn.get(e.id, []), N) for e in batch]
+            read = {i: _read(context, by_id[i], feedback_texts[i], samples) for i, samples in drawn.items()}
+            again = [e for e in batch if may_redraw and _degenerate(context, e, read[e.id])]
+            if again:
+                for e, more in zip(again, draw(again, range(N, 2 * N)).result(), strict=True):
+                    read[e.id] += _read(context, e, feedback_texts[e.id], more)
+            return [_candidates(context, e, read[e.id], N) for e in batch]
 
         return draw(batch, range(N)).map(make_candidates)
 
@@ -95,33 +98,43 @@ def _logprob_gap(
     return gap
 
 
-def _texts(context: StageContext, samples: Sequence[Sample]) -> list[str]:
-    return [context.task.postprocess(sample.text) for sample in samples]
+@dataclasses.dataclass(frozen=True)
+class _Answer:
+    """A sample, and the refinement in it; an echo of the prompt counts as empty."""
+
+    sample: Sample
+    text: str
+    preamble: bool
+    echo: bool
 
 
-def _degenerate(context: StageContext, example: Example, samples: Sequence[Sample]) -> bool:
-    texts = _texts(context, samples)
+def _read(context: StageContext, example: Example, feedback: str, samples: Sequence[Sample]) -> list[_Answer]:
+    task, answers = context.task, []
+    for sample in samples:
+        text = task.read_output(sample.text)
+        echo = task.is_echo(text, example, feedback)
+        answers.append(_Answer(sample, "" if echo else text, task.has_preamble(sample.text), echo))
+    return answers
+
+
+def _degenerate(context: StageContext, example: Example, answers: Sequence[_Answer]) -> bool:
+    texts = [answer.text for answer in answers]
     return len(set(texts)) < len(texts) or not all(context.task.is_usable(example, text) for text in texts)
 
 
-def _candidates(
-    context: StageContext, example: Example, first: Sequence[Sample], more: Sequence[Sample], count: int
-) -> Candidates:
+def _candidates(context: StageContext, example: Example, answers: Sequence[_Answer], count: int) -> Candidates:
     """Picks `count` of what was drawn: unique usable ones first, then usable duplicates, then anything."""
-    samples = [*first, *more]
-    texts = _texts(context, samples)
     seen: set[str] = set()
     ranks = []
-    for text in texts:
-        usable = context.task.is_usable(example, text)
-        ranks.append(0 if usable and text not in seen else 1 if usable else 2)
-        seen.add(text)
-    picked = sorted(range(len(samples)), key=lambda i: (ranks[i], i))[:count]
+    for answer in answers:
+        usable = context.task.is_usable(example, answer.text)
+        ranks.append(0 if usable and answer.text not in seen else 1 if usable else 2)
+        seen.add(answer.text)
+    picked = [answers[i] for i in sorted(range(len(answers)), key=lambda i: (ranks[i], i))[:count]]
     return Candidates(
-        id=example.id, texts=[texts[i] for i in picked],
-        logprobs=[float(samples[i].logprobs.sum()) for i in picked],
-        num_tokens=[len(samples[i].tokens) for i in picked],
-        stopped=[samples[i].stopped for i in picked], redrawn=bool(more),
+        id=example.id, texts=[a.text for a in picked], logprobs=[float(a.sample.logprobs.sum()) for a in picked],
+        num_tokens=[len(a.sample.tokens) for a in picked], stopped=[a.sample.stopped for a in picked],
+        redrawn=len(answers) > count, preambles=sum(a.preamble for a in answers), echoes=sum(a.echo for a in answers),
     )
 
 
@@ -134,6 +147,7 @@ def _metrics(
         statistics.mean("stop_rate", stopped),
         statistics.mean("truncation_rate", [1 - s for s in stopped]),
         statistics.mean("redrawn_rate", [row.redrawn for row in rows]),
+        *_problems(context, rows),
         *diversity.diversity([row.texts for row in rows]),
     ]
     if context.task.has_oracle:
@@ -143,3 +157,14 @@ def _metrics(
             matches.append(float(np.mean([text == right for text in row.texts])))
         metrics.append(statistics.mean("exact_match", matches))
     return metrics
+
+
+def _problems(context: StageContext, rows: Sequence[Candidates]) -> list[statistics.Metric]:
+    """Shares of all that was drawn, where outputs are prose."""
+    if not context.task.free_text:
+        return []
+    drawn = [len(row.texts) * (1 + row.redrawn) for row in rows]
+    return [
+        statistics.mean("preamble_rate", [row.preambles / n for row, n in zip(rows, drawn, strict=True)]),
+        statistics.mean("echo_rate", [row.echoes / n for row, n in zip(rows, drawn, strict=True)]),
+    ]

@@ -124,7 +124,7 @@ def _win_rates(
         systems[f"prompt_{i + 1}"] = {
             j: documents[j].candidates[selection.pick(scores, _usable(context, documents[j]))]
             for j, scores in by_prompt.items()}
-    human = {e.id: e.human_refinement.strip() for e in context.examples}
+    human = {e.id: e.human_refinement for e in context.examples}
     if all(human.values()):
         systems["human_refinement"] = human
     judge, drafts = context.roles.get("judge"), {i: document.draft for i, document in documents.items()}

@@ -89,6 +89,11 @@ def fill(template: str, values: Mapping[str, str]) -> Prompt:
     return Prompt(parts[0].format(**whole), whole["document"], parts[1].format(**whole))
 
 
+def without_gaps(template: str) -> str:
+    """What a template says itself: its text, a line for each line and for each gap's other side."""
+    return _GAP.sub("\n", template)
+
+
 def _has_empty_gap(line: str, values: Mapping[str, str]) -> bool:
     gaps = _GAP.findall(line)
     return any(not values.get(gap, "") for gap in gaps)

@@ -5,6 +5,7 @@ import re
 
 from ilf_jax.config import Config
 from ilf_jax.records import Example
+from ilf_jax.tasks import answers
 from ilf_jax.tasks import prompts as prompts_lib
 
 
@@ -32,6 +33,7 @@ class Task:
         has_oracle: whether the methods oracle_... are defined.
         metrics: what `measure` gives; the first one leads the report.
         token_units: regular expression of what one token of a tokenizer trained for the task may span; "" means words.
+        free_text: outputs are prose: what announces an answer is cut off, and an echo of the prompt is no answer.
         refinement_cue: stands between feedback and refinement where the policy writes both.
     """
 
@@ -41,6 +43,7 @@ class Task:
     has_oracle: bool = False
     metrics: tuple[MetricInfo, ...] = ()
     token_units: str = ""
+    free_text: bool = True
     refinement_cue: str = "Improved:"
 
     @classmethod
@@ -93,8 +96,24 @@ class Task:
         feedback, cue, refinement = text.partition(self.refinement_cue)
         return (feedback.strip(), refinement) if cue else ("", text)
 
+    def read_output(self, generated: str) -> str:
+        """The answer in a generated text: what is trained, scored and measured."""
+        text = answers.clean(generated)
+        return self.postprocess(answers.without_preamble(text) if self.free_text else text)
+
+    def has_preamble(self, generated: str) -> bool:
+        """Whether `read_output` cuts off a clause that announces the answer."""
+        text = answers.clean(generated)
+        return self.free_text and answers.without_preamble(text) != text
+
+    def is_echo(self, text: str, example: Example, feedback: str) -> bool:
+        """Whether a refinement repeats the document, the feedback or the prompt's own words."""
+        template = self.prompts.refine if feedback else self.prompts.refine_alone
+        return self.free_text and answers.is_echo(
+            text, (example.document, feedback), prompts_lib.without_gaps(template))
+
     def postprocess(self, text: str) -> str:
-        """Generated text made fit for use."""
+        """Generated text made fit for use; called by `read_output`."""
         return re.sub(r"\s+", " ", text).strip()
 
     def is_usable(self, example: Example, text: str) -> bool:

@@ -100,6 +100,7 @@ class WordRemoval(task.Task):
     name = "word_removal"
     prompts = PROMPTS
     has_oracle = True
+    free_text = False
     token_units = TOKEN_UNITS
     refinement_cue = "Better text:"
     metrics = (

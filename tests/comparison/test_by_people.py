@@ -1,6 +1,7 @@
 """Pairs for people: blinded, shuffled by a seed, and read back to the same win rates."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -84,3 +85,9 @@ def test_bad_files(tmp_path):
     path.write_text("{\n")
     with pytest.raises(InputError, match=r":1: is not valid JSON"):
         by_people.read(path, SYSTEMS)
+
+
+def test_answers_in_another_encoding_are_named():
+    path = pathlib.Path(__file__).parents[1] / "cases/human_files/pairs_cp1252.jsonl"
+    with pytest.raises(InputError, match=r"pairs_cp1252\.jsonl:1: is not UTF-8"):
+        by_people.read(path, {"a": {}, "b": {}})

