@@ -96,7 +96,7 @@ def print_matches(matches: Sequence[Match]) -> None:
         [name, f"{sum(of_system.values()) / len(of_system):.3f}"] for name, of_system in overall.items()])
 
 
-@last_defence.guarded("comparing", lambda: (_WORKDIR.value or [None])[0])
+@last_defence.guarded("comparing", lambda: next(iter(_WORKDIR.value or ()), None))
 def main(argv: Sequence[str]) -> int:
     """Exit code 2 where the input is at fault."""
     try:
