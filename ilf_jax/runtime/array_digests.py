@@ -54,12 +54,16 @@ def _by_path(tree: Any) -> dict[str, Any]:
 
 
 def _digests(leaves: Mapping[str, Any], rounded: bool) -> dict[str, int]:
-    """In one program on the devices; of what one CPU holds, without a program to compile."""
-    here = {name: leaf for name, leaf in leaves.items() if _is_on_one_cpu(leaf)}
-    elsewhere = {name: leaf for name, leaf in leaves.items() if name not in here}
-    digests = {name: _on_host(np.asarray(leaf), rounded) for name, leaf in here.items()}
-    if elsewhere:
-        digests |= {n: int(value) for n, value in performance.fetch(_on_devices(elsewhere, rounded=rounded)).items()}
+    """In one program for the arrays on the same devices; of what one CPU holds, without a program to compile."""
+    digests: dict[str, int] = {}
+    elsewhere: dict[Any, dict[str, jax.Array]] = {}
+    for name, leaf in leaves.items():
+        if _is_on_one_cpu(leaf):
+            digests[name] = _on_host(np.asarray(leaf), rounded)
+        else:
+            elsewhere.setdefault(frozenset(leaf.sharding.device_set), {})[name] = leaf
+    for group in elsewhere.values():
+        digests |= {name: int(value) for name, value in performance.fetch(_on_devices(group, rounded=rounded)).items()}
     return {name: digests[name] for name in leaves}
 
 

@@ -57,8 +57,9 @@ def write_lines(path: storage.Path, text: str) -> None:
 
     Killed in between, the digests of the old and of the new content are noted.
     """
-    noted = digests.noted_beside(path)[:1] if path.exists() else []
-    write_atomically(digests.beside(path), "\n".join([digests.of_text(text), *noted]) + "\n")
+    # Of what is there, not of what was noted: a write before this one may have been killed in between, too.
+    old = [digests.of_bytes(_read(path, "delete it"))] if path.exists() else []
+    write_atomically(digests.beside(path), "\n".join([digests.of_text(text), *old]) + "\n")
     write_atomically(path, text)
 
 

@@ -360,7 +360,7 @@ def read_run_facts(path: storage.Path) -> dict[str, Any]:
                          f"({__version__}) reads and writes format {FORMAT}: take another --workdir, or the version "
                          "that wrote the folder")
     directions = facts.setdefault("metric_directions", {})
-    if not manifests.is_finite(facts.get("started")):
+    if not manifests.is_finite(facts.get("started")) or not 0 <= facts["started"] < 1e11:
         raise InputError(f"{path / _RUN}: started is not a time; {_CURE}")
     if not isinstance(directions, dict) or not set(map(str, directions.values())) <= {"lower", "higher"}:
         raise InputError(f"{path / _RUN}: metric_directions is no list of lower and higher by metric; {_CURE}")

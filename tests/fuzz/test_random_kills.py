@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("quick_compiles")
 __all__ = ["configs", "reference", "server"]
 
 SEED = 20250302
-_IN_A_ROW = 4  # kills of a run before it may end
+_IN_A_ROW = 2  # kills of a run before it may end
 
 
 def test_random_kills(server, configs, reference, tmp_path, capsys, request):

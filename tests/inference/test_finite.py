@@ -29,7 +29,6 @@ def test_a_policy_of_nan_writes_nothing(tiny_config, tmp_path, monkeypatch):
     original = checkpoint_io.random_params
     monkeypatch.setattr(checkpoint_io, "random_params", lambda *args: jax.tree.map(
         lambda leaf: jnp.full_like(leaf, jnp.nan), original(*args)))
-    tiny_config.iterations = 0
     with pytest.raises(InputError, match=r"config\.policy\.checkpoint='init:tiny': .* not finite"):
         ilf_jax.run(tiny_config, tmp_path / "run")
     assert not list((tmp_path / "run").rglob("0*.jsonl"))

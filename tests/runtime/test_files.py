@@ -88,3 +88,39 @@ def test_a_lock_ends_with_its_process(tmp_path):
     with files.lock(tmp_path, "in use"):
         pass
     assert [p.name for p in tmp_path.iterdir()] == [".lock"]
+
+
+def test_killed_twice_between_a_digest_and_its_file(tmp_path, monkeypatch):
+    """Whatever is under the file's name then was written, and is read."""
+    path, write = tmp_path / "metrics.jsonl", files.write_atomically
+    files.write_lines(path, '{"a": 1}\n')
+
+    def killed(target, text):
+        if target == path:
+            raise KeyboardInterrupt
+        write(target, text)
+
+    for text in ('{"a": 2}\n', '{"a": 3}\n'):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(files, "write_atomically", killed)
+            files.write_lines(path, text)
+        assert list(files.read_json_lines(path)) == [(1, {"a": 1})]
+    files.write_lines(path, '{"a": 3}\n')
+    assert list(files.read_json_lines(path)) == [(1, {"a": 3})]
+    path.write_text('{"a": 4}\n')
+    with pytest.raises(InputError, match=r"metrics\.jsonl: is damaged"):
+        list(files.read_json_lines(path))
+
+
+def test_a_folder_whose_files_are_listed(tmp_path):
+    for name in ("tokenizer.json", "special.txt"):
+        (tmp_path / name).write_text(name)
+    files.check_folder(tmp_path)  # nothing is known of it
+    files.note_folder(tmp_path)
+    files.check_folder(tmp_path)
+    (tmp_path / "special.txt").write_text("speciaL.txt")
+    with pytest.raises(InputError, match=r"special\.txt: is damaged: .*; restore the folder from a copy"):
+        files.check_folder(tmp_path)
+    (tmp_path / "special.txt").unlink()
+    with pytest.raises(InputError, match=r"special\.txt: cannot be read"):
+        files.check_folder(tmp_path)
