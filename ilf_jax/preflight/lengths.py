@@ -111,18 +111,17 @@ def _fitting(
     train = list({e.id: e for examples in documents.by_iteration.values() for e in examples}.values())
     of_train, of_held_out = ([d for method in methods(config) for d in of(method, task)]
                              for of in (_demands_in_training, _demands_in_evaluation))
-    replaced = {**_settled(config, "documents", of_train, models, train),
-                **_settled(config, "held-out documents", of_held_out, models, documents.held_out)}
-
-    def kept(examples: Sequence[Example]) -> tuple[Example, ...]:
-        found = (replaced.get(e.id, e) for e in examples)
-        return tuple(e for e in found if e is not None)
-
-    result = documents_lib.Documents({k: kept(examples) for k, examples in documents.by_iteration.items()},
-                                     kept(documents.held_out))
+    # Apart, for held-out documents from another file may have the same ids.
+    kept = _settled(config, "documents", of_train, models, train)
+    kept_held_out = _settled(config, "held-out documents", of_held_out, models, documents.held_out)
+    result = documents_lib.Documents(
+        {k: tuple(kept[e.id] for e in examples if e.id in kept) for k, examples in documents.by_iteration.items()},
+        tuple(kept_held_out.values()))
     empty = next((k for k, examples in result.by_iteration.items() if not examples), None)
     if empty is not None:
         raise InputError(f"config.data.too_long='skip' leaves no document of iteration {empty}")
+    if documents.held_out and not result.held_out:
+        raise InputError("config.data.too_long='skip' leaves no held-out document")
     _check_targets(config, task, models,
                    list({e.id: e for examples in result.by_iteration.values() for e in examples}.values()))
     return result
@@ -131,12 +130,13 @@ def _fitting(
 def _settled(
     config: config_lib.Config, what: str, demands: Sequence[Demand], models: Mapping[str, Model],
     examples: Sequence[Example],
-) -> dict[str, Example | None]:
-    """What takes the place of each example that is too long, by id: None, or one with shorter texts."""
+) -> dict[str, Example]:
+    """The examples by id: those that are too long with shorter texts, or not at all."""
     policy = config.data.too_long
     found, looked_at = too_long(demands, models, examples, count_all=policy != "stop")
+    by_id = {e.id: e for e in examples}
     if not found:
-        return {}
+        return by_id
     first = next(iter(found.values()))
     count = f"{len(found)} of {looked_at} {what}"
     if policy == "stop":
@@ -144,8 +144,9 @@ def _settled(
                          "such rows out, 'truncate' shortens their draft, feedback or title")
     progress.log(f"{count} {'left out' if policy == 'skip' else 'shortened'}: config.data.too_long={policy!r}; the "
                  f"first: {first}")
-    by_id = {e.id: e for e in examples}
-    return {i: None if policy == "skip" else shortened(demands, models, by_id[i]) for i in found}
+    if policy == "skip":
+        return {i: e for i, e in by_id.items() if i not in found}
+    return by_id | {i: shortened(demands, models, by_id[i]) for i in found}
 
 
 def _check_targets(

@@ -175,9 +175,15 @@ def _is_number(text: str) -> bool:
     return text.lstrip("+-").replace(",", "")[:1].isdigit() or text in ("", "-", "–", "—", "nan")
 
 
+def _on_one_line(cell: Any) -> str:
+    """A cell's text, in which a name from the data neither breaks a line nor speaks to the terminal."""
+    text = "" if cell is None else " ".join(str(cell).split())
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
 def format_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A table as aligned plain text; columns of numbers are aligned to the right."""
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    columns, cells = list(map(_on_one_line, columns)), [list(map(_on_one_line, row)) for row in rows]
     right = [bool(cells) and all(_is_number(row[i]) for row in cells) for i in range(len(columns))]
     widths = [max(len(text) for text in column) for column in zip(columns, *cells, strict=True)]
 
@@ -196,7 +202,7 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
         sys.stdout.write(format_table(title, columns, rows) + "\n")
         sys.stdout.flush()
         return
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    columns, cells = list(map(_on_one_line, columns)), [list(map(_on_one_line, row)) for row in rows]
     table = rich.table.Table(title=rich.text.Text(title), title_justify="left", box=rich.box.SIMPLE_HEAD)
     for i, column in enumerate(columns):
         right = bool(cells) and all(_is_number(row[i]) for row in cells)

@@ -138,6 +138,18 @@ def test_rows_that_only_a_baseline_cannot_read_are_left_out_of_both(tmp_path, be
     assert len(begin(c, tmp_path / "run")) == 5
 
 
+@pytest.mark.fast
+def test_held_out_documents_of_another_file_may_have_the_same_ids(tmp_path, begin):
+    other = tmp_path / "held_out.jsonl"
+    rows = [json.loads(line) for line in CASE.read_text().splitlines()][:6]
+    rows[1]["title"] = LONG
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    changes = {"data.eval_source": f"jsonl:{other}", "data.eval_size": 6, "data.too_long": "skip"}
+    assert [e.id for e in begin(small(**changes), tmp_path / "run")] == [f"row-00000{i}" for i in range(1, 7)]
+    changes["data.too_long"] = "truncate"
+    assert not any(e.title for e in begin(small(**changes), tmp_path / "other"))
+
+
 def targets(folder):
     (path,) = (folder / "iteration_001/finetune").glob("*-of-*.jsonl")
     return {row["id"]: row["completion"] for row in map(json.loads, path.read_text().splitlines())}
