@@ -13,12 +13,13 @@ from ilf_jax.errors import InputError
 from ilf_jax.tokenizers.tokenizer import Tokenizer
 
 CASES = Path(__file__).parents[1] / "cases"
-TEXTS = ["Is it good? Answer: Yes", "  two  spaces\n\n\tna\u00efve \u4f60\u597d \U0001f642", "a<|eot_id|>b<s></s><|im_end|>", ""]
+TEXTS = ["Is it good? Answer: Yes", "a<|eot_id|>b<s></s><|im_end|>", "",
+         "  two  spaces\n\n\tna\u00efve \u4f60\u597d \U0001f642"]
 SECONDS = 10
 
 HOSTILE = st.sampled_from([
-    None, True, "", "x", "\ud800", "\0", "a" * 1000, -1, 0, 1, 395, 397, 2**31, 2**32, 2**63, 2**70, -(2**31), 1.5, 1e308,
-    float("nan"), float("inf"), [], {}, [[]], [None], {"": ""}, {"content": None}, {"type": "Sequence"},
+    None, True, "", "x", "\ud800", "\0", "a" * 1000, -1, 0, 1, 395, 397, 2**31, 2**32, 2**63, 2**70, -(2**31), 1.5,
+    1e308, float("nan"), float("inf"), [], {}, [[]], [None], {"": ""}, {"content": None}, {"type": "Sequence"},
     {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""}, {"type": "ByteLevel"}, [["a", 1.0]], ["a b"],
 ])
 
@@ -63,7 +64,8 @@ def mutated_bytes(draw, data):
             case "cut":
                 del data[at : at + draw(st.integers(1, 40))]
             case "put":
-                data[at:at] = draw(st.one_of(st.binary(max_size=12), st.sampled_from([b"\n", b" ", b"\xff\xff\xff\xff\x0f"])))
+                varint = b"\xff\xff\xff\xff\x0f"
+                data[at:at] = draw(st.one_of(st.binary(max_size=12), st.sampled_from([b"\n", b" ", varint])))
             case "end":
                 del data[at:]
             case "swap":
