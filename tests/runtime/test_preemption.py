@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from ilf_jax.runtime import preemption
+
 ROOT = pathlib.Path(__file__).parents[2]
 FLAGS = [
     "--config=configs/quickstart.py", "--config.iterations=1", "--config.baselines=()", "--config.data.train_size=48",
@@ -27,6 +29,47 @@ def start(workdir):
 def records(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*.jsonl")
             if p.name != "performance.jsonl"}
+
+
+@pytest.fixture
+def handled(monkeypatch):
+    """SIGINT is handled as in a run; everything is as it was afterwards."""
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(preemption, "_state", preemption._State())
+    preemption.install_interrupt()
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.fast
+def test_an_interrupt_waits_for_a_safe_point_and_says_one_line(handled, caplog):
+    saved = []
+    with pytest.raises(SystemExit) as stopped, preemption.only_at_safe_points():
+        preemption.safe_point(lambda: saved.append("too early"))
+        signal.raise_signal(signal.SIGINT)
+        preemption.safe_point(lambda: saved.append("state"))
+        saved.append("too late")
+    assert (stopped.value.code, saved) == (130, ["state"])
+    assert caplog.messages == ["SIGINT: saving; the same command resumes from here"]
+
+
+@pytest.mark.fast
+def test_an_interrupt_where_nothing_would_be_lost(handled, caplog):
+    with pytest.raises(SystemExit) as stopped:
+        signal.raise_signal(signal.SIGINT)
+    assert stopped.value.code == 130
+    assert caplog.messages == ["SIGINT: stopped; the same command resumes from here"]
+
+
+@pytest.mark.fast
+def test_a_second_interrupt_does_not_wait(handled):
+    reached = []
+    with pytest.raises(SystemExit) as stopped, preemption.only_at_safe_points():
+        signal.raise_signal(signal.SIGINT)
+        reached.append("after the first")
+        signal.raise_signal(signal.SIGINT)
+        reached.append("after the second")
+    assert (stopped.value.code, reached) == (130, ["after the first"])
 
 
 @pytest.fixture(scope="module")
