@@ -52,9 +52,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     except flags.UnrecognizedFlagError as e:
         near = difflib.get_close_matches(e.flagname, _OWN_FLAGS, n=1)
         raise InputError(f"unknown flag --{e.flagname}{f'; did you mean --{near[0]}?' if near else ''}") from e
-    except flags.IllegalFlagValueError as e:
-        raise InputError(_wrong_value(e)) from e
     except Exception as e:
+        if isinstance(e, flags.IllegalFlagValueError) and "Traceback" not in str(e):
+            raise InputError(_wrong_value(e)) from e
         # A config file is a program: whatever goes wrong in it is an error in the input.
         raise InputError(f"--config: {type(e).__name__}: {_without_traceback(str(e))}") from e
 
