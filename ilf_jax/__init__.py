@@ -9,7 +9,7 @@ Importing this loads no jax; what needs it does so when it is called.
 """
 
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from ilf_jax.config import Config, base_config
@@ -27,6 +27,7 @@ _OWN_CODE = {"reward": ("scorer", "score.method"), "feedback": ("feedback", "fee
 def run(
     config: Config | Mapping[str, Any], workdir: str | pathlib.Path, *, reward: Callable[..., Any] | None = None,
     feedback: Callable[..., Any] | None = None, task: Any = None, objective: Any = None,
+    allow_change: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Runs, or resumes, a whole ILF run.
 
@@ -39,6 +40,9 @@ def run(
         feedback: `feedback(document, draft) -> str`, in place of config.feedback.source; lists likewise.
         task: a Task, or a class or function that makes one, in place of config.task.
         objective: an Objective class, or a function, in place of config.finetune.objective.
+        allow_change: sections of the config, or keys, in which a resumed run may differ from what `workdir` holds, as
+            long as no stage that reads them has begun: ("finetune",) for example. The change is noted in
+            `workdir`/changes.jsonl.
 
     Returns:
         The lines of metrics.jsonl.
@@ -59,4 +63,4 @@ def run(
             name = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', type(target).__qualname__)}"
             register(kind, name, target)
             choices[key] = name
-    return ilf.run(config_lib.with_overrides(config, choices), workdir)
+    return ilf.run(config_lib.with_overrides(config, choices), workdir, allow_change=allow_change)

@@ -48,7 +48,11 @@ def main() -> int:
         return 2
     # Where absl, ml_collections and argparse look for flags and the program's name.
     sys.argv = [f"ilf-jax {name}", *rest]
-    module = importlib.import_module(_COMMANDS[name][0])
+    try:
+        module = importlib.import_module(_COMMANDS[name][0])
+    except KeyboardInterrupt:
+        print("SIGINT: stopped before anything was done", file=sys.stderr)
+        return 130
     if name == "sweep":
         return module.main(rest)
     if any(argument in ("-h", "-help", "--help") for argument in rest):
@@ -60,8 +64,11 @@ def main() -> int:
 def _run_with_absl(module: Any, argv: Sequence[str]) -> int:
     from absl import app
 
+    from ilf_jax.runtime import last_defence
+
     parser = {"flags_parser": module.parse_or_exit} if hasattr(module, "parse_or_exit") else {}
-    app.run(module.main, argv=list(argv), **parser)  # exits with what main returns
+    with last_defence.at_once_when_stopped():
+        app.run(module.main, argv=list(argv), **parser)  # exits with what main returns
     raise AssertionError("app.run returned")
 
 

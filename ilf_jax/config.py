@@ -33,6 +33,9 @@ def read(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
     Raises:
         InputError: an unknown key (the nearest one is named), a wrong type, or a value that is not allowed.
     """
+    if not isinstance(config, (Mapping, ml_collections.ConfigDict)):
+        raise InputError(f"the configuration is a mapping of keys to values, not {type(config).__name__}; start from "
+                         "ilf_jax.base_config()")
     tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
     tree.pop("source_hashes", None)  # what `to_dict` adds of a user's own code
     flat = config_keys.flatten(Config, tree, _RENAMED)
@@ -48,21 +51,21 @@ def _read_baselines(value: Any) -> dict[str, dict[str, Any]]:
         return {}
     if isinstance(value, ml_collections.ConfigDict):
         value = value.to_dict()
-    if isinstance(value, (tuple, list)):
-        value = {str(name): name for name in value}
+    if isinstance(value, (tuple, list)) and all(isinstance(name, str) for name in value):
+        value = {name: name for name in value}
     if not isinstance(value, Mapping):
         raise InputError("config.baselines: expected names of config.finetune.target, or a mapping of names to "
-                         f"overrides, got {value!r}")
+                         f"overrides, got {config_keys.shown(value)}")
     baselines = {}
     for name, overrides in value.items():
-        where = f"config.baselines.{name}"
-        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", str(name)):
+        where = f"config.baselines.{name if isinstance(name, str) and name.isprintable() else config_keys.shown(name)}"
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
             raise InputError(f"{where}: a name is made of at most 64 letters, digits, '_', '-' and '.'")
         if isinstance(overrides, str):
             overrides = _imitating(config_keys.check(Config, "finetune.target", overrides))
         try:
             flat = config_keys.flatten(Config, overrides, _RENAMED)
-            baselines[str(name)] = {k: config_keys.check(Config, k, v) for k, v in flat.items()}
+            baselines[name] = {k: config_keys.check(Config, k, v) for k, v in flat.items()}
         except InputError as e:
             raise InputError(f"{where}: {e}") from e
         other = next((k for k in flat if k.partition(".")[0] not in OVERRIDDEN_BY_BASELINES), None)
@@ -129,6 +132,12 @@ def _source_hashes(config: Config) -> dict[str, str]:
 def key_names() -> tuple[str, ...]:
     """Dotted names of all keys and sections."""
     return config_keys.names(Config)
+
+
+def kind(path: str) -> str | None:
+    """The type of a key's value by name; None if there is no such key."""
+    entry = config_keys.table(Config).get(path)
+    return None if entry is None else entry.kind.__name__
 
 
 def unknown_key(path: str) -> InputError:

@@ -7,6 +7,7 @@ checking, overriding, suggesting the nearest name) reads the table that `table` 
 import dataclasses
 import difflib
 import functools
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -17,6 +18,10 @@ from ml_collections import config_dict
 
 from ilf_jax.errors import InputError
 from ilf_jax.registry import Registry
+
+_LARGEST_INT = 2**31 - 1  # sizes and counts are int32 on the devices
+_DIGITS = 40
+_SHOWN = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +95,8 @@ def names(cls: type) -> tuple[str, ...]:
 def unknown_key(cls: type, path: str, renamed: Mapping[str, str]) -> InputError:
     """The error for a key that does not exist: names its new name, or the nearest key that there is."""
     name = path.removeprefix("config.")
+    if not name.isprintable():
+        name = ascii(name)[1:-1]
     if name in renamed:
         return InputError(f"config.{name}: was renamed; it is now config.{renamed[name]}")
     all_names = names(cls)
@@ -139,10 +146,12 @@ def flatten(cls: type, tree: Any, renamed: Mapping[str, str], path: str = "") ->
         InputError: a key that does not exist, or a value where a section belongs.
     """
     if not isinstance(tree, Mapping):
-        raise InputError(f"config{'.' if path else ''}{path}: is a section, give its keys (got {tree!r})")
+        raise InputError(f"config{'.' if path else ''}{path}: is a section, give its keys (got {shown(tree)})")
     flat: dict[str, Any] = {}
     for name, value in tree.items():
-        where = f"{path}.{name}" if path else str(name)
+        if not isinstance(name, str):
+            raise InputError(f"config{'.' if path else ''}{path}: keys are names, not {shown(name)}")
+        where = f"{path}.{name}" if path else name
         if where in table(cls):
             flat[where] = value
         elif where in names(cls):
@@ -167,30 +176,81 @@ def _checked(entry: Key, value: Any, where: str) -> Any:
             return None
         raise InputError(f"{where}: must be set")
     if entry.kind is tuple:
-        if isinstance(value, str) or not isinstance(value, (tuple, list)):
-            raise InputError(f"{where}: expected a tuple, got {value!r}")
-        if entry.element is None:
-            return tuple(value)
-        of_element = dataclasses.replace(entry, kind=entry.element, element=None, optional=False)
-        return tuple(_checked(of_element, v, f"{where}[{i}]") for i, v in enumerate(value))
+        return _checked_tuple(entry, value, where)
     if entry.kind is object:
         return value
     if entry.kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = _as_float(value, where)
     if not isinstance(value, entry.kind) or (entry.kind is not bool and isinstance(value, bool)):
-        raise InputError(f"{where}: expected {entry.kind.__name__}, got {type(value).__name__} {value!r}")
+        raise InputError(f"{where}: expected {entry.kind.__name__}, got {type(value).__name__} {shown(value)}")
+    if isinstance(value, str):
+        check_text(value, where)
     if entry.choices is not None and value not in entry.choices:
         near = difflib.get_close_matches(str(value), entry.choices, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise InputError(f"{where}: {value!r} is not one of {', '.join(map(repr, entry.choices))}{hint}")
+        raise InputError(f"{where}: {shown(value)} is not one of {', '.join(map(repr, entry.choices))}{hint}")
     if entry.registry is not None:
         entry.registry.check(value, where)
-    if isinstance(value, float) and value != value:
-        raise InputError(f"{where}: is not a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{where}: {value} is not a finite number")
+    _check_range(entry, value, where)
+    return value
+
+
+def _checked_tuple(entry: Key, value: Any, where: str) -> tuple[Any, ...]:
+    if isinstance(value, str) or not isinstance(value, (tuple, list)):
+        raise InputError(f"{where}: expected a tuple, got {shown(value)}")
+    if entry.element is None:
+        return tuple(_text_or_texts(v, f"{where}[{i}]") for i, v in enumerate(value))
+    of_element = dataclasses.replace(entry, kind=entry.element, element=None, optional=False)
+    return tuple(_checked(of_element, v, f"{where}[{i}]") for i, v in enumerate(value))
+
+
+def _text_or_texts(value: Any, where: str) -> str | tuple[str, ...]:
+    """What stands in a tuple of no particular type: text, or a tuple of it."""
+    if isinstance(value, (tuple, list)):
+        return tuple(_text(v, f"{where}[{i}]") for i, v in enumerate(value))
+    return _text(value, where)
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise InputError(f"{where}: expected text, got {type(value).__name__} {shown(value)}")
+    check_text(value, where)
+    return value
+
+
+def _as_float(value: int, where: str) -> float:
+    try:
+        return float(value)
+    except OverflowError as e:
+        raise InputError(f"{where}: {shown(value)} is too large for a float") from e
+
+
+def _check_range(entry: Key, value: Any, where: str) -> None:
+    high = _LARGEST_INT if entry.high is None and entry.kind is int else entry.high
     too_low = (entry.low is not None and value < entry.low) or (entry.above is not None and value <= entry.above)
-    if too_low or (entry.high is not None and value > entry.high):
+    if too_low or (high is not None and value > high):
         limits = [f"at least {entry.low}" if entry.low is not None else "",
                   f"above {entry.above}" if entry.above is not None else "",
-                  f"at most {entry.high}" if entry.high is not None else ""]
-        raise InputError(f"{where}: {value} is out of range; allowed: {' and '.join(filter(None, limits))}")
-    return value
+                  f"at most {high}" if high is not None else ""]
+        raise InputError(f"{where}: {shown(value)} is out of range; allowed: {' and '.join(filter(None, limits))}")
+
+
+def check_text(text: str, where: str) -> None:
+    """Raises InputError if a text cannot be written as UTF-8, or has a character that no path may have."""
+    bad = next((c for c in text if c == "\0" or "\ud800" <= c <= "\udfff"), None)
+    if bad is not None:
+        kind = "a NUL character" if bad == "\0" else "half a surrogate pair, which UTF-8 cannot encode"
+        raise InputError(f"{where}: {shown(text)} has {kind}")
+
+
+def shown(value: Any) -> str:
+    """A value for a message: on one line, and not longer than that."""
+    if isinstance(value, int) and abs(value) >= 10**_DIGITS:
+        return f"a whole number of more than {_DIGITS} digits"
+    try:
+        text = " ".join(repr(value).split())
+    except (ValueError, RecursionError):  # whole numbers of thousands of digits, lists in thousands of lists
+        return "(too large to be shown)"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -62,6 +62,8 @@ class Data:
     skip_empty: tuple[str, ...] = key((), "leave out rows in which one of these fields is blank")
     where: tuple[str, ...] = key((), "conditions 'PATH=VALUE' or 'PATH!=VALUE'; rows that fail one are left out")
     join: str | None = key(None, "put between the elements of a list that is read as a text; unset: lists are refused")
+    too_long: str = key("stop", "what a row does whose texts, without the document, leave no room in a prompt or in "
+                        "finetune.max_length; truncate cuts these texts", choices=("stop", "skip", "truncate"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +72,12 @@ class Model:
     tokenizer: str | None = key(None, "URI; unset: the checkpoint's own. train:V trains a BPE on the data")
     chat: str = key("auto", "wrap prompts in the chat template; auto: if there is one",
                      choices=("auto", "always", "never"))
+    chat_template: str | None = key(None, "which of several chat templates, by name; unset: the one called 'default'")
+    template_arguments: Any | None = key(None, "variables of the chat template: {NAME: VALUE}; enable_thinking is "
+                                         "False unless thinking_tokens says otherwise")
+    thinking_tokens: int = key(0, "for a model to think in before it writes, cut from what it writes; 0: none", low=0)
+    control_tokens: str = key("template", "what may yield control tokens: the chat template's own text, or documents "
+                              "and targets, too", choices=("template", "anywhere"))
     too_long: str = key("truncate_document", "what a prompt beyond the context does",
                          choices=("truncate_document", "error"))
     max_prompt_length: int | None = key(None, "tokens; unset: what the model's context leaves", low=8)
@@ -244,7 +252,7 @@ class Mesh:
 class Config:
     """One run. See the sections for their keys."""
 
-    seed: int = key(0, "every random choice follows from it", low=0)
+    seed: int = key(0, "every random choice follows from it; 64 bits", low=0, high=2**64 - 1)
     iterations: int = key(1, "K; 0: the policy is evaluated as it is, and a reward model trained", low=0)
     task: str = key("summarize", "which task; file:PATH:NAME or module:PACKAGE.MODULE:NAME: your own Task class",
                     registry=registry.TASKS)

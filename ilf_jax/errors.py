@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The exception that means "the user can mend this"."""
 
 
 class InputError(Exception):
@@ -6,3 +6,7 @@ class InputError(Exception):
 
     `main` prints the message alone, without a traceback, and exits with code 2.
     """
+
+
+class TooLongError(InputError):
+    """A text leaves no room in a prompt, or in a row to train on. See config.data.too_long."""

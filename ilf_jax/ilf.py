@@ -12,7 +12,7 @@ and takes the steps (`steps/finetune_step`); `inference/trained_model` has `runt
 
 import contextlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import ml_collections
@@ -33,7 +33,7 @@ from ilf_jax.stages.score import score
 
 def run(
     config: config_lib.Config | ml_collections.ConfigDict | Mapping[str, Any], workdir: str | pathlib.Path,
-    profiled_steps: int = 0,
+    profiled_steps: int = 0, allow_change: Collection[str] = (),
 ) -> list[dict[str, Any]]:
     """Runs, or resumes, a whole ILF run and the baselines beside it.
 
@@ -41,6 +41,8 @@ def run(
         config: see `ilf_jax.config`; start from `base_config()`.
         workdir: the run's folder; created if need be.
         profiled_steps: training steps to record a profile of, in `workdir`/profile.
+        allow_change: sections of the config, or keys, in which a resumed run may differ from what `workdir` holds, as
+            long as no stage that reads them has begun.
 
     Returns:
         The lines of metrics.jsonl.
@@ -48,7 +50,7 @@ def run(
     Raises:
         InputError: bad input of any kind; nothing that was written is lost.
     """
-    with setting_up.set_up(config, workdir, profiled_steps) as setup:
+    with setting_up.set_up(config, workdir, profiled_steps, allow_change) as setup:
         if setup.comparisons is not None:
             train_reward_model(setup.run.before_training(), setup.comparisons)
         with contextlib.closing(setup.methods()) as methods:

@@ -5,6 +5,10 @@ Example -> (draft) Draft -> (feedback) Feedback -> (refine) Candidates -> (score
 """
 
 import dataclasses
+import functools
+import math
+import types
+import typing
 from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
@@ -208,10 +212,100 @@ OF_STAGES: dict[str, type] = {
 
 
 def to_json(record: Any) -> dict[str, Any]:
-    """A record as a JSON-ready dict."""
-    return dataclasses.asdict(record)
+    """A record as a JSON-ready dict. Raises ValueError if it holds what none may, see `problem`."""
+    row = dataclasses.asdict(record)
+    wrong = problem(type(record), row)
+    if wrong:
+        raise ValueError(f"document {record.id!r}: {wrong}")
+    return row
 
 
 def from_json(cls: type[R], row: Mapping[str, Any]) -> R:
-    """The record that `to_json` wrote. Raises TypeError on unknown or missing fields."""
-    return cls(**row)
+    """The record that `to_json` wrote.
+
+    Raises:
+        TypeError: a field is unknown or missing.
+        ValueError: a field holds something else than it may, see `problem`.
+    """
+    names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    unknown = [name for name in row if name not in names]
+    if unknown:
+        raise TypeError(f"unknown field {unknown[0]!r}; fields are {', '.join(names)}")
+    record = cls(**row)
+    wrong = problem(cls, dataclasses.asdict(record))  # type: ignore[call-overload]
+    if wrong:
+        raise ValueError(wrong)
+    return record
+
+
+def problem(cls: type, row: Mapping[str, Any]) -> str | None:
+    """What is wrong with the fields of a record, if anything.
+
+    Numbers are finite, texts can be written in UTF-8, lists over candidates are equally long, and what is chosen is
+    among them.
+    """
+    for name, kind in _kinds(cls).items():
+        wrong = _problem_of_value(name, row[name], kind)
+        if wrong:
+            return wrong
+    along = [name for name in _ALONG_CANDIDATES.get(cls, ()) if row[name]]
+    for name in along[1:]:
+        if len(row[name]) != len(row[along[0]]):
+            return f"{name} holds {len(row[name])} values, {along[0]} {len(row[along[0]])}"
+    if "chosen" in row and along and not 0 <= row["chosen"] < len(row[along[0]]):
+        return f"chosen is {row['chosen']}, of {len(row[along[0]])} candidates"
+    if "picks" in row and not all(0 <= pick < len(row["scores"]) for pick in row["picks"].values()):
+        return f"picks are {row['picks']}, of {len(row['scores'])} candidates"
+    if cls in (Comparison, Preference) and row["preferred"] not in ("first", "second"):
+        return f"preferred is {row['preferred']!r}, not 'first' or 'second'"
+    return None
+
+
+# The first of a record's fields that is not empty says how many candidates there are.
+_ALONG_CANDIDATES: dict[type, tuple[str, ...]] = {
+    Candidates: ("texts", "logprobs", "num_tokens", "stopped"), Scored: ("scores", "prompt_scores"),
+    BestOfN: ("texts", "rewards"),
+}
+_NAMES = {str: "a text", bool: "true or false", int: "a whole number", float: "a finite number", types.NoneType: "null"}
+
+
+@functools.cache
+def _kinds(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _problem_of_value(name: str, value: Any, kind: Any) -> str | None:
+    outer, inner = typing.get_origin(kind), typing.get_args(kind)
+    if outer is list:
+        if not isinstance(value, list):
+            return f"{name} is not a list"
+        return next(filter(None, (_problem_of_value(f"{name}[{i}]", v, inner[0]) for i, v in enumerate(value))), None)
+    if outer is dict:
+        if not isinstance(value, dict):
+            return f"{name} is not an object"
+        return next(filter(None, (_problem_of_value(f"{name}[{k!r}]", v, inner[1]) for k, v in value.items())), None)
+    kinds = inner if outer is types.UnionType else (kind,)
+    if any(_is_a(value, one) for one in kinds):
+        return None
+    shown = repr(value)
+    return (f"{name} is {shown if len(shown) < 60 else f'{shown[:57]}...'}, not "
+            f"{' or '.join(_NAMES[one] for one in kinds)}")
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if kind is str:
+        return isinstance(value, str) and (value.isascii() or _is_utf8(value))
+    if isinstance(value, bool) or kind is bool:
+        return isinstance(value, bool) and kind is bool
+    if kind is float:
+        return math.isfinite(value) if isinstance(value, float) else isinstance(value, int) and abs(value) < 2**63
+    return isinstance(value, kind)
+
+
+def _is_utf8(text: str) -> bool:
+    """Whether it can be written: half of a surrogate pair cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

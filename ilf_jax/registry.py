@@ -12,6 +12,7 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import os
 import pathlib
 import sys
 import traceback
@@ -198,7 +199,7 @@ def place_of_error(error: BaseException, path: str | None) -> str:
 
 
 def _checked_file(path: str) -> pathlib.Path:
-    place = pathlib.Path(path).expanduser()
+    place = pathlib.Path(os.path.expanduser(path))
     if not place.is_file():
         raise InputError(f"{path}: there is no such Python file")
     return place

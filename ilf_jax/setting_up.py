@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import json
 import pathlib
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -19,7 +19,17 @@ from ilf_jax.evaluation import systems as systems_lib
 from ilf_jax.inference import model_pool
 from ilf_jax.records import BestOfN, Comparison, Example, Output
 from ilf_jax.reporting import html_report, summary
-from ilf_jax.runtime import distributed, files, jax_settings, progress, sharding, storage
+from ilf_jax.runtime import (
+    config_changes,
+    digests,
+    distributed,
+    files,
+    jax_settings,
+    os_errors,
+    progress,
+    sharding,
+    storage,
+)
 from ilf_jax.runtime import workdir as workdir_lib
 from ilf_jax.stages.context import SharedStages, StageContext
 from ilf_jax.tasks.task import Task
@@ -108,10 +118,12 @@ class Setup:
     Attributes:
         run: the configuration's own method.
         comparisons: what a reward model is trained on; None where none is.
+        allow_change: see `set_up`.
     """
 
     run: Method
     comparisons: comparisons_lib.Comparisons | None
+    allow_change: Collection[str] = ()
     _baselines: dict[str, Method] = dataclasses.field(default_factory=dict)
 
     def methods(self) -> Generator[Method, None, None]:
@@ -120,7 +132,8 @@ class Setup:
         for name in self.run.config.baselines or {}:
             config = config_lib.baseline(self.run.config, name)
             workdir, lock = workdir_lib.open_workdir(
-                self.run.workdir.path / "baselines" / name, config_lib.to_dict(config), self.run.task.directions())
+                baseline_folder(self.run.workdir.path, name), config_lib.to_dict(config), self.run.task.directions(),
+                self.allow_change)
             with lock:
                 progress.log(f"baseline: {name}")
                 method = dataclasses.replace(self.run, name=name, config=config, workdir=workdir, profiled_steps=0)
@@ -158,15 +171,18 @@ class Setup:
 @contextlib.contextmanager
 def set_up(
     config: config_lib.Config | ml_collections.ConfigDict | Mapping[str, Any], workdir: str | pathlib.Path,
-    profiled_steps: int,
+    profiled_steps: int, allow_change: Collection[str] = (),
 ) -> Iterator[Setup]:
     """Checks configuration, data and checkpoints, then opens the work folder, which is locked until this is left.
+
+    `allow_change`: see `workdir.open_workdir`; it holds for the folders of baselines, too.
 
     Raises:
         InputError: bad input of any kind, before any work is done.
     """
     if not isinstance(config, config_lib.Config):
         config = config_lib.read(config)
+    config_changes.check_names(allow_change, config_lib.key_names())
     task = tasks_lib.make_task(config)
     preflight.check_sources(config, task)
     documents = documents_lib.load_documents(config)
@@ -174,18 +190,39 @@ def set_up(
     comparisons = comparisons_lib.load_comparisons(config.reward) if config.reward.source else None
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     model_pool.compute_of(config, mesh)  # refuses what the devices cannot do
-    folder, lock = workdir_lib.open_workdir(workdir, config_lib.to_dict(config), task.directions())
-    with lock, files.full_disk_explained(folder.path):
+    pool = model_pool.ModelPool(mesh, config.seed, config.precision)
+    documents = preflight.fitting(config, task, documents, pool)
+    if comparisons is not None:
+        comparisons = preflight.fitting_comparisons(config, task, documents, comparisons, pool)
+    _check_baselines(storage.path(workdir), config, allow_change)
+    folder, lock = workdir_lib.open_workdir(workdir, config_lib.to_dict(config), task.directions(), allow_change)
+    with lock, os_errors.explained(folder.path, own=False):
         jax_settings.apply(config.precision)
         _train_tokenizer(config, task, folder.path, documents)
         if comparisons is not None:
             write_records(folder.iteration(0) / "comparisons.jsonl", (*comparisons.train, *comparisons.held_out),
                           "config.reward")
-        pool = model_pool.ModelPool(mesh, config.seed, config.precision)
+        pool = model_pool.ModelPool(mesh, config.seed, config.precision, folder.started)
         yield Setup(
             Method("", config, folder, task, documents, pool, SharedStages(), folder.path / "tokenizer",
                    folder.reward_model if comparisons is not None else None, profiled_steps),
-            comparisons)
+            comparisons, tuple(allow_change))
+
+
+def baseline_folder(workdir: storage.Path, name: str) -> storage.Path:
+    """The work folder of a baseline, in that of its run."""
+    return workdir / "baselines" / name
+
+
+def _check_baselines(workdir: storage.Path, config: config_lib.Config, allow_change: Collection[str]) -> None:
+    """Raises InputError if a baseline's folder has been begun with another configuration: before the run, not after."""
+
+    def check_all() -> None:
+        for name in config.baselines or {}:
+            wanted = json.loads(json.dumps(config_lib.to_dict(config_lib.baseline(config, name))))
+            workdir_lib.check_config(baseline_folder(workdir, name), wanted, allow_change)
+
+    distributed.on_main(check_all)
 
 
 def write_records(path: storage.Path, rows: Sequence[Example | Comparison], section: str) -> None:
@@ -194,12 +231,15 @@ def write_records(path: storage.Path, rows: Sequence[Example | Comparison], sect
     Raises:
         InputError: a resumed run finds other documents, or comparisons, than it was begun with.
     """
-    text = "".join(json.dumps(records.to_json(row), ensure_ascii=False) + "\n" for row in rows)
+    try:
+        text = "".join(json.dumps(records.to_json(row), ensure_ascii=False) + "\n" for row in rows)
+    except ValueError as e:
+        raise InputError(f"{section}: {e}") from e
 
     def write() -> None:
         if not path.exists():
-            files.write_atomically(path, text)
-        elif path.read_text(encoding="utf-8") != text:
+            files.write_lines(path, text)
+        elif b"\n".join(files.read_lines(path, "delete it to have it written again")) != text.encode():
             raise InputError(f"{path}: holds other {path.stem.replace('examples', 'documents')} than {section} gives "
                              "now; the data have changed since the run was begun: restore them, or use another "
                              "--workdir")
@@ -216,7 +256,8 @@ def _train_tokenizer(
 
     def train() -> None:
         if not (folder / "tokenizer" / "tokenizer_config.json").exists():
-            texts = (f"{e.document} {e.reference}" for examples in documents.by_iteration.values() for e in examples)
-            bpe_training.train_bpe(texts, size, folder / "tokenizer", task.token_units)
+            bpe_training.train_bpe(documents.texts(), size, folder / "tokenizer", task.token_units)
+        if not digests.folder_list(folder / "tokenizer").exists():
+            files.note_folder(folder / "tokenizer")
 
     distributed.on_main(train)

@@ -25,6 +25,11 @@ hypothesis.settings.register_profile("deep", max_examples=2000, print_blob=True,
 hypothesis.settings.load_profile("suite")
 
 
+def pytest_addoption(parser):
+    parser.addoption("--flips", type=int, default=20, help="bytes that tests/fuzz/test_flipped_bytes.py flips")
+    parser.addoption("--kills", type=int, default=3, help="kills of tests/fuzz/test_random_kills.py")
+
+
 def make_tiny_config():
     import ilf_jax
 

@@ -15,7 +15,8 @@ from conftest import main_with_flags, run_main
 
 import ilf_jax
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import checkpoint
+from ilf_jax.runtime import checkpoint, workdir
+from ilf_jax.stages import context
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -453,6 +454,55 @@ def test_full_disk_without_one(trained, capsys, tmp_path, monkeypatch, call, nth
     assert run_main(trained, tmp_path / "run", capsys)[0] == 0
 
 
+@pytest.mark.parametrize(("code", "nth", "words"), [
+    ("EIO", 12, "the system's log"), ("EDQUOT", 20, "quota"), ("EROFS", 5, "mount it writable"),
+    ("ESTALE", 30, "mount it again"), ("EFBIG", 25, "ulimit -f"),
+])
+def test_a_disk_that_fails_otherwise(trained, capsys, tmp_path, monkeypatch, code, nth, words):
+    original, count = os.fsync, 0
+
+    def failing(*args):
+        nonlocal count
+        count += 1
+        if count > nth:
+            raise OSError(getattr(errno, code), os.strerror(getattr(errno, code)))
+        return original(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", failing)
+        status, error = run_main(trained, tmp_path / "run", capsys)
+    assert (status, error.count("cannot be written")) == (2, 1)
+    assert words in error and "the same command resumes from there" in error and "Traceback" not in error
+    assert run_main(trained, tmp_path / "run", capsys)[0] == 0
+
+
+def test_a_work_folder_that_is_removed(trained, capsys, tmp_path, monkeypatch):
+    original = workdir.StageFolder.write_shard
+
+    def remove(self, *args):
+        if self.path.name == "refine":
+            shutil.rmtree(tmp_path / "run")
+        original(self, *args)
+
+    monkeypatch.setattr(workdir.StageFolder, "write_shard", remove)
+    code, error = run_main(trained, tmp_path / "run", capsys)
+    assert code == 2 and "iteration_001/refine: cannot be written: the folder was removed" in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_what_nobody_foresaw(trained, capsys, tmp_path, monkeypatch):
+    def fail(*_):
+        raise ZeroDivisionError("of a planted fault")
+
+    monkeypatch.setattr(context, "metric_line", fail)
+    code, error = run_main(trained, tmp_path / "run", capsys)
+    lines = error.splitlines()
+    assert code == 70 and "Traceback" not in error
+    assert lines[-3].startswith("error: after evaluate 0: an error that nobody foresaw, ZeroDivisionError: of a")
+    (kept,) = (tmp_path / "run").glob("traceback-*.txt")
+    assert str(kept) in lines[-1] and "planted fault" in kept.read_text()
+
+
 def test_a_line_of_steps_that_cannot_be_written(trained, capsys, tmp_path, monkeypatch):
     original = pathlib.Path.open
 
@@ -471,4 +521,33 @@ def test_the_library_raises_what_the_program_prints(trained, tmp_path):
     trained.data.source = "jsonl:/no/such/file.jsonl"
     with pytest.raises(InputError, match=r"no file /no/such/file\.jsonl"):
         ilf_jax.run(trained, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("given", "said"), [
+    (["--config=configs/quickstrat.py"], "--config=configs/quickstrat.py: there is no such Python file; did you mean "
+                                         "configs/quickstart.py?"),
+    (["--config", "configs/quickstrat.py:a=1"], "did you mean configs/quickstart.py?"),
+    (["--config=nowhere/a.py"], "--config=nowhere/a.py: there is no such Python file (looked from "),
+    (["--config=configs"], "--config=configs: name a Python file"),
+    (["--config="], "--config=: name a Python file"),
+    (["--config=README.md"], "--config: SyntaxError"),
+    (["--config=configs/quickstart.py", "--config.seed=abc"], "(config.seed takes int)"),
+    (["--config=configs/quickstart.py", "--config.data.train_size=1.5"], "(config.data.train_size takes int)"),
+    (["--config=configs/quickstart.py", "--config.finetune.learning_rate=fast"],
+     "--config.finetune.learning_rate=fast: could not convert string to float: 'fast' (config.finetune."),
+    (["--config=configs/quickstart.py", "--config.finetune.learning_rate=inf"],
+     "config.finetune.learning_rate: inf is not a finite number"),
+    (["--config=configs/quickstart.py", "--config.evaluate.win_rate=perhaps"], "(config.evaluate.win_rate takes bool)"),
+    (["--config=configs/quickstart.py", "--config.template.stop=5"], "config.template.stop[0]: expected str, got"),
+    (["--config=configs/quickstart.py", "--config.finetune=5"], "--config.finetune=5: Failed to parse"),
+    (["--config=configs/quickstart.py", f"--config.seed={2**64}"], "config.seed: 18446744073709551616 is out of range"),
+    (["--config=configs/quickstart.py", "--profile=abc"], "--profile=abc: invalid literal"),
+    (["--config=configs/quickstart.py", "--num_processes=0"], "--num_processes=0: 0 is not a positive"),
+])
+def test_a_wrong_flag_is_one_line(capsys, monkeypatch, tmp_path, given, said):
+    monkeypatch.chdir(pathlib.Path(__file__).parent.parent)
+    code, err = main_with_flags(capsys, *given, f"--workdir={tmp_path / 'run'}")
+    assert code == 2 and said in err and err.startswith("error: ") and err.count("\n") == 1
     assert not (tmp_path / "run").exists()

@@ -24,8 +24,8 @@ c.score.batch_size = c.finetune.batch_size = 4
 c.finetune.epochs = 2
 if sys.argv[3] == "stop":
     saved = checkpoint.TrainingCheckpoints.save
-    def save_and_stop(self, step, state):
-        saved(self, step, state)
+    def save_and_stop(self, step, state, **facts):
+        saved(self, step, state, **facts)
         if step == 2:
             raise SystemExit(7)
     checkpoint.TrainingCheckpoints.save = save_and_stop

@@ -128,6 +128,10 @@ def _run(job):
     from ilf_jax import ilf
     from ilf_jax.runtime import progress
 
+    if "kill_after" in job:
+        alarm = threading.Timer(job["kill_after"], os.kill, (os.getpid(), signal.SIGKILL))
+        alarm.daemon = True
+        alarm.start()
     writes = _Writes(job["workdir"], job["stage"], job["iteration"], job.get("kill_at"))
     writes.install()
     past = False
@@ -291,7 +295,7 @@ def records(folder):
 def manifests(folder):
     """All manifests of a run, less what they cost."""
     found = {str(p.relative_to(folder)): json.loads(p.read_text()) for p in folder.rglob("manifest.json")}
-    return {name: {k: v for k, v in content.items() if k not in ("cost", "finished")}
+    return {name: {k: v for k, v in content.items() if k not in ("cost", "finished", "crc32_of_the_rest")}
             for name, content in found.items()}
 
 

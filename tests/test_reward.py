@@ -154,8 +154,8 @@ def test_killed_and_gone_on_with_is_never_killed(run, tiny_config, tmp_path, mon
 
     saves = []
 
-    def save(self, step, state, original=checkpoint.TrainingCheckpoints.save):
-        original(self, step, state)
+    def save(self, step, state, original=checkpoint.TrainingCheckpoints.save, **facts):
+        original(self, step, state, **facts)
         saves.append(step)
         if len(saves) == 1:
             self._wait()

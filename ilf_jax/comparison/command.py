@@ -6,7 +6,6 @@ python -m ilf_jax.compare --workdir=DIR --systems=NAME,NAME --read=FILE         
 python -m ilf_jax.compare --workdir=DIR --systems=NAME,NAME --judge=URI --out=DIR2     what a model says
 """
 
-import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +16,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.evaluation import ranking, systems
 from ilf_jax.records import Example, Match
 from ilf_jax.reporting import workfolder
-from ilf_jax.runtime import progress
+from ilf_jax.runtime import last_defence, progress, storage
 
 _WORKDIR = flags.DEFINE_multi_string("workdir", None, "The work folder of a run; of several, systems are DIR/NAME.")
 _SYSTEMS = flags.DEFINE_list("systems", None, "Names, two or more, of what is to be compared.")
@@ -25,7 +24,8 @@ _EXPORT = flags.DEFINE_string("export", None, "Write pairs for people to this fi
 _READ = flags.DEFINE_string("read", None, "Read such a file back, with answers filled in.")
 _JUDGE = flags.DEFINE_string("judge", None, "Checkpoint URI of a model that judges.")
 _OUT = flags.DEFINE_string("out", None, "With --judge: folder for its judgements; a stopped comparison resumes.")
-_SEED = flags.DEFINE_integer("seed", 0, "Of the order in which pairs, and the two sides of each, are shown.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the order in which pairs, and the two sides of each, are shown.",
+                             lower_bound=0)
 
 
 def read_systems(workdirs: Sequence[str]) -> tuple[dict[str, Example], dict[str, systems.Texts]]:
@@ -82,7 +82,7 @@ def _judge(documents: Mapping[str, Example], chosen: Mapping[str, systems.Texts]
     if not _OUT.value or not _WORKDIR.value or not _JUDGE.value:
         raise InputError("--judge needs --out=DIR, where what it says is kept")
     config = workfolder.read(_WORKDIR.value[0]).config
-    return by_judge.judge(config, _JUDGE.value, pathlib.Path(_OUT.value), documents, chosen)
+    return by_judge.judge(config, _JUDGE.value, storage.local(_OUT.value), documents, chosen)
 
 
 def print_matches(matches: Sequence[Match]) -> None:
@@ -96,6 +96,7 @@ def print_matches(matches: Sequence[Match]) -> None:
         [name, f"{sum(of_system.values()) / len(of_system):.3f}"] for name, of_system in overall.items()])
 
 
+@last_defence.guarded("comparing", lambda: _WORKDIR.value[0] if _WORKDIR.value else None)
 def main(argv: Sequence[str]) -> int:
     """Exit code 2 where the input is at fault."""
     try:
@@ -109,10 +110,10 @@ def main(argv: Sequence[str]) -> int:
             return 0
         chosen = _chosen(by_name, _SYSTEMS.value, documents)
         if _EXPORT.value:
-            count = by_people.export(pathlib.Path(_EXPORT.value), documents, chosen, _SEED.value)
+            count = by_people.export(storage.local(_EXPORT.value), documents, chosen, _SEED.value)
             print(f"{_EXPORT.value}: {count} pairs; fill in \"better\" of each line: A, B or tie")
         elif _READ.value:
-            print_matches(by_people.read(pathlib.Path(_READ.value), chosen))
+            print_matches(by_people.read(storage.local(_READ.value), chosen))
         else:
             print_matches(_judge(documents, chosen))
     except InputError as e:

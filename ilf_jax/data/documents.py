@@ -1,6 +1,7 @@
 """A run's documents: read once, then divided among iterations and evaluation."""
 
 import dataclasses
+from collections.abc import Iterator
 
 from ilf_jax.config import Config
 from ilf_jax.config_sections import Data
@@ -21,6 +22,10 @@ class Documents:
     by_iteration: dict[int, tuple[Example, ...]]
     held_out: tuple[Example, ...]
     leaked: int = 0
+
+    def texts(self) -> Iterator[str]:
+        """What a tokenizer learns from: the documents of all iterations with their references."""
+        return (f"{e.document} {e.reference}" for examples in self.by_iteration.values() for e in examples)
 
 
 def load_documents(config: Config) -> Documents:

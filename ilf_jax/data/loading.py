@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from ilf_jax.data.field_paths import MISSING, is_null, look_up, to_text
 from ilf_jax.errors import InputError
 from ilf_jax.records import Example, Record
+from ilf_jax.runtime import storage
 from ilf_jax.runtime.json_text import parse_line, shown
 from ilf_jax.tasks import answers
 
@@ -213,7 +214,7 @@ def read_rows(source: str, split: str, folder: str | None, section: str) -> Iter
     if not colon or scheme not in SCHEMES or not name:
         raise InputError(f"{section}.source: {source!r} given; allowed are jsonl:FILE, tfds:NAME, builtin:NAME")
     if scheme == "jsonl":
-        return _read_jsonl(pathlib.Path(name).expanduser(), section)
+        return _read_jsonl(storage.local(name), section)
     if scheme == "tfds":
         return _read_tfds(name, split, folder, section)
     return _read_builtin(name, split)
@@ -347,7 +348,8 @@ def _read_tfds(name: str, split: str, folder: str | None, section: str) -> Itera
         rows = slf5k.open_split(split, folder)
     else:
         try:
-            rows = tfds.data_source(name, split=split, data_dir=folder)
+            place = None if folder is None else os.fspath(storage.path(folder))
+            rows = tfds.data_source(name, split=split, data_dir=place)
         except Exception as e:  # third-party builders raise anything
             raise InputError(f"{section}.source: tfds:{name}, split {split!r}, folder {folder!r}, cannot be opened: "
                              f"{type(e).__name__}: {e}") from e

@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 
 from ilf_jax.data.field_paths import to_text
 from ilf_jax.errors import InputError
+from ilf_jax.runtime import storage
 from ilf_jax.runtime.json_text import parse_line
 
 HUB_ID = "JeremyAlain/SLF5K"
@@ -86,10 +87,10 @@ def open_split(split: str, folder: str | None = None, data_dir: str | None = Non
     Raises:
         InputError: no files in the folder, no such split, a bad row, or the hub cannot be reached.
     """
-    files = find_files(pathlib.Path(folder).expanduser() if folder is not None else _download())
+    files = find_files(storage.local(folder) if folder is not None else _download())
     if split.partition("[")[0] not in files:
         raise InputError(f"SLF5K split {split!r}: not among the files; allowed are {', '.join(files)}")
-    root = pathlib.Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    root = storage.local(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")
     builder = _prepare(files, root)
     try:
         return builder.as_data_source(split)

@@ -60,8 +60,10 @@ def _show_documents(config: config_lib.Config, task: Task, policy: Placement) ->
     """Prints the documents, the stages and a training example; returns the sizes of the steps."""
     loaded = documents.load_documents(config)
     preflight.check_documents(config, task, loaded)
+    pool = model_pool.ModelPool(policy.mesh, config.seed)
+    loaded = preflight.fitting(config, task, loaded, pool)
     if config.reward.source is not None:
-        comparisons.load_comparisons(config.reward)
+        preflight.fitting_comparisons(config, task, loaded, comparisons.load_comparisons(config.reward), pool)
     train = loaded.by_iteration.get(1) or loaded.held_out
     _show_run(config, loaded)
     if not train:

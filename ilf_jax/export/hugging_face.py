@@ -4,7 +4,6 @@ python -m ilf_jax.export --workdir=DIR --iteration=K --out=DIR2
 """
 
 import pathlib
-import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -12,7 +11,7 @@ from absl import flags
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io, transformer
 from ilf_jax.models.placement import Placement
-from ilf_jax.runtime import checkpoint, sharding, storage
+from ilf_jax.runtime import checkpoint, files, last_defence, sharding, storage
 from ilf_jax.tokenizers.tokenizer import Tokenizer
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work folder of a run.")
@@ -27,13 +26,14 @@ def export(workdir: str | pathlib.Path, iteration: int, out: str | pathlib.Path)
         InputError: the iteration has no finished checkpoint, or the target folder holds something.
     """
     source = storage.path(workdir) / f"iteration_{iteration:03d}" / "checkpoint"
-    out = pathlib.Path(out)
+    out = storage.local(out)
     if not (source / "model.json").exists():
         raise InputError(f"--workdir {workdir}: iteration {iteration} has no finished checkpoint ({source})")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"--out {out}: is {'not empty' if out.is_dir() else 'a file'}; take another folder")
     config = checkpoint_io.read_config(f"orbax:{source}")
     with storage.read_locally(source / "tokenizer") as place:
+        files.check_folder(place)
         tokenizer = Tokenizer.load(f"hf:{place}")
     # On one device each, however the run was sharded.
     placement = Placement(sharding.make_mesh(-1, 1, 1), config)
@@ -46,19 +46,16 @@ def export(workdir: str | pathlib.Path, iteration: int, out: str | pathlib.Path)
     tokenizer.save(out)
 
 
+@last_defence.guarded("exporting", lambda: _WORKDIR.value)
 def main(argv: Sequence[str]) -> int:
     """Exit code 2 where the input is at fault."""
-    try:
-        if len(argv) > 1:
-            raise InputError(f"unexpected argument {argv[1]!r}")
-        workdir, iteration, out = _WORKDIR.value, _ITERATION.value, _OUT.value
-        if workdir is None or iteration is None or out is None:
-            missing = [name for name, value in (("workdir", workdir), ("iteration", iteration), ("out", out))
-                       if value is None]
-            raise InputError(f"--{missing[0]} is needed")
-        export(workdir, iteration, out)
-    except InputError as e:
-        print(f"error: {e}", file=sys.stderr)
-        return 2
+    if len(argv) > 1:
+        raise InputError(f"unexpected argument {argv[1]!r}")
+    workdir, iteration, out = _WORKDIR.value, _ITERATION.value, _OUT.value
+    if workdir is None or iteration is None or out is None:
+        missing = [name for name, value in (("workdir", workdir), ("iteration", iteration), ("out", out))
+                   if value is None]
+        raise InputError(f"--{missing[0]} is needed")
+    export(workdir, iteration, out)
     print(_OUT.value)
     return 0

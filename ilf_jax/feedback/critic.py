@@ -36,7 +36,8 @@ class Critic(FeedbackSource):
         settings = context.config.feedback
         self._prompts = {
             d.example.id: self._lm.encode(
-                d.example.id, [context.task.critic_prompt(d.example, d.draft)], settings.max_new_tokens)[0]
+                d.example.id, [context.task.critic_prompt(d.example, d.draft)],
+                self._lm.room(settings.max_new_tokens))[0]
             for d in context.documents}
         lengths = self._lm.row_lengths(len(p.ids) for p in self._prompts.values())
         self._first, self._second = (

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import scipy.special
 
+from ilf_jax.inference import finite
 from ilf_jax.inference.language_model import Branch, LanguageModel
 from ilf_jax.models import flops, padding
 from ilf_jax.models.architecture import ModelConfig
@@ -15,8 +16,8 @@ from ilf_jax.runtime import performance
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.tasks.prompts import Question
 
-# Tokens kept free behind a question, for the part of an answer that both answers share.
-_ANSWER_ROOM = 4
+ANSWER_ROOM = 4
+"""Tokens kept free behind a question, for the part of an answer that both answers share."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ def ask(lm: LanguageModel, example_id: str, questions_CxQ: Sequence[Sequence[Que
     count = len(questions_CxQ[0])
     flat = [question for questions_Q in questions_CxQ for question in questions_Q]
     unique = list(dict.fromkeys(flat))  # candidates are often equal, and so are the questions about them
-    encoded = lm.encode(example_id, [q.prompt for q in unique], reserve=_ANSWER_ROOM)
+    encoded = lm.encode(example_id, [q.prompt for q in unique], reserve=ANSWER_ROOM)
     tokenized, exact = {}, True
     for prompt, question in zip(encoded, unique, strict=True):
         first, second = (lm.completion_text(prompt, answer) for answer in question.answers)
@@ -201,7 +202,9 @@ def start_scoring(
     def finish() -> list[np.ndarray]:
         scores_by_group: dict[int, np.ndarray] = {}
         for picked, logits in batches:
-            rows = read(np.asarray(performance.fetch(logits)))
+            answers = np.asarray(performance.fetch(logits))
+            finite.check(lm, answers[: len(picked)], "answers")
+            rows = read(answers)
             scores_by_group |= zip(picked, rows, strict=False)  # rows beyond those picked only fill up the batch
         scores = (scores_by_group[i] for i in range(len(groups)))
         return [np.concatenate([next(scores) for _ in document_groups], axis=1)

@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ilf_jax.inference import finite, thinking
 from ilf_jax.inference.language_model import Encoded, LanguageModel
 from ilf_jax.models import flops, padding
 from ilf_jax.models.placement import Placement
@@ -43,12 +44,21 @@ def refill_program(placement: Placement) -> jax.stages.Wrapped:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One generation: token ids (the end token included), their log-probabilities in nats, and how it ended."""
+    """One generation.
+
+    Attributes:
+        text: what was written.
+        tokens: its ids, the end token included.
+        logprobs: theirs, in nats.
+        stopped: whether it ended by itself.
+        thought: ids between the prompt and the tokens, of a model that thinks first.
+    """
 
     text: str
     tokens: np.ndarray
     logprobs: np.ndarray
     stopped: bool
+    thought: tuple[int, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +74,7 @@ class Generator:
         row_lengths: what prompts are padded to, see `LanguageModel.row_lengths`; without them, each batch is padded to
             its bucket.
         forced_length: nothing ends an output before max_new_tokens (for measurements).
+        thinks: what is sampled are thoughts, which end where their block is closed.
     """
 
     lm: LanguageModel
@@ -73,16 +84,23 @@ class Generator:
     stop: Sequence[str]
     row_lengths: Sequence[int] = ()
     forced_length: bool = False
+    thinks: bool = False
 
     @functools.cached_property
     def ends(self) -> np.ndarray:
-        """Tokens that end a row, V: end tokens, and tokens that hold a whole stop string."""
-        ends = np.zeros(self.lm.architecture.vocab_size, bool)
+        """What tokens do to a row, V: 1 ends it, as end tokens and those that hold a whole stop string do.
+
+        -1 is never drawn: models have embeddings without a token, to fill their matrices up.
+        """
+        tokenizer, size = self.lm.tokenizer, self.lm.architecture.vocab_size
+        ends = np.zeros(size, np.int8)
         if not self.forced_length:
-            ends[list(self.lm.tokenizer.stop_ids)] = True
-            for token, text in enumerate(self.lm.tokenizer.token_texts):
-                if any(string in text for string in self.stop):
-                    ends[token] = True
+            ends[list(self.lm.end_ids)] = 1
+            for token, text in enumerate(tokenizer.token_texts[:size]):
+                if any(string in text for string in self.stop) or (self.thinks and thinking.closes(text)):
+                    ends[token] = 1
+        ends[tokenizer.vocab_size :] = -1
+        ends[[i for i in tokenizer.unknown_ids if i < size]] = -1
         return ends
 
     def start(self, prompts: Sequence[Encoded], keys_BxCx2: np.ndarray) -> Pending[list[list[Sample]]]:
@@ -97,8 +115,28 @@ class Generator:
             keys_BxCx2: see `decode.candidate_keys`.
 
         Returns:
-            The C samples of each prompt, in the order of the prompts.
+            The C samples of each prompt, in the order of the prompts. Of a model that thinks first, the samples are
+            drawn behind its thoughts, for which the host waits in `result()`.
         """
+        if self.lm.thinking_tokens and not self.forced_length:
+            return self._start_thinking(prompts, keys_BxCx2)
+        return self._start_samples(prompts, keys_BxCx2)
+
+    def _start_thinking(self, prompts: Sequence[Encoded], keys_BxCx2: np.ndarray) -> Pending[list[list[Sample]]]:
+        thinker = dataclasses.replace(self, max_new_tokens=self.lm.thinking_tokens, stop=(), thinks=True)
+        writer = dataclasses.replace(self, row_lengths=())  # thoughts make prompts longer than those were made for
+
+        def write(thoughts: list[list[Sample]]) -> list[list[Sample]]:
+            behind = [thinking.answer_prompt(self.lm, prompt, sample.tokens.tolist())
+                      for prompt, samples in zip(prompts, thoughts, strict=True) for sample in samples]
+            written = iter(writer._start_samples(behind, thinking.output_keys(keys_BxCx2)).result())
+            longer = iter(behind)
+            return [[dataclasses.replace(next(written)[0], thought=tuple(next(longer).ids[len(prompt.ids) :]))
+                     for _ in samples] for prompt, samples in zip(prompts, thoughts, strict=True)]
+
+        return thinker._start_samples(prompts, keys_BxCx2).map(write)
+
+    def _start_samples(self, prompts: Sequence[Encoded], keys_BxCx2: np.ndarray) -> Pending[list[list[Sample]]]:
         start = self._start_batch if len(prompts) <= self.batch_size else self._start_refilling
         generated = start([prompt.ids for prompt in prompts], keys_BxCx2)
 
@@ -118,9 +156,11 @@ class Generator:
             self.lm.architecture, prompts=1, candidates=rows, prompt_tokens=len(prompt.ids), new_tokens=tokens / rows))
 
     def _sample(self, tokens: Any, logprobs: Any, stopped: bool) -> Sample:
-        tokenizer = self.lm.tokenizer
-        ended = stopped and int(tokens[-1]) in tokenizer.stop_ids
-        text = tokenizer.decode(tokens[:-1].tolist() if ended else tokens.tolist())
+        finite.check(self.lm, logprobs, "log-probabilities")
+        ended = stopped and int(tokens[-1]) in self.lm.end_ids
+        text = self.lm.tokenizer.decode(tokens[:-1].tolist() if ended else tokens.tolist())
+        if self.lm.uses_chat and not self.thinks:
+            text = thinking.without_thoughts(text)
         cuts = [at for string in self.stop if (at := text.find(string)) >= 0]
         return Sample(text[: min(cuts)] if cuts else text, tokens, logprobs, stopped or bool(cuts))
 

@@ -1,6 +1,8 @@
 """A loaded model playing a part (policy, refiner, judge, critic): text in, text or numbers out."""
 
 import dataclasses
+import datetime
+import functools
 import itertools
 from collections.abc import Iterable, Sequence
 
@@ -8,7 +10,8 @@ import jax
 import numpy as np
 
 from ilf_jax import config_sections
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, TooLongError
+from ilf_jax.inference.assistant_turn import AssistantTurn, Message, read_turn
 from ilf_jax.models import flops, padding, transformer
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions
@@ -26,6 +29,9 @@ _STATIC = ("config", "compute")
 # GFLOP/s, measured for SmolLM2-135M on two CPU cores (30 layers, compiled in 5 to 8 s, loaded in 1.5 to 2.5 s).
 _LAYER_FLOPS = 3e10
 
+# Room for what closes a block of thoughts that their budget has cut off.
+_CLOSING_TOKENS = 16
+
 
 def answer_logits_program(placement: Placement) -> jax.stages.Wrapped:
     """`steps.score_step.answer_logits_step`, jitted."""
@@ -34,7 +40,13 @@ def answer_logits_program(placement: Placement) -> jax.stages.Wrapped:
 
 @dataclasses.dataclass(frozen=True)
 class Encoded:
-    """A prompt as the model is given it: after the chat template and shortening, as text and as token ids."""
+    """A prompt as the model is given it: after the chat template and shortening.
+
+    Attributes:
+        id: of the document.
+        text: marked, see `Tokenizer.mark`.
+        ids: its tokens.
+    """
 
     id: str
     text: str
@@ -84,25 +96,56 @@ class LanguageModel:
     tokenizer: Tokenizer
     placement: Placement
     compute: ComputeOptions
+    now: datetime.datetime | None = None
+    """What chat templates are told that the time is; unset: the clock."""
 
     @property
     def uses_chat(self) -> bool:
         """Whether prompts are wrapped in the chat template."""
-        if self.settings.chat == "always" and self.tokenizer.chat_template is None:
+        if self.settings.chat == "always" and not self.tokenizer.chat:
             raise InputError(f"config.{self.name}.chat='always', but {self.settings.checkpoint} has no chat template")
-        return self.settings.chat != "never" and self.tokenizer.chat_template is not None
+        return self.settings.chat != "never" and bool(self.tokenizer.chat)
+
+    @property
+    def thinking_tokens(self) -> int:
+        """Tokens that the model may think for before it writes."""
+        return self.settings.thinking_tokens if self.uses_chat else 0
+
+    def room(self, new_tokens: int) -> int:
+        """Tokens that an output of up to `new_tokens` takes in the context, thoughts included."""
+        return new_tokens + (self.thinking_tokens + _CLOSING_TOKENS if self.thinking_tokens else 0)
+
+    @functools.cached_property
+    def turn(self) -> AssistantTurn:
+        """How an answer continues a prompt."""
+        if not self.uses_chat:
+            return AssistantTurn()
+        return read_turn(self.tokenizer, self._render, self.thinking_tokens > 0)
+
+    def _render(self, conversations: Sequence[Sequence[Message]], add_generation_prompt: bool) -> list[str]:
+        arguments = {"enable_thinking": self.settings.thinking_tokens > 0, **(self.settings.template_arguments or {})}
+        try:
+            return self.tokenizer.chat.render(
+                conversations, add_generation_prompt=add_generation_prompt, name=self.settings.chat_template,
+                arguments=arguments, now=self.now)
+        except InputError as e:
+            raise InputError(f"config.{self.name}: {e}") from e
+
+    def _mark(self, text: str) -> str:
+        return text if self.settings.control_tokens == "anywhere" else self.tokenizer.mark(text)
+
+    @functools.cached_property
+    def end_ids(self) -> tuple[int, ...]:
+        """The tokens that end an output: the tokenizer's, and that which closes a turn of the chat template."""
+        return tuple(dict.fromkeys(i for i in (*self.tokenizer.stop_ids, self.turn.end_id) if i is not None))
 
     @property
     def end_id(self) -> int:
         """The token that ends an output, in training as in sampling."""
-        if not self.tokenizer.stop_ids:
+        if not self.end_ids:
             raise InputError(f"config.{self.name}: the tokenizer of {self.settings.checkpoint} has no end token")
-        if self.uses_chat:
-            # Models with several end tokens close a chat turn with another one than a text.
-            turn = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-            ids = self.tokenizer.encode(self.tokenizer.render_chat(turn, add_generation_prompt=False))
-            return next((i for i in reversed(ids) if i in self.tokenizer.stop_ids), self.tokenizer.stop_ids[0])
-        return self.tokenizer.stop_ids[0]
+        # Models with several end tokens close a chat turn with another one than a text.
+        return self.end_ids[0] if self.turn.end_id is None else self.turn.end_id
 
     def encode(self, example_id: str, prompts: Sequence[Prompt], reserve: int) -> list[Encoded]:
         """Prompts about one document, as tokens that leave room for `reserve` more in the context.
@@ -111,14 +154,14 @@ class LanguageModel:
         stands around it stays.
 
         Raises:
-            InputError: a prompt is too long and must not be, or cannot be, shortened.
+            TooLongError: a prompt is too long and must not be, or cannot be, shortened.
         """
         limit = self.architecture.max_positions - reserve
         if self.settings.max_prompt_length is not None:
             limit = min(limit, self.settings.max_prompt_length)
         prompts = list(prompts)
         for attempt in itertools.count(1):
-            encoded = [self._encode_one(example_id, prompt) for prompt in prompts]
+            encoded = self._encode_whole(example_id, prompts)
             longest = max(len(e.ids) for e in encoded)
             if longest <= limit:
                 return encoded
@@ -126,31 +169,38 @@ class LanguageModel:
                         f"{limit} are allowed (context of {self.architecture.max_positions}, "
                         f"config.{self.name}.max_prompt_length)")
             if self.settings.too_long == "error":
-                raise InputError(f"{too_long}; config.{self.name}.too_long='truncate_document' shortens the document")
+                raise TooLongError(f"{too_long}; config.{self.name}.too_long='truncate_document' shortens the document")
             document = max((p.document for p in prompts), key=len)
             ids = self.tokenizer.encode(document)
             # One token less each time: a cut may leave part of a character, which takes more tokens than it had.
             keep = len(ids) - (longest - limit) - attempt
             if keep <= 0:
-                raise InputError(f"{too_long}, and too few of them are the document's")
+                raise TooLongError(f"{too_long}, and too few of them are the document's")
             shorter = self.tokenizer.decode(ids[:keep]).rstrip("\ufffd")
             prompts = [dataclasses.replace(p, document=shorter if p.document else "") for p in prompts]
         raise AssertionError("unreachable: each attempt is shorter than the one before")
 
-    def _encode_one(self, example_id: str, prompt: Prompt) -> Encoded:
-        text = prompt.text
+    def _encode_whole(self, example_id: str, prompts: Sequence[Prompt]) -> list[Encoded]:
+        texts = [self._mark(prompt.text) for prompt in prompts]
         if self.uses_chat:
-            text = self.tokenizer.render_chat([{"role": "user", "content": text}])
-            return Encoded(example_id, text, self.tokenizer.encode(text))
-        return Encoded(example_id, text, self.tokenizer.encode(text, add_bos=self.tokenizer.adds_bos))
+            rendered = self._render([[{"role": "user", "content": text}] for text in texts], True)
+            texts = [self.turn.prompt(text) for text in rendered]
+        add_bos = self.tokenizer.adds_bos and not self.uses_chat
+        return [Encoded(example_id, text, self.tokenizer.encode_marked(text, add_bos)) for text in texts]
 
     def completion_text(self, prompt: Encoded, text: str) -> str:
-        """How an output continues the prompt: after a space, unless the prompt itself ends in one or in a chat turn."""
-        return text if self.uses_chat or prompt.text[-1:].isspace() else f" {text}"
+        """How an output continues the prompt, marked: in a chat turn as the template has it, else after a space.
+
+        There is no second space behind a prompt that ends in one.
+        """
+        if self.uses_chat:
+            return self.turn.opening + self._mark(text)
+        return self._mark(text if prompt.text[-1:].isspace() else f" {text}")
 
     def continuation(self, prompt: Encoded, text: str) -> list[int]:
         """Token ids of an output behind its prompt, without the end token."""
-        return self.tokenizer.encode_continuation(prompt.ids, prompt.text, self.completion_text(prompt, text))
+        written = self.completion_text(prompt, text) + self.turn.closing
+        return self.tokenizer.encode_continuation(prompt.ids, prompt.text, written)
 
     def logprobs(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int) -> list[np.ndarray]:
         """log p of each token of a continuation behind its prompt, in nats, by the training forward pass.

@@ -46,7 +46,7 @@ def divergence(
         seed, iteration: of the samples' keys.
         max_new_tokens, batch_size: of the samples.
     """
-    prompts = [own.encode(e.id, [task.policy_prompt(e)], max_new_tokens)[0] for e in examples]
+    prompts = [own.encode(e.id, [task.policy_prompt(e)], own.room(max_new_tokens))[0] for e in examples]
     lengths = [len(prompt.ids) for prompt in prompts]
     generator = Generator(own, make_sampling(1.0, 0, 1.0), max_new_tokens, batch_size, (), own.row_lengths(lengths))
     sampled, rescored = [], []
@@ -54,7 +54,8 @@ def divergence(
         keys = decode.candidate_keys(seed, iteration, name, [prompts[i].id for i in batch], [0])
         samples = [sample for (sample,) in generator.start([prompts[i] for i in batch], keys).result()]
         sampled += [sample.logprobs for sample in samples]
-        pairs = [(prompts[i].ids, sample.tokens.tolist()) for i, sample in zip(batch, samples, strict=True)]
+        pairs = [([*prompts[i].ids, *sample.thought], sample.tokens.tolist())
+                 for i, sample in zip(batch, samples, strict=True)]
         for start in range(0, len(pairs), _BATCH):
             rescored += other.logprobs(pairs[start : start + _BATCH], _BATCH)
     return kl.divergence(name, sampled, rescored)

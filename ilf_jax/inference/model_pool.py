@@ -1,6 +1,10 @@
 """The models that play a part: each checkpoint is loaded once and shared."""
 
 import dataclasses
+import datetime
+import json
+import pathlib
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -9,12 +13,12 @@ from ilf_jax import config as config_lib
 from ilf_jax import config_sections
 from ilf_jax.errors import InputError
 from ilf_jax.inference.language_model import LanguageModel
-from ilf_jax.models import checkpoint_io, transformer
+from ilf_jax.models import checkpoint_io, finite_weights, transformer
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions, in_precision
 from ilf_jax.models.placement import Placement
-from ilf_jax.runtime import checkpoint, progress, sharding, storage
-from ilf_jax.tokenizers.tokenizer import Tokenizer, check_vocab
+from ilf_jax.runtime import checkpoint, files, progress, sharding, storage
+from ilf_jax.tokenizers.tokenizer import Tokenizer
 
 # Parts that are described by the section of another one.
 _SECTIONS = {"base": "policy", "reward_base": "reward_model"}
@@ -63,8 +67,18 @@ class ModelPool:
     its params in under its checkpoint's URI, which drops the checkpoint that it replaces.
     """
 
-    def __init__(self, mesh: Mesh, seed: int, precision: str = "float32") -> None:
-        self.mesh, self._seed, self._dtype = mesh, seed, _DTYPES[precision]
+    def __init__(
+        self, mesh: Mesh, seed: int, precision: str = "float32", now: datetime.datetime | None = None
+    ) -> None:
+        """Holds nothing yet.
+
+        Args:
+            mesh: the devices.
+            seed: of random params.
+            precision: of the params that are read only.
+            now: what chat templates are told that the time is: a run's start, so that a run over midnight has one date.
+        """
+        self.mesh, self._seed, self._dtype, self.now = mesh, seed, _DTYPES[precision], now
         self._params: dict[str, transformer.Params] = {}
         self._trained: dict[str, ModelConfig] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
@@ -73,9 +87,9 @@ class ModelPool:
         """A tokenizer, loaded once."""
         if uri not in self._tokenizers and "://" in uri:
             with storage.read_locally(storage.path(uri.removeprefix("hf:"))) as folder:
-                self._tokenizers[uri] = Tokenizer.load(f"hf:{folder}")
+                self._tokenizers[uri] = _load_tokenizer(f"hf:{folder}")
         elif uri not in self._tokenizers:
-            self._tokenizers[uri] = Tokenizer.load(uri)
+            self._tokenizers[uri] = _load_tokenizer(uri)
         return self._tokenizers[uri]
 
     def config(self, uri: str) -> ModelConfig:
@@ -127,13 +141,21 @@ class ModelPool:
         shapes = transformer.param_shapes(model)
         if uri.startswith("orbax:"):
             folder = storage.path(uri.removeprefix("orbax:"))
-            return checkpoint.load_model(folder, placement.with_shardings(in_precision(shapes, dtype), layout))
+            params = checkpoint.load_model(folder, placement.with_shardings(in_precision(shapes, dtype), layout))
+            finite_weights.check_params(params, uri)
+            return params
         if uri.startswith("init:"):
             return in_precision(
                 checkpoint_io.random_params(model, self._seed, placement.shardings(shapes, layout)), dtype)
         # In its precision before it is on a device, whose memory would have to hold both.
         return checkpoint_io.load_params(
             uri, lambda path, array: placement.put_param(path, in_precision(array, dtype), layout))
+
+
+def _load_tokenizer(uri: str) -> Tokenizer:
+    if uri.startswith("hf:"):
+        files.check_folder(pathlib.Path(uri.removeprefix("hf:")))
+    return Tokenizer.load(uri)
 
 
 class Roles:
@@ -175,11 +197,11 @@ class Roles:
         model = self._models.config(uri)
         own = self._config.policy if settings.checkpoint == "policy" else settings
         tokenizer = self._models.tokenizer(tokenizer_uri(own, self._tokenizer_folder))
-        check_vocab(tokenizer, model, uri)
         return LanguageModel(
             name=_SECTIONS.get(name, name),  # for messages, which name config keys
-            settings=settings, architecture=model, params={}, tokenizer=tokenizer,
+            settings=settings, architecture=model, params={}, tokenizer=tokenizer.for_embeddings(model.vocab_size, uri),
             placement=Placement(self._models.mesh, model), compute=compute_of(self._config, self._models.mesh),
+            now=self._models.now,
         )
 
     def take(self, name: str) -> transformer.Params:
@@ -212,6 +234,7 @@ def check(config: config_lib.Config, roles: list[str]) -> None:
     """Raises InputError if a checkpoint that a part needs is not there. Reads headers only."""
     for name in roles:
         uri = getattr(config, name).checkpoint
+        _check_template_arguments(name, getattr(config, name))
         if uri == "policy":
             continue
         try:
@@ -221,3 +244,20 @@ def check(config: config_lib.Config, roles: list[str]) -> None:
         if model.scalar_head and name != "reward_model":
             raise InputError(f"config.{name}.checkpoint: {uri} is a reward model with a scalar head, which writes and "
                              "answers nothing")
+
+
+def _check_template_arguments(name: str, settings: config_sections.Model) -> None:
+    where, given = f"config.{name}.template_arguments", settings.template_arguments
+    if given is None:
+        return
+    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+        raise InputError(f"{where}: must be a dict {{NAME: VALUE}}, not {given!r}")
+    try:
+        json.dumps(dict(given), allow_nan=False)
+    except (TypeError, ValueError) as e:
+        raise InputError(f"{where}: values must be text, numbers, lists and dicts of them: {e}") from e
+    for variable in ("messages", "add_generation_prompt"):
+        if variable in given:
+            raise InputError(f"{where}: {variable!r} is what the program itself gives a template")
+    if given.get("enable_thinking") and settings.thinking_tokens == 0:
+        raise InputError(f"{where}: enable_thinking=True takes a budget; set config.{name}.thinking_tokens, 512 say")

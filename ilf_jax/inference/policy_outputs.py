@@ -48,7 +48,7 @@ class PolicyOutputs:
         writes_feedback = config.finetune.target == "feedback_refinement" and trained
         if writes_feedback:
             max_new_tokens += config.feedback.max_new_tokens
-        prompts = {e.id: lm.encode(e.id, [task.policy_prompt(e)], max_new_tokens)[0] for e in examples}
+        prompts = {e.id: lm.encode(e.id, [task.policy_prompt(e)], lm.room(max_new_tokens))[0] for e in examples}
         sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
         row_lengths = lm.row_lengths(len(p.ids) for p in prompts.values())
         generator = Generator(lm, sampling, max_new_tokens, batch_size, task.stop, row_lengths)

@@ -4,7 +4,7 @@ from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.inference.model_pool import Roles
 from ilf_jax.models.architecture import to_facts
 from ilf_jax.models.transformer import Params
-from ilf_jax.runtime import checkpoint, distributed, performance, storage
+from ilf_jax.runtime import checkpoint, distributed, files, performance, storage
 from ilf_jax.runtime.pending import Pending
 
 
@@ -28,5 +28,6 @@ def save(
     if distributed.is_main():
         with performance.saving(), storage.written_locally(folder / "tokenizer") as place:
             lm.tokenizer.save(place)
+            files.note_folder(place)
     roles.put(folder, params, lm.architecture, replaces)
     return saved

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ilf_jax.config_sections import Training
-from ilf_jax.errors import InputError
+from ilf_jax.errors import TooLongError
 from ilf_jax.inference.language_model import Encoded, LanguageModel
 from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.training import packing
@@ -23,17 +23,17 @@ def encode_prompt(
         settings: that section of the config.
 
     Raises:
-        InputError: the prompt does not fit, even without the document.
+        TooLongError: the prompt does not fit, even without the document.
     """
     limit = min(settings.max_length, lm.architecture.max_positions)
     if room >= limit:
-        raise InputError(f"what is to be learned about document {example_id!r} has about {room} tokens, and "
+        raise TooLongError(f"what is to be learned about document {example_id!r} has about {room} tokens, and "
                          f"config.{section}.max_length={settings.max_length} (context of "
                          f"{lm.architecture.max_positions}) leaves no room for its prompt")
     try:
         return lm.encode(example_id, [prompt], lm.architecture.max_positions - limit + room)[0]
-    except InputError as e:
-        raise InputError(f"{e}; {room} of config.{section}.max_length={settings.max_length} tokens are kept for what "
+    except TooLongError as e:
+        raise TooLongError(f"{e}; {room} of config.{section}.max_length={settings.max_length} tokens are kept for what "
                          "is to be learned") from e
 
 
@@ -53,7 +53,7 @@ def encode_texts(
         prompt_weight: loss weight of the prompt's tokens; those of the text have 1.
 
     Raises:
-        InputError: prompt and longest text do not fit into config.`section`.max_length even without the document.
+        TooLongError: prompt and longest text do not fit into config.`section`.max_length even without the document.
     """
     limit = min(settings.max_length, lm.architecture.max_positions)
     room = max(len(lm.tokenizer.encode(text)) for text in texts) + 2

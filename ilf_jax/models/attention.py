@@ -26,7 +26,7 @@ _WORTH_A_LOOP = 1 << 18
 
 def causal(
     q_BxLxKxGxH: jax.Array, k_BxKxLxH: jax.Array, v_BxKxLxH: jax.Array, segments_BxL: jax.Array | None,
-    window: int | None, compute: ComputeOptions,
+    window: int | None, softcap: float, compute: ComputeOptions,
 ) -> jax.Array:
     """Each token attends to itself and to earlier tokens of its segment; B x L x K x G x H.
 
@@ -36,20 +36,21 @@ def causal(
         v_BxKxLxH: values.
         segments_BxL: segment ids; None: each row is one segment.
         window: number of tokens that a token attends to, itself included; None: all earlier ones.
+        softcap: scores become softcap * tanh(scores / softcap); 0 means off.
         compute: selects the kernel.
     """
     rows = q_BxLxKxGxH, k_BxKxLxH, v_BxKxLxH, segments_BxL, window
-    if compute.attention == "cudnn":
+    if compute.attention == "cudnn" and not softcap:  # cuDNN has no such cap
         return kernels.flash(*rows)
     mesh = compute.mesh
     if compute.attention == "splash" and mesh is not None and kernels.splash_fits(q_BxLxKxGxH.shape, mesh):
-        return kernels.splash(*rows, mesh)
-    return blockwise(*rows)
+        return kernels.splash(*rows, mesh, softcap)
+    return blockwise(*rows, softcap)
 
 
 def blockwise(
     q_BxLxKxGxH: jax.Array, k_BxKxLxH: jax.Array, v_BxKxLxH: jax.Array, segments_BxL: jax.Array | None,
-    window: int | None,
+    window: int | None, softcap: float = 0.0,
 ) -> jax.Array:
     """`causal` in plain XLA, one block of queries at a time. See `causal` for the arguments."""
     B, L, K, G, H = q_BxLxKxGxH.shape
@@ -69,7 +70,7 @@ def blockwise(
         if segments_BxL is not None:
             same = segments_BxL[:, start:stop, None] == segments_BxL[:, None, first:stop]
             mask = mask & same[:, None, None]
-        scores = jnp.einsum("bkqh,bksh->bkqs", rows, keys, preferred_element_type=jnp.float32)
+        scores = _capped(jnp.einsum("bkqh,bksh->bkqs", rows, keys, preferred_element_type=jnp.float32), softcap)
         scores = jnp.where(mask, scores.reshape(B, K, G, stop - start, stop - first), _NEVER)
         # Every token attends to itself, so the peak belongs to a visible key and masked keys get exactly 0. A constant
         # that is subtracted from all scores does not change a softmax, so the peak needs no gradient.
@@ -86,7 +87,7 @@ def blockwise(
 def behind_prefix(
     q_BxCxLxKxGxH: jax.Array, prefix: tuple[jax.Array, jax.Array], prefix_lengths_B: jax.Array,
     own: tuple[jax.Array, jax.Array], positions_BxCxL: jax.Array, distance_BxCxLxS: jax.Array, window: int | None,
-    *, one_by_one: bool = False,
+    softcap: float = 0.0, *, one_by_one: bool = False,
 ) -> jax.Array:
     """C candidates of a document attend to its prefix and to their own keys; B x C x L x K x G x H.
 
@@ -97,7 +98,7 @@ def behind_prefix(
         own: each candidate's own keys and values, B x K x C x S x H.
         positions_BxCxL: positions of the queries.
         distance_BxCxLxS: distance from a query back to each own key (0: the token itself); negative: masked.
-        window: see `causal`.
+        window, softcap: see `causal`.
         one_by_one: if there are many scores, loop over documents and key heads, so that scores fit a CPU's cache.
     """
     _, C, L, _, G, _ = q_BxCxLxKxGxH.shape
@@ -115,13 +116,17 @@ def behind_prefix(
             sees_own = sees_own & (distance_CxLxS < window)
 
         def attend_head(head: tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]) -> jax.Array:
-            return _attend_key_head(*head, sees_prefix[:, None], sees_own[:, None])
+            return _attend_key_head(*head, sees_prefix[:, None], sees_own[:, None], softcap)
 
         return map_rows(attend_head, heads)
 
     heads_of_documents = (q_BxKxCxGxLxH, *prefix, *own)
     out = map_rows(attend_document, (heads_of_documents, prefix_lengths_B, positions_BxCxL, distance_BxCxLxS))
     return out.transpose(0, 2, 4, 1, 3, 5)
+
+
+def _capped(scores: jax.Array, softcap: float) -> jax.Array:
+    return softcap * jnp.tanh(scores / softcap) if softcap else scores
 
 
 def _vmap(function: Callable[[Any], jax.Array], rows: Any) -> jax.Array:
@@ -131,7 +136,7 @@ def _vmap(function: Callable[[Any], jax.Array], rows: Any) -> jax.Array:
 
 def _attend_key_head(
     q_CxGxLxH: jax.Array, prefix_k_PxH: jax.Array, prefix_v_PxH: jax.Array, own_k_CxSxH: jax.Array,
-    own_v_CxSxH: jax.Array, sees_prefix: jax.Array, sees_own: jax.Array,
+    own_v_CxSxH: jax.Array, sees_prefix: jax.Array, sees_own: jax.Array, softcap: float,
 ) -> jax.Array:
     """Attention of the G heads that share a key head; C x G x L x H.
 
@@ -139,12 +144,13 @@ def _attend_key_head(
 
     Args:
         sees_prefix, sees_own: masks that broadcast to C x G x L x P and C x G x L x S.
+        softcap: see `causal`.
     """
     C, G, L, H = q_CxGxLxH.shape
     matmul = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
-    scores = matmul("qh,ph->qp", q_CxGxLxH.reshape(C * G * L, H), prefix_k_PxH)
+    scores = _capped(matmul("qh,ph->qp", q_CxGxLxH.reshape(C * G * L, H), prefix_k_PxH), softcap)
     scores = jnp.where(sees_prefix, scores.reshape(C, G, L, -1), _NEVER)
-    own_scores = matmul("cqh,csh->cqs", q_CxGxLxH.reshape(C, G * L, H), own_k_CxSxH)
+    own_scores = _capped(matmul("cqh,csh->cqs", q_CxGxLxH.reshape(C, G * L, H), own_k_CxSxH), softcap)
     own_scores = jnp.where(sees_own, own_scores.reshape(C, G, L, -1), _NEVER)
 
     # A token always attends to itself, so the peak belongs to a visible key and masked keys get exactly 0.

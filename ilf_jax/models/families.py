@@ -32,6 +32,11 @@ def _deinterleave(a: np.ndarray, heads: int) -> np.ndarray:
     return a.reshape(heads, -1, 2, *a.shape[1:]).swapaxes(1, 2).reshape(a.shape)
 
 
+def _split_qkv(a: np.ndarray, c: ModelConfig) -> Arrays:
+    ends = np.cumsum([c.num_heads, c.num_kv_heads]) * c.head_dim
+    return [part.T for part in np.split(a, ends)]
+
+
 # A bias or a norm scale has one axis, which `.T` leaves unchanged, so weight and bias share a transform.
 COPY = Transform(lambda a, c: [a], lambda t, c: t[0])
 TRANSPOSE = Transform(lambda a, c: [a.T], lambda t, c: t[0].T)
@@ -39,6 +44,8 @@ SPLIT = Transform(lambda a, c: np.split(a, 3, axis=-1), lambda t, c: np.concaten
 TRANSPOSE_SPLIT = Transform(lambda a, c: np.split(a.T, 3, axis=-1), lambda t, c: np.concatenate(t, axis=-1).T)
 ROPE_Q = Transform(lambda a, c: [_deinterleave(a, c.num_heads).T], lambda t, c: _interleave(t[0].T, c.num_heads))
 ROPE_K = Transform(lambda a, c: [_deinterleave(a, c.num_kv_heads).T], lambda t, c: _interleave(t[0].T, c.num_kv_heads))
+FUSED_QKV = Transform(lambda a, c: _split_qkv(a, c), lambda t, c: np.concatenate([x.T for x in t]))
+FUSED_GATE_UP = Transform(lambda a, c: [x.T for x in np.split(a, 2)], lambda t, c: np.concatenate([x.T for x in t]))
 MINUS_ONE = Transform(lambda a, c: [a - 1.0], lambda t, c: t[0] + 1.0)
 
 
@@ -110,6 +117,10 @@ def _qkv(source: str, transform: Transform) -> tuple[Rule, Rule]:
     )
 
 
+def _gate_up(source: str) -> tuple[Rule, ...]:
+    return (Rule(source + ".weight", ("layers_{i}/mlp/gate/kernel", "layers_{i}/mlp/up/kernel"), FUSED_GATE_UP),)
+
+
 def _hf_decoder(norms: Mapping[str, str]) -> tuple[Rule, ...]:
     layer = "layers.{i}."
     linears = {"q_proj": "q", "k_proj": "k", "v_proj": "v", "o_proj": "o"}
@@ -145,20 +156,40 @@ _GEMMA_NORMS = {
     "input_layernorm": "attention_norm", "post_attention_layernorm": "attention_post_norm",
     "pre_feedforward_layernorm": "mlp_norm", "post_feedforward_layernorm": "mlp_post_norm",
 }
-_GGUF_NORMS = {"attn_norm": "attention_norm", "ffn_norm": "mlp_norm"}
-_GGUF_GEMMA_NORMS = {
-    **_GGUF_NORMS, "post_attention_norm": "attention_post_norm", "post_ffw_norm": "mlp_post_norm",
+_OUTPUT_NORMS = {
+    "post_attention_layernorm": "attention_post_norm", "post_feedforward_layernorm": "mlp_post_norm",
 }
+_GGUF_NORMS = {"attn_norm": "attention_norm", "ffn_norm": "mlp_norm"}
+_GGUF_OUTPUT_NORMS = {"post_attention_norm": "attention_post_norm", "post_ffw_norm": "mlp_post_norm"}
+_GGUF_GEMMA_NORMS = {**_GGUF_NORMS, **_GGUF_OUTPUT_NORMS}
 
-_LLAMA_LIKE = Table(
-    _hf_decoder(_PRE_NORMS), prefixes=("model.", ""), unprefixed=("lm_head.weight",),
-    ignored=(r"rotary_emb\.inv_freq$",),
-)
+
+
+def _hf_table(rules: tuple[Rule, ...]) -> Table:
+    return Table(rules, ("model.", ""), ("lm_head.weight",), (r"rotary_emb\.inv_freq$",))
+
+
+_LLAMA_LIKE = _hf_table(_hf_decoder(_PRE_NORMS))
 
 HF_TABLES: dict[str, Table] = {
     "llama": _LLAMA_LIKE,
     "qwen2": _LLAMA_LIKE,
     "qwen3": _LLAMA_LIKE,
+    "mistral": _LLAMA_LIKE,
+    "granite": _LLAMA_LIKE,
+    "smollm3": _LLAMA_LIKE,
+    "olmo2": _hf_table(_hf_decoder(_OUTPUT_NORMS)),
+    "phi3": _hf_table((
+        Rule("embed_tokens.weight", ("embedding",)),
+        Rule("lm_head.weight", ("unembedding",)),
+        *_norm("norm", "final_norm"),
+        *_qkv("layers.{i}.self_attn.qkv_proj", FUSED_QKV),
+        *_linear("layers.{i}.self_attn.o_proj", "attention/o"),
+        *_gate_up("layers.{i}.mlp.gate_up_proj"),
+        *_linear("layers.{i}.mlp.down_proj", "mlp/down"),
+        *(r for s, t in _PRE_NORMS.items() for r in _norm(f"layers.{{i}}.{s}", f"layers_{{i}}/{t}")),
+    )),
+    "gemma2": _hf_table(_hf_decoder(_GEMMA_NORMS)),
     "gemma3": Table(
         _hf_decoder(_GEMMA_NORMS),
         prefixes=("model.", "", "language_model.", "language_model.model.", "model.language_model."),
@@ -197,13 +228,32 @@ HF_TABLES: dict[str, Table] = {
     ),
 }
 
-_GGUF_IGNORED = (r"^rope_freqs\.weight$",)  # Llama 3's rotary scaling, which `family_configs_gguf` reads
+# Rotary scaling, which `rope_configs` reads.
+_GGUF_IGNORED = (r"^rope_freqs\.weight$", r"^rope_factors_(short|long)\.weight$")
+_GGUF_LLAMA = Table(_gguf_decoder(ROPE_Q, ROPE_K, COPY, _GGUF_NORMS), ignored=_GGUF_IGNORED)
 _GGUF_QWEN = Table(_gguf_decoder(TRANSPOSE, TRANSPOSE, COPY, _GGUF_NORMS))
 
 GGUF_TABLES: dict[str, Table] = {
-    "llama": Table(_gguf_decoder(ROPE_Q, ROPE_K, COPY, _GGUF_NORMS), ignored=_GGUF_IGNORED),
+    "llama": _GGUF_LLAMA,
+    "granite": _GGUF_LLAMA,
+    "smollm3": _GGUF_LLAMA,
     "qwen2": _GGUF_QWEN,
     "qwen3": _GGUF_QWEN,
+    "olmo2": Table(_gguf_decoder(TRANSPOSE, TRANSPOSE, COPY, _GGUF_OUTPUT_NORMS)),
+    "phi3": Table(
+        (
+            Rule("token_embd.weight", ("embedding",)),
+            Rule("output.weight", ("unembedding",)),
+            *_norm("output_norm", "final_norm"),
+            *_qkv("blk.{i}.attn_qkv", FUSED_QKV),
+            *_linear("blk.{i}.attn_output", "attention/o"),
+            *_gate_up("blk.{i}.ffn_up"),
+            *_linear("blk.{i}.ffn_down", "mlp/down"),
+            *(r for s, t in _GGUF_NORMS.items() for r in _norm(f"blk.{{i}}.{s}", f"layers_{{i}}/{t}")),
+        ),
+        ignored=_GGUF_IGNORED,
+    ),
+    "gemma2": Table(_gguf_decoder(TRANSPOSE, TRANSPOSE, MINUS_ONE, _GGUF_GEMMA_NORMS)),
     "gemma3": Table(_gguf_decoder(TRANSPOSE, TRANSPOSE, MINUS_ONE, _GGUF_GEMMA_NORMS)),
     "gpt2": Table((
         Rule("token_embd.weight", ("embedding",)),

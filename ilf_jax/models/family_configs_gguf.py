@@ -7,106 +7,104 @@ from typing import Any
 import numpy as np
 
 from ilf_jax.errors import InputError
-from ilf_jax.models.architecture import ModelConfig, RopeScaling
-from ilf_jax.models.family_configs import Keys, gemma_fields, layer_windows, learned_fields
+from ilf_jax.models import rope_configs
+from ilf_jax.models.architecture import ModelConfig
+from ilf_jax.models.config_values import Keys, explained, short
+from ilf_jax.models.family_configs import layer_windows, learned_fields
+from ilf_jax.models.family_facts import FIXED, GGUF_SETTINGS, PARTLY_ROTATED, ROOT_SCALED_EMBEDDINGS
 
-_GGUF_RMS = ("llama", "qwen2", "qwen3", "gemma3")
+# No architecture of their own: Mistral is written as llama.
+_FAMILIES = ("llama", "qwen2", "qwen3", "gemma2", "gemma3", "phi3", "olmo2", "granite", "smollm3", "gpt2")
+_THETAS = {"gemma3": 1_000_000.0}
+# GGUF has no key for Gemma's query scale. Readers hard-code that of the 27B models, by their number of layers.
+_SCALED_BY_WIDTH = {("gemma2", 46), ("gemma3", 62)}
+_SLIDING_PATTERNS = {"gemma2": 2, "gemma3": 6}
+_SMOLLM3_INTERVAL = 4  # every fourth layer has no rotary positions; GGUF has no key for it
 
 
 def from_gguf(
-    meta: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], rope_freqs: np.ndarray | None, where: str
+    meta: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], rope_tensors: Mapping[str, np.ndarray], where: str
 ) -> ModelConfig:
     """ModelConfig of GGUF metadata.
 
     Args:
         meta: key -> value, as in the file.
         shapes: tensor name -> numpy shape; gives what the metadata lacks (vocabulary size, biases, tied embeddings).
-        rope_freqs: the tensor rope_freqs.weight (head_dim / 2 divisors of the rotary frequencies), or None.
+        rope_tensors: those of `rope_configs.GGUF_TENSORS` that the file has.
         where: the file, for messages.
 
     Raises:
-        InputError: the architecture is unknown, a key is missing, or ModelConfig cannot express a setting.
+        InputError: the architecture is unknown, a key is missing, or has a value that is wrong or that ModelConfig
+            cannot express.
     """
     family = meta.get("general.architecture")
-    if family not in (*_GGUF_RMS, "gpt2"):
+    if family not in _FAMILIES:
         hint = " (OPT has no GGUF architecture; use its safetensors)" if family == "opt" else ""
-        allowed = ", ".join((*_GGUF_RMS, "gpt2"))
-        raise InputError(f"{where}: general.architecture = {family!r}{hint}; allowed: {allowed}")
+        raise InputError(f"{where}: general.architecture = {short(family)}{hint}; allowed: {', '.join(_FAMILIES)}")
     keys = Keys({k.removeprefix(f"{family}."): v for k, v in meta.items()}, where)
     if "token_embd.weight" not in shapes:
         raise InputError(f"{where}: the tensor token_embd.weight is missing")
     vocab, hidden = shapes["token_embd.weight"][0], keys("embedding_length")
     layers, heads, inner = keys("block_count"), keys("attention.head_count"), keys("feed_forward_length")
-    try:
+    with explained(where):
         if family == "gpt2":
             fields = learned_fields(vocab, hidden, inner, layers, heads, keys("context_length"))
             fields |= {"norm_eps": keys("attention.layer_norm_epsilon"), "activation": "gelu_tanh"}
         else:
-            head_dim = keys("attention.key_length", keys("rope.dimension_count", hidden // heads))
-            for key, needed in {
-                "attention.value_length": head_dim, "rope.dimension_count": head_dim, "expert_count": 0,
-            }.items():
-                if keys(key, needed) != needed:
-                    raise keys.refuse(key, keys(key), repr(needed))
-            has_bias = {t: f"blk.0.{t}.bias" in shapes for t in ("attn_q", "attn_output", "ffn_up")}
             fields = {
                 "vocab_size": vocab, "hidden_size": hidden, "intermediate_size": inner, "num_layers": layers,
-                "num_heads": heads, "num_kv_heads": keys("attention.head_count_kv", heads), "head_dim": head_dim,
-                "max_positions": keys("context_length"), "norm_eps": keys("attention.layer_norm_rms_epsilon"),
-                "qkv_bias": has_bias["attn_q"], "output_bias": has_bias["attn_output"],
-                "mlp_bias": has_bias["ffn_up"], "qk_norm": family in ("qwen3", "gemma3"),
-                **_gguf_rope(keys, head_dim, rope_freqs, 1_000_000.0 if family == "gemma3" else 10_000.0),
-                **(_gguf_gemma(keys, hidden, layers, heads, head_dim) if family == "gemma3" else {}),
+                "num_heads": heads, "num_kv_heads": keys("attention.head_count_kv", heads),
+                **_rms(keys, family, shapes, rope_tensors, hidden, layers, heads),
             }
-            if family != "gemma3" and 0 < keys("attention.sliding_window", 0) < fields["max_positions"]:
-                raise keys.refuse("attention.sliding_window", keys("attention.sliding_window"), "0")
         return ModelConfig(family=family, tied_embeddings="output.weight" not in shapes, **fields)
-    except (ValueError, TypeError) as error:  # for example, a count that differs per layer is a list
-        raise InputError(f"{where}: the metadata cannot be read: {type(error).__name__}: {error}") from error
 
 
-def _gguf_gemma(keys: Keys, hidden: int, layers: int, heads: int, head_dim: int) -> dict[str, Any]:
-    # GGUF has no key for the query scale. Only the 27B model (62 layers) differs, and readers hard-code that.
-    scale = (hidden // heads if layers == 62 else head_dim) ** -0.5
-    pattern = keys("attention.sliding_window_pattern", 6)
-    if isinstance(pattern, list):
-        slides = [bool(p) for p in pattern]
-    else:
-        slides = [bool((i + 1) % pattern) for i in range(layers)]
-    return gemma_fields(hidden) | layer_windows(keys, keys("attention.sliding_window", None), slides) | {
-        "activation": "gelu_tanh", "query_scale": scale, "rope_local_theta": keys("rope.freq_base_swa", 10_000.0),
-        "logit_softcap": float(keys("final_logit_softcapping", 0.0)),
+def _rms(
+    keys: Keys, family: str, shapes: Mapping[str, tuple[int, ...]], rope_tensors: Mapping[str, np.ndarray], hidden: int,
+    layers: int, heads: int,
+) -> dict[str, Any]:
+    rotated = keys("rope.dimension_count", None)
+    head_dim = keys("attention.key_length", hidden // heads if family in PARTLY_ROTATED else rotated or hidden // heads)
+    rotated = rotated or head_dim
+    needed = {"attention.value_length": head_dim, "expert_count": 0}
+    if family not in PARTLY_ROTATED:
+        needed["rope.dimension_count"] = head_dim
+    for key, value in needed.items():
+        if keys(key, value) != value:
+            raise keys.refuse(key, keys(key), repr(value))
+    has_bias = {t: f"blk.0.{t}.bias" in shapes for t in ("attn_q", "attn_output", "ffn_up")}
+    fields = {
+        "head_dim": head_dim, "norm_eps": keys("attention.layer_norm_rms_epsilon"), **FIXED[family],
+        "qkv_bias": has_bias["attn_q"], "output_bias": has_bias["attn_output"], "mlp_bias": has_bias["ffn_up"],
+        **{s.field: s.load(keys(s.key, s.default)) for s in GGUF_SETTINGS.get(family, ())},
+        **rope_configs.from_gguf(keys, rotated, rope_tensors, _THETAS.get(family, 10_000.0)),
+        **_gguf_sliding(keys, family, layers),
     }
+    if rotated != head_dim:
+        fields["rotary_dim"] = rotated
+    if family == "smollm3":
+        fields["unrotated_layers"] = tuple(range(_SMOLLM3_INTERVAL - 1, layers, _SMOLLM3_INTERVAL))
+    if family == "granite":
+        fields["query_scale"] = float(keys("attention.scale", 0.0)) or None  # llama.cpp takes 0 for "as usual"
+    if family in ROOT_SCALED_EMBEDDINGS:
+        fields |= {
+            "embedding_scale": math.sqrt(hidden), "activation": "gelu_tanh",
+            "query_scale": (hidden // heads if (family, layers) in _SCALED_BY_WIDTH else head_dim) ** -0.5,
+        }
+    if family == "gemma3":
+        fields["rope_local_theta"] = keys("rope.freq_base_swa", 10_000.0)
+    return fields
 
 
-def _gguf_rope(keys: Keys, head_dim: int, freqs: np.ndarray | None, default_theta: float) -> dict[str, Any]:
-    theta = float(keys("rope.freq_base", default_theta))
-    kind = keys("rope.scaling.type", "none")
-    if kind not in ("none", "linear"):
-        raise keys.refuse("rope.scaling.type", kind, "none, linear")
-    factor = float(keys("rope.scaling.factor", keys("rope.scale_linear", 1.0)))
-    scaling = RopeScaling("linear", factor) if factor not in (0.0, 1.0) else None
-    if freqs is not None and not np.allclose(freqs, 1.0):
-        if scaling is not None:
-            raise keys.refuse("rope.scaling.factor", factor, "1.0 if the file has rope_freqs.weight")
-        scaling = _llama3_from_freqs(keys, head_dim, theta, freqs)
-    return {"rope_theta": theta, "rope_scaling": scaling}
-
-
-def _llama3_from_freqs(keys: Keys, head_dim: int, theta: float, divisors: np.ndarray) -> RopeScaling:
-    """Recovers Llama 3's rope scaling from GGUF, which stores it as one divisor per frequency.
-
-    The divisors determine only two ratios of (low, high, original). Llama 3 uses low 1 and high 4, so one blended
-    frequency gives `original`: blend = (original / wavelength - 1) / 3.
-    """
-    divisors = divisors.astype(np.float64).reshape(-1)
-    wavelengths = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
-    factor = float(divisors.max())
-    blend = (1 / divisors - 1 / factor) / (1 - 1 / factor)
-    mixed = np.flatnonzero((blend > 0.01) & (blend < 0.99))
-    original = int(np.rint(((1 + 3 * blend) * wavelengths)[mixed[0]])) if mixed.size else 8192
-    scaling = RopeScaling("llama3", factor, 1.0, 4.0, original)
-    blend = np.clip((original / wavelengths - 1) / 3, 0, 1)
-    if divisors.shape != wavelengths.shape or not np.allclose(1 / divisors, (1 - blend) / factor + blend, rtol=1e-4):
-        raise InputError(f"{keys.where}: rope_freqs.weight is not Llama 3's scaling (low 1, high 4)")
-    return scaling
+def _gguf_sliding(keys: Keys, family: str, layers: int) -> dict[str, Any]:
+    window = keys("attention.sliding_window", None)
+    if family in _SLIDING_PATTERNS:
+        pattern = keys("attention.sliding_window_pattern", _SLIDING_PATTERNS[family])
+        if isinstance(pattern, list):
+            return layer_windows(window, [bool(p) for p in pattern])
+        return layer_windows(window, [bool((i + 1) % pattern) for i in range(layers)])
+    if not window or window >= keys("context_length"):
+        return {}
+    if family == "phi3":
+        return layer_windows(window, [True] * layers)
+    raise keys.refuse("attention.sliding_window", window, "0, for GGUF does not say which layers of this family slide")

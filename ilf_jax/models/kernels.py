@@ -47,7 +47,7 @@ def splash_fits(shape: tuple[int, ...], mesh: Mesh) -> bool:
 
 def splash(
     q_BxLxKxGxH: jax.Array, k_BxKxLxH: jax.Array, v_BxKxLxH: jax.Array, segments_BxL: jax.Array | None,
-    window: int | None, mesh: Mesh,
+    window: int | None, mesh: Mesh, softcap: float = 0.0,
 ) -> jax.Array:
     """TPU splash attention, sharded explicitly: rows over data and fsdp, heads over tensor; B x L x K x G x H.
 
@@ -60,6 +60,7 @@ def splash(
         segments_BxL: segment ids, or None.
         window: sliding window in tokens, or None.
         mesh: mesh with the axes data, fsdp and tensor.
+        softcap: scores become softcap * tanh(scores / softcap); 0 means off.
     """
     # Pallas takes a second to import, and only TPUs need it.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel, splash_attention_mask
@@ -80,7 +81,7 @@ def splash(
     def attend(q_BxNxLxH: jax.Array, k: jax.Array, v: jax.Array, segments: jax.Array) -> jax.Array:
         kernel = splash_attention_kernel.make_splash_mha(
             splash_attention_mask.MultiHeadMask([causal] * q_BxNxLxH.shape[1]), head_shards=1, q_seq_shards=1,
-            interpret=jax.default_backend() != "tpu",
+            interpret=jax.default_backend() != "tpu", attn_logits_soft_cap=softcap or None,
         )
         return jax.vmap(lambda q, k, v, s: kernel(q, k, v, splash_attention_kernel.SegmentIds(s, s)))(
             q_BxNxLxH, k, v, segments

@@ -1,7 +1,7 @@
 """Low-rank adaptation (Hu et al. 2021, arXiv:2106.09685, eq. 3): a kernel W becomes W + alpha / rank * A B.
 
 Only A and B are trained, so gradients, Adam's moments and training checkpoints are small. They stand in the params
-beside their kernel, where `transformer.Linear` finds them. After training they are merged into it: the result is an
+beside their kernel, where `linear.Linear` finds them. After training they are merged into it: the result is an
 ordinary model. D -> F: a kernel's inputs and outputs; r: the rank.
 """
 

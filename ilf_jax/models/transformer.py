@@ -6,17 +6,17 @@ prefill use C = 1. Layers are unrolled, so that each layer's cache is its own bu
 
 import functools
 from collections.abc import Callable
-from typing import Any, cast
+from typing import cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.ad_checkpoint import checkpoint_name
 
 from ilf_jax.models import attention, rope
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.cache import AttentionContext, Cache, Prefix
 from ilf_jax.models.compute import FLOAT32, ComputeOptions
+from ilf_jax.models.linear import KEPT, Linear
 
 Params = dict
 KV = tuple[jax.Array, jax.Array]
@@ -27,75 +27,10 @@ _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "relu": jax.nn.relu,
 }
-GRADIENT_SO_FAR = "gradient_so_far"
-"""Name of what may stand beside a kernel in params; see `Linear`."""
 SCALAR_HEAD = "scalar_head"
 """Name of a reward model's head in params."""
 # What a layer keeps for the backward pass: its input, and with "dots" the outputs of its Linears, but no scores.
-_KEPT = "matmul with params"
-_REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.save_only_these_names(_KEPT)}
-
-
-@jax.custom_vjp
-def _matmul(x: jax.Array, kernel: jax.Array, gradient_so_far: jax.Array | None = None) -> jax.Array:
-    """x kernel, computed in x's dtype with float32 accumulation and results.
-
-    Differentiated by hand for three reasons: the kernel's gradient is one matmul over all tokens, which XLA's CPU
-    backend otherwise feeds with transposed copies of its inputs; it stays float32 where the matmuls are not; and it is
-    added to `gradient_so_far` on the spot.
-    """
-    return jnp.matmul(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
-
-
-def _matmul_forwards(x: Any, kernel: Any, gradient_so_far: Any) -> tuple[jax.Array, tuple]:
-    # A frozen kernel (LoRA) needs no gradient, and nothing kept for it.
-    kept = x.value if kernel.perturbed else None, kernel.value.astype(x.value.dtype)
-    return _matmul(x.value, kernel.value), (*kept, None if gradient_so_far is None else gradient_so_far.value)
-
-
-def _matmul_backwards(saved: tuple, dy: jax.Array) -> tuple[jax.Array, jax.Array | None, None]:
-    x, kernel, gradient_so_far = saved
-    dy = dy.astype(kernel.dtype)
-    dx = jnp.matmul(dy, kernel.T, preferred_element_type=jnp.float32).astype(kernel.dtype)
-    if x is None:
-        return dx, None, None
-    x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    gradient = jnp.einsum("td,tf->df", x, dy, preferred_element_type=jnp.float32)
-    if gradient_so_far is not None:
-        gradient = gradient_so_far + gradient
-    return dx, gradient, None
-
-
-_matmul.defvjp(_matmul_forwards, _matmul_backwards, symbolic_zeros=True)
-
-
-class Linear(nn.Module):
-    """y = x kernel + bias, kernel in x out; params float32, computed in `dtype` with float32 accumulation.
-
-    Where `training.lora.add` put `lora_a` (in x r), `lora_b` (r x out) and `lora_scale` beside the kernel W,
-    scale (x A) B is added (Hu et al. 2021, eq. 3); W + scale A B never exists. Where a sum of gradients stands
-    beside the kernel as `GRADIENT_SO_FAR`, the kernel's gradient comes out as that sum and what is new.
-    """
-
-    features: int
-    use_bias: bool
-    dtype: jnp.dtype
-    init_variance: float = 1.0  # of the outputs, for inputs of variance 1
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        init = nn.initializers.variance_scaling(self.init_variance, "fan_in", "normal")
-        kernel = self.param("kernel", init, (x.shape[-1], self.features), jnp.float32)
-        so_far: Any = self.get_variable("params", GRADIENT_SO_FAR)  # None if there is none
-        y = checkpoint_name(_matmul(x, kernel, so_far), _KEPT)
-        if self.has_variable("params", "lora_a"):
-            lora: list[Any] = [self.get_variable("params", f"lora_{name}") for name in ("a", "b", "scale")]
-            a, b, scale = lora
-            low = jnp.matmul(x, a.astype(self.dtype), preferred_element_type=jnp.float32) * scale
-            y = y + jnp.matmul(low.astype(self.dtype), b.astype(self.dtype), preferred_element_type=jnp.float32)
-        if self.use_bias:
-            y = y + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-        return y.astype(self.dtype)
+_REMAT_POLICIES = {"full": None, "dots": jax.checkpoint_policies.save_only_these_names(KEPT)}
 
 
 class Norm(nn.Module):
@@ -150,11 +85,14 @@ class Attention(nn.Module):
         window = c.sliding_window if self.slides else None
 
         linear = functools.partial(Linear, dtype=self.compute.dtype)
-        q = linear(c.num_heads * H, c.qkv_bias, name="q")(x).reshape(B, C, L, K * G, H)
-        k = linear(K * H, c.qkv_bias, name="k")(x).reshape(B, C, L, K, H)
+        q, k = linear(c.num_heads * H, c.qkv_bias, name="q")(x), linear(K * H, c.qkv_bias, name="k")(x)
+        norm_q, norm_k = (Norm(c, self.compute.dtype, name=name) for name in ("q_norm", "k_norm"))
+        if c.qk_norm_whole:
+            q, k = norm_q(q), norm_k(k)
+        q, k = q.reshape(B, C, L, K * G, H), k.reshape(B, C, L, K, H)
         v = linear(K * H, c.qkv_bias, name="v")(x).reshape(B, C, L, K, H)
         if c.qk_norm:
-            q, k = Norm(c, self.compute.dtype, name="q_norm")(q), Norm(c, self.compute.dtype, name="k_norm")(k)
+            q, k = norm_q(q), norm_k(k)
         if rotation is not None:
             q, k = rope.apply_rope(q, *rotation), rope.apply_rope(k, *rotation)
         q = q * jnp.asarray(c.query_scale if c.query_scale is not None else H**-0.5, self.compute.dtype)
@@ -163,7 +101,7 @@ class Attention(nn.Module):
 
         if context.prefix is None:
             k, v = k[:, :, 0], v[:, :, 0]
-            out = attention.causal(q[:, 0], k, v, context.segments_BxL, window, self.compute)
+            out = attention.causal(q[:, 0], k, v, context.segments_BxL, window, c.attention_softcap, self.compute)
         else:
             if context.cache is not None:
                 at = (0, 0, 0, context.cache.index, 0)
@@ -174,7 +112,7 @@ class Attention(nn.Module):
             assert context.distance_BxCxLxS is not None
             out = attention.behind_prefix(
                 q, prefix, context.prefix.lengths_B, (k, v), positions_BxCxL, context.distance_BxCxLxS, window,
-                one_by_one=self.compute.one_by_one,
+                c.attention_softcap, one_by_one=self.compute.one_by_one,
             )
         out = _rows(out.reshape(B, C, L, K * G * H), wanted_BxCxW)
         return linear(x.shape[-1], c.output_bias, init_variance=_branch_variance(c), name="o")(out), (k, v)
@@ -201,7 +139,7 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """Pre-norm attention and MLP with residual sums; Gemma norms their outputs too.
+    """Attention and MLP with residual sums; their inputs are normed, or their outputs, or both.
 
     Layers whose attributes are equal are traced once.
     """
@@ -215,13 +153,19 @@ class Layer(nn.Module):
         self, x: jax.Array, positions_BxCxL: jax.Array, rotation: rope.Rotation | None, context: AttentionContext,
         wanted_BxCxW: jax.Array | None,
     ) -> tuple[jax.Array, KV]:
-        c, norm = self.config, functools.partial(Norm, self.config, self.compute.dtype)
+        c = self.config
+
+        def normed(x: jax.Array, name: str, wanted: bool) -> jax.Array:
+            return Norm(c, self.compute.dtype, name=name)(x) if wanted else x
+
+        def plus(x: jax.Array, y: jax.Array) -> jax.Array:
+            return self.compute.in_rows(x + (y if c.residual_scale == 1.0 else y * c.residual_scale))
+
         attend = Attention(c, self.slides, self.compute, name="attention")
-        y, kv = attend(norm(name="attention_norm")(x), positions_BxCxL, rotation, context, wanted_BxCxW)
-        x = _rows(x, wanted_BxCxW)
-        x = self.compute.in_rows(x + (norm(name="attention_post_norm")(y) if c.post_norms else y))
-        y = MLP(c, self.compute, name="mlp")(norm(name="mlp_norm")(x))
-        return self.compute.in_rows(x + (norm(name="mlp_post_norm")(y) if c.post_norms else y)), kv
+        y, kv = attend(normed(x, "attention_norm", c.pre_norms), positions_BxCxL, rotation, context, wanted_BxCxW)
+        x = plus(_rows(x, wanted_BxCxW), normed(y, "attention_post_norm", c.post_norms))
+        y = MLP(c, self.compute, name="mlp")(normed(x, "mlp_norm", c.pre_norms))
+        return plus(x, normed(y, "mlp_post_norm", c.post_norms)), kv
 
 
 class Transformer(nn.Module):
@@ -263,8 +207,9 @@ class Transformer(nn.Module):
         rotations = {slides: rope.rotation(c, slides, positions_BxCxL) for slides in sorted(set(kinds))}
         for i, slides in enumerate(kinds):
             layer = layer_class(c, slides, self.compute, name=f"layers_{i}")
+            rotation = rotations[slides] if c.is_rotated(i) else None
             wanted = wanted_BxCxW if i == c.num_layers - 1 else None
-            x, kv = layer(x, positions_BxCxL, rotations[slides], context.of_layer(i), wanted)
+            x, kv = layer(x, positions_BxCxL, rotation, context.of_layer(i), wanted)
             kvs.append(kv)
         return Norm(c, self.compute.dtype, name="final_norm")(x), tuple(kvs)
 

@@ -3,34 +3,30 @@
 python -m ilf_jax.report --workdir=DIR
 """
 
-import sys
 from collections.abc import Sequence
 
 from absl import flags
 
 from ilf_jax.errors import InputError
 from ilf_jax.reporting.html_report import build_report
-from ilf_jax.runtime import storage
+from ilf_jax.runtime import last_defence, storage
 from ilf_jax.runtime.files import write_atomically
 from ilf_jax.runtime.workdir import PARAMS
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work folder of a run.")
 
 
+@last_defence.guarded("building the report", lambda: _WORKDIR.value)
 def main(argv: Sequence[str]) -> int:
     """Builds the report and prints its path; exit code 2 where the input is at fault."""
-    try:
-        if len(argv) > 1:
-            raise InputError(f"unexpected argument {argv[1]!r}; the only flag is --workdir=DIR")
-        if not _WORKDIR.value:
-            raise InputError("--workdir=DIR is needed: the work folder of a run")
-        folder = storage.path(_WORKDIR.value)
-        with storage.read_locally(folder, leave_out=PARAMS) as place:
-            page = build_report(place)
-            if not storage.is_local(folder):
-                write_atomically(folder / page.name, page.read_text(encoding="utf-8"))
-        print(folder / page.name)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if len(argv) > 1:
+        raise InputError(f"unexpected argument {argv[1]!r}; the only flag is --workdir=DIR")
+    if not _WORKDIR.value:
+        raise InputError("--workdir=DIR is needed: the work folder of a run")
+    folder = storage.path(_WORKDIR.value)
+    with storage.read_locally(folder, leave_out=PARAMS) as place:
+        page = build_report(place)
+        if not storage.is_local(folder):
+            write_atomically(folder / page.name, page.read_text(encoding="utf-8"))
+    print(folder / page.name)
     return 0

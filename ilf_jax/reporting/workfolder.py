@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from ilf_jax import records
 from ilf_jax.config_sections import STAGES_BEFORE_TARGET, TRAINING_STAGES
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import files
+from ilf_jax.runtime import files, manifests, storage
 from ilf_jax.runtime.workdir import RECORDS_IN
 
 R = TypeVar("R", bound=records.Record)
@@ -96,35 +96,39 @@ class WorkFolder:
         return list(dict.fromkeys(m.metric for m in self.metrics if m.stage == stage))
 
 
-def _read_lines(path: Path, missing: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(where, row) of each line that is a JSON object; others go to `missing`: a killed run may cut its last line."""
+def _read_lines(path: Path, missing: list[str], digest: str | None = None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where, row) of each line that is a JSON object; others go to `missing`: a killed run may cut its last line.
+
+    Raises InputError if the file has another digest than was noted.
+    """
 
     def damaged(number: int) -> None:
         missing.append(f"{path.parent.name}/{path.name} line {number} (cut off or damaged)")
 
     if path.exists():
-        for number, row in files.read_json_lines(path, damaged=damaged):
+        for number, row in files.read_json_lines(path, damaged=damaged, digest=digest):
             yield f"{path.parent.name}/{path.name} line {number}", row
 
 
-def _read_records(cls: type[R], path: Path, missing: list[str]) -> dict[str, R]:
+def _read_records(cls: type[R], path: Path, missing: list[str], digest: str | None = None) -> dict[str, R]:
     by_id: dict[str, R] = {}
-    for where, row in _read_lines(path, missing):
+    for where, row in _read_lines(path, missing, digest):
         try:
             record = records.from_json(cls, row)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise InputError(f"{path.parent}/{path.name}: {where} is no {cls.__name__}: {error}") from error
         by_id[record.id] = record
     return by_id
 
 
 def _read_stage(folder: Path, cls: type, missing: list[str]) -> Stage:
-    manifest = files.read_json(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
+    manifest = manifests.read(folder / "manifest.json") if (folder / "manifest.json").exists() else {}
+    digests = dict(enumerate(manifest.get(manifests.DIGESTS, ())))
     rows: dict[str, Any] = {}
     place = folder / manifest.get(RECORDS_IN, ".")  # a baseline shares the run's records where its settings are equal
     for path in sorted(place.iterdir()) if place.is_dir() else []:
         if _SHARD.fullmatch(path.name):
-            rows.update(_read_records(cls, path, missing))
+            rows.update(_read_records(cls, path, missing, digests.get(int(path.name[:5]))))
     return Stage(rows, manifest)
 
 
@@ -133,12 +137,13 @@ def _read_iteration(folder: Path, number: int, missing: list[str]) -> Iteration:
         name: _read_stage(folder / name, cls, missing) for name, cls in records.OF_STAGES.items()
         if (folder / name).is_dir()
     }
+    digest_of_steps = stages["finetune"].manifest.get(manifests.STEPS_DIGEST) if "finetune" in stages else None
     return Iteration(
         number,
         stages,
         _read_records(records.Example, folder / "examples.jsonl", missing),
         _read_records(records.Example, folder / "evaluate" / "examples.jsonl", missing),
-        [row for _, row in _read_lines(folder / "finetune" / "steps.jsonl", missing)],
+        [row for _, row in _read_lines(folder / "finetune" / "steps.jsonl", missing, digest_of_steps)],
     )
 
 
@@ -200,7 +205,7 @@ def read(path: str | Path, *, is_baseline: bool = False) -> WorkFolder:
     Raises:
         InputError: the folder is not a work folder, or a file in it holds something else than it should.
     """
-    path = Path(path)
+    path = storage.local(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; give the --workdir of a run")
     if not (path / "config.json").exists():

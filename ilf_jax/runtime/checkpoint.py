@@ -2,26 +2,34 @@
 
 A model checkpoint is a folder: `params/` (Orbax), `model.json` (facts about the model, which this module does not
 interpret) and `tokenizer/`, so that `orbax:DIR` names all of it. Orbax writes to a temporary folder and renames it, so
-that a partial checkpoint never appears under its name.
+that a partial checkpoint never appears under its name. The digests of its arrays are in it (Orbax's custom metadata),
+and what is loaded is compared with them.
 """
 
 import contextlib
-import json
+import gc
+import logging
+import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from typing import Any
 
 import jax
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import distributed, performance, storage
-from ilf_jax.runtime.files import read_json, write_atomically
+from ilf_jax.runtime import array_digests, distributed, os_errors, performance, progress, storage
+from ilf_jax.runtime.digests import SEAL, DamagedError
+from ilf_jax.runtime.files import read_json, write_json
 from ilf_jax.runtime.pending import Pending
 
-T = TypeVar("T")
 _FACTS = "model.json"
+_DIGESTS = "digests"
+_CURE_OF_MODEL = "restore the checkpoint's folder from a copy; where a run wrote it, delete the run's work folder"
+
+# What a thread of Orbax raises it logs, with a traceback, and raises again where we wait for it.
+logging.getLogger("absl").addFilter(lambda record: "_SignalingThread.run() raised" not in str(record.msg))
 
 
 def save_model(folder: storage.Path, params: Any, facts: dict[str, Any]) -> Pending[None]:
@@ -34,15 +42,17 @@ def save_model(folder: storage.Path, params: Any, facts: dict[str, Any]) -> Pend
         InputError: they cannot be written; so does the result.
     """
     folder = storage.path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     place = folder / "params"
-    with _context():
-        writing = _disk_errors_explained(place, lambda: ocp.save_async(place, _in_host_memory(params), overwrite=True))
+    with _disk_errors_explained(place), _context():
+        folder.mkdir(parents=True, exist_ok=True)
+        arrays = _in_host_memory(params)
+        digests = {_DIGESTS: array_digests.of_tree(arrays, rounded=True)}
+        writing = ocp.save_async(place, arrays, custom_metadata=digests, overwrite=True)
 
     def finish() -> None:
-        _disk_errors_explained(place, writing.result)
-        text = json.dumps(facts, indent=1) + "\n"
-        distributed.on_main(lambda: write_atomically(folder / _FACTS, text))
+        with _disk_errors_explained(place):
+            writing.result()
+        distributed.on_main(lambda: write_json(folder / _FACTS, facts))
 
     return Pending(finish)
 
@@ -59,10 +69,60 @@ def load_model(folder: storage.Path, shapes: Any) -> Any:
     """Params in the shapes, dtypes and shardings of `shapes` (jax.ShapeDtypeStruct leaves).
 
     Leaves without a sharding go to the first device.
+
+    Raises:
+        DamagedError: they cannot be read, or are not what was written.
     """
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     placed = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=s.sharding or here), shapes)
-    return ocp.load(storage.path(folder / "params"), placed)
+    facts = storage.path(folder / _FACTS)
+    # A version that noted no digests sealed no facts.
+    has_digests = facts.exists() and SEAL.encode() in facts.read_bytes()
+    return _load(storage.path(folder / "params"), placed, _CURE_OF_MODEL, has_digests=has_digests)[0]
+
+
+def _load(path: storage.Path, shapes: Any, cure: str, *, has_digests: bool) -> tuple[Any, dict[str, Any]]:
+    """The arrays, equal to what was written, and the facts that were saved with them.
+
+    Args:
+        has_digests: False where it may be of a version that noted none.
+
+    Raises:
+        DamagedError: they cannot be read, or are not what was written.
+    """
+    try:
+        with _silent_coroutines():
+            metadata = ocp.metadata(path).custom_metadata
+            arrays = ocp.load(path, shapes)
+    except (jax.errors.JaxRuntimeError, MemoryError):  # too little memory, or another process is gone
+        raise
+    except Exception as e:  # Orbax and tensorstore raise whatever the damage leads to
+        reason = next((line for line in str(e).splitlines() if line.strip()), "")[:300]
+        raise DamagedError(f"{path}: cannot be read ({type(e).__name__}: {reason}); {cure}") from e
+    facts = metadata if isinstance(metadata, dict) else {}  # None where Orbax cannot read it
+    expected = facts.get(_DIGESTS)
+    if expected is None and not has_digests:
+        return arrays, facts
+    if not isinstance(expected, dict) or not all(isinstance(known, dict) for known in expected.values()):
+        raise DamagedError(f"{path}: is damaged: it has no digests, or an older version has written it; {cure}")
+    changed = array_digests.first_changed(arrays, expected)
+    if changed is not None:
+        raise DamagedError(f"{path}: is damaged: the array {changed} is not what was written; {cure}")
+    return arrays, facts
+
+
+@contextlib.contextmanager
+def _silent_coroutines() -> Iterator[None]:
+    """Where one array cannot be read, those that were read meanwhile fail unheard: Python would print them all."""
+    hook = sys.unraisablehook
+    sys.unraisablehook = lambda _: None
+    try:
+        yield
+    except Exception:
+        gc.collect()
+        raise
+    finally:
+        sys.unraisablehook = hook
 
 
 def _context() -> ocp.Context:
@@ -81,12 +141,10 @@ def _in_host_memory(params: Any) -> Any:
     return jax.tree.map(np.asarray, params)
 
 
-def _disk_errors_explained(path: storage.Path, write: Callable[[], T]) -> T:
-    try:
-        with performance.saving():
-            return write()
-    except OSError as e:
-        raise InputError(f"{path}: cannot be written: {e.strerror or e}; earlier checkpoints are intact") from e
+@contextlib.contextmanager
+def _disk_errors_explained(path: storage.Path) -> Iterator[None]:
+    with performance.saving(), os_errors.explained(path):
+        yield
 
 
 class TrainingCheckpoints:
@@ -100,15 +158,20 @@ class TrainingCheckpoints:
         self._folder, self._keep = storage.path(folder), keep
         self._under_way: tuple[int, Pending[None]] | None = None
 
+    def _steps(self) -> list[int]:
+        return [int(p.name) for p in self._folder.glob("[0-9]*") if p.name.isdecimal() and ocp.is_orbax_checkpoint(p)]
+
     def latest(self) -> int | None:
         """Step of the newest complete state."""
         return distributed.on_main(lambda: max(self._steps(), default=None))
 
-    def _steps(self) -> list[int]:
-        return [int(p.name) for p in self._folder.glob("[0-9]*") if p.name.isdecimal() and ocp.is_orbax_checkpoint(p)]
-
-    def save(self, step: int, state: Any) -> None:
+    def save(self, step: int, state: Any, **facts: Any) -> None:
         """Starts to write the state; when this returns, its arrays may be donated. Only within `writing`.
+
+        Args:
+            step: its number.
+            state: a tree of arrays.
+            facts: what else belongs to it, as JSON; `restore_newest` returns it.
 
         Raises:
             InputError: this state, or the one before it, cannot be written.
@@ -117,9 +180,10 @@ class TrainingCheckpoints:
             return
         self._wait()
         path = self._folder / str(step)
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with _context():
-            writing = _disk_errors_explained(path, lambda: ocp.save_async(path, state, overwrite=True))
+        with _disk_errors_explained(path), _context():
+            self._folder.mkdir(exist_ok=True)
+            facts[_DIGESTS] = array_digests.of_tree(state)
+            writing = ocp.save_async(path, state, custom_metadata=facts, overwrite=True)
         self._under_way = step, Pending(writing.result)
 
     @contextlib.contextmanager
@@ -135,15 +199,33 @@ class TrainingCheckpoints:
         if self._under_way is None:
             return
         (step, writing), self._under_way = self._under_way, None
-        _disk_errors_explained(self._folder / str(step), writing.result)
+        with _disk_errors_explained(self._folder / str(step)):
+            writing.result()
         if distributed.is_main():
             for old in sorted(self._steps())[: -self._keep]:
                 storage.delete(self._folder / str(old))
 
-    def restore(self, step: int, like: Any) -> Any:
-        """The state of a step, in the shapes and shardings of `like`."""
+    def restore_newest(self, like: Any) -> tuple[int, Any, dict[str, Any]]:
+        """The newest state that is intact, in the shapes and shardings of `like`; there must be one.
+
+        Returns:
+            (Step, state, the facts that were saved with it.)
+
+        Raises:
+            DamagedError: none is intact. Of several processes, the one that cannot read its part raises it at once.
+        """
         shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), like)
-        return ocp.load(self._folder / str(step), shapes)
+        cure = f"restore it from a copy, or delete {self._folder} to train this iteration from its start"
+        steps = sorted(distributed.on_main(self._steps), reverse=True)
+        for step, older in zip(steps, [*steps[1:], None], strict=True):
+            try:
+                return step, *_load(self._folder / str(step), shapes, cure, has_digests=True)
+            except DamagedError as e:
+                # The others have read theirs, unless the digest of the whole, which all have computed, is wrong.
+                if older is None or (distributed.count() > 1 and e.__cause__ is not None):
+                    raise
+                progress.log(f"{str(e).removesuffix(f'; {cure}')}; going on from the state of step {older}")
+        raise AssertionError(f"{self._folder}: no state")
 
     def clear(self) -> None:
         """Deletes all states once training is done."""

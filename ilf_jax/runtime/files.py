@@ -1,18 +1,18 @@
-"""Reading and writing small files: JSON with errors that name the file, writes that a kill cannot spoil, locks."""
+"""Reading and writing small files: JSON with digests and errors that name the file, atomic writes, locks."""
 
 import contextlib
-import errno
 import json
 import os
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import filelock
 
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import storage
+from ilf_jax.runtime import digests, storage
 from ilf_jax.runtime.json_text import parse_line
+from ilf_jax.runtime.os_errors import explained
 
 
 def write_atomically(path: storage.Path, text: str, *, shared: bool = False) -> None:
@@ -24,38 +24,42 @@ def write_atomically(path: storage.Path, text: str, *, shared: bool = False) -> 
     Raises:
         InputError: the disk is full, or the file cannot be written for another reason.
     """
-    if not storage.is_local(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if shared else f".{path.name}.tmp")
-    try:
+    with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as f:
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(temporary, path)
-    except OSError as e:
-        temporary.unlink(missing_ok=True)
-        raise InputError(f"{path}: cannot be written: {e.strerror}; what was written before is intact, "
-                         "and the same command resumes from there") from e
-
-
-@contextlib.contextmanager
-def full_disk_explained(folder: storage.Path) -> Iterator[None]:
-    """Turns a full disk into an InputError, whichever library ran into it and whatever error it raised."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as e:
-        number = e.errno if isinstance(e, OSError) else None
-        if number not in (errno.ENOSPC, errno.EDQUOT) and "No space left on device" not in str(e):
+        if not storage.is_local(path):
+            path.write_text(text)
+            return
+        try:
+            with temporary.open("w", encoding="utf-8") as f:
+                f.write(text)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
             raise
-        where = getattr(e, "filename", None) or folder
-        raise InputError(f"{where}: cannot be written: No space left on device; what was written before is intact, "
-                         "and the same command resumes from there") from e
+
+
+def write_json(path: storage.Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON object with its digest inside, as `write_atomically` does. `read_json` checks it.
+
+    Raises:
+        InputError: it cannot be written.
+        ValueError: the object holds NaN or infinity.
+    """
+    write_atomically(path, json.dumps(digests.sealed(content), indent=1, allow_nan=False) + "\n")
+
+
+def write_lines(path: storage.Path, text: str) -> None:
+    """Writes a file of lines as `write_atomically` does, and its digest beside it. `read_json_lines` checks it.
+
+    Killed in between, the digests of the old and of the new content are noted.
+    """
+    noted = digests.noted_beside(path)[:1] if path.exists() else []
+    write_atomically(digests.beside(path), "\n".join([digests.of_text(text), *noted]) + "\n")
+    write_atomically(path, text)
 
 
 def read_json(path: storage.Path, cure: str = "restore it") -> dict[str, Any]:
@@ -65,36 +69,58 @@ def read_json(path: storage.Path, cure: str = "restore it") -> dict[str, Any]:
         cure: ends the message of an error: what the user can do about it.
 
     Raises:
-        InputError: the file cannot be read, or does not hold a JSON object.
+        InputError: the file cannot be read, does not hold a JSON object, or not the one whose digest it holds.
     """
     try:
-        value = json.loads(path.read_bytes())
-    except OSError as e:
-        raise InputError(f"{path}: cannot be read: {e.strerror or e}; {cure}") from e
-    except ValueError as e:
+        value = json.loads(_read(path, cure))
+    except (ValueError, RecursionError) as e:
         raise InputError(f"{path}: is not valid JSON ({e}); {cure}") from e
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, not a {type(value).__name__}; {cure}")
-    return value
+    return digests.unsealed(path, value, cure)
+
+
+def _read(path: storage.Path, cure: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as e:
+        raise InputError(f"{path}: cannot be read: {e.strerror or e}; {cure}") from e
+
+
+def read_lines(path: storage.Path, cure: str = "restore it", digest: str | None = None) -> list[bytes]:
+    """The lines of a file. Not as `splitlines` cuts them: texts may contain U+2028, which JSON does not escape.
+
+    Args:
+        cure: ends the message of an error: what the user can do about it.
+        digest: that the file must have; None: that which is noted beside it, if one is.
+
+    Raises:
+        DamagedError: the file is not what was written.
+        InputError: it cannot be read.
+    """
+    data = _read(path, cure)
+    if digest is None:
+        digests.check_beside(path, data, cure)
+    else:
+        digests.check(path, data, digest, cure)
+    return data.split(b"\n")
 
 
 def read_json_lines(
-    path: storage.Path, cure: str = "restore it", damaged: Callable[[int], None] | None = None
+    path: storage.Path, cure: str = "restore it", damaged: Callable[[int], None] | None = None,
+    digest: str | None = None,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Line number, from 1, and JSON object of each line that is not empty.
 
     Args:
         cure: ends the message of an error: what the user can do about it.
         damaged: called with the number of a line that is not a JSON object, which is then skipped.
+        digest: see `read_lines`.
 
     Raises:
-        InputError: a line is not a JSON object, and `damaged` is None; or the file cannot be read.
+        InputError: a line is not a JSON object, and `damaged` is None; or see `read_lines`.
     """
-    try:
-        lines = path.read_bytes().split(b"\n")  # not splitlines(): texts may contain U+2028, which JSON does not escape
-    except OSError as e:
-        raise InputError(f"{path}: cannot be read: {e.strerror or e}; {cure}") from e
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_lines(path, cure, digest), start=1):
         if not line.strip():
             continue
         try:
@@ -108,6 +134,18 @@ def read_json_lines(
         else:
             raise InputError(f"{path}:{number}: {problem or f'expected a JSON object, not a {type(row).__name__}'}; "
                              f"{cure}")
+
+
+def note_folder(folder: pathlib.Path) -> None:
+    """Notes the digests of all files of a folder, just written, in a file of its own. `check_folder` checks them."""
+    write_json(digests.folder_list(folder), digests.list_folder(folder))
+
+
+def check_folder(folder: pathlib.Path) -> None:
+    """Raises DamagedError if a folder of `note_folder` does not hold what it did. Of other folders nothing is known."""
+    path, cure = digests.folder_list(folder), "restore the folder from a copy"
+    for name, digest in (read_json(path, cure) if path.is_file() else {}).items():
+        digests.check(folder / name, _read(folder / name, cure), str(digest), cure)
 
 
 @contextlib.contextmanager

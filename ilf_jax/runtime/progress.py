@@ -27,6 +27,7 @@ _logger = absl_logging.get_absl_logger().getChild("ilf_jax")
 _logger.setLevel(logging.INFO)
 
 _live_bars: list["Progress"] = []
+_latest_label = ""
 
 
 class _PlainFormatter(logging.Formatter):
@@ -58,6 +59,19 @@ def log(message: str) -> None:
     if not isinstance(handler.formatter, _PlainFormatter):
         handler.setFormatter(_PlainFormatter())
     _logger.info("%s", message)
+
+
+def doing() -> str:
+    """What is being done, or was when an exception ended it: the label of the latest `Progress`; "" before the first.
+
+    Once that has ended in order, "after" stands before it.
+    """
+    return _latest_label
+
+
+def _set_doing(label: str) -> None:
+    global _latest_label
+    _latest_label = label
 
 
 def duration(seconds: float) -> str:
@@ -109,6 +123,7 @@ class Progress:
         return (self.done - self._start_done) / max(time.monotonic() - self._started, 1e-9)
 
     def __enter__(self) -> Self:
+        _set_doing(self.label)
         self._started = self._last_line = time.monotonic()
         if not self.console.is_terminal or not distributed.is_main():
             log(f"{self.label}: {self.done} of {self.total} {self.unit} done, starting")
@@ -142,6 +157,8 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if kind is None:
+            _set_doing(f"after {self.label}")
         if self._bar is not None:
             self._bar.stop()
             _live_bars.remove(self)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from etils import epath
 
+from ilf_jax.errors import InputError
+
 if TYPE_CHECKING:
     Path: TypeAlias = pathlib.Path  # epath.Path has the same methods; a checker cannot see them
 else:
@@ -20,9 +22,28 @@ else:
 
 
 def path(where: str | os.PathLike) -> Path:
-    """An absolute path. One such as gs://BUCKET/FOLDER is in an object store."""
+    """An absolute path, `~` replaced by the home folder. One such as gs://BUCKET/FOLDER is in an object store.
+
+    Raises:
+        InputError: as `local`.
+    """
     text = os.fspath(where)
-    return epath.Path(text) if "://" in text else pathlib.Path(text).absolute()
+    return epath.Path(text) if "://" in text else local(text).absolute()
+
+
+def local(where: str | os.PathLike) -> pathlib.Path:
+    """A path on this machine's disk, `~` replaced by the home folder: the shell leaves it in --flag=~/x and hf:~/x.
+
+    Raises:
+        InputError: `~NAME` of somebody who has no home folder here, or a character that no path has.
+    """
+    text = os.fspath(where)
+    if "\0" in text:
+        raise InputError(f"{text!r}: no path has a zero byte")
+    try:
+        return pathlib.Path(text).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{text}: {error}") from error
 
 
 def is_local(where: Path) -> bool:

@@ -1,6 +1,7 @@
 """The run's folder: who may write to it, what is already done, and writing that survives a kill at any instant.
 
-    config.json                               what the run was started with
+    config.json                               what the run was started with, or went on with
+    changes.jsonl                             what of it has been changed since, if anything (--allow_change)
     run.json                                  the folder's format, when the run began, which way each metric improves
     iteration_001/<stage>/NNNNN-of-NNNNN.jsonl  records, a shard a file
     iteration_001/<stage>/manifest.json         written when a stage begins, and again, complete, when it ends
@@ -9,12 +10,14 @@
     metrics.jsonl                             rebuilt from the manifests
     performance.jsonl                         likewise: what the stages cost, which differs from run to run
 
-Every file is written by `files.write_atomically`: it appears under its name only once it is complete. So whatever is
-there is valid.
+Every file is written by `files.write_atomically`: it appears under its name only once it is complete. JSON objects hold
+a digest, manifests also those of the stage's shards; while a stage is under way, and for other files of lines, a hidden
+file beside each holds it. So whatever is there is valid, or refused.
 """
 
 import contextlib
 import dataclasses
+import datetime
 import hashlib
 import importlib.metadata
 import json
@@ -24,13 +27,20 @@ import platform
 import re
 import time
 import types
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ilf_jax import records
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import distributed, storage
-from ilf_jax.runtime.files import lock, read_json, read_json_lines, write_atomically
+from ilf_jax.runtime import config_changes, digests, distributed, manifests, os_errors, storage
+from ilf_jax.runtime.files import (
+    lock,
+    read_json,
+    read_json_lines,
+    read_lines,
+    write_json,
+    write_lines,
+)
 from ilf_jax.version import __version__
 
 R = TypeVar("R", bound=records.Record)
@@ -40,10 +50,11 @@ FORMAT = 2
 """Of the work folder. It changes with what the files mean or where they are; format 1 had no run.json."""
 PARAMS = frozenset({"checkpoint", "reward_model"})
 """Folders that hold params."""
-_MAY_CHANGE = frozenset({"iterations"})  # more iterations continue a run; anything else would mix two runs
 _VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 _RUN = "run.json"
 _CURE = "restore it, or take another --workdir"
+_CURE_OF_SHARD = ("restore it, or delete it while its stage is under way; once that is complete, delete the stage's "
+                  "folder and what comes after it")
 
 
 def versions() -> dict[str, str]:
@@ -74,41 +85,99 @@ class StageFolder:
         return self.path / f"{index:05d}-of-{count:05d}.jsonl"
 
     def write_shard(self, index: int, count: int, rows: Iterable[Any]) -> None:
-        """Writes one shard of records. Processes take turns: each writes its own."""
+        """Writes one shard of records. Processes take turns: each writes its own.
+
+        Raises:
+            InputError: it cannot be written, or a record holds what none may, NaN for example.
+        """
         if index % distributed.count() != distributed.index():
             return
-        lines = (json.dumps(records.to_json(row), ensure_ascii=False) + "\n" for row in rows)
-        write_atomically(self.shard_path(index, count), "".join(lines))
+        self._check_there()
+        try:
+            text = "".join(json.dumps(records.to_json(row), ensure_ascii=False) + "\n" for row in rows)
+        except ValueError as e:
+            raise InputError(f"{self.path.parent.name}, {self.path.name}: {e}, which no record may be; of a number, "
+                             "check what computed it: a model's weights and config.precision, or your function") from e
+        write_lines(self.shard_path(index, count), text)
+
+    def _check_there(self) -> None:
+        """Writing would make the folder again, without what was in it."""
+        if storage.is_local(self.path) and not self.path.exists():
+            raise InputError(f"{self.path}: cannot be written: {os_errors.REMOVED}")
 
     def missing_shards(self, count: int) -> list[int]:
         """Indices of the shards, of `count`, that are still to be written."""
         return distributed.on_main(lambda: [i for i in range(count) if not self.shard_path(i, count).exists()])
 
+    def verify_written(self, count: int) -> None:
+        """Raises InputError if a shard, of `count`, of this stage under way is there and not what was written."""
+
+        def check() -> None:
+            for path in (self.shard_path(i, count) for i in range(count)):
+                if path.exists():
+                    read_lines(path, _CURE_OF_SHARD)
+
+        distributed.on_main(check)
+
     def read_shard(self, cls: type[R], index: int, count: int) -> list[R]:
-        """The records of one shard."""
-        return [records.from_json(cls, row) for _, row in read_json_lines(self.shard_path(index, count))]
+        """The records of one shard, of a stage that is under way.
+
+        Raises:
+            InputError: it is not what was written.
+        """
+        return self._read_shard(cls, index, count, None)
+
+    def _read_shard(self, cls: type[R], index: int, count: int, digest: str | None) -> list[R]:
+        path = self.shard_path(index, count)
+        rows = []
+        for number, row in read_json_lines(path, _CURE_OF_SHARD, digest=digest):
+            try:
+                rows.append(records.from_json(cls, row))
+            except (TypeError, ValueError) as e:
+                raise InputError(f"{path}:{number}: is no {cls.__name__}: {e}; {_CURE_OF_SHARD}") from e
+        return rows
 
     def read(self, cls: type[R]) -> dict[str, R]:
-        """All records of a complete stage by id. Raises InputError if a shard is gone."""
+        """All records of a complete stage by id. Raises InputError if a shard is gone, or not what was written."""
         manifest = self.manifest()
         count, owner = manifest["shards"], self
+        of_shards = manifest.get(manifests.DIGESTS) or [None] * count
         if RECORDS_IN in manifest:
             owner = dataclasses.replace(self, path=_resolved(self.path, manifest[RECORDS_IN]))
         missing = owner.missing_shards(count)
         if missing:
             raise InputError(f"{owner.shard_path(missing[0], count)}: is missing although the stage's manifest calls "
                              "it complete; restore it, or delete the stage's folder to run the stage again")
-        return {row.id: row for i in range(count) for row in owner.read_shard(cls, i, count)}
+        return {row.id: row for i in range(count) for row in owner._read_shard(cls, i, count, of_shards[i])}
 
     def manifest(self) -> dict[str, Any]:
         """The manifest; {'complete': False} if there is none."""
         path = self.path / "manifest.json"
-        return distributed.on_main(lambda: read_json(path) if path.exists() else {"complete": False})
+        return distributed.on_main(lambda: manifests.read(path) if path.exists() else {"complete": False})
 
     @property
     def complete(self) -> bool:
         """Whether the stage is done."""
         return self.manifest()["complete"]
+
+    def verify(self) -> None:
+        """Raises InputError if a shard of this complete stage, or its log of steps, is not what was written.
+
+        A shard that is gone is missed by whoever reads it.
+        """
+
+        manifest = self.manifest()
+
+        def check() -> None:
+            noted = dict(enumerate(manifest.get(manifests.DIGESTS, ()))) if RECORDS_IN not in manifest else {}
+            files_of = {self.shard_path(i, manifest["shards"]): digest for i, digest in noted.items()}
+            if manifests.STEPS_DIGEST in manifest:
+                files_of[self.path / "steps.jsonl"] = manifest[manifests.STEPS_DIGEST]
+            for path, digest in files_of.items():
+                if path.exists():
+                    read_lines(path, _CURE_OF_SHARD, digest)
+
+        distributed.on_main(check)
 
     def begin(self, **facts: Any) -> None:
         """Notes that the stage has begun, and `facts` that a resumed run needs; without facts, what was noted stays."""
@@ -131,12 +200,20 @@ class StageFolder:
             facts: what else the manifest holds; `cost` goes to performance.jsonl.
         """
         distributed.barrier()  # every process has written its shards
+        self._check_there()
         self._write_manifest({"complete": True, "shards": shards, "count": count, "finished": time.time(), **facts,
-                              "metrics": list(metrics)})
+                              "metrics": list(metrics)}, [self.shard_path(i, shards) for i in range(shards)])
 
-    def _write_manifest(self, content: dict[str, Any]) -> None:
-        text = json.dumps({**content, **self.run}, indent=1)
-        distributed.on_main(lambda: write_atomically(self.path / "manifest.json", text + "\n"))
+    def _write_manifest(self, content: dict[str, Any], shards: Sequence[storage.Path] = ()) -> None:
+        """With the digests that are noted beside the shards, which are then no longer needed there."""
+
+        def write() -> None:
+            noted = {manifests.DIGESTS: [digests.newest(path) for path in shards]} if shards else {}
+            write_json(self.path / "manifest.json", {**content, **noted, **self.run})
+            for path in shards:
+                digests.beside(path).unlink(missing_ok=True)
+
+        distributed.on_main(write)
 
 
 def _resolved(path: storage.Path, relative: str) -> storage.Path:
@@ -152,8 +229,14 @@ class Workdir:
     def __init__(self, path: storage.Path, config: dict[str, Any]) -> None:
         self.path = path
         self.config = config
-        self._run = {"config_hash": config_hash({k: v for k, v in config.items() if k not in _MAY_CHANGE}),
+        self._run = {"config_hash": config_hash({k: v for k, v in config.items() if k not in config_changes.MAY_GROW}),
                      "versions": versions()}
+
+    @property
+    def started(self) -> datetime.datetime:
+        """When the run began, in UTC: alike in every process, and however often the run is resumed."""
+        seconds = distributed.on_main(lambda: read_run_facts(self.path)["started"])
+        return datetime.datetime.fromtimestamp(seconds, datetime.UTC)
 
     def iteration(self, k: int) -> storage.Path:
         """Folder of iteration k; iteration 0 is the evaluation before training."""
@@ -177,8 +260,9 @@ class Workdir:
         order = {name: i for i, name in enumerate(records.OF_STAGES)}
         for folder in sorted(p for p in self.path.iterdir() if re.fullmatch(r"iteration_\d+", p.name)):
             for stage in sorted(folder.iterdir(), key=lambda p: order.get(p.name, 99)):
-                if (stage / "manifest.json").exists():
-                    yield int(folder.name.removeprefix("iteration_")), stage.name, read_json(stage / "manifest.json")
+                manifest = stage / "manifest.json"
+                if manifest.exists():
+                    yield int(folder.name.removeprefix("iteration_")), stage.name, manifests.read(manifest)
 
     def metrics(self) -> list[dict[str, Any]]:
         """All metrics of the complete stages, oldest first."""
@@ -211,19 +295,23 @@ class Workdir:
         def write() -> list[dict[str, Any]]:
             rows = self.metrics()
             for name, lines in (("metrics", rows), ("performance", self.performance())):
-                write_atomically(self.path / f"{name}.jsonl", "".join(json.dumps(row) + "\n" for row in lines))
+                text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in lines)
+                write_lines(self.path / f"{name}.jsonl", text)
             return rows
 
         return distributed.on_main(write)
 
 
 def open_workdir(
-    path: str | pathlib.Path, config: dict[str, Any], metric_directions: Mapping[str, str] = types.MappingProxyType({})
+    path: str | pathlib.Path, config: dict[str, Any], metric_directions: Mapping[str, str] = types.MappingProxyType({}),
+    allow_change: Collection[str] = (),
 ) -> tuple[Workdir, contextlib.ExitStack]:
     """Takes the folder for this run: locks it, and checks that it was begun with the same configuration.
 
     Args:
         metric_directions: name of a metric of the task -> "lower" or "higher", whichever is better; for reports.
+        allow_change: sections of the configuration, or keys, that may differ from the folder's where no stage that
+            reads them has begun; what changes is noted in changes.jsonl.
 
     Returns:
         The Workdir, and the lock: a context to exit when the run no longer writes. The system drops it with the
@@ -237,11 +325,27 @@ def open_workdir(
     config = json.loads(json.dumps(config))
     stack = contextlib.ExitStack()
     try:
-        distributed.on_main(lambda: _take(path, config, dict(metric_directions), stack))
+        distributed.on_main(lambda: _take(path, config, dict(metric_directions), allow_change, stack))
     except BaseException:
         stack.close()
         raise
     return Workdir(path, config), stack
+
+
+def check_config(
+    path: storage.Path, config: Mapping[str, Any], allow_change: Collection[str]
+) -> list[config_changes.Difference]:
+    """What differs between the configuration of a work folder, if it is one, and another that may take its place.
+
+    Raises:
+        InputError: it may not: something differs that is not allowed to, or that a stage has read.
+    """
+    saved = path / "config.json"
+    if not saved.exists():
+        return []
+    changes = config_changes.differences(read_json(saved, _CURE), config)
+    config_changes.check(path, changes, allow_change)
+    return changes
 
 
 def read_run_facts(path: storage.Path) -> dict[str, Any]:
@@ -250,16 +354,22 @@ def read_run_facts(path: storage.Path) -> dict[str, Any]:
     Raises:
         InputError: the folder was written in another format.
     """
-    facts = read_json(path / _RUN, _CURE) if (path / _RUN).exists() else {"format": 1}
+    facts: dict[str, Any] = read_json(path / _RUN, _CURE) if (path / _RUN).exists() else {"format": 1}
     if facts.get("format") != FORMAT:
         raise InputError(f"{path}: is a work folder of format {facts.get('format')}; this version of ilf_jax "
                          f"({__version__}) reads and writes format {FORMAT}: take another --workdir, or the version "
                          "that wrote the folder")
+    directions = facts.setdefault("metric_directions", {})
+    if not manifests.is_finite(facts.get("started")):
+        raise InputError(f"{path / _RUN}: started is not a time; {_CURE}")
+    if not isinstance(directions, dict) or not set(map(str, directions.values())) <= {"lower", "higher"}:
+        raise InputError(f"{path / _RUN}: metric_directions is no list of lower and higher by metric; {_CURE}")
     return facts
 
 
 def _take(
-    path: storage.Path, config: dict[str, Any], metric_directions: dict[str, str], stack: contextlib.ExitStack
+    path: storage.Path, config: dict[str, Any], metric_directions: dict[str, str], allow_change: Collection[str],
+    stack: contextlib.ExitStack,
 ) -> None:
     if storage.is_local(path):
         stack.enter_context(lock(path, f"--workdir {path}: another process is using it; wait for it or take another "
@@ -270,30 +380,17 @@ def _take(
     started = time.time()
     if saved.exists():
         started = read_run_facts(path)["started"]
-        different = _differences(read_json(saved, _CURE), config)
-        if different:
-            lines = "\n".join(f"  config.{key}: {old!r} -> {new!r}" for key, old, new in different)
-            raise InputError(f"--workdir {path}: holds a run with another configuration:\n{lines}\n"
-                             "give the same configuration to resume it, or another --workdir to start a new run")
+        changes = check_config(path, config, allow_change)
+        if changes:
+            config_changes.accept(path, changes)
     elif any(p.name.startswith("iteration_") for p in path.iterdir()):
         raise InputError(f"--workdir {path}: holds iterations but no config.json; take another folder")
     # Before config.json, without which the folder counts as new.
     facts = {"format": FORMAT, "started": started, "metric_directions": metric_directions}
-    write_atomically(path / _RUN, json.dumps(facts, indent=1) + "\n")
-    write_atomically(saved, json.dumps(config, indent=1) + "\n")
+    write_json(path / _RUN, facts)
+    write_json(saved, config)
 
 
 def _performance(iteration: int, stage: str, name: str, value: float) -> dict[str, Any]:
     return {"iteration": iteration, "stage": stage, "metric": f"performance/{name}", "value": float(value),
             "stderr": None, "n": None}
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any, Any]]:
-    changes = []
-    for key in sorted({*old, *new}):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            changes += _differences(a, b, f"{prefix}{key}.")
-        elif a != b and not (prefix + key in _MAY_CHANGE and isinstance(a, int) and isinstance(b, int) and b > a):
-            changes.append((prefix + key, a, b))
-    return changes

@@ -90,7 +90,8 @@ def start(
         tokens_BxP, lengths_B: the prompts.
         keys_BxCx2: see `candidate_keys`.
         sampling: how tokens are chosen.
-        ends_V: True at tokens after which a row ends (end of text, and tokens that hold a stop string).
+        ends_V: 1 at tokens after which a row ends (end of text, and tokens that hold a stop string), -1 at tokens that
+            are never drawn.
         max_new_tokens: of each candidate.
         compute: precision and kernels.
     """
@@ -162,13 +163,13 @@ def _choose(
     logits = transformer.unembed(config, params, hidden_BxCxD.reshape(B * C, D))
     keys = jax.random.wrap_key_data(slots.keys_BxCx2.reshape(B * C, 2), impl="threefry2x32")
     now = jax.vmap(jax.random.fold_in)(keys, jnp.repeat(count_B, C))
-    tokens = logits_lib.sample(logits, now, sampling)
+    tokens = logits_lib.sample(jnp.where(ends_V < 0, -jnp.inf, logits), now, sampling)
     logprobs = logits_lib.token_logprobs(logits, tokens).reshape(B, C)
     tokens = tokens.reshape(B, C)
 
     live = ~slots.done_BxC
     here = live[..., None] & (jnp.arange(limit) == count_B[:, None, None])
-    ends = ends_V[tokens] & live
+    ends = (ends_V[tokens] > 0) & live
     out = Generated(
         tokens_BxCxL=jnp.where(here, tokens[..., None], slots.out.tokens_BxCxL),
         logprobs_BxCxL=jnp.where(here, logprobs[..., None], slots.out.logprobs_BxCxL),

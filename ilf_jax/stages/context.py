@@ -137,6 +137,7 @@ def run_stage(context: StageContext, name: str, cls: type[R], body: Callable[[St
     folder = context.folder(name)
     source = context.shared.first(_depends_on(context, name), folder)
     if folder.complete:
+        folder.verify()
         return Records(cls, folder)
     if source.path != folder.path:
         folder.link(source)
@@ -162,10 +163,10 @@ def finish(context: StageContext, folder: StageFolder, meter: performance.Meter,
 
 
 def metric_line(iteration: int, stage: str, metric: Metric) -> dict[str, Any]:
-    """A line of metrics.jsonl. A standard error that is not defined (n = 1) is null."""
-    stderr = metric.stderr
-    return {"iteration": iteration, "stage": stage, "metric": metric.name, "value": float(metric.value),
-            "stderr": None if stderr is None or math.isnan(stderr) else float(stderr), "n": metric.n}
+    """A line of metrics.jsonl. What is not defined is null: a standard error of n = 1, a correlation of constants."""
+    value, stderr = (None if x is None or not math.isfinite(x) else float(x) for x in (metric.value, metric.stderr))
+    return {"iteration": iteration, "stage": stage, "metric": metric.name, "value": value, "stderr": stderr,
+            "n": metric.n}
 
 
 def _depends_on(context: StageContext, stage: str) -> dict[str, Any]:
@@ -203,10 +204,10 @@ def uses_recorded_drafts(config: Config) -> bool:
 
 
 def encode_prompts(
-    lm: LanguageModel, examples: Iterable[Example], prompt: Callable[[Example], Prompt], reserve: int
+    lm: LanguageModel, examples: Iterable[Example], prompt: Callable[[Example], Prompt], new_tokens: int
 ) -> dict[str, Encoded]:
-    """One prompt per example as tokens that leave room for `reserve` more in the context, by example id."""
-    return {e.id: lm.encode(e.id, [prompt(e)], reserve)[0] for e in examples}
+    """One prompt per example as tokens that leave room in the context for `new_tokens` of output, by example id."""
+    return {e.id: lm.encode(e.id, [prompt(e)], lm.room(new_tokens))[0] for e in examples}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,6 +241,7 @@ def process_shards(
     """
     stage, meter = folder.path.name, performance.Meter()
     shards = padding.batches_by_length(lengths, shard_size)
+    folder.verify_written(len(shards))
     missing = folder.missing_shards(len(shards))
     done = len(examples) - sum(len(shards[i]) for i in missing)
     works: list[performance.Work] = []

@@ -3,19 +3,19 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from ilf_jax import config as config_lib
 from ilf_jax import config_sections
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, TooLongError
 from ilf_jax.evaluation import statistics
-from ilf_jax.inference import likelihoods, trained_model, training_texts
+from ilf_jax.inference import fitting, likelihoods, trained_model, training_texts
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.models import checkpoint_io
 from ilf_jax.records import Candidates, Draft, Example, Feedback, Scored, Target
-from ilf_jax.runtime import performance, storage
+from ilf_jax.runtime import manifests, performance, progress, storage
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.stages import context as context_lib
@@ -51,6 +51,7 @@ def finetune(context: StageContext, history: Sequence[IterationRecords]) -> Iter
     """
     folder = context.folder("finetune")
     if folder.complete:
+        folder.verify()
         loop.delete_states(folder.path)  # the process may have been killed before it did
         yield Pending.ready(None)
         return
@@ -65,7 +66,6 @@ def finetune(context: StageContext, history: Sequence[IterationRecords]) -> Iter
 
 def _finetune(context: StageContext, history: Sequence[IterationRecords], folder: StageFolder) -> Pending[None]:
     config, settings, meter = context.config, context.config.finetune, performance.Meter()
-    folder.begin()
     learned_from = history if settings.data == "cumulative" else history[-1:]
     objective_class = objectives.by_choice(settings.objective)
     targets = [target for records in learned_from for document in _learned_from(context, records)
@@ -73,11 +73,12 @@ def _finetune(context: StageContext, history: Sequence[IterationRecords], folder
     if not targets:
         raise InputError(f"iteration {context.iteration}: every text to imitate is empty, there is nothing to learn "
                          "from")
-    folder.write_shard(0, 1, targets)
     start = "policy" if settings.init == "previous" else "base"
     lm = context.roles.without_params(start)
     by_id = {e.id: e for records in learned_from for e in records.examples}
-    examples = [encode_target(settings, context.task, lm, by_id[t.id], t) for t in targets]
+    targets, examples, num_too_long = _encoded(context, lm, by_id, targets)
+    folder.begin()  # only now, so that what stops the run above can be mended by --allow_change=finetune
+    folder.write_shard(0, 1, targets)
     metrics = []
     if config.evaluate.target_nll:
         texts = [(by_id[t.id], t.completion) for t in targets]
@@ -93,15 +94,71 @@ def _finetune(context: StageContext, history: Sequence[IterationRecords], folder
         statistics.plain("loss", trained.loss), statistics.plain("steps", trained.steps),
         statistics.plain("examples", len(targets)),
         statistics.plain("target_tokens", sum(e.num_targets for e in examples)), *metrics,
+        *([statistics.plain("too_long", num_too_long)] if num_too_long else []),
     ]
     cost = meter.cost(trained.work, config.precision)
 
+    outcome = Outcome(1, len(targets), metrics, facts={manifests.STEPS_DIGEST: trained.log_digest})
+
     def complete(_: None) -> None:
-        context_lib.finish(context, folder, meter, Outcome(1, len(targets), metrics), cost)
+        context_lib.finish(context, folder, meter, outcome, cost)
         loop.delete_states(folder.path)
         context.workdir.write_metrics()
 
     return saved.map(complete)
+
+
+def _encoded(
+    context: StageContext, lm: LanguageModel, by_id: Mapping[str, Example], targets: Sequence[Target]
+) -> tuple[list[Target], list[packing.TrainingExample], int]:
+    """The targets that fit into config.finetune.max_length, as tokens; and how many did not.
+
+    Raises:
+        TooLongError: one does not fit, and config.data.too_long='stop'; or none fits.
+    """
+    settings, policy = context.config.finetune, context.config.data.too_long
+    kept, examples, reasons = [], [], []
+    for target in targets:
+        example, encode = by_id[target.id], functools.partial(encode_target, settings, context.task, lm)
+        try:
+            made = encode(example, target)
+        except TooLongError as e:
+            if policy == "stop":
+                raise TooLongError(
+                    f"{e}. To go on from here, raise config.finetune.max_length, or set config.data.too_long to 'skip' "
+                    "or 'truncate', with --allow_change=finetune,data.too_long") from e
+            reasons.append(str(e))
+            shorter = _cut(encode, example, target) if policy == "truncate" else None
+            if shorter is None:
+                continue
+            target, made = shorter
+        kept.append(target)
+        examples.append(made)
+    if not kept:
+        raise TooLongError(f"iteration {context.iteration}: no text to imitate fits, the first: {reasons[0]}")
+    if reasons:
+        progress.log(f"{len(reasons)} of {len(targets)} texts to imitate are too long; {len(targets) - len(kept)} are "
+                     f"left out, the others cut; the first: {reasons[0]}")
+    return kept, examples, len(reasons)
+
+
+def _cut(
+    encode: Callable[[Example, Target], packing.TrainingExample], example: Example, target: Target
+) -> tuple[Target, packing.TrainingExample] | None:
+    """The target with the longest beginning of its text that fits, also as tokens; None if none fits."""
+
+    def fits(text: str) -> bool:
+        try:
+            encode(example, dataclasses.replace(target, completion=text))
+        except TooLongError:
+            return False
+        return True
+
+    text = fitting.longest_that(fits, target.completion)
+    if not text.strip():
+        return None
+    shorter = dataclasses.replace(target, completion=text)
+    return shorter, encode(example, shorter)
 
 
 def train(context: StageContext, start: str, examples: Sequence[packing.TrainingExample]) -> loop.Trained:

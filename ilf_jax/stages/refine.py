@@ -88,7 +88,7 @@ def _logprob_gap(
     settings = context.config.refine
     checked = [(prompt, sample) for prompt, samples in drawn for sample in samples[:2]]
     # Always the same number of rows, so that one program is enough.
-    again = refiner.logprobs([(prompt.ids, sample.tokens.tolist()) for prompt, sample in checked],
+    again = refiner.logprobs([([*prompt.ids, *sample.thought], sample.tokens.tolist()) for prompt, sample in checked],
                              2 * _CHECKED_DOCUMENTS)
     gap = max(float(np.max(np.abs(logprobs - sample.logprobs)))
               for logprobs, (_, sample) in zip(again, checked, strict=True))

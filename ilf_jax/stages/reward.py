@@ -6,7 +6,6 @@ PAPER: three kinds. A language model learns to say which of two outputs is bette
 
 import dataclasses
 import functools
-import json
 import zlib
 from collections.abc import Sequence
 
@@ -17,10 +16,10 @@ from ilf_jax.errors import InputError
 from ilf_jax.evaluation import calibration, statistics
 from ilf_jax.inference import model_pool, trained_model, training_texts
 from ilf_jax.inference.language_model import LanguageModel
-from ilf_jax.inference.reward_scorer import RewardScorer
+from ilf_jax.inference.reward_scorer import READ, RewardScorer
 from ilf_jax.records import Comparison, Preference
-from ilf_jax.runtime import distributed, performance, storage
-from ilf_jax.runtime.files import read_json, write_atomically
+from ilf_jax.runtime import distributed, manifests, performance, storage
+from ilf_jax.runtime.files import read_json, write_json
 from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.stages.context import Outcome, Records, StageContext, run_stage
 from ilf_jax.tasks.prompts import Question
@@ -57,7 +56,10 @@ def _kind_of(uri: str) -> str | None:
     path = storage.path(uri.removeprefix("orbax:")) / _KIND_FILE
     if not uri.startswith("orbax:") or not path.exists():
         return None
-    return read_json(path)["kind"]
+    kind = read_json(path).get("kind")
+    if kind not in READ:
+        raise InputError(f"{path}: kind is {kind!r}, none of {', '.join(READ)}")
+    return kind
 
 
 def train_reward_model(context: StageContext, comparisons: Comparisons) -> Records[Preference]:
@@ -81,8 +83,7 @@ def _train(context: StageContext, comparisons: Comparisons, folder: StageFolder)
         iteration=context.iteration, folder=folder.path, checkpointing=config.checkpoint,
         profile=performance.Profile(context.workdir.path / "profile", context.profiled_steps))
     trained = loop.train(trainer, objective, functools.partial(context.roles.take, _PART), examples)
-    facts = json.dumps({"kind": settings.kind}) + "\n"
-    distributed.on_main(lambda: write_atomically(context.workdir.reward_model / _KIND_FILE, facts))
+    distributed.on_main(lambda: write_json(context.workdir.reward_model / _KIND_FILE, {"kind": settings.kind}))
     checkpoint = trained_model.save(context.roles, context.workdir.reward_model, lm, trained.params)
     scorer = RewardScorer(context.roles.get("reward_model"), context.task, settings.kind)
     probabilities = scorer.preferences(comparisons.held_out, config.score.batch_size)
@@ -92,7 +93,7 @@ def _train(context: StageContext, comparisons: Comparisons, folder: StageFolder)
     folder.write_shard(0, 1, rows)
     metrics = [statistics.plain("loss", trained.loss), statistics.plain("steps", trained.steps),
                statistics.plain("comparisons", len(comparisons.train)), *_metrics(rows)]
-    return Outcome(1, len(rows), metrics, trained.work)
+    return Outcome(1, len(rows), metrics, trained.work, {manifests.STEPS_DIGEST: trained.log_digest})
 
 
 def _metrics(rows: list[Preference]) -> list[statistics.Metric]:

@@ -22,7 +22,7 @@ def refine_step(
         prompts_BxP, lengths_B: the prompts.
         keys_BxCx2: see `decode.candidate_keys`.
         sampling: how tokens are chosen.
-        ends_V: True at tokens after which a row ends.
+        ends_V: 1 at tokens after which a row ends, -1 at tokens that are never drawn.
         max_new_tokens: of each continuation.
         compute: precision and kernels.
     """
@@ -61,7 +61,7 @@ def refill_step(
         prompts_RxP, lengths_R, keys_RxCx2: of the new documents, as for `refine_step`.
         at_R: the slot of each new document, whose document before is finished; -1 drops the new one.
         sampling: how tokens are chosen.
-        ends_V: True at tokens after which a row ends.
+        ends_V: 1 at tokens after which a row ends, -1 at tokens that are never drawn.
         until: a scalar; B waits for all.
         compute: precision and kernels.
     """

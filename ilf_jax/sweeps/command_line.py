@@ -1,6 +1,6 @@
 """Runs the cells of a sweep, skips complete ones, and shows one table of them all, with figures in the folder.
 
-    ilf-jax sweep --config=configs/sweeps/NAME.py --workdir=DIR [--jobs=N] [--dry_run]
+    ilf-jax sweep --config=configs/sweeps/NAME.py --workdir=DIR [--jobs=N] [--dry_run] [--rerun]
     ilf-jax sweep --config=configs/sweeps/NAME.py --workdir=DIR --emit=commands     # or --emit=slurm
     ilf-jax sweep --config=configs/sweeps/NAME.py --workdir=DIR --table             # of the results so far
 
@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ilf_jax.errors import InputError
+from ilf_jax.runtime import last_defence, storage
 from ilf_jax.runtime.files import write_atomically
-from ilf_jax.sweeps import grid, page, results, runner
+from ilf_jax.sweeps import folders, grid, page, results, runner, stale
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -27,29 +28,35 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--dry_run", action="store_true", help="check and list all cells; run nothing")
     parser.add_argument("--emit", choices=("commands", "slurm"), help="print what would run, for another scheduler")
     parser.add_argument("--table", action="store_true", help="only rebuild the table and the page")
+    parser.add_argument("--rerun", action="store_true",
+                        help="run cells again whose configuration has changed; their old folders go to replaced/")
     return parser.parse_args(arguments)
 
 
+@last_defence.guarded("sweeping", lambda: None)
 def main(arguments: Sequence[str]) -> int:
     """Exit code 0 if all cells are complete, 1 if some failed, 2 on bad input."""
     flags = _parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cells end, too
     try:
-        sweep, workdir = grid.load(flags.config), flags.workdir.absolute()
+        sweep, workdir = grid.load(flags.config), storage.local(flags.workdir).absolute()
         if flags.jobs < 1:
             raise InputError(f"--jobs={flags.jobs}: must be at least 1")
-        if flags.dry_run or flags.emit:
+        if flags.table and flags.rerun:
+            raise InputError("--rerun runs cells again, and --table runs none")
+        if flags.dry_run:
+            changed = {grid.name(one.cell): f"changed{one}" for one in stale.find(sweep, workdir)}
             for cell in sweep.cells:
-                grid.config_of(sweep, cell)
+                state = "done   " if folders.is_done(workdir, cell) else "to run "
+                print(changed.get(grid.name(cell), f"{state} {grid.name(cell)}"))
+            return 0
+        if flags.emit or flags.table:
+            stale.settle(sweep, workdir, rerun=flags.rerun)
         if flags.emit:
             print(runner.slurm_script(sweep, workdir) if flags.emit == "slurm" else
                   "\n".join(runner.shell_lines(sweep, workdir)))
             return 0
-        if flags.dry_run:
-            for cell in sweep.cells:
-                print(f"{'done   ' if runner.is_done(workdir, cell) else 'to run '} {grid.name(cell)}")
-            return 0
-        failures = [] if flags.table else runner.run(sweep, workdir, jobs=flags.jobs)
+        failures = [] if flags.table else runner.run(sweep, workdir, jobs=flags.jobs, rerun=flags.rerun)
         rows = results.collect(sweep, workdir)
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)

@@ -1,6 +1,8 @@
 """Which runs a sweep is made of: lists of what each run overrides, put together by product, chain and together."""
 
+import collections
 import dataclasses
+import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +18,8 @@ A key that `named` made stands for several.
 """
 
 CONFIG = "config"
+# Bytes. File systems take 255, of which the longest file beside a cell's folder, `.NAME.done.tmp`, has ten more.
+_LONGEST_NAME = 245
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +116,9 @@ def load(path: str) -> Sweep:
     if not sweep.cells:
         raise InputError(f"--config={path}: the sweep has no cells")
     names = [name(cell) for cell in sweep.cells]
-    twice = sorted({n for n in names if names.count(n) > 1})
-    if twice:
-        raise InputError(f"--config={path}: two cells are called {twice[0]}")
+    twice = next((n for n, count in collections.Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise InputError(f"--config={path}: two cells are called {twice}")
     if sweep.x is not None and not all(sweep.x in cell for cell in sweep.cells):
         raise InputError(f"--config={path}: the figure is to be drawn over {sweep.x}, which not every cell sets")
     stages = [metric for metric in sweep.metrics if metric.rpartition("/")[2] == sweep.side_by_side]
@@ -125,10 +129,15 @@ def load(path: str) -> Sweep:
 
 
 def name(cell: Cell) -> str:
-    """What a cell is called in tables and as a folder: train_size=100,seed=0."""
+    """What a cell is called as a folder: train_size=100,seed=0. A long name ends in a digest of the whole of it."""
     if not cell:
         return "all_as_configured"
-    return ",".join(re.sub(r"[^\w.=+-]+", "_", f"{spoken(key)}={value}") for key, value in cell.items())
+    whole = ",".join(re.sub(r"[^\w.=+-]+", "_", f"{spoken(key)}={value}") for key, value in cell.items())
+    encoded = whole.encode()
+    if len(encoded) <= _LONGEST_NAME:
+        return whole
+    digest = hashlib.sha256(encoded).hexdigest()[:16]
+    return f"{encoded[: _LONGEST_NAME - 17].decode(errors='ignore')}~{digest}"
 
 
 def spoken(key: str) -> str:

@@ -10,8 +10,8 @@ import numpy as np
 from ilf_jax.evaluation import scaling
 from ilf_jax.reporting import figures, html_report, tables
 from ilf_jax.runtime.files import write_atomically
+from ilf_jax.sweeps import folders, results
 from ilf_jax.sweeps import grid as cells_lib
-from ilf_jax.sweeps import results, runner
 from ilf_jax.sweeps.grid import Sweep
 
 # Fitted curves extend to this multiple of the largest measured x.
@@ -33,7 +33,7 @@ def build(sweep: Sweep, rows: Sequence[results.Row], workdir: Path, title: str) 
         write_atomically(workdir / "figures" / f"{plot.name}.svg", figures.standalone(plot))
     text = html_report.template("sweep.html").render(
         title=title, config=sweep.config, cells=len(sweep.cells), complete=sum(row.complete for row in rows),
-        missing=[cells_lib.name(cell) for cell in sweep.cells if not runner.is_done(workdir, cell)],
+        missing=[cells_lib.name(cell) for cell in sweep.cells if not folders.is_done(workdir, cell)],
         plots=[(plot, markupsafe.Markup(plot.svg)) for plot in plots],
         table=tables.Table(*results.table(sweep, rows), len(results.setting_keys(rows))),
         fits=_fit_table(fits) if fits else None,

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from ilf_jax.evaluation import scaling, statistics
+from ilf_jax.reporting import markdown as markdown_lib
 from ilf_jax.runtime.files import read_json_lines
+from ilf_jax.sweeps import folders
 from ilf_jax.sweeps import grid as cells_lib
-from ilf_jax.sweeps import runner
 from ilf_jax.sweeps.grid import Cell, Sweep
 
 
@@ -49,11 +50,12 @@ def collect(sweep: Sweep, workdir: Path) -> list[Row]:
     """A row per setting, in the sweep's order. Incomplete cells count only towards `Row.cells`."""
     groups: dict[str, list[Cell]] = {}
     for cell in sweep.cells:
-        groups.setdefault(cells_lib.name(_setting(sweep, cell)), []).append(cell)
+        setting = repr([(key, str(value)) for key, value in _setting(sweep, cell).items()])
+        groups.setdefault(setting, []).append(cell)
     rows = []
     for members in groups.values():
-        done = [cell for cell in members if runner.is_done(workdir, cell)]
-        metrics_of_cells = [_last_metrics(runner.cell_folder(workdir, cell)) for cell in done]
+        done = [cell for cell in members if folders.is_done(workdir, cell)]
+        metrics_of_cells = [_last_metrics(folders.cell_folder(workdir, cell)) for cell in done]
         numbers = {metric: _number([metrics[metric] for metrics in metrics_of_cells if metric in metrics])
                    for metric in sweep.metrics if any(metric in metrics for metrics in metrics_of_cells)}
         rows.append(Row(_setting(sweep, members[0]), numbers, len(done), len(members)))
@@ -103,9 +105,7 @@ def setting_keys(rows: Sequence[Row]) -> list[str]:
 
 def markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
     """`table` as Markdown."""
-    heads, lines = table(sweep, rows)
-    table_lines = [f"| {' | '.join(cells)} |" for cells in (heads, *lines)]
-    return "\n".join([table_lines[0], "|---" * len(heads) + "|", *table_lines[1:]]) + "\n"
+    return markdown_lib.table(*table(sweep, rows))
 
 
 def shown(number: Number | None) -> str:

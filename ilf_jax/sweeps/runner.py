@@ -1,8 +1,4 @@
-"""Runs the cells of a sweep, each in its own process, and resumes a sweep that was stopped.
-
-In the sweep's folder, `cells/NAME/` is a cell's work folder, `cells/NAME.log` its output, and `cells/NAME.done` marks
-it as complete.
-"""
+"""Runs the cells of a sweep, each in its own process, and resumes a sweep that was stopped."""
 
 import collections
 import contextlib
@@ -22,6 +18,8 @@ from ilf_jax.errors import InputError
 from ilf_jax.runtime import progress
 from ilf_jax.runtime.files import lock, write_atomically
 from ilf_jax.sweeps import grid as cells_lib
+from ilf_jax.sweeps import stale
+from ilf_jax.sweeps.folders import beside, cell_folder, is_done
 from ilf_jax.sweeps.grid import Cell, Sweep
 
 _LOG_LINES = 12
@@ -43,20 +41,6 @@ def _flag(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def cell_folder(workdir: Path, cell: Cell) -> Path:
-    """A cell's work folder."""
-    return workdir / "cells" / cells_lib.name(cell)
-
-
-def _beside(folder: Path, ending: str) -> Path:
-    return folder.with_name(folder.name + ending)  # with_suffix would cut the name at its last dot
-
-
-def is_done(workdir: Path, cell: Cell) -> bool:
-    """Whether a cell is complete."""
-    return _beside(cell_folder(workdir, cell), ".done").exists()
-
-
 def shell_lines(sweep: Sweep, workdir: Path) -> list[str]:
     """A shell command for each incomplete cell. It marks the cell as complete, as `run` does."""
     return [f"{shlex.join(command(sweep, cell, folder))} && {_mark(folder)}"
@@ -68,7 +52,7 @@ def _incomplete(sweep: Sweep, workdir: Path) -> list[tuple[Cell, Path]]:
 
 
 def _mark(folder: Path) -> str:
-    return f"touch {shlex.quote(str(_beside(folder, '.done')))}"
+    return f"touch {shlex.quote(str(beside(folder, '.done')))}"
 
 
 def slurm_script(sweep: Sweep, workdir: Path) -> str:
@@ -90,7 +74,7 @@ def slurm_script(sweep: Sweep, workdir: Path) -> str:
     lines = [f"{shlex.join(['bash', str(_SBATCH), *command(sweep, cell, folder)[3:]])} && {_mark(folder)}"
              for cell, folder in incomplete]
     return "\n".join([
-        "#!/usr/bin/env bash", f"#SBATCH --array=0-{len(lines) - 1}", f"#SBATCH --output={logs / 'slurm-%A_%a.log'}",
+        "#!/usr/bin/env bash", f"#SBATCH --array=0-{len(lines) - 1}", f'#SBATCH --output="{logs}/slurm-%A_%a.log"',
         "#SBATCH --open-mode=append", "#SBATCH --signal=TERM@120", "#SBATCH --requeue", "set -euo pipefail",
         f"export PYTHON={shlex.quote(python)}", "commands=(", *(f"  {shlex.quote(line)}" for line in lines), ")",
         "trap ':' TERM # of scancel: the cell gets it, too, and saves",
@@ -115,7 +99,10 @@ class Failure:
     last_lines: str
 
 
-def run(sweep: Sweep, workdir: Path, *, jobs: int = 1, make_command: Command = command) -> list[Failure]:
+def run(
+    sweep: Sweep, workdir: Path, *, jobs: int = 1, make_command: Command = command,
+    rerun: bool = False,
+) -> list[Failure]:
     """Runs the incomplete cells, `jobs` at a time. A failed cell does not stop the others.
 
     Args:
@@ -123,16 +110,19 @@ def run(sweep: Sweep, workdir: Path, *, jobs: int = 1, make_command: Command = c
         workdir: the sweep's folder.
         jobs: number of cells that run at once.
         make_command: returns the command line of a cell, given its work folder.
+        rerun: run cells again whose configuration has changed; see `stale.settle`.
 
     Returns:
         The cells that failed.
 
     Raises:
-        InputError: the config of a cell is wrong (checked before anything runs), or another process runs this sweep.
+        InputError: the config of a cell is wrong, or not that of the run in its folder (checked before anything runs),
+            or another process runs this sweep.
     """
     for cell in sweep.cells:
         cells_lib.config_of(sweep, cell)
     with lock(workdir, f"--workdir {workdir}: another sweep is using it; wait for it or take another folder"):
+        stale.settle(sweep, workdir, rerun=rerun)
         todo = collections.deque(cell for cell in sweep.cells if not is_done(workdir, cell))
         num_complete = len(sweep.cells) - len(todo)
         running: dict[subprocess.Popen, _Started] = {}
@@ -164,7 +154,7 @@ class _Started:
 def _start(sweep: Sweep, workdir: Path, cell: Cell, make_command: Command) -> _Started:
     folder = cell_folder(workdir, cell)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    log = _beside(folder, ".log").open("a", encoding="utf-8")
+    log = beside(folder, ".log").open("a", encoding="utf-8")
     process = subprocess.Popen(make_command(sweep, cell, folder), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                preexec_fn=_die_with_parent if sys.platform == "linux" else None)
     return _Started(process, folder, log, time.monotonic())
@@ -180,7 +170,7 @@ def _end(started: _Started) -> Failure | None:
     log, code = Path(started.log.name), started.process.returncode
     if code == 0:
         seconds = round(time.monotonic() - started.start_time, 1)
-        write_atomically(_beside(started.folder, ".done"), json.dumps({"seconds": seconds}) + "\n")
+        write_atomically(beside(started.folder, ".done"), json.dumps({"seconds": seconds}) + "\n")
         return None
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return Failure(started.folder.name, code, log, "\n".join(lines[-_LOG_LINES:]))

@@ -1,152 +1,131 @@
 """The vocabulary inside a GGUF file, as a `tokenizers` BPE or a sentencepiece model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import sentencepiece
 import tokenizers
 from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
 
 from ilf_jax.errors import InputError
-
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # token types in GGUF and sentencepiece
+from ilf_jax.tokenizers import backend, sentencepiece_model
+from ilf_jax.tokenizers.sentencepiece_model import CONTROL, NORMAL, USER_DEFINED
+from ilf_jax.tokenizers.slow_files import LLAMA3_WORDS
 
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)"
-_LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}"
-    r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+# Words that end where small letters turn to capitals; {ending}: what may follow one, {digits}: how long numbers are.
+_CASED_WORDS = (
+    r"[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}]*[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]+{ending}"
+    r"|[^\r\n\p{{L}}\p{{N}}]?[\p{{Lu}}\p{{Lt}}\p{{Lm}}\p{{Lo}}\p{{M}}]+[\p{{Ll}}\p{{Lm}}\p{{Lo}}\p{{M}}]*{ending}"
+    r"|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+_ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
 # tokenizer.ggml.pre -> regular expressions that split text into words, applied in order; None stands for GPT-2's.
 _PRE_TOKENIZERS: dict[str, tuple[str | None, ...]] = {
     **dict.fromkeys(("gpt-2", "gpt2", "olmo", "phi-2", "opt"), (None,)),
-    "smollm": (r"\p{N}", None),
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3"), (_LLAMA3.format(digits="{1,3}"),)),
-    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), (_LLAMA3.format(digits=""),)),
+    **dict.fromkeys(("smollm", "refact", "starcoder", "command-r"), (r"\p{N}", None)),
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "dbrx", "smaug-bpe"), (LLAMA3_WORDS.format(digits="{1,3}"),)),
+    **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), (LLAMA3_WORDS.format(digits=""),)),
+    "tekken": (_CASED_WORDS.format(ending="", digits=""),),
+    "gpt-4o": (_CASED_WORDS.format(ending=_ENDING, digits="{1,3}"),),
     "default": (r"[\p{P}\$\+<=>\^~\|]+", _WORDS, r"\p{N}+", r"[0-9][0-9][0-9]"),
 }
 _NFC = ("qwen2", "deepseek-r1-qwen")  # trained on composed characters
-LLAMA3_NAMES = ("llama-bpe", "llama3", "llama-v3")  # these look up a whole word before they apply merges
+_WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3", "tekken")  # these look up a whole word before they apply merges
+_WITH_BOS = ("llama-bpe", "llama3", "llama-v3")
 
 
-def byte_level_bpe(
-    tokens: Sequence[str], merges: Sequence[str], types: Sequence[int], pre: str, where: str
-) -> tokenizers.Tokenizer:
-    """The tokenizer of a `gpt2` vocabulary.
+class Vocabulary:
+    """What a GGUF file's metadata says about its tokenizer.
 
-    Args:
-        tokens: text of each id, in byte-level letters.
-        merges: "left right", highest priority first.
-        types: token type of each id.
-        pre: tokenizer.ggml.pre, the name of the pre-tokenizer.
-        where: the file, for messages.
-
-    Raises:
-        InputError: the pre-tokenizer is unknown, or the merges do not match the tokens.
+    Attributes:
+        metadata: all of it.
+        tokens, types: text and type of each id.
     """
-    if pre not in _PRE_TOKENIZERS:
-        raise InputError(f"{where}: tokenizer.ggml.pre = {pre!r}; allowed: {', '.join(_PRE_TOKENIZERS)}")
-    vocab = {token: i for i, token in enumerate(tokens)}
-    pairs: Any = [tuple(m.split(" ", 1)) for m in merges]
-    try:
-        bpe = models.BPE(vocab, pairs, fuse_unk=False, ignore_merges=pre in LLAMA3_NAMES)
-    except Exception as error:  # tokenizers raises plain Exception
-        raise InputError(f"{where}: the merges do not match the vocabulary ({error})") from error
-    steps: list[Any] = []
-    for regex in _PRE_TOKENIZERS[pre]:
-        if regex is not None:
-            steps.append(pre_tokenizers.Split(Regex(regex), behavior="isolated"))
-    gpt2_words = None in _PRE_TOKENIZERS[pre]
-    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=gpt2_words))
-    tokenizer = tokenizers.Tokenizer(bpe)
-    if pre in _NFC:
-        tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
-    tokenizer.decoder = decoders.ByteLevel()
-    add_specials(tokenizer, [t for t, kind in zip(tokens, types, strict=True) if kind == CONTROL])
-    defined = [t for t, kind in zip(tokens, types, strict=True) if kind == USER_DEFINED]
-    tokenizer.add_tokens([tokenizers.AddedToken(t, normalized=False) for t in defined])
-    return tokenizer
 
+    def __init__(self, metadata: Mapping[str, Any], where: str) -> None:
+        """Raises InputError if there is no vocabulary, or its lists are not of one length and of their types."""
+        self.metadata, self.where = metadata, where
+        if "tokenizer.ggml.tokens" not in metadata:
+            raise InputError(f"{where}: has no vocabulary (tokenizer.ggml.tokens)")
+        self.tokens = self._list("tokens", str, None)
+        if not 0 < len(self.tokens) <= backend.MAX_TOKENS:
+            raise InputError(f"{where}: tokenizer.ggml.tokens has {len(self.tokens)} entries; allowed: "
+                             f"1..{backend.MAX_TOKENS}")
+        self.types = self._list("token_type", int, NORMAL)
 
-def add_specials(tokenizer: tokenizers.Tokenizer, texts: Sequence[str]) -> None:
-    """Marks tokens as special: encoding keeps them whole, decoding skips them."""
-    tokenizer.add_special_tokens([tokenizers.AddedToken(t, special=True, normalized=False) for t in texts])
+    def tokenizer(self) -> tuple[tokenizers.Tokenizer, bytes, bool]:
+        """The tokenizer, its sentencepiece model or b"", and whether such models are trained with a leading BOS.
 
+        Raises:
+            InputError: it is of an unknown kind, or its parts do not match.
+        """
+        kind = self.metadata.get("tokenizer.ggml.model")
+        if kind == "gpt2":
+            pre = self.metadata.get("tokenizer.ggml.pre", "default")
+            return self._byte_level_bpe(pre), b"", pre in _WITH_BOS
+        if kind == "llama":
+            proto = sentencepiece_model.of_pieces(
+                self.tokens, self._list("scores", (int, float), 0.0), self.types,
+                {"bos": self.number("bos_token_id"), "eos": self.number("eos_token_id")},
+                add_space=self.flag("add_space_prefix", True),
+                remove_spaces=self.flag("remove_extra_whitespaces", False))
+            return sentencepiece_model.convert(proto, self.where), proto.SerializeToString(), True
+        raise InputError(f"{self.where}: tokenizer.ggml.model = {kind!r}; allowed: gpt2, llama")
 
-def sentencepiece_model(
-    tokens: Sequence[str], scores: Sequence[float], types: Sequence[int], meta: dict[str, Any], where: str
-) -> sentencepiece.SentencePieceProcessor:
-    """The sentencepiece BPE model of a `llama` vocabulary.
+    def number(self, key: str) -> int | None:
+        """tokenizer.ggml.KEY, an id of the vocabulary, if the file has it."""
+        value = self.metadata.get(f"tokenizer.ggml.{key}")
+        if value is not None and (type(value) is not int or not 0 <= value < len(self.tokens)):
+            raise InputError(f"{self.where}: tokenizer.ggml.{key} = {value!r}; the vocabulary has the ids "
+                             f"0..{len(self.tokens) - 1}")
+        return value
 
-    Args:
-        tokens: text of each id.
-        scores: merge score of each id.
-        types: token type of each id.
-        meta: the file's metadata (space prefix, ids of the special tokens).
-        where: the file, for messages.
+    def flag(self, key: str, default: bool) -> bool:
+        """tokenizer.ggml.KEY, true or false."""
+        value = self.metadata.get(f"tokenizer.ggml.{key}", default)
+        if type(value) is not bool:
+            raise InputError(f"{self.where}: tokenizer.ggml.{key} = {value!r:.80}; allowed: true, false")
+        return value
 
-    Raises:
-        InputError: sentencepiece rejects the vocabulary.
-    """
-    from sentencepiece import sentencepiece_model_pb2
+    def _list(self, key: str, of: type | tuple[type, ...], default: Any) -> list[Any]:
+        """tokenizer.ggml.KEY, a value for each token."""
+        values = self.metadata.get(f"tokenizer.ggml.{key}")
+        if values is None and default is not None:
+            return [default] * len(self.tokens)
+        name = f"{self.where}: tokenizer.ggml.{key}"
+        if not isinstance(values, list) or any(isinstance(v, bool) or not isinstance(v, of) for v in values):
+            raise InputError(f"{name} must be a list of {getattr(of, '__name__', 'number')}")
+        if key != "tokens" and len(values) != len(self.tokens):
+            raise InputError(f"{name} has {len(values)} entries for {len(self.tokens)} tokens")
+        return values
 
-    pb: Any = sentencepiece_model_pb2  # its classes are made when it is imported
-
-    model = pb.ModelProto()
-    for token, score, kind in zip(tokens, scores, types, strict=True):
-        model.pieces.add(piece=token, score=score, type=kind)
-    trainer = model.trainer_spec
-    trainer.model_type, trainer.vocab_size = pb.TrainerSpec.BPE, len(tokens)
-    trainer.byte_fallback = BYTE in types
-    trainer.unk_id = types.index(UNKNOWN) if UNKNOWN in types else -1
-    for name in ("bos", "eos"):
-        setattr(trainer, f"{name}_id", meta.get(f"tokenizer.ggml.{name}_token_id", -1))
-    trainer.pad_id = -1
-    model.normalizer_spec.name = "identity"
-    model.normalizer_spec.add_dummy_prefix = bool(meta.get("tokenizer.ggml.add_space_prefix", True))
-    model.normalizer_spec.remove_extra_whitespaces = bool(meta.get("tokenizer.ggml.remove_extra_whitespaces", False))
-    try:
-        return sentencepiece.SentencePieceProcessor(model_proto=model.SerializeToString())
-    except (RuntimeError, ValueError) as error:
-        raise InputError(f"{where}: sentencepiece rejects the vocabulary ({error})") from error
-
-
-def sentencepiece_to_json(processor: sentencepiece.SentencePieceProcessor) -> tokenizers.Tokenizer:
-    """The same vocabulary as a `tokenizers.Tokenizer`, for export.
-
-    A sentencepiece model does not store merges. Every split of a piece into two pieces is a merge, with the priority of
-    the piece's score.
-    """
-    from sentencepiece import sentencepiece_model_pb2
-
-    pb: Any = sentencepiece_model_pb2  # its classes are made when it is imported
-
-    proto = pb.ModelProto.FromString(processor.serialized_model_proto())
-    pieces, spec, trainer = proto.pieces, proto.normalizer_spec, proto.trainer_spec
-    unknown = next((i for i, p in enumerate(pieces) if p.type == UNKNOWN), None)
-    steps: list[Any] = [normalizers.Precompiled(spec.precompiled_charsmap)] if spec.precompiled_charsmap else []
-    if spec.remove_extra_whitespaces:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
-    if trainer.model_type == pb.TrainerSpec.BPE:
-        vocab = {p.piece: i for i, p in enumerate(pieces)}
-        merges = []
-        for i, p in enumerate(pieces):
-            if p.type in (NORMAL, UNUSED):
-                cuts = [(p.piece[:n], p.piece[n:]) for n in range(1, len(p.piece))]
-                known = [(vocab[a], vocab[b], a, b) for a, b in cuts if a in vocab and b in vocab]
-                merges += [(-p.score, i, *cut) for cut in sorted(known)]
-        ordered = [(a, b) for *_, a, b in sorted(merges)]
-        unk = pieces[unknown].piece if unknown is not None else None
-        model: Any = models.BPE(vocab, ordered, unk_token=unk, fuse_unk=True, byte_fallback=trainer.byte_fallback)
-    else:
-        scored = [(p.piece, p.score) for p in pieces]
-        model = models.Unigram(scored, unknown, byte_fallback=trainer.byte_fallback)
-    steps += [normalizers.Prepend("▁")] if spec.add_dummy_prefix else []
-    tokenizer = tokenizers.Tokenizer(model)
-    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
-    undo = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    tokenizer.decoder = decoders.Sequence(undo + ([decoders.Strip(" ", 1, 0)] if spec.add_dummy_prefix else []))
-    add_specials(tokenizer, [p.piece for p in pieces if p.type == CONTROL])
-    defined = [p.piece for p in pieces if p.type == USER_DEFINED]
-    tokenizer.add_tokens([tokenizers.AddedToken(t, normalized=False) for t in defined])
-    return tokenizer
+    def _byte_level_bpe(self, pre: str) -> tokenizers.Tokenizer:
+        if pre not in _PRE_TOKENIZERS:
+            raise InputError(f"{self.where}: tokenizer.ggml.pre = {pre!r}; allowed: {', '.join(_PRE_TOKENIZERS)}")
+        merges = self.metadata.get("tokenizer.ggml.merges", [])
+        if not isinstance(merges, list) or not all(isinstance(m, str) and " " in m[1:-1] for m in merges):
+            raise InputError(f"{self.where}: tokenizer.ggml.merges must be a list of two tokens with a space between")
+        # A token may begin with a space of its own: the one that parts the two is the first behind a character.
+        pairs: Any = [(m[: m.index(" ", 1)], m[m.index(" ", 1) + 1 :]) for m in merges]
+        vocab = {token: i for i, token in enumerate(self.tokens)}
+        try:
+            bpe = models.BPE(vocab, pairs, fuse_unk=False, ignore_merges=pre in _WHOLE_WORDS)
+        except Exception as error:  # tokenizers raises plain Exception
+            raise InputError(f"{self.where}: the merges do not match the vocabulary ({error})") from error
+        steps: list[Any] = []
+        for regex in _PRE_TOKENIZERS[pre]:
+            if regex is not None:
+                steps.append(pre_tokenizers.Split(Regex(regex), behavior="isolated"))
+        gpt2_words = None in _PRE_TOKENIZERS[pre]
+        steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=gpt2_words))
+        tokenizer = tokenizers.Tokenizer(bpe)
+        if pre in _NFC:
+            tokenizer.normalizer = normalizers.NFC()
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+        tokenizer.decoder = decoders.ByteLevel()
+        kinds = list(zip(self.tokens, self.types, strict=True))
+        backend.add_tokens(tokenizer, [
+            *backend.control_tokens([t for t, kind in kinds if kind == CONTROL]),
+            *backend.defined_tokens([t for t, kind in kinds if kind == USER_DEFINED]),
+        ], self.where)
+        return tokenizer

@@ -1,23 +1,21 @@
 """Text <-> token ids: one class for Hugging Face tokenizers, sentencepiece models and GGUF vocabularies."""
 
+import copy
 import dataclasses
-import datetime
 import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
-import jinja2.sandbox
 import tokenizers
 from tokenizers import processors
 
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io
-from ilf_jax.models.architecture import ModelConfig
+from ilf_jax.runtime import storage
 from ilf_jax.runtime.files import read_json
-from ilf_jax.tokenizers import hf_files
+from ilf_jax.tokenizers import tokenizer_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,20 +39,18 @@ class Tokenizer:
     Attributes:
         vocab_size: the largest id plus one.
         bos_id, eos_id: None if the vocabulary has none.
-        stop_ids: tokens that end a generation.
         adds_bos: whether the model was trained with a leading BOS (the caller passes `add_bos`).
-        chat_template: jinja source, or None.
+        chat: the chat templates, which may be none.
     """
 
-    def __init__(self, parts: hf_files.Parts) -> None:
+    def __init__(self, parts: tokenizer_files.Parts) -> None:
         self._backend, self.where = parts.backend, parts.where
         self.vocab_size = parts.backend.size
         self.bos_id, self.eos_id = parts.bos_id, parts.eos_id
-        self.stop_ids: tuple[int, ...] = tuple(
-            dict.fromkeys(i for i in (parts.eos_id, *parts.stop_ids) if i is not None)
-        )
+        self._listed_stops = (parts.eos_id, *parts.stop_ids)
+        self._embeddings: tuple[int, str] | None = None
         self.adds_bos = parts.adds_bos and parts.bos_id is not None
-        self.chat_template = parts.chat_template
+        self.chat = parts.chat
 
     @classmethod
     def load(cls, uri: str) -> "Tokenizer":
@@ -64,20 +60,79 @@ class Tokenizer:
             InputError: the file is missing, has no tokenizer, or has one of an unknown kind.
         """
         if uri.startswith("file:"):
-            return cls(hf_files.from_file(Path(uri.removeprefix("file:"))))
+            return cls(tokenizer_files.from_file(storage.local(uri.removeprefix("file:"))))
         kind, path = checkpoint_io.resolve(uri)
         if kind == "init":
             raise InputError(f"tokenizer {uri!r}: random params have none; give file:PATH or another checkpoint")
-        return cls(hf_files.from_gguf(path) if kind == "gguf" else hf_files.from_folder(Path(path)))
+        return cls(tokenizer_files.from_gguf(path) if kind == "gguf" else tokenizer_files.from_folder(Path(path)))
 
-    def encode(self, text: str, add_bos: bool = False) -> list[int]:
-        """Ids of a text. Special tokens in the text become their ids; `add_bos` prepends BOS, nothing else is added."""
-        return self._bos(add_bos) + self._backend.encode(text)
+    def encode(self, text: str, add_bos: bool = False, *, special: bool = False) -> list[int]:
+        """Ids of a text.
 
-    def encode_batch(self, texts: Sequence[str], add_bos: bool = False) -> list[list[int]]:
-        """`encode` of each text, in parallel if the backend supports it."""
-        bos = self._bos(add_bos)
-        return [bos + ids for ids in self._backend.encode_batch(texts)]
+        Args:
+            text: what to encode.
+            add_bos: prepend BOS; nothing else is ever added.
+            special: control tokens in the text become their ids, as a rendered chat template needs it. Without, they
+                are letters like any others, so that a document cannot close its own turn.
+        """
+        return self.encode_batch([text], add_bos, special=special)[0]
+
+    def encode_batch(self, texts: Sequence[str], add_bos: bool = False, *, special: bool = False) -> list[list[int]]:
+        """`encode` of each text, in parallel."""
+        bos, rows = self._bos(add_bos), self._backend.encode_batch(texts, special)
+        if self._embeddings is not None:
+            limit, uri = self._embeddings
+            for text, ids in zip(texts, rows, strict=True):
+                if ids and max(ids) >= limit:
+                    raise InputError(f"checkpoint {uri!r}: the model has embeddings for {limit} tokens, and none for "
+                                     f"{self._backend.piece(max(ids))!r} (id {max(ids)}), which stands in the text "
+                                     f"{text[:80]!r}")
+        return [bos + ids for ids in rows]
+
+    def for_embeddings(self, count: int, uri: str) -> "Tokenizer":
+        """This tokenizer for a model with `count` embeddings: a text with a token beyond them is refused.
+
+        Args:
+            count: number of embeddings.
+            uri: of the model, for messages.
+
+        Raises:
+            InputError: BOS or an end token has no embedding.
+        """
+        for name, i in (("bos", self.bos_id if self.adds_bos else None), *(("end", i) for i in self.stop_ids)):
+            if i is not None and i >= count:
+                raise InputError(f"checkpoint {uri!r}: the {name} token {self._backend.piece(i)!r} has the id {i}, the "
+                                 f"model only {count} embeddings; tokenizer and model do not match")
+        if count >= self.vocab_size:
+            return self
+        own = copy.copy(self)
+        own._embeddings = count, uri
+        return own
+
+    @functools.cached_property
+    def stop_ids(self) -> tuple[int, ...]:
+        """Tokens that end a generation: eos first, and the one that closes the assistant's turn among the others."""
+        return tuple(dict.fromkeys(i for i in (*self._listed_stops, self.turn_end_id) if i is not None))
+
+    @functools.cached_property
+    def turn_end_id(self) -> int | None:
+        """The token by which the chat template closes the assistant's turn.
+
+        None if there is no template, or it closes a turn with plain text, or does not render a plain turn at all.
+        """
+        answer = "An answer."
+        turn = [{"role": "user", "content": "A question?"}, {"role": "assistant", "content": answer}]
+        try:
+            rendered = self.render_chat(turn, add_generation_prompt=False) if self.chat else ""
+        except InputError:  # said again, and aloud, where a prompt is to be rendered
+            return None
+        _, found, behind = rendered.rpartition(answer)
+        return self.closing(behind)[1] if found else None
+
+    @property
+    def unknown_ids(self) -> frozenset[int]:
+        """Ids below `vocab_size` that no token has."""
+        return self._backend.unknown_ids
 
     def _bos(self, add_bos: bool) -> list[int]:
         if not add_bos:
@@ -97,34 +152,77 @@ class Tokenizer:
 
     @functools.cached_property
     def _prepends_space(self) -> bool:
-        first = self._backend.encode("a")[:1]
-        return bool(first) and first != self._backend.encode("\na")[-1:]
+        first = self.encode("a")[:1]
+        return bool(first) and first != self.encode("\na")[-1:]
 
     def _encode_inner(self, text: str) -> list[int]:
         """Ids of a text inside a longer one: without the space that some vocabularies prepend."""
         if self._prepends_space:
-            anchor, whole = self._backend.encode("\n"), self._backend.encode("\n" + text)
+            anchor, whole = self.encode("\n"), self.encode("\n" + text)
             if whole[: len(anchor)] == anchor:
                 return whole[len(anchor) :]
-        return self._backend.encode(text)
+        return self.encode(text)
 
-    def encode_continuation(self, prompt_ids: Sequence[int], prompt_text: str, text: str) -> list[int]:
-        """Ids such that `prompt_ids` followed by them are the ids of prompt_text + text.
+    def mark(self, text: str) -> str:
+        """Text from data such that the control tokens in it stay letters in `encode_marked`, whatever is joined to it.
 
-        If a token would span the boundary, no such ids exist, and this returns the ids of `text` alone.
+        See `ilf_jax.tokenizers.control_tokens`.
         """
-        prompt, whole = list(prompt_ids), self._backend.encode(prompt_text + text)
-        if prompt and prompt[0] == self.bos_id and whole[:1] != [self.bos_id]:
-            whole = [self.bos_id, *whole]
-        return whole[len(prompt) :] if whole[: len(prompt)] == prompt else self._encode_inner(text)
+        return self._backend.control.mark(text)
 
-    def answer_tokens(self, prompt_text: str, prompt_ids: Sequence[int], answers: tuple[str, str]) -> AnswerTokens:
-        """The first tokens in which two answers to the prompt differ.
+    def unmark(self, marked: str) -> str:
+        """The text that was marked."""
+        return self._backend.control.unmark(marked)
+
+    def encode_marked(self, marked: str, add_bos: bool = False) -> list[int]:
+        """Ids of marked text: control tokens count where they were not in data."""
+        control = self._backend.control
+        if not control.has_marks(marked):
+            return self.encode(marked, add_bos, special=True)
+        ids, known = self._bos(add_bos), ""
+        parts = control.split(marked)
+        for i in range(0, len(parts), 2):
+            if control.has_marks(parts[i]):
+                ids += self.encode(known, special=True)
+                known, before = "", parts[i - 1] if i else ""
+                ids += self._encode_behind(before, control.unmark(parts[i]))
+            else:
+                known += parts[i]
+            known += parts[i + 1] if i + 1 < len(parts) else ""
+        return ids + self.encode(known, special=True)
+
+    def _encode_behind(self, control: str, text: str) -> list[int]:
+        """Ids of a text behind a control token, or at the beginning if that is ''."""
+        if control and self.encode(f"{control}a", special=True)[1:] != self.encode("a"):
+            return self._encode_inner(text)
+        return self.encode(text)
+
+    def encode_continuation(self, prompt_ids: Sequence[int], prompt: str, text: str) -> list[int]:
+        """Ids such that `prompt_ids` followed by them are the ids of the prompt and text.
+
+        Both are marked where they come from data. If a token would span the boundary, no such ids exist, and this
+        returns the ids of `text` alone.
+        """
+        before, whole = list(prompt_ids), self.encode_marked(prompt + text)
+        if before and before[0] == self.bos_id and whole[:1] != [self.bos_id]:
+            whole = [self.bos_id, *whole]
+        if whole[: len(before)] == before:
+            return whole[len(before) :]
+        return self._encode_inner_marked(text)
+
+    def _encode_inner_marked(self, marked: str) -> list[int]:
+        first, *others = self._backend.control.split(marked)
+        if not others:
+            return self._encode_inner(self.unmark(first))
+        return self._encode_inner(self.unmark(first)) + self.encode_marked(marked[len(first) :])
+
+    def answer_tokens(self, prompt: str, prompt_ids: Sequence[int], answers: tuple[str, str]) -> AnswerTokens:
+        """The first tokens in which two answers to the prompt, marked text, differ.
 
         Raises:
             InputError: the answers' tokens are equal, or those of one are a prefix of the other's.
         """
-        first, second = (self.encode_continuation(prompt_ids, prompt_text, answer) for answer in answers)
+        first, second = (self.encode_continuation(prompt_ids, prompt, answer) for answer in answers)
         differs_at = next((i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b), None)
         if differs_at is None:
             raise InputError(
@@ -134,26 +232,30 @@ class Tokenizer:
         ids = (first[differs_at], second[differs_at])
         return AnswerTokens(tuple(first[:differs_at]), ids, len(first) == len(second) == 1)
 
-    def render_chat(self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True) -> str:
+    def closing(self, text: str) -> tuple[str, int | None]:
+        """What a template writes behind an answer, as the text before the token that ends the turn, and that token.
+
+        The token is None where the text has none that the vocabulary holds apart from its words.
+        """
+        ids = self._backend.encode(text, True)
+        ends = self._backend.added_ids.union(i for i in self._listed_stops if i is not None)
+        end = next((i for i in ids if i in ends and self._backend.piece(i).strip()), None)
+        return ("", None) if end is None else (text.partition(self._backend.piece(end))[0], end)
+
+    def render_chat(
+        self, messages: Sequence[Mapping[str, Any]], add_generation_prompt: bool = True, **settings: Any
+    ) -> str:
         """The chat template applied to messages of {"role", "content"}; encode the result without BOS.
+
+        Args:
+            messages: marked text, where it comes from data.
+            add_generation_prompt: see `ChatTemplates.render`.
+            settings: likewise.
 
         Raises:
             InputError: there is no template, or it rejects the messages.
         """
-        if self.chat_template is None:
-            raise InputError(f"{self.where}: has no chat template; use plain prompts with this checkpoint")
-        try:
-            return self._template.render(
-                messages=messages, add_generation_prompt=add_generation_prompt,
-                bos_token=self._text(self.bos_id), eos_token=self._text(self.eos_id),
-            )
-        except (jinja2.TemplateError, TypeError, KeyError) as error:
-            raise InputError(f"{self.where}: the chat template failed: {error}") from error
-
-    @functools.cached_property
-    def _template(self) -> jinja2.Template:
-        assert self.chat_template is not None
-        return _environment().from_string(self.chat_template)
+        return self.chat.render([messages], add_generation_prompt=add_generation_prompt, **settings)[0]
 
     def _text(self, token_id: int | None) -> str:
         return "" if token_id is None else self._backend.piece(token_id)
@@ -165,8 +267,8 @@ class Tokenizer:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        fast = self._backend.to_json()
-        if self.adds_bos and not hf_files.Fast(fast).template_adds(self.bos_id):
+        fast = self._backend.tokenizer
+        if self.adds_bos and not self._backend.template_adds(self.bos_id):
             bos = self._text(self.bos_id)
             fast = tokenizers.Tokenizer.from_str(fast.to_str())  # a copy: this tokenizer stays unchanged
             fast.post_processor = processors.TemplateProcessing(
@@ -178,36 +280,17 @@ class Tokenizer:
         for name, token_id in (("bos_token", self.bos_id), ("eos_token", self.eos_id)):
             if token_id is not None:
                 config[name] = fast.id_to_token(token_id)
-        if self.chat_template is not None:
-            config["chat_template"] = self.chat_template
+        tokens = {name: text for name, text in self.chat.tokens.items() if fast.token_to_id(text) is not None}
+        config = {**config, **{name: text for name, text in tokens.items() if name not in config}}
+        if list(self.chat.by_name) == ["default"]:
+            config["chat_template"] = self.chat.source()
+        elif self.chat:
+            config["chat_template"] = [{"name": n, "template": t} for n, t in self.chat.by_name.items()]
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False))
         if self.stop_ids:  # tokenizer_config.json has no key for several; keep the file's other settings
             path = folder / "generation_config.json"
             kept = read_json(path) if path.is_file() else {}
             ends = self.stop_ids[0] if len(self.stop_ids) == 1 else list(self.stop_ids)
             path.write_text(json.dumps({**kept, "eos_token_id": ends}, indent=2))
-        if isinstance(self._backend, hf_files.SentencePiece):
-            (folder / "tokenizer.model").write_bytes(self._backend.processor.serialized_model_proto())
-
-
-@functools.cache
-def _environment() -> jinja2.sandbox.ImmutableSandboxedEnvironment:
-    def refuse(message: str) -> None:
-        raise jinja2.TemplateError(message)
-
-    env = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-    )
-    env.globals["raise_exception"] = refuse
-    env.globals["strftime_now"] = lambda pattern: datetime.datetime.now().strftime(pattern)
-    env.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-    return env
-
-
-def check_vocab(tokenizer: Tokenizer, config: ModelConfig, uri: str) -> None:
-    """Raises InputError if the tokenizer has ids that the model has no embedding for."""
-    if tokenizer.vocab_size > config.vocab_size:
-        raise InputError(
-            f"checkpoint {uri!r}: the tokenizer has {tokenizer.vocab_size} tokens, the model only "
-            f"{config.vocab_size} embeddings; tokenizer and model do not match"
-        )
+        if self._backend.model_proto:
+            (folder / "tokenizer.model").write_bytes(self._backend.model_proto)

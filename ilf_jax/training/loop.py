@@ -16,7 +16,7 @@ from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions
 from ilf_jax.models.placement import Placement
 from ilf_jax.models.transformer import Params
-from ilf_jax.runtime import checkpoint, performance, preemption, progress, storage
+from ilf_jax.runtime import checkpoint, performance, preemption, progress, seeds, storage
 from ilf_jax.steps.finetune_step import Batch
 from ilf_jax.training import batch_schedule, dev_split, early_stopping, optimizer, step_log, train_program
 from ilf_jax.training.batch_schedule import Plan
@@ -60,6 +60,7 @@ class Trained:
     params: Params  # of an ordinary model
     loss: float  # nats a weighted token, mean of the last epoch's steps
     steps: int
+    log_digest: str  # of steps.jsonl
     work: performance.Work  # of the steps that this process made
 
 
@@ -97,7 +98,7 @@ def train(
     if not performance.fetch(_all_finite(params)):
         raise InputError(f"{trainer.section}: training stopped, some params are not finite after step {step}. "
                          f"{step_log.remedy(trainer.section)}")
-    return Trained(params, log.mean_of_last(plan.steps_per_epoch), step,
+    return Trained(params, log.mean_of_last(plan.steps_per_epoch), step, log.digest(),
                    _work(objective.architecture, plan, range(first, step)))
 
 
@@ -127,12 +128,13 @@ def _optimise(
     states = checkpoint.TrainingCheckpoints(trainer.folder / _STATES, trainer.checkpointing.states)
     clock = checkpoint.Clock(trainer.checkpointing.every_steps, trainer.checkpointing.every_minutes)
     log = step_log.StepLog(trainer.folder / "steps.jsonl", trainer.section)
-    resumed_at = states.latest()
-    if resumed_at is not None:
+    resumed_at, logged = None, None
+    if states.latest() is not None:
         to_restore = {"state": state, **(stopping.to_save() if stopping else {})}
         like = placement.with_shardings(to_restore, "train")
         del state, to_restore  # a resumed run needs no more memory than a new one
-        restored = states.restore(resumed_at, like)
+        resumed_at, restored, facts = states.restore_newest(like)
+        logged = facts.get("log")
         state = restored.pop("state")
         if stopping:
             stopping.restore(restored)
@@ -145,7 +147,7 @@ def _optimise(
     if stopping and resumed_at is None:
         stopping.score_start(dev_loss())
     step = resumed_at or 0
-    log.rewind(step)
+    log.rewind(step, logged)
     pending: tuple[int, dict[str, Any]] | None = None
 
     def log_pending() -> None:
@@ -157,7 +159,7 @@ def _optimise(
     def save() -> None:
         log_pending()
         log.flush()
-        states.save(step, {"state": state, **(stopping.to_save() if stopping else {})})
+        states.save(step, {"state": state, **(stopping.to_save() if stopping else {})}, log=log.digest())
 
     with (progress.Progress(f"{trainer.section} {trainer.iteration}", len(plan), "steps", done=step) as bar,
           preemption.only_at_safe_points(), states.writing()):
@@ -206,7 +208,7 @@ def row_shape(
 
 
 def _starting_params(trainer: Trainer, objective: Objective, load_params: Callable[[], Params]) -> Params:
-    key = jax.random.fold_in(jax.random.key(trainer.seed), trainer.iteration)
+    key = jax.random.fold_in(seeds.key(trainer.seed), trainer.iteration)
     return train_program.trainable(objective.architecture, trainer.settings, trainer.section, load_params(), key)
 
 

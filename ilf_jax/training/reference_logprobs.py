@@ -12,10 +12,11 @@ from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions
 from ilf_jax.models.placement import Placement
 from ilf_jax.models.transformer import Params
-from ilf_jax.runtime import distributed, performance, storage
-from ilf_jax.runtime.files import write_atomically
+from ilf_jax.runtime import distributed, files, performance, storage
 from ilf_jax.training import packing
 from ilf_jax.training.objectives import sequence_logprobs
+
+_CURE = "delete it to compute it again"
 
 
 def compute(
@@ -62,13 +63,27 @@ def attach(
     Raises:
         InputError: the file is about other examples.
     """
-    lines = distributed.on_main(lambda: path.read_text(encoding="utf-8").splitlines() if path.exists() else None)
-    if lines is None:
-        rows = compute_all()
-        text = "".join(json.dumps(row.tolist()) + "\n" for row in rows)
-        distributed.on_main(lambda: write_atomically(path, text))
-    else:
-        rows = [np.array(json.loads(line), np.float32) for line in lines]
+    if distributed.on_main(path.exists):
+        rows = _read(path)
         if [len(row) for row in rows] != [example.num_targets for example in examples]:
-            raise InputError(f"{path}: does not belong to these training examples; delete it to compute it again")
+            raise InputError(f"{path}: does not belong to these training examples; {_CURE}")
+    else:
+        rows = compute_all()
+        unknown = next((i for i, row in enumerate(rows) if not np.isfinite(row).all()), None)
+        if unknown is not None:
+            raise InputError(f"finetune: the log-probability of training example {unknown} under the reference is not "
+                             "finite: check the policy's weights and config.precision")
+        text = "".join(json.dumps(row.tolist()) + "\n" for row in rows)
+        distributed.on_main(lambda: files.write_lines(path, text))
     return [dataclasses.replace(example, reference_logprobs=row) for example, row in zip(examples, rows, strict=True)]
+
+
+def _read(path: storage.Path) -> list[np.ndarray]:
+    lines = distributed.on_main(lambda: [line.decode() for line in files.read_lines(path, _CURE) if line])
+    try:
+        rows = [np.array(json.loads(line), np.float32) for line in lines]
+    except (ValueError, TypeError, RecursionError) as e:
+        raise InputError(f"{path}: is damaged ({e}); {_CURE}") from e
+    if not all(row.ndim == 1 and np.isfinite(row).all() for row in rows):
+        raise InputError(f"{path}: is damaged: a line is no list of finite numbers; {_CURE}")
+    return rows

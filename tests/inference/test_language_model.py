@@ -8,6 +8,7 @@ from ilf_jax.models.compute import FLOAT32
 from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import sharding
 from ilf_jax.tasks.prompts import Prompt
+from ilf_jax.tokenizers import chat_templates
 from ilf_jax.tokenizers.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.fast
@@ -51,8 +52,9 @@ def test_what_cannot_be_shortened_is_refused(tokenizer):
 
 def test_the_end_of_a_chat_turn_is_what_the_template_writes(tokenizer):
     with_chat = Tokenizer.load(URI)
-    with_chat.chat_template = "{% for m in messages %}{{ m['content'] }}is{% endfor %}"
+    template = "{% for m in messages %}{{ m['content'] }}is{% endfor %}"
+    with_chat.chat = chat_templates.ChatTemplates({"default": template}, {}, "test")
     other = with_chat.encode("is")[0]
-    with_chat.stop_ids = (tokenizer.stop_ids[0], other)
+    with_chat._listed_stops = (tokenizer.stop_ids[0], other)
     assert make(with_chat, chat="auto").end_id == other
     assert make(with_chat, chat="never").end_id == tokenizer.stop_ids[0]

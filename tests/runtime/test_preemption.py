@@ -1,4 +1,4 @@
-"""SIGTERM: saved, code 143, and the run that goes on is the run that was never stopped."""
+"""SIGTERM, SIGINT: saved, code 143 or 130, and the run that goes on is the run that was never stopped."""
 
 import json
 import os
@@ -39,23 +39,26 @@ def whole(tmp_path_factory):
 
 
 @pytest.mark.parametrize("moment", ["iteration_001/score/0*.jsonl", "iteration_001/finetune/steps.jsonl"])
-def test_ends_with_143_and_goes_on(moment, whole, tmp_path):
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_ends_with_its_code_and_goes_on(moment, sent, code, whole, tmp_path):
     folder = tmp_path / "run"
     process = start(folder)
     end = time.monotonic() + 120
     while not any(path.stat().st_size for path in folder.glob(moment)):
         assert time.monotonic() < end and process.poll() is None
         time.sleep(0.01)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(sent)
     said, _ = process.communicate(timeout=60)
-    assert process.returncode == 143, said
+    assert process.returncode == code, said
     assert "Traceback" not in said
     if "finetune" in moment:  # every_steps is 100 here: what is saved was saved for the signal
         (state,) = (folder / "iteration_001/finetune/state").iterdir()
         logged = [json.loads(line)["step"] for line in
                   (folder / "iteration_001/finetune/steps.jsonl").read_text().splitlines()]
         assert logged == list(range(int(state.name)))
-        assert "SIGTERM: saving" in said
+        assert f"{sent.name}: saving" in said
+    if sent == signal.SIGINT:
+        assert said.count("SIGINT") == 1
     process = start(folder)
     said, _ = process.communicate()
     assert process.returncode == 0, said

@@ -13,7 +13,7 @@ from jax.sharding import Mesh, PartitionSpec
 
 from ilf_jax.errors import InputError
 from ilf_jax.models import placement, transformer
-from ilf_jax.models.architecture import small_shape
+from ilf_jax.models.architecture import RopeScaling, small_shape
 from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import sharding
 
@@ -24,7 +24,13 @@ CONFIG = dataclasses.replace(
 )
 # One KV head for all queries: fewer than `tensor`.
 FEW_KV_HEADS = dataclasses.replace(small_shape(64, 2, 64), num_heads=8, num_kv_heads=1, head_dim=8)
-CONFIGS = {"odd": CONFIG, "few kv heads": FEW_KV_HEADS}
+# What families other than Llama's do: norms over heads that lie on several devices, caps, scales, windows, NoPE.
+OTHERWISE = dataclasses.replace(
+    small_shape(64, 2, 64), num_heads=8, num_kv_heads=4, head_dim=8, pre_norms=False, post_norms=True,
+    qk_norm_whole=True, attention_softcap=1.0, residual_scale=0.5, logit_softcap=5.0, sliding_window=4,
+    sliding_layers=(1,), unrotated_layers=(0,), rotary_dim=6, rope_scaling=RopeScaling("yarn", 4.0),
+)
+CONFIGS = {"odd": CONFIG, "few kv heads": FEW_KV_HEADS, "otherwise": OTHERWISE}
 MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2)]
 
 SCRIPT = '''
@@ -112,7 +118,7 @@ print(json.dumps(report))
 def report(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices")
     (folder / "tests_sharding.py").write_text(
-        "from ilf_jax.models.architecture import ModelConfig\n"
+        "from ilf_jax.models.architecture import ModelConfig, RopeScaling\n"
         f"CONFIG = {CONFIGS[request.param]!r}\nMESHES = {MESHES!r}\n"
     )
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8",

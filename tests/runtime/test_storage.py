@@ -1,5 +1,8 @@
 """Work folders in an object store: a file system in memory stands for it."""
 
+import os
+import pathlib
+
 import fsspec
 import pytest
 from etils import epath
@@ -31,6 +34,9 @@ def test_paths(tmp_path, monkeypatch):
     assert str(storage.path("gs://bucket/x") / "y") == "gs://bucket/x/y"
 
 
+METRICS = [{"iteration": 1, "stage": "draft", "metric": "m", "value": 1.0, "stderr": None, "n": 1}]
+
+
 def test_records_manifest_and_metrics(bucket):
     folder, lock = workdir.open_workdir(str(bucket / "run"), {"seed": 1})
     with lock:
@@ -40,12 +46,12 @@ def test_records_manifest_and_metrics(bucket):
         stage.write_shard(0, 2, [Draft("a", "one", "policy")])
         assert stage.missing_shards(2) == [1]
         stage.write_shard(1, 2, [Draft("b", "two", "policy")])
-        stage.finish(shards=2, count=2, metrics=[{"metric": "m", "value": 1.0}], cost={"seconds": 2.0})
+        stage.finish(shards=2, count=2, metrics=METRICS, cost={"seconds": 2.0})
         folder.write_metrics()
     again, _ = workdir.open_workdir(str(bucket / "run"), {"seed": 1})
     assert again.stage(1, "draft").complete
     assert again.stage(1, "draft").read(Draft)["b"].text == "two"
-    assert again.metrics() == [{"metric": "m", "value": 1.0}]
+    assert again.metrics() == METRICS
     with pytest.raises(InputError, match=r"config\.seed: 1 -> 2"):
         workdir.open_workdir(str(bucket / "run"), {"seed": 2})
 
@@ -85,3 +91,13 @@ def test_a_folder_on_disk_is_used_as_it_is(tmp_path):
     with storage.read_locally(place) as same:
         assert same == place
     assert isinstance(storage.path(tmp_path), type(tmp_path)) and not isinstance(tmp_path, epath.gpath.PosixGPath)
+
+
+def test_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert storage.path("~/runs/a") == storage.local("~/runs/a") == tmp_path / "runs" / "a"
+    assert storage.local("runs/~a") == pathlib.Path("runs/~a")
+    assert os.fspath(storage.path("gs://bucket/~a")) == "gs://bucket/~a"
+    for bad in ("~nobody-of-this-name/x", "a\0b"):
+        with pytest.raises(InputError):
+            storage.path(bad)

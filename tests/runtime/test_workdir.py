@@ -5,7 +5,7 @@ import json
 import pytest
 
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import workdir
+from ilf_jax.runtime import files, workdir
 
 pytestmark = pytest.mark.fast
 
@@ -35,17 +35,17 @@ def test_a_folder_of_another_format_is_refused(tmp_path, run, written):
 
 
 def test_a_kill_before_the_config_is_written_leaves_a_new_folder(tmp_path, monkeypatch):
-    write = workdir.write_atomically
+    write = workdir.write_json
 
-    def killed(path, text):
+    def killed(path, content):
         if path.name == "config.json":
             raise KeyboardInterrupt
-        write(path, text)
+        write(path, content)
 
     with monkeypatch.context() as patch:
-        patch.setattr(workdir, "write_atomically", killed)
+        patch.setattr(workdir, "write_json", killed)
         with pytest.raises(KeyboardInterrupt):
             workdir.open_workdir(tmp_path, {"seed": 1})
     _, lock = workdir.open_workdir(tmp_path, {"seed": 2})
     lock.close()
-    assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 2}
+    assert files.read_json(tmp_path / "config.json") == {"seed": 2}

@@ -1,6 +1,7 @@
 """Sweeps: their algebra, what is run and skipped, and what comes out. The cells here are small programs, not runs."""
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -9,17 +10,20 @@ import xml.etree.ElementTree
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
 
+from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
+from ilf_jax.reporting import markdown
 from ilf_jax.runtime import files
-from ilf_jax.sweeps import grid, page, results, runner
+from ilf_jax.sweeps import command_line, folders, grid, page, results, runner, stale
 from ilf_jax.sweeps.grid import Sweep, axis, chain, named, product, together
 
 ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs/quickstart.py")
 SIZE = "data.train_size"
 
-# Does what a run leaves behind: metrics.jsonl. Fails where the size is 13, the first time.
+# Does what a run leaves behind: metrics.jsonl and, see `fake`, config.json. Fails where the size is 13, the first time.
 CELL = """
 import json, pathlib, sys
 size, seed, folder = float(sys.argv[1]), float(sys.argv[2]), pathlib.Path(sys.argv[3])
@@ -36,6 +40,8 @@ rows = [{"iteration": k, "stage": stage, "metric": "loss", "value": 100 / k / si
 
 
 def fake(sweep, cell, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config_lib.to_dict(grid.config_of(sweep, cell))))
     return [sys.executable, "-c", CELL, str(cell[SIZE]), str(cell.get("seed", 0)), str(folder)]
 
 
@@ -157,7 +163,7 @@ runner.run(make_sweep(10, 20, 30, seeds=(0,)), Path({str(tmp_path)!r}), make_com
         time.sleep(0.05)
     assert not _runs(cell)
     sweep = make_sweep(10, 20, 30, seeds=(0,))
-    assert [runner.is_done(tmp_path, c) for c in sweep.cells] == [True, False, False]
+    assert [folders.is_done(tmp_path, c) for c in sweep.cells] == [True, False, False]
     assert runner.run(sweep, tmp_path, make_command=fake) == []
     whole = tmp_path / "never killed"
     runner.run(sweep, whole, make_command=fake)
@@ -296,3 +302,149 @@ def test_lines_of_settings_by_different_keys_stay_apart(tmp_path):
     runner.run(sweep, tmp_path, make_command=fake)
     found = results.lines(sweep, results.collect(sweep, tmp_path), "evaluate/loss")
     assert {label: len(points) for label, points in found.items()} == {"method=random": 2, "epochs=1": 2}
+
+
+# What a changed file does to cells that there are
+
+
+def run_again(sweep, folder, **more):
+    assert runner.run(sweep, folder, make_command=fake, **more) == []
+    return {p.parent.name: p.read_text() for p in folder.glob("cells/*/started")}
+
+
+CHANGED = {
+    "always": lambda: make_sweep(10, 20, seeds=(0,), always={"finetune.epochs": 3}),
+    "its config file": lambda: dataclasses.replace(make_sweep(10, 20, seeds=(0,)), config=f"{ROOT}/configs/tldr_5k.py"),
+}
+
+
+@pytest.mark.parametrize("what", CHANGED)
+def test_a_cell_whose_configuration_has_changed_is_refused_or_run_again(tmp_path, what):
+    before, after = make_sweep(10, 20, seeds=(0,)), CHANGED[what]()
+    assert run_again(before, tmp_path) == {"train_size=10,seed=0": "x", "train_size=20,seed=0": "x"}
+    table = results.markdown(before, results.collect(before, tmp_path))
+    with pytest.raises(InputError, match=r"(?s)2 of 2 cells hold runs of another.*train_size=10,seed=0:.*--rerun"):
+        runner.run(after, tmp_path, make_command=fake)
+    assert run_again(before, tmp_path) == {"train_size=10,seed=0": "x", "train_size=20,seed=0": "x"}
+    assert run_again(after, tmp_path, rerun=True) == {"train_size=10,seed=0": "x", "train_size=20,seed=0": "x"}
+    assert results.markdown(before, results.collect(before, tmp_path / "replaced/1")) == table
+    assert (tmp_path / "replaced/1/cells/train_size=10,seed=0.log").exists()
+    run_again(before, tmp_path, rerun=True)
+    assert {p.name for p in (tmp_path / "replaced").iterdir()} == {"1", "2"}
+
+
+def test_a_cell_that_was_only_begun_is_compared_too(tmp_path):
+    sweep = make_sweep(13, seeds=(0,))
+    assert len(runner.run(sweep, tmp_path, make_command=fake)) == 1
+    changed = make_sweep(13, seeds=(0,), always={"finetune.epochs": 7})
+    with pytest.raises(InputError, match="1 of 1 cells"):
+        runner.run(changed, tmp_path, make_command=fake)
+    assert run_again(sweep, tmp_path) == {"train_size=13,seed=0": "xx"}
+
+
+def test_more_iterations_continue_a_cell(tmp_path):
+    run_again(make_sweep(10, seeds=(0,), always={"iterations": 1}), tmp_path)
+    more = make_sweep(10, seeds=(0,), always={"iterations": 2})
+    assert run_again(more, tmp_path) == {"train_size=10,seed=0": "xx"}
+    assert run_again(more, tmp_path) == {"train_size=10,seed=0": "xx"}
+    with pytest.raises(InputError, match=r"config\.iterations: 2 -> 1"):
+        runner.run(make_sweep(10, seeds=(0,), always={"iterations": 1}), tmp_path, make_command=fake)
+
+
+@pytest.mark.parametrize(("damage", "message"), [
+    (lambda path: path.unlink(), "is gone"), (lambda path: path.write_text("{"), "is not valid JSON"),
+    (lambda path: path.write_text('{"seeed": 1}'), "seeed")])
+def test_a_cell_that_no_longer_says_what_it_is(tmp_path, damage, message):
+    sweep = make_sweep(10, seeds=(0,))
+    run_again(sweep, tmp_path)
+    damage(tmp_path / "cells/train_size=10,seed=0/config.json")
+    (one,) = stale.find(sweep, tmp_path)
+    assert message in str(one)
+    assert run_again(sweep, tmp_path, rerun=True) == {"train_size=10,seed=0": "x"}
+
+
+def test_a_folder_of_a_version_with_fewer_keys_is_not_stale(tmp_path):
+    sweep = make_sweep(10, seeds=(0,))
+    run_again(sweep, tmp_path)
+    path = tmp_path / "cells/train_size=10,seed=0/config.json"
+    config = json.loads(path.read_text())
+    del config["evaluate"]["headline"]
+    path.write_text(json.dumps(config))
+    assert stale.find(sweep, tmp_path) == []
+
+
+def test_the_program_shows_changed_cells(tmp_path, capsys):
+    text = "    return Sweep({!r}, axis('data.train_size', 10), ('evaluate/loss',), always={{'finetune.epochs': {}}})\n"
+    path, flags = tmp_path / "sizes.py", [f"--workdir={tmp_path / 'w'}"]
+    write_sweep = lambda epochs: path.write_text(  # noqa: E731
+        "from ilf_jax.sweeps.grid import *\n\n\ndef get_sweep():\n" + text.format(CONFIG, epochs))
+    write_sweep(3)
+    runner.run(grid.load(str(path)), tmp_path / "w", make_command=fake)
+    flags.append(f"--config={path}")
+    assert command_line.main([*flags, "--table"]) == 0
+    assert "| 10 | 5.000 ± 0.500 | 1 |" in capsys.readouterr().out
+    write_sweep(4)
+    for more in ("--table", "--emit=commands"):
+        assert command_line.main([*flags, more]) == 2
+        assert "config.finetune.epochs: 3 -> 4" in capsys.readouterr().err
+    assert command_line.main([*flags, "--dry_run"]) == 0
+    assert capsys.readouterr().out == "changed  train_size=10:\n    config.finetune.epochs: 3 -> 4\n"
+    assert command_line.main([*flags, "--table", "--rerun"]) == 2
+    assert command_line.main([*flags, "--emit=commands", "--rerun"]) == 0
+    assert (tmp_path / "w/replaced/1/cells/train_size=10/metrics.jsonl").exists()
+
+
+# Names
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("label", ["x" * 300, "ä" * 200, "\U0001f600é" * 100, "日本" * 60])
+def test_a_long_name_still_is_a_file_name(tmp_path, label):
+    cells = named("method", **{label + "1": {"seed": 1}, label + "2": {"seed": 2}})
+    first, second = map(grid.name, cells)
+    assert first != second and first.startswith("method=")
+    for name in (first, second):
+        assert len(f".{name}.done.tmp".encode()) <= 255
+        files.write_atomically(tmp_path / f"{name}.done", "")
+
+
+def test_a_sweep_with_a_long_name_runs(tmp_path):
+    sweep = Sweep(CONFIG, product(axis(SIZE, 10), axis("policy.checkpoint", f"hf:/{'long/' * 60}", "hf:/other"),
+                                  axis("seed", 0, 1)), ("evaluate/loss",))
+    run_again(sweep, tmp_path)
+    assert [(row.complete, row.cells) for row in results.collect(sweep, tmp_path)] == [(2, 2), (2, 2)]
+
+
+def test_settings_that_look_alike_as_file_names_are_two_rows(tmp_path):
+    sweep = Sweep(CONFIG, [{SIZE: 10, "policy.checkpoint": "hf:a/b", "seed": 0},
+                           {SIZE: 10, "policy.checkpoint": "hf:a_b", "seed": 1}], ("evaluate/loss",))
+    assert [row.setting["policy.checkpoint"] for row in results.collect(sweep, tmp_path)] == ["hf:a/b", "hf:a_b"]
+
+
+# Tables
+
+
+NASTY = ["a|b", "two\nlines\r\nthree", "`code`", "<script>alert(1)</script>", "&amp;", "[x](http://y)", "*b* **c**",
+         "_i_ but insult_rate", "back\\slash|", "~~s~~", "![i](j)", "\u2028|\x85|", "| --- |"]
+
+
+@pytest.mark.fast
+def test_a_cell_shows_the_text_that_it_is():
+    text = markdown.table(["name", *NASTY[:2]], [[nasty, "1", nasty] for nasty in NASTY])
+    assert len(text.splitlines()) == len(text.strip().split("\n")) == len(NASTY) + 2
+    html = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text)
+    root = xml.etree.ElementTree.fromstring(f"<x>{html}</x>")
+    rows = [[cell for cell in row] for row in root.iter("tr")]
+    assert [len(row) for row in rows] == [3] * (len(NASTY) + 1)
+    for nasty, row in zip(NASTY, rows[1:], strict=True):
+        assert [len(cell) for cell in row] == [0, 0, 0]  # text alone, no element
+        assert row[0].text == row[2].text == " ".join(nasty.split())
+
+
+def test_the_sweep_s_table_and_page_escape(tmp_path):
+    label = "a|b<i>`c`"
+    sweep = Sweep(CONFIG, product(named("m|e", **{label: {SIZE: 10}})), ("evaluate/loss",))
+    rows = [results.Row(sweep.cells[0], {}, 0, 1)]
+    assert results.markdown(sweep, rows).splitlines()[2] == "| a\\|b&lt;i&gt;\\`c\\` | – | 0 of 1 |"
+    page_text = page.build(sweep, rows, tmp_path, "<b>title</b>").read_text()
+    assert "a|b&lt;i&gt;`c`" in page_text and "<i>`" not in page_text and "<b>title" not in page_text

