@@ -99,10 +99,10 @@ def load_examples(
     def make(row: Row) -> Example | None:
         nonlocal left_out
         example = _to_example(row, fields, join)
-        if any(not getattr(example, field).strip() for field in skip_empty):
+        if any(not answers.clean(getattr(example, field)) for field in skip_empty):
             left_out += 1
             return None
-        if not example.document.strip():
+        if not answers.clean(example.document):
             raise InputError(f"{row.where}: the document is empty; add 'document' to config.data.skip_empty to leave "
                              "such rows out")
         return example

@@ -12,7 +12,6 @@ GRAM = 13
 BOUND = 0.5
 """Share of a document's passages that must stand in training data for it to count as a near-duplicate."""
 _BASE = np.uint64(0x9E3779B97F4A7C15)  # odd, with bits all over: 2^64 over the golden ratio
-_SHORTEST = 8  # words; shorter documents, such as names, are alike without being copies
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +60,7 @@ def overlap(train: Iterable[str], held_out: Iterable[str]) -> Overlap:
     for text in train:
         words = _words(text)
         count += 1
-        if len(words) < _SHORTEST:
+        if not len(words):
             continue
         document = hash(words.tobytes())
         repeated += document in documents
@@ -70,7 +69,7 @@ def overlap(train: Iterable[str], held_out: Iterable[str]) -> Overlap:
     equal = near = 0
     for words in texts:
         grams = _passages(words)
-        if len(words) >= _SHORTEST and hash(words.tobytes()) in documents:
+        if len(words) and hash(words.tobytes()) in documents:
             equal += 1
         elif grams and sum(gram in passages for gram in grams) >= BOUND * len(grams):
             near += 1

@@ -11,6 +11,7 @@ from ilf_jax.runtime import distributed, storage
 from ilf_jax.runtime.files import read_json_lines, write_atomically
 from ilf_jax.runtime.json_text import shown
 from ilf_jax.runtime.pending import Pending
+from ilf_jax.tasks import answers
 
 FILE = "to_review.jsonl"
 _LINE = "a line is an object with the texts id, draft and feedback"
@@ -29,7 +30,7 @@ class Human(FeedbackSource):
         wanted = {d.example.id: {"id": d.example.id, "document": d.example.document, "draft": d.draft}
                   for d in documents}
         feedback = distributed.on_main(lambda: _read(path, wanted))
-        waiting = [i for i in wanted if not feedback[i].strip()]
+        waiting = [i for i in wanted if not answers.clean(feedback[i])]
         if waiting:
             raise InputError(f"{path}: {len(waiting)} of {len(wanted)} drafts wait for feedback, the first is "
                              f"{shown(waiting[0])}; write it into the field \"feedback\" of each line, then start "

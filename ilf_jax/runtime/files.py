@@ -126,7 +126,7 @@ def read_json_lines(
             continue
         try:
             row, problem = parse_line(line, first=number == 1, all_texts=True), None
-        except (ValueError, RecursionError) as e:
+        except ValueError as e:
             row, problem = None, f"is {e}"
         if isinstance(row, dict):
             yield number, row

@@ -34,6 +34,8 @@ _ABOUT_THE_TASK = {
     *"summary text post article passage document story draft answer input".split(),
 }
 _END_OF_SENTENCE = re.compile(r"[.!?\u3002\uff01\uff1f][\"')\]\u201d\u2019]*(?=\s|$)")
+_UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
 _LONGEST_RUN = 6  # words that a text must share with an instruction to count as its echo
 
 
@@ -129,5 +131,5 @@ def is_echo(text: str, of: Iterable[str], instruction: str = "") -> bool:
 
 
 def folded(text: str) -> list[str]:
-    """Words in lower case, without punctuation."""
-    return re.findall(r"\w+", text.casefold())
+    """Words in lower case, without punctuation. Where none are set apart, in Han and kana, a letter counts as one."""
+    return _WORD.findall(text.casefold())

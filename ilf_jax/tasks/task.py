@@ -94,7 +94,7 @@ class Task:
     def split_feedback(self, text: str) -> tuple[str, str]:
         """(Feedback, refinement) of a text that such a policy wrote; without the cue, all of it is the refinement."""
         feedback, cue, refinement = text.partition(self.refinement_cue)
-        return (feedback.strip(), refinement) if cue else ("", text)
+        return (answers.clean(feedback), refinement) if cue else ("", text)
 
     def read_output(self, generated: str) -> str:
         """The answer in a generated text: what is trained, scored and measured."""

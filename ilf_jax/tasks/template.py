@@ -6,7 +6,7 @@ from typing import Any
 
 from ilf_jax.config import Config
 from ilf_jax.errors import InputError
-from ilf_jax.tasks import prompts
+from ilf_jax.tasks import answers, prompts
 from ilf_jax.tasks.task import Task
 
 _REFINE = """\
@@ -155,10 +155,10 @@ class TemplateTask(Task):
 
     def postprocess(self, text: str) -> str:
         """Text cut at the first stop string, less the blanks around it; on one line if newline is a stop string."""
-        text = text.strip()
+        text = answers.clean(text)
         for mark in self.stop:
             text = text.partition(mark)[0]
-        return re.sub(r"\s+", " ", text).strip() if "\n" in self.stop else text.strip()
+        return answers.clean(re.sub(r"\s+", " ", text) if "\n" in self.stop else text)
 
 
 def _checked_judge(judge: Any) -> tuple[tuple[str, str, str], ...]:

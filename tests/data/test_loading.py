@@ -249,3 +249,13 @@ def test_a_key_that_stands_twice_is_refused(write):
         load_examples(write('{"document": "a", "draft": "b", "draft": "c"}'), {})
     with pytest.raises(InputError, match=r"rows\.jsonl:1"):
         load_examples(write('{"document": ' + "9" * 5000 + "}"), {})
+
+
+def test_conditions_on_bad_rows_and_on_fields_that_no_row_has(write):
+    source = write({"document": "a", "lang": "en"}, "[1]", {"document": "b", "lang": {"x": 1}}, {"document": "c"})
+    with pytest.raises(InputError, match=r"rows\.jsonl:2: not a JSON object"):
+        load_examples(source, {}, where=("lang!=de",))
+    result = load_examples(source, {}, where=("lang!=de",), on_error="skip")
+    assert ([e.document for e in result.examples], result.skipped) == (["a", "c"], 2)
+    with pytest.raises(InputError, match=r"config\.data\.where: no row has 'lnag'"):
+        load_examples(source, {}, where=("lnag!=de",), on_error="skip")

@@ -43,7 +43,14 @@ def test_passages_against_their_definition():
 
 def test_nothing_to_compare():
     assert overlap.overlap([], []).warning == ""
-    assert overlap.overlap(["Bo Smith"], ["Bo Smith"]).leaked == 0
+    assert overlap.overlap(["!!!", "", "\u2026"], ["???", "", "."]).leaked == 0
+
+
+def test_short_documents_and_those_without_blanks_count():
+    assert overlap.overlap(["Bo Smith", "Bo"], ["bo  SMITH.", "Smith"]) == overlap.Overlap(1, 0, 2, 0, 2)
+    text = "他昨天去了市場買了蘋果然後回家做飯"  # no blanks
+    found = overlap.overlap([text], [f"{text}\u3002", f"\u6211{text[1:]}", text[::-1]])
+    assert (found.equal, found.near) == (1, 1)
 
 
 def test_a_run_says_so_before_it_begins(tmp_path, caplog):

@@ -121,3 +121,21 @@ def test_no_hub_tells_of_the_folder(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", refuse)
     with pytest.raises(InputError, match=r"cannot download JeremyAlain/SLF5K .*config\.data\.folder"):
         load_examples("tfds:slf5k", slf5k.FIELDS)
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ('{"id": "1", "post": "caf\u00e9"}'.encode("cp1252"), r"train\.jsonl:1: not UTF-8 .*save the file as UTF-8"),
+    ('{"id": "1", "post": "a"}'.encode("utf-16"), r"train\.jsonl:1: UTF-16; save the file as UTF-8"),
+    (b'{"id": "1", "post": ' + b"[" * 100_000, r"train\.jsonl:1: not valid JSON: nested too deeply"),
+    (b'{"id": "1", "post": "a", "post": "b"}', r"train\.jsonl:1: not valid JSON: the key 'post' appears twice"),
+])
+def test_lines_of_other_kinds(content, message, tmp_path):
+    path = tmp_path / "train.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        list(slf5k._read_rows(path))
+
+
+def test_numbers_that_are_not_finite_are_empty_texts():
+    row = slf5k._features("here", {"id": "1", "post": "a", "feedback": float("nan"), "title": 3.5})
+    assert (row["feedback"], row["title"]) == ("", "3.5")

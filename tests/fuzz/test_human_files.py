@@ -150,3 +150,10 @@ def test_deep_nesting_and_keys_that_stand_twice_are_refused(tmp_path):
         path.write_text(f"{lines[0]}\n{lines[1][:-1]}, {extra}}}\n", encoding="utf-8")
         with pytest.raises(InputError, match=rf"{human.FILE}:2: is not valid JSON: {words}"):
             give(tmp_path)
+
+
+@pytest.mark.parametrize("blank", ["", " \r\n", "\u200b", "\u3000", "\ufeff"])
+def test_what_looks_blank_waits(blank, tmp_path):
+    write_reviews(tmp_path, feedback=blank)
+    with pytest.raises(InputError, match="2 of 2 drafts wait for feedback"):
+        give(tmp_path)

@@ -7,6 +7,7 @@ import pytest
 from ilf_jax.records import Example
 from ilf_jax.tasks import answers
 from ilf_jax.tasks.summarize import Summarize
+from ilf_jax.tasks.template import TemplateTask
 from ilf_jax.tasks.word_removal import WordRemoval
 
 pytestmark = pytest.mark.fast
@@ -86,3 +87,10 @@ def test_announcements_are_looked_for_in_linear_time(text):
     answers.without_preamble(text)
     answers.without_preamble(f"{text}:")
     assert time.perf_counter() - start < 0.5
+
+
+def test_every_task_ends_an_output_as_data_does():
+    for stop in ((), ("\n",)):
+        task = TemplateTask(policy="{document}", stop=stop)
+        assert task.postprocess("\u3000a b\u200b \ufffd") == "a b" == answers.clean("\u3000a b\u200b \ufffd")
+    assert Summarize().split_feedback("\u200bShorter.\u3000Improved TL;DR: x")[0] == "Shorter."
