@@ -17,7 +17,7 @@ import json
 import os
 import signal
 import sys
-from typing import Any, ClassVar
+from typing import Any
 
 import jinja2
 import jinja2.ext
@@ -33,7 +33,7 @@ _KEPT = 32  # compiled templates
 class _Generation(jinja2.ext.Extension):
     """`{% generation %}` marks what an assistant wrote; it renders as what it holds."""
 
-    tags: ClassVar[set[str]] = {"generation"}
+    tags = {"generation"}  # noqa: RUF012 (the base class declares it so)
 
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
         """The statements up to `{% endgeneration %}`, in a scope of their own as a call block has."""
