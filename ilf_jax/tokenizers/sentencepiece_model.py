@@ -45,6 +45,8 @@ def parse(data: bytes, where: object) -> Any:
         proto = pb.ModelProto.FromString(data)
     if not proto.pieces:
         raise InputError(f"{where}: cannot be read as a tokenizer (a sentencepiece model without pieces)")
+    if any(isinstance(p.piece, bytes) for p in proto.pieces):  # what the library makes of it
+        raise InputError(f"{where}: cannot be read as a tokenizer (a piece is not UTF-8)")
     if proto.trainer_spec.model_type not in (UNIGRAM, BPE):
         name = pb.TrainerSpec.ModelType.Name(proto.trainer_spec.model_type).lower()
         raise InputError(f"{where}: a sentencepiece model of type {name}; allowed: bpe, unigram")

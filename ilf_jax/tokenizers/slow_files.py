@@ -133,8 +133,13 @@ def parse_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError: the file cannot be read, or holds something else.
     """
+    data = read_bytes(path)
     try:
-        value = json.loads(read_bytes(path))
+        value = json.loads(data)
+        if b"\\ud" in data.lower():  # half of a surrogate pair is no character, and no library takes it
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{path}: holds half of a surrogate pair, {error.object[error.start]!a}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: is not valid JSON ({error})") from error
     if not isinstance(value, dict):

@@ -1,5 +1,6 @@
 """Mutated tokenizer files: they load, and are saved and read again as they were, or the input is refused."""
 
+import copy
 import json
 import shutil
 import time
@@ -13,12 +14,13 @@ from ilf_jax.errors import InputError
 from ilf_jax.tokenizers.tokenizer import Tokenizer
 
 CASES = Path(__file__).parents[1] / "cases"
-TEXTS = ["Is it good? Answer: Yes", "  two  spaces\n\n\tna\u00efve \u4f60\u597d \U0001f642", "a<|eot_id|>b<s></s><|im_end|>", ""]
+TEXTS = ["Is it good? Answer: Yes", "a<|eot_id|>b<s></s><|im_end|>", "",
+         "  two  spaces\n\n\tna\u00efve \u4f60\u597d \U0001f642"]
 SECONDS = 10
 
 HOSTILE = st.sampled_from([
-    None, True, "", "x", "\ud800", "\0", "a" * 1000, -1, 0, 1, 395, 397, 2**31, 2**32, 2**63, 2**70, -(2**31), 1.5, 1e308,
-    float("nan"), float("inf"), [], {}, [[]], [None], {"": ""}, {"content": None}, {"type": "Sequence"},
+    None, True, "", "x", "\ud800", "\0", "a" * 1000, -1, 0, 1, 395, 397, 2**31, 2**32, 2**63, 2**70, -(2**31), 1.5,
+    1e308, float("nan"), float("inf"), [], {}, [[]], [None], {"": ""}, {"content": None}, {"type": "Sequence"},
     {"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""}, {"type": "ByteLevel"}, [["a", 1.0]], ["a b"],
 ])
 
@@ -41,13 +43,13 @@ def mutated_json(draw, text):
             continue
         match draw(st.sampled_from(["replace", "replace", "drop", "rename", "repeat"])):
             case "replace":
-                place[key] = draw(HOSTILE)
+                place[key] = copy.deepcopy(draw(HOSTILE))
             case "drop":
                 del place[key]
             case "rename" if isinstance(place, dict):
                 place[draw(st.sampled_from(["", "id", "content", "type", "eos_token", "vocab"]))] = place.pop(key)
             case "repeat" if isinstance(place, list):
-                place.append(place[key])
+                place.append(copy.deepcopy(place[key]))
     return json.dumps(value).encode()
 
 
@@ -63,7 +65,8 @@ def mutated_bytes(draw, data):
             case "cut":
                 del data[at : at + draw(st.integers(1, 40))]
             case "put":
-                data[at:at] = draw(st.one_of(st.binary(max_size=12), st.sampled_from([b"\n", b" ", b"\xff\xff\xff\xff\x0f"])))
+                varint = b"\xff\xff\xff\xff\x0f"
+                data[at:at] = draw(st.one_of(st.binary(max_size=12), st.sampled_from([b"\n", b" ", varint])))
             case "end":
                 del data[at:]
             case "swap":
@@ -119,17 +122,21 @@ def test_the_originals_are_read(case, name, tmp_path):
     assert check(tmp_path / "t", case, name, (CASES / case / name).read_bytes())
 
 
-@pytest.mark.fast
-@pytest.mark.parametrize("content", [
-    b"", b"[]", b"null", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000, b'{"version": "1.0"}',
+NO_OBJECTS = [b"", b"[]", b"null", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000, b'{"eos_token": "\\ud800"}']
+NO_TOKENIZERS = [
+    b'{"version": "1.0"}',
     b'{"model": {"type": "BPE", "vocab": {"a": 2147483648}, "merges": []}}',
     b'{"model": {"type": "Unigram", "unk_id": 5, "vocab": [["a", 0.0]]}}',
     b'{"model": {"type": "WordLevel", "vocab": {}, "unk_token": "x"}}',
     b'{"added_tokens": [{"id": 2147483648, "content": "<b>", "special": true, "single_word": false, "lstrip": false, '
     b'"rstrip": false, "normalized": false}], "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}',
+]
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("name", "content"), [
+    *(("tokenizer_config.json", content) for content in NO_OBJECTS),
+    *(("tokenizer.json", content) for content in [*NO_OBJECTS, *NO_TOKENIZERS]),
 ])
-@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json"])
-def test_what_no_tokenizer_is(content, name, tmp_path):
-    if name == "tokenizer_config.json" and content.startswith(b'{"') and b"}" in content:
-        pytest.skip("a configuration with keys that nobody reads")
+def test_what_no_tokenizer_is(name, content, tmp_path):
     assert not check(tmp_path / "t", "turn_end_not_in_eos", name, content)

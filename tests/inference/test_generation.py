@@ -1,5 +1,7 @@
 """Generation through a LanguageModel: free slots are given to waiting prompts, and nobody's samples change by it."""
 
+import copy
+import dataclasses
 import functools
 
 import jax.numpy as jnp
@@ -146,3 +148,17 @@ def test_bfloat16_is_of_matrices_only_and_costs_float32_no_copy():
     assert half.take(URI)["embedding"].dtype == jnp.float32  # what is trained is not what was rounded
     table = np.asarray(whole.get(URI)["embedding"])  # on a CPU, a view
     assert np.shares_memory(np.asarray(whole.take(URI)["embedding"]), table)
+
+
+def test_ids_without_a_token_are_never_drawn():
+    """The tokenizer lacks the last 40 of the model's embeddings, and one between."""
+    own = copy.copy(lm().tokenizer)
+    own.vocab_size -= 40
+    own.token_texts = lm().tokenizer.token_texts[:-40]
+    gap = next(i for i, text in enumerate(own.token_texts) if text.strip() and i not in own.stop_ids)
+    own._backend = copy.copy(own._backend)
+    own._backend.unknown_ids = frozenset({gap})
+    model = dataclasses.replace(lm(), tokenizer=own)
+    ends = Generator(model, make_sampling(1.0, 0, 1.0), 8, 2, ("\n",)).ends
+    assert set(np.flatnonzero(ends < 0)) == {gap, *range(own.vocab_size, model.architecture.vocab_size)}
+    assert all(ends[i] == 1 for i in own.stop_ids)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from ilf_jax import config_sections
@@ -8,12 +10,12 @@ from ilf_jax.models.compute import FLOAT32
 from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import sharding
 from ilf_jax.tasks.prompts import Prompt
-from ilf_jax.tokenizers import chat_templates
 from ilf_jax.tokenizers.tokenizer import Tokenizer
 
 pytestmark = pytest.mark.fast
 
 URI = "builtin:word_removal_1m"
+CASES = Path(__file__).parents[1] / "cases"
 
 
 @pytest.fixture(scope="module")
@@ -50,11 +52,8 @@ def test_what_cannot_be_shortened_is_refused(tokenizer):
         make(tokenizer, max_prompt_length=20).encode("7", [Prompt("long " * 50, "", "")], reserve=8)
 
 
-def test_the_end_of_a_chat_turn_is_what_the_template_writes(tokenizer):
-    with_chat = Tokenizer.load(URI)
-    template = "{% for m in messages %}{{ m['content'] }}is{% endfor %}"
-    with_chat.chat = chat_templates.ChatTemplates({"default": template}, {}, "test")
-    other = with_chat.encode("is")[0]
-    with_chat._listed_stops = (tokenizer.stop_ids[0], other)
-    assert make(with_chat, chat="auto").end_id == other
-    assert make(with_chat, chat="never").end_id == tokenizer.stop_ids[0]
+def test_the_end_of_a_chat_turn_is_what_the_template_writes():
+    """<|eot_id|>, and not the <|end_of_text|> that ends a document."""
+    with_chat = Tokenizer.load(f"hf:{CASES / 'turn_end_not_in_eos'}")
+    assert make(with_chat, chat="auto").end_id == with_chat.encode("<|eot_id|>", special=True)[0]
+    assert make(with_chat, chat="never").end_id == with_chat.encode("<|end_of_text|>", special=True)[0]

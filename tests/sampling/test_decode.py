@@ -184,3 +184,17 @@ def test_greedy_equals_argmax_over_full_forward_passes():
     for b, prompt in enumerate(PROMPTS):
         for c in range(2):
             np.testing.assert_array_equal(out.tokens_BxCxL[b, c], rows[b, len(prompt) : len(prompt) + L])
+
+
+@pytest.mark.parametrize("sampling", [make_sampling(0.0, 0, 1.0), make_sampling(1.5, 0, 1.0)], ids=["greedy", "hot"])
+def test_tokens_without_text_are_never_drawn(sampling):
+    """The tokens drawn most often are forbidden; the log-probabilities of the others stay the model's."""
+    free = generate(range(4), sampling=sampling, ends=NO_ENDS)
+    forbidden = np.argsort(-np.bincount(free.tokens_BxCxL.ravel(), minlength=V))[:3]
+    ends = np.zeros(V, np.int8)
+    ends[forbidden] = -1
+    out = generate(range(4), sampling=sampling, ends=ends)
+    assert out.mask_BxCxL.all() and not np.isin(out.tokens_BxCxL, forbidden).any()
+    same = np.cumprod(free.tokens_BxCxL == out.tokens_BxCxL, axis=2).astype(bool)
+    assert same.any()
+    np.testing.assert_allclose(out.logprobs_BxCxL[same], free.logprobs_BxCxL[same], atol=1e-6)
