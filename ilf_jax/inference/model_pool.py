@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 from jax.sharding import Mesh
@@ -244,6 +244,12 @@ def check(config: config_lib.Config, roles: list[str]) -> None:
         if model.scalar_head and name != "reward_model":
             raise InputError(f"config.{name}.checkpoint: {uri} is a reward model with a scalar head, which writes and "
                              "answers nothing")
+
+
+def check_templates(roles: Roles, names: Sequence[str]) -> None:
+    """Raises InputError if the chat template of a role fails on a question, or is not there. Loads tokenizers only."""
+    for name in names:
+        _ = roles.without_params(name).turn
 
 
 def _check_template_arguments(name: str, settings: config_sections.Model) -> None:

@@ -33,7 +33,7 @@ _KEPT = 32  # compiled templates
 class _Generation(jinja2.ext.Extension):
     """`{% generation %}` marks what an assistant wrote; it renders as what it holds."""
 
-    tags = {"generation"}  # noqa: RUF012 (as jinja2 declares it)
+    tags = {"generation"}  # noqa: RUF012 (the base class declares it so)
 
     def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
         """The statements up to `{% endgeneration %}`, in a scope of their own as a call block has."""

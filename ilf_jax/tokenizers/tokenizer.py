@@ -238,8 +238,7 @@ class Tokenizer:
         The token is None where the text has none that the vocabulary holds apart from its words.
         """
         ids = self._backend.encode(text, True)
-        ends = self._backend.added_ids.union(i for i in self._listed_stops if i is not None)
-        end = next((i for i in ids if i in ends and self._backend.piece(i).strip()), None)
+        end = next((i for i in ids if i in self._backend.added_ids and self._backend.piece(i).strip()), None)
         return ("", None) if end is None else (text.partition(self._backend.piece(end))[0], end)
 
     def render_chat(

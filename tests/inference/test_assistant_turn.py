@@ -193,6 +193,19 @@ def test_a_failing_template_names_the_role(tmp_path):
         encode(lm, "x")
 
 
+def test_templates_are_checked_before_the_first_stage(tmp_path):
+    class Roles:
+        def without_params(self, name):
+            template = LAYOUTS["chatml"] if name == "policy" else "{{ 1 / 0 }}"
+            return make(tmp_path / name, template, chat_template="nope" if name == "critic" else None)
+
+    model_pool.check_templates(Roles(), ["policy"])
+    with pytest.raises(InputError, match="the chat template failed: division by zero"):
+        model_pool.check_templates(Roles(), ["policy", "judge"])
+    with pytest.raises(InputError, match="has no chat template 'nope'"):
+        model_pool.check_templates(Roles(), ["critic"])
+
+
 def test_the_date_of_a_prompt_is_the_run_s(tmp_path):
     lm = make(tmp_path, LAYOUTS["llama3"], template_arguments={"dated": True})
     assert "Today: 29 Feb 2024" in encode(lm, "x").text
