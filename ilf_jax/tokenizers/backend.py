@@ -76,10 +76,10 @@ class Backend:
         with self._lock, refusing(self.where):
             self.tokenizer.encode_special_tokens = not special
             rows = [e.ids for e in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
-        if not special:
-            for i, ids in enumerate(rows):
-                if not self.control_ids.isdisjoint(ids):
-                    rows[i] = self._without_control.encode(texts[i], add_special_tokens=False).ids
+            if not special:
+                for i, ids in enumerate(rows):
+                    if not self.control_ids.isdisjoint(ids):
+                        rows[i] = self._without_control.encode(texts[i], add_special_tokens=False).ids
         return rows
 
     @functools.cached_property
@@ -96,6 +96,8 @@ class Backend:
             if isinstance(model["vocab"], list):
                 model["vocab"] = [[names.get(i, piece), score] for i, (piece, score) in enumerate(model["vocab"])]
             else:
+                if model.get("unk_token") in model["vocab"]:  # it stands for what the vocabulary lacks, in data too
+                    model["unk_token"] = names.get(model["vocab"][model["unk_token"]], model["unk_token"])
                 model["vocab"] = {names.get(i, piece): i for piece, i in model["vocab"].items()}
                 if "merges" in model:
                     known = model["vocab"].keys()

