@@ -10,9 +10,11 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from ilf_jax import config as config_lib
 from ilf_jax.dry_run import advice, batch_shapes, compiled_steps, dry_run
 from ilf_jax.inference import generation, language_model
-from ilf_jax.models import checkpoint_io
+from ilf_jax.models import checkpoint_io, family_facts
+from ilf_jax.models.architecture import SHAPES
 from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import sharding
 from ilf_jax.sweeps import config_files
@@ -34,6 +36,18 @@ def test_tables_of_the_quickstart(quickstart, capsys):
     for words in ("refine", "score", "finetune", "984,192", "measured on all 32 documents", "[in brackets]: trained"):
         assert words in said, words
     assert "does not fit" not in said
+
+
+@pytest.mark.parametrize(
+    ("family", "scale", "activation", "tied"), [("gemma2", 32**0.5, "gelu_tanh", True), ("olmo2", 1.0, "silu", False)])
+def test_another_family(tiny_config, tmp_path, capsys, family, scale, activation, tied):
+    model = dataclasses.replace(
+        SHAPES["tiny"], num_layers=1, family=family, embedding_scale=scale, activation=activation, tied_embeddings=tied,
+        **family_facts.FIXED[family])
+    checkpoint_io.save_hf(model, checkpoint_io.random_params(model, 0), tmp_path)
+    tiny_config.policy.checkpoint, tiny_config.policy.tokenizer = f"hf:{tmp_path}", "train:512"
+    assert dry_run.dry_run(config_lib.read(tiny_config)) == 0
+    assert "does not fit" not in capsys.readouterr().out
 
 
 @pytest.mark.fast
