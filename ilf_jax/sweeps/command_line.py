@@ -2,6 +2,7 @@
 
     ilf-jax sweep --config=configs/sweeps/NAME.py --workdir=DIR [--jobs=N] [--dry_run] [--rerun]
     ilf-jax sweep --config=configs/sweeps/NAME.py --workdir=DIR --emit=commands     # or --emit=slurm
+    ilf-jax sweep --config=configs/sweeps/NAME.py --workdir=DIR --cell=I            # one of them, from 0
     ilf-jax sweep --config=configs/sweeps/NAME.py --workdir=DIR --table             # of the results so far
 
 Without an installation: python launch/sweep.py with the same flags.
@@ -28,6 +29,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--dry_run", action="store_true", help="check and list all cells; run nothing")
     parser.add_argument("--emit", choices=("commands", "slurm"), help="print what would run, for another scheduler")
     parser.add_argument("--table", action="store_true", help="only rebuild the table and the page")
+    parser.add_argument("--cell", type=int, help="run only this cell, from 0: for a scheduler with a job for each")
     parser.add_argument("--rerun", action="store_true",
                         help="run cells again whose configuration has changed; their old folders go to replaced/")
     return parser.parse_args(arguments)
@@ -35,7 +37,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 @last_defence.guarded("sweeping", lambda: None)
 def main(arguments: Sequence[str]) -> int:
-    """Exit code 0 if all cells are complete, 1 if some failed, 2 on bad input."""
+    """Exit code 0 if all cells are complete, 1 if some failed, 2 on bad input. With --cell, that of the cell's run."""
     flags = _parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cells end, too
     try:
@@ -50,6 +52,8 @@ def main(arguments: Sequence[str]) -> int:
                 state = "done   " if folders.is_done(workdir, cell) else "to run "
                 print(changed.get(grid.name(cell), f"{state} {grid.name(cell)}"))
             return 0
+        if flags.cell is not None:
+            return runner.run_cell(sweep, workdir, flags.cell, rerun=flags.rerun)
         if flags.emit or flags.table:
             stale.settle(sweep, workdir, rerun=flags.rerun)
         if flags.emit:

@@ -143,6 +143,47 @@ def run(
     return failures
 
 
+def run_cell(
+    sweep: Sweep, workdir: Path, number: int, *, make_command: Command = command, rerun: bool = False
+) -> int:
+    """Runs one cell, unless it is complete, and marks it as such. SIGTERM goes on to the cell, which saves.
+
+    Args:
+        sweep: the sweep.
+        workdir: the sweep's folder; others may run other cells of it at the same time.
+        number: of the cell, from 0.
+        make_command: see `run`.
+        rerun: see `run`.
+
+    Returns:
+        The exit code of the cell's run; 128 + N if signal N killed it.
+
+    Raises:
+        InputError: there is no such cell, its config is wrong, or not that of the run in its folder.
+    """
+    if not 0 <= number < len(sweep.cells):
+        raise InputError(f"--cell={number}: cells are 0 to {len(sweep.cells) - 1}")
+    cell = sweep.cells[number]
+    cells_lib.config_of(sweep, cell)
+    stale.settle(dataclasses.replace(sweep, cells=[cell]), workdir, rerun=rerun)
+    if is_done(workdir, cell):
+        progress.log(f"{cells_lib.name(cell)} is complete")
+        return 0
+    folder, start = cell_folder(workdir, cell), time.monotonic()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    process = subprocess.Popen(make_command(sweep, cell, folder))
+    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    code = process.wait()
+    if code == 0:
+        _mark_done(folder, start)
+    return code if code >= 0 else 128 - code
+
+
+def _mark_done(folder: Path, start: float) -> None:
+    seconds = round(time.monotonic() - start, 1)
+    write_atomically(beside(folder, ".done"), json.dumps({"seconds": seconds}) + "\n")
+
+
 @dataclasses.dataclass(frozen=True)
 class _Started:
     process: subprocess.Popen
@@ -169,8 +210,7 @@ def _end(started: _Started) -> Failure | None:
     started.log.close()
     log, code = Path(started.log.name), started.process.returncode
     if code == 0:
-        seconds = round(time.monotonic() - started.start_time, 1)
-        write_atomically(beside(started.folder, ".done"), json.dumps({"seconds": seconds}) + "\n")
+        _mark_done(started.folder, started.start_time)
         return None
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return Failure(started.folder.name, code, log, "\n".join(lines[-_LOG_LINES:]))

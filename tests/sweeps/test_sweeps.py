@@ -198,6 +198,19 @@ def test_for_other_schedulers(tmp_path):
     assert "--array" not in finished and "nothing to run" in finished
 
 
+def test_one_cell_by_its_number(tmp_path):
+    sweep = make_sweep(10, 13, seeds=(0,))
+    for number in (-1, 2):
+        with pytest.raises(InputError, match="cells are 0 to 1"):
+            runner.run_cell(sweep, tmp_path, number)
+    assert runner.run_cell(sweep, tmp_path, 1, make_command=fake) == 3
+    assert runner.run_cell(sweep, tmp_path, 1, make_command=fake) == 0
+    name = grid.name(sweep.cells[1])
+    assert [p.name for p in (tmp_path / "cells").glob("*.done")] == [f"{name}.done"]
+    assert runner.run_cell(sweep, tmp_path, 1, make_command=fake) == 0
+    assert (tmp_path / "cells" / name / "started").read_text() == "xx"  # complete: not run a third time
+
+
 def test_real_runs(tmp_path):
     """Two cells as the program runs them, through flags and all; started again, they are left alone."""
     path = tmp_path / "seeds.py"
