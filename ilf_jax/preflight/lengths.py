@@ -114,9 +114,9 @@ def _fitting(
     # Apart, for held-out documents from another file may have the same ids.
     kept = _settled(config, "documents", of_train, models, train)
     kept_held_out = _settled(config, "held-out documents", of_held_out, models, documents.held_out)
-    result = documents_lib.Documents(
-        {k: tuple(kept[e.id] for e in examples if e.id in kept) for k, examples in documents.by_iteration.items()},
-        tuple(kept_held_out.values()))
+    by_iteration = {
+        k: tuple(kept[e.id] for e in examples if e.id in kept) for k, examples in documents.by_iteration.items()}
+    result = dataclasses.replace(documents, by_iteration=by_iteration, held_out=tuple(kept_held_out.values()))
     empty = next((k for k, examples in result.by_iteration.items() if not examples), None)
     if empty is not None:
         raise InputError(f"config.data.too_long='skip' leaves no document of iteration {empty}")

@@ -219,12 +219,17 @@ class TrainingCheckpoints:
         steps = sorted(distributed.on_main(self._steps), reverse=True)
         for step, older in zip(steps, [*steps[1:], None], strict=True):
             try:
-                return step, *_load(self._folder / str(step), shapes, cure, has_digests=True)
+                state, facts = _load(self._folder / str(step), shapes, cure, has_digests=True)
             except DamagedError as e:
                 # The others have read theirs, unless the digest of the whole, which all have computed, is wrong.
                 if older is None or (distributed.count() > 1 and e.__cause__ is not None):
                     raise
                 progress.log(f"{str(e).removesuffix(f'; {cure}')}; going on from the state of step {older}")
+                continue
+            if distributed.is_main():
+                for damaged in (newer for newer in steps if newer > step):  # or it would be kept as the newest
+                    storage.delete(self._folder / str(damaged))
+            return step, state, facts
         raise AssertionError(f"{self._folder}: no state")
 
     def clear(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import storage
-from ilf_jax.runtime.files import read_json, read_json_lines, write_atomically
+from ilf_jax.runtime.files import read_json, read_json_lines, write_lines
 
 MAY_GROW = frozenset({"iterations"})
 """More iterations continue a run; anything else would mix two runs."""
@@ -40,6 +40,8 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "checkpoint": (),
     "data.too_long": ("finetune",),  # where no row was too long before the run, only what models write can be
 }
+# They concern what one iteration is about to train, so they may change between iterations.
+_OF_ONE_ITERATION = ("data.too_long", "finetune.max_length")
 SECTIONS = tuple(name for name in _READ_BY if "." not in name)
 """What --allow_change may name, or a key in it."""
 # Files of a stage's folder that are there before it has done anything.
@@ -93,15 +95,22 @@ def check_names(allowed: Collection[str], keys: Collection[str]) -> None:
         if name.removeprefix("config.") not in changeable:
             near = difflib.get_close_matches(name, sorted(changeable), n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise InputError(f"--allow_change={name}: allowed are {', '.join(SECTIONS)}, and keys in them{hint}")
+            further = ", ".join(key for key in _READ_BY if key.partition(".")[0] not in SECTIONS)
+            raise InputError(f"--allow_change={name}: allowed are {', '.join(SECTIONS)}, keys in them, and {further}"
+                             f"{hint}")
 
 
-def begun(folder: storage.Path) -> dict[str, int]:
-    """Stage -> the first iteration in which it has written something, or is complete."""
+def begun(folder: storage.Path, *, under_way: bool = False) -> dict[str, int]:
+    """Stage -> the first iteration in which it has written something, or is complete.
+
+    Args:
+        folder: a work folder.
+        under_way: leave out where it is complete.
+    """
     found: dict[str, int] = {}
     for iteration in sorted(p for p in folder.iterdir() if re.fullmatch(r"iteration_\d+", p.name)):
         for stage in iteration.iterdir():
-            if (stage / "manifest.json").exists() and _has_worked(stage):
+            if (stage / "manifest.json").exists() and _has_worked(stage) and not (under_way and _is_complete(stage)):
                 found.setdefault(stage.name, int(iteration.name.removeprefix("iteration_")))
     return found
 
@@ -109,6 +118,10 @@ def begun(folder: storage.Path) -> dict[str, int]:
 def _has_worked(stage: storage.Path) -> bool:
     if any(p.name not in _BEFORE_WORK and not p.name.startswith(".") for p in stage.iterdir()):
         return True
+    return _is_complete(stage)
+
+
+def _is_complete(stage: storage.Path) -> bool:
     return bool(read_json(stage / "manifest.json").get("complete"))
 
 
@@ -122,8 +135,9 @@ def check(folder: storage.Path, changes: Sequence[Difference], allowed: Collecti
     """
     if not changes:
         return
-    done, names = begun(folder), {name.removeprefix("config.") for name in allowed}
-    notes = [(change, _why_not(change, done, names)) for change in changes]
+    names = {name.removeprefix("config.") for name in allowed}
+    done, under_way = begun(folder), begun(folder, under_way=True)
+    notes = [(c, _why_not(c, under_way if c.setting in _OF_ONE_ITERATION else done, names)) for c in changes]
     if any(note for _, note in notes):
         lines = "\n".join(f"  {change}{f' ({note})' if note else ''}" for change, note in notes)
         raise InputError(f"--workdir {folder}: holds a run with another configuration:\n{lines}\n"
@@ -140,19 +154,23 @@ def _why_not(change: Difference, done: Mapping[str, int], allowed: Collection[st
             return f"{stage} has begun, in iteration {done[stage]}"
     if section in allowed or change.setting in allowed:
         return ""
-    return f"no stage that reads it has begun: --allow_change={section} takes the new value"
+    name = section if section in SECTIONS else change.setting
+    return f"no stage that reads it has begun: --allow_change={name} takes the new value"
 
 
 def accept(folder: storage.Path, changes: Sequence[Difference]) -> None:
     """Notes changes that `check` has let pass, and forgets what stages without results had noted before them."""
     path = folder / CHANGES
-    rows = [row for _, row in read_json_lines(path)] if path.exists() else []
+    cure = "delete it: it is only a log of the changes"
+    rows = [row for _, row in read_json_lines(path, cure)] if path.exists() else []
+    if any(not {"key", "from", "to"} <= row.keys() for row in rows):
+        raise InputError(f"{path}: a line has no key, from or to; {cure}")
     latest = {row["key"]: row for row in rows}  # a process killed before it wrote config.json has noted them already
     rows += [{"key": c.key, "from": c.old, "to": c.new, "when": time.time()} for c in changes
              if c.key not in latest or (latest[c.key]["from"], latest[c.key]["to"]) != (c.old, c.new)]
     for stage in {stage for change in changes for stage in change.read_by or ()}:
         for iteration in folder.iterdir():
             manifest = iteration / stage / "manifest.json"
-            if iteration.name.startswith("iteration_") and manifest.exists():
+            if iteration.name.startswith("iteration_") and manifest.exists() and not _has_worked(iteration / stage):
                 manifest.unlink()
-    write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_lines(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -21,6 +21,9 @@ from ilf_jax.errors import InputError
 
 T = TypeVar("T")
 
+TRY_AGAIN = 75
+"""Exit code of a process that lost another one: the same command resumes the run."""
+
 # How long it takes to notice that a process is gone, upon which the others end.
 _HEARTBEAT_SECONDS = 20
 # Process 0 may work alone (read data, write a report) for as long as that.
@@ -170,7 +173,7 @@ def _client() -> Any:
 
 @contextlib.contextmanager
 def exit_with_the_others() -> Iterator[None]:
-    """Around a run: if a step fails or another process is gone, says so and exits at once, with code 1.
+    """Around a run: if a step fails or another process is gone, says so and exits at once, with code 1 or 75.
 
     An ordinary exit would wait for the process that is gone.
     """
@@ -184,14 +187,16 @@ def exit_with_the_others() -> Iterator[None]:
     except InputError:
         raise
     except jax.errors.JaxRuntimeError as e:
+        code = 1
         if any(sign in str(e) for sign in _SIGNS_OF_LOSS):
+            code = TRY_AGAIN
             outcome = f"stops because another one is gone or failed (see its log): {_first_line(e)}"
         else:
             traceback.print_exc()
             outcome = f"failed: {_first_line(e)}"
         print(f"error: process {_group.index} of {_group.count} {outcome}; start the same command on all of them to "
               "resume", file=sys.stderr, flush=True)
-        os._exit(1)
+        os._exit(code)
 
 
 def _first_line(error: Exception) -> str:

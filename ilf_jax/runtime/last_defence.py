@@ -84,7 +84,7 @@ def _write_traceback(error: Exception, folder: str | None) -> str:
     text = "".join(traceback.format_exception(error))
     places = [Path(tempfile.gettempdir())]
     if folder and storage.is_local(storage.path(folder)):
-        places.insert(0, Path(folder))
+        places.insert(0, storage.local(folder))
     for place in places:
         try:
             (place / name).write_text(text, encoding="utf-8", errors="backslashreplace")

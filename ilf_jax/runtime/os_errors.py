@@ -32,21 +32,30 @@ _ADVICE_OF_OWN = {
     errno.EPERM: f"allow this user to write there; {INTACT}",
     errno.ENAMETOOLONG: "take a shorter path",
 }
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_OF_NETWORKS = (errno.ETIMEDOUT, errno.ENOTCONN)
 # tensorstore writes [os_error_code='28'] behind the words.
 _IN_TEXT = re.compile(r"os_error_code=.(\d+)")
 
 
-def code(error: BaseException | None) -> int | None:
-    """The code (errno) of an error of the operating system, or of one that stands behind it or in its text."""
+def code(error: BaseException | None, *, own: bool = True) -> int | None:
+    """The code (errno) of an error of the operating system, or of one that stands behind it or in its text.
+
+    Args:
+        error: as it was raised.
+        own: whether it is about the run's files. If not, of what only a text says, a full disk alone counts, and of
+            networks nothing: other processes, hubs and users' code time out, too.
+    """
+    in_text = _ADVICE if own else _FULL
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         if isinstance(error, OSError) and error.errno is not None:
-            return error.errno
+            return error.errno if own or error.filename or error.errno not in _OF_NETWORKS else None
         text = str(error)
         if match := _IN_TEXT.search(text):
             return int(match[1])
-        if found := next((number for number in _ADVICE if os.strerror(number) in text), None):
+        if found := next((number for number in in_text if os.strerror(number) in text), None):
             return found
         error = error.__cause__ or error.__context__
     return None
@@ -60,7 +69,7 @@ def in_words(where: storage.Path | str, error: BaseException, *, own: bool = Tru
         error: as it was raised.
         own: whether the file is the run's. Of others, only errors that are the place's are explained.
     """
-    number = code(error)
+    number = code(error, own=own)
     advice = _ADVICE.get(number or 0) or (_ADVICE_OF_OWN.get(number or 0) if own else None)
     if number is None or (advice is None and not own):
         return None

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         if flags.cell is not None:
             return runner.run_cell(sweep, workdir, flags.cell, rerun=flags.rerun)
         if flags.emit or flags.table:
-            stale.settle(sweep, workdir, rerun=flags.rerun)
+            stale.settle(sweep, workdir, rerun=flags.rerun, only_look=flags.table)
         if flags.emit:
             print(runner.slurm_script(sweep, workdir) if flags.emit == "slurm" else
                   "\n".join(runner.shell_lines(sweep, workdir)))

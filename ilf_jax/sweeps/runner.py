@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -171,9 +171,11 @@ def run_cell(
         return 0
     folder, start = cell_folder(workdir, cell), time.monotonic()
     folder.parent.mkdir(parents=True, exist_ok=True)
-    process = subprocess.Popen(make_command(sweep, cell, folder))
+    process = subprocess.Popen(make_command(sweep, cell, folder),
+                               preexec_fn=_die_with_parent if sys.platform == "linux" else None)
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    code = process.wait()
+    with _terminate_on_exit([process]):
+        code = process.wait()
     if code == 0:
         _mark_done(folder, start)
     return code if code >= 0 else 128 - code
@@ -217,7 +219,7 @@ def _end(started: _Started) -> Failure | None:
 
 
 @contextlib.contextmanager
-def _terminate_on_exit(running: dict[subprocess.Popen, "_Started"]) -> Iterator[None]:
+def _terminate_on_exit(running: Iterable[subprocess.Popen]) -> Iterator[None]:
     """Terminates the cells and waits for them, however the block ends."""
     try:
         yield

@@ -70,12 +70,13 @@ def _as_json(tree: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(tree))
 
 
-def settle(sweep: Sweep, workdir: Path, *, rerun: bool) -> None:
+def settle(sweep: Sweep, workdir: Path, *, rerun: bool, only_look: bool = False) -> None:
     """Makes sure that what the cells' folders hold is what the sweep's file says.
 
     Args:
         rerun: move the folders of stale cells aside, to `replaced/N/cells/`, so that they are run again. Nothing is
             deleted: `replaced/N` can be shown with the sweep's file as it was.
+        only_look: leave complete cells complete that are to have more iterations.
 
     Raises:
         InputError: a cell is stale, and `rerun` is False; or the config of a cell is wrong.
@@ -90,16 +91,24 @@ def settle(sweep: Sweep, workdir: Path, *, rerun: bool) -> None:
                          f"aside, to {_REPLACED}/, and runs them again")
     if stale:
         aside = _new_folder(workdir / _REPLACED) / "cells"
-        aside.mkdir(parents=True)
+        aside.mkdir()
         for one in stale:
             folders.move(workdir, one.cell, aside)
         progress.log(f"{len(stale)} cells are run again; what they held is in {aside}")
-    _continue_grown(sweep, workdir)
+    if not only_look:
+        _continue_grown(sweep, workdir)
 
 
 def _new_folder(parent: Path) -> Path:
-    numbers = [int(p.name) for p in parent.iterdir() if p.name.isdecimal()] if parent.exists() else []
-    return parent / str(max(numbers, default=0) + 1)
+    """A new folder with the next number as its name; others may make one at the same time."""
+    parent.mkdir(parents=True, exist_ok=True)
+    while True:
+        folder = parent / str(max((int(p.name) for p in parent.iterdir() if p.name.isdecimal()), default=0) + 1)
+        try:
+            folder.mkdir()
+        except FileExistsError:
+            continue
+        return folder
 
 
 def _continue_grown(sweep: Sweep, workdir: Path) -> None:

@@ -1,5 +1,6 @@
 """What of a text is the answer: one normalisation for all that is trained, scored or measured."""
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 
@@ -36,6 +37,7 @@ _ABOUT_THE_TASK = {
 _END_OF_SENTENCE = re.compile(r"[.!?\u3002\uff01\uff1f][\"')\]\u201d\u2019]*(?=\s|$)")
 _UNSPACED = "\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+")
+_MUCH_LONGER = 4
 _LONGEST_RUN = 6  # words that a text must share with an instruction to count as its echo
 
 
@@ -121,13 +123,19 @@ def is_echo(text: str, of: Iterable[str], instruction: str = "") -> bool:
     words = folded(text)
     if not words:
         return False
-    if any(words == folded(other) for other in of):
+    # A text of another length cannot be equal, whatever its case and punctuation: long documents need no look.
+    if any(words == folded(other) for other in of if len(other) <= _MUCH_LONGER * len(text)):
         return True
-    lines = [folded(line) for line in instruction.splitlines()]
+    lines = _folded_lines(instruction)
     start = words[:_LONGEST_RUN]
     if len(start) < _LONGEST_RUN:
         return any(words == line for line in lines)
     return any(start == line[i : i + _LONGEST_RUN] for line in lines for i in range(len(line) - _LONGEST_RUN + 1))
+
+
+@functools.lru_cache(maxsize=8)
+def _folded_lines(instruction: str) -> list[list[str]]:
+    return [folded(line) for line in instruction.splitlines()]
 
 
 def folded(text: str) -> list[str]:

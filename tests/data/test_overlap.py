@@ -3,12 +3,10 @@
 import json
 import random
 
-import pytest
-
+import ilf_jax
 from ilf_jax import config as config_lib
 from ilf_jax.data import documents, overlap
 
-pytestmark = pytest.mark.fast
 WORDS = [f"w{i}" for i in range(2000)]
 
 
@@ -60,3 +58,13 @@ def test_a_run_says_so_before_it_begins(tmp_path, caplog):
     config = config_lib.with_overrides(config_lib.Config(), {"data.source": f"jsonl:{path}", "data.eval_size": 2})
     assert documents.load_documents(config).leaked == 2
     assert "2 of 2 held-out documents are also in the training data" in caplog.text
+
+
+def test_a_run_reports_it(tiny_config, tmp_path, quick_compiles):
+    rows = [{"document": f"Number {i} of those people"} for i in range(8)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows[:6], *rows[4:]]))
+    tiny_config.data.source, tiny_config.data.eval_source = f"jsonl:{path}", None
+    metrics = ilf_jax.run(tiny_config, tmp_path / "run")
+    leaked = [row["value"] for row in metrics if row["metric"] == "held_out_in_training"]
+    assert leaked == [2.0, 2.0]  # before training and after it
