@@ -110,17 +110,19 @@ def _temporary(compiled: jax.stages.Compiled) -> int:
     return analysis.temp_size_in_bytes
 
 
-_OPTIONS = jax_settings.TRAIN_STEP_ON_CPU
-COMPILED: dict[str, Callable[[Shape, dict[str, str]], Program]] = {
-    "kept_barriers": training,
-    "kept_barriers_remat": rematerialised_training,
+_KEPT, _OPTIONS = jax_settings.KEPT_BARRIERS, jax_settings.train_step_on_cpu("none")
+COMPILED: dict[str, tuple[Callable[[Shape, dict[str, str]], Program], dict[str, str], dict[str, str]]] = {
+    "kept_barriers": (training, _KEPT, {}),
+    "kept_barriers_remat": (rematerialised_training, _KEPT, {}),
+    "memory_scheduler": (training, _OPTIONS, _KEPT),
 }
-"""Programs that the compiler options of the train step change; with and without them, both are in this process."""
+"""Compiler options of the train step: the program, its options with the trick and without; both are in this process."""
 
 
-def _programs(make: Callable[[Shape, dict[str, str]], Program], shape: Shape) -> tuple[Program, Program]:
-    """With the options, and without them."""
-    return make(shape, _OPTIONS), make(shape, {})
+def _programs(name: str, shape: Shape) -> tuple[Program, Program]:
+    """With the trick, and without it."""
+    make, ours, plain = COMPILED[name]
+    return make(shape, ours), make(shape, plain)
 
 
 def _seconds(program: Program, repeats: int) -> float:
@@ -189,7 +191,7 @@ def measure(name: str, pairs: int, quick: bool) -> dict[str, Any]:
     memory = None
     if name in COMPILED:
         shape = _QUICK if quick else _FULL
-        programs = _programs(COMPILED[name], shape)
+        programs = _programs(name, shape)
         for program in programs:
             program.run()
         repeats = 1 if quick else max(1, round(_SECONDS / _seconds(programs[0], 1)))

@@ -178,7 +178,10 @@ def _checked(entry: Key, value: Any, where: str) -> Any:
     if entry.kind is tuple:
         return _checked_tuple(entry, value, where)
     if entry.kind is object:
-        return value
+        try:
+            return _plain(value, where)
+        except RecursionError as e:
+            raise InputError(f"{where}: {shown(value)} is nested too deeply") from e
     if entry.kind is float and isinstance(value, int) and not isinstance(value, bool):
         value = _as_float(value, where)
     if not isinstance(value, entry.kind) or (entry.kind is not bool and isinstance(value, bool)):
@@ -195,6 +198,26 @@ def _checked(entry: Key, value: Any, where: str) -> Any:
         raise InputError(f"{where}: {value} is not a finite number")
     _check_range(entry, value, where)
     return value
+
+
+def _plain(value: Any, where: str) -> Any:
+    """A value of no particular type, made of what JSON has; lists become tuples."""
+    if isinstance(value, ml_collections.ConfigDict):
+        value = value.to_dict()
+    if isinstance(value, Mapping):
+        return {_text(name, where): _plain(v, f"{where}.{name}") for name, v in value.items()}
+    if isinstance(value, (tuple, list)):
+        return tuple(_plain(v, f"{where}[{i}]") for i, v in enumerate(value))
+    if isinstance(value, str):
+        return _text(value, where)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, int) and abs(value) <= _LARGEST_INT:
+        return value
+    raise InputError(f"{where}: {shown(value)} given; allowed are texts, finite numbers, booleans, null, and lists and "
+                     "mappings of these")
 
 
 def _checked_tuple(entry: Key, value: Any, where: str) -> tuple[Any, ...]:

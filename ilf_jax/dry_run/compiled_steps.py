@@ -183,7 +183,7 @@ def _refine(config: config_lib.Config, placement: Placement, shapes: Shapes) -> 
     sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
     compute = model_pool.compute_of(config, placement.mesh)
     lowered = generation.refine_program(placement).lower(
-        model, params, *arrays, sampling, np.zeros(model.vocab_size, bool), max_new_tokens=settings.max_new_tokens,
+        model, params, *arrays, sampling, np.zeros(model.vocab_size, np.int8), max_new_tokens=settings.max_new_tokens,
         compute=compute,
     )
     work = flops.generation(model, prompts=B, candidates=C, prompt_tokens=shapes.prompt,

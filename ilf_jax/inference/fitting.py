@@ -146,7 +146,7 @@ def _template_bytes(lm: LanguageModel) -> int:
     """Bytes that the chat template puts around a prompt."""
     if not lm.uses_chat:
         return 0
-    return num_bytes(lm.tokenizer.render_chat([{"role": "user", "content": UNWRITTEN}]))
+    return num_bytes(lm.rendered(UNWRITTEN))
 
 
 def too_long(

@@ -122,6 +122,10 @@ class LanguageModel:
             return AssistantTurn()
         return read_turn(self.tokenizer, self._render, self.thinking_tokens > 0)
 
+    def rendered(self, text: str) -> str:
+        """What the chat template makes of a user's turn, up to where the answer begins."""
+        return self._render([[{"role": "user", "content": text}]], True)[0]
+
     def _render(self, conversations: Sequence[Sequence[Message]], add_generation_prompt: bool) -> list[str]:
         arguments = {"enable_thinking": self.settings.thinking_tokens > 0, **(self.settings.template_arguments or {})}
         try:

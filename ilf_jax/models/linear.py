@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from ilf_jax.runtime import barriers
+
 GRADIENT_SO_FAR = "gradient_so_far"
 """Name of what may stand beside a kernel in params; see `Linear`."""
 KEPT = "matmul with params"
@@ -40,7 +42,7 @@ def _matmul_backwards(saved: tuple, dy: jax.Array) -> tuple[jax.Array, jax.Array
     gradient = jnp.einsum("td,tf->df", x, dy, preferred_element_type=jnp.float32)
     if gradient_so_far is not None:
         gradient = gradient_so_far + gradient
-    return dx, gradient, None
+    return *barriers.materialise((dx, gradient)), None
 
 
 _matmul.defvjp(_matmul_forwards, _matmul_backwards, symbolic_zeros=True)

@@ -144,7 +144,8 @@ def note_folder(folder: pathlib.Path) -> None:
 
 def check_folder(folder: pathlib.Path) -> None:
     """Raises DamagedError if a folder of `note_folder` does not hold what it did. Of other folders nothing is known."""
-    path, cure = digests.folder_list(folder), "restore the folder from a copy"
+    path = digests.folder_list(folder)
+    cure = f"restore the folder from a copy, or delete {path.name} if you changed the file yourself"
     for name, digest in (read_json(path, cure) if path.is_file() else {}).items():
         digests.check(folder / name, _read(folder / name, cure), str(digest), cure)
 

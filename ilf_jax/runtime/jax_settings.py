@@ -10,12 +10,25 @@ import pathlib
 
 import jax
 
-TRAIN_STEP_ON_CPU = {"xla_disable_hlo_passes": "cse_barrier_expander"}
-"""Compiler options of the train step on CPUs, whose backend otherwise drops the barriers that `jax.checkpoint` sets.
+KEPT_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+"""Compiler options for CPUs, whose backend otherwise drops the barriers that `jax.checkpoint` sets.
 
 Without them, XLA merges what is recomputed with what it was computed from, and keeps it: config.finetune.remat then
 saves no memory. Measured as `kept_barriers` and `kept_barriers_remat`.
 """
+
+
+def train_step_on_cpu(remat: str) -> dict[str, str]:
+    """Compiler options of the train step on CPUs.
+
+    Operations are ordered for little memory, not for concurrency: SmolLM2-135M takes 7 to 22 % less temporary memory,
+    in the same time. With remat 'full' it would take twice as much. Measured as `memory_scheduler`.
+
+    Args:
+        remat: as in config.finetune.remat.
+    """
+    scheduler = {} if remat == "full" else {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    return {**KEPT_BARRIERS, **scheduler}
 
 
 def apply(precision: str) -> None:

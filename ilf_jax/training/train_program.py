@@ -100,7 +100,7 @@ def lower(
     batch: Mapping[str, jax.ShapeDtypeStruct],
 ) -> jax.stages.Lowered:
     """The train step for what `argument_shapes` and `batch_shapes` return."""
-    return train_step_program(arguments.state).lower(
+    return train_step_program(arguments.state, _remat(objective)).lower(
         objective, opt, arguments.state, arguments.frozen, batch, np.float32(0),
         arguments.reference)
 
@@ -124,7 +124,7 @@ def begin(
         reference: see `argument_shapes`.
     """
     like = argument_shapes(opt, placement, objective, trained, frozen, reference)
-    train_step = train_step_program(like.state)
+    train_step = train_step_program(like.state, _remat(objective))
     batch = batch_shapes(placement, first_batch)
     with compile_ahead.compiling(
         train_step, objective, opt, like.state, like.frozen, batch, np.float32(0), like.reference
@@ -138,23 +138,31 @@ def begin(
     return train_step, Arguments(state, frozen, reference)
 
 
-def train_step_program(state: TrainState) -> jax.stages.Wrapped:
+def train_step_program(state: TrainState, remat: str = "none") -> jax.stages.Wrapped:
     """The train step, jitted; see `_train_step` for what it takes.
 
     Args:
         state: arrays, or jax.ShapeDtypeStruct; the next state lies where this one does.
+        remat: as in config.finetune.remat; on CPUs, operations are ordered by it.
     """
     shardings, tree = jax.tree.flatten(jax.tree.map(lambda leaf: leaf.sharding, state))
     devices = next((s.device_set for s in shardings if s is not None), jax.devices())
-    return _jitted_train_step(tree, tuple(shardings), next(iter(devices)).platform)
+    options = jax_settings.train_step_on_cpu(remat) if next(iter(devices)).platform == "cpu" else {}
+    return _jitted_train_step(tree, tuple(shardings), tuple(sorted(options.items())))
+
+
+def _remat(objective: Objective) -> str:
+    return getattr(objective, "remat", "none")  # a user's need not have it
 
 
 @functools.cache
-def _jitted_train_step(tree: jax.tree_util.PyTreeDef, shardings: tuple, platform: str) -> jax.stages.Wrapped:
+def _jitted_train_step(
+    tree: jax.tree_util.PyTreeDef, shardings: tuple, options: tuple[tuple[str, str], ...]
+) -> jax.stages.Wrapped:
     return jax.jit(
         _train_step, static_argnames=("objective", "optimizer_config"), donate_argnames="state",
         out_shardings=(jax.tree.unflatten(tree, shardings), None),
-        compiler_options=jax_settings.TRAIN_STEP_ON_CPU if platform == "cpu" else None,
+        compiler_options=dict(options) or None,
     )
 
 

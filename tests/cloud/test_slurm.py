@@ -142,4 +142,4 @@ def test_an_array_runs_a_sweep(cluster, tmp_path):
     cluster.wait(lambda: all((folder / f"seed={seed}.done").exists() for seed in (0, 1)))
     logs = [path.read_text() for path in sorted(folder.glob("slurm-*.log"))]
     assert len(logs) == 2 and "Exited with exit code 143" in logs[1]
-    assert "seed=1" in sweep("--table") and "nothing to run" in sweep("--emit=slurm")
+    assert "| 2 |" in sweep("--table") and "nothing to run" in sweep("--emit=slurm")

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from ilf_jax.runtime.files import write_lines
+
 
 def compare(*given):
     """(exit code, stdout, stderr) of `python -m ilf_jax.compare`, in a process of its own: it has flags of its own."""
@@ -53,6 +55,6 @@ def test_runs_with_other_documents_cannot_be_compared(tiny_run, tmp_path):
     other = tmp_path / "other"
     shutil.copytree(tiny_run[1], other)
     for path in other.rglob("evaluate/examples.jsonl"):
-        path.write_text(path.read_text().replace("the", "a"))
+        write_lines(path, path.read_text().replace("the", "a"))
     code, _, err = compare(f"--workdir={tiny_run[1]}", f"--workdir={other}")
     assert code == 2 and "other documents" in err

@@ -40,6 +40,6 @@ def test_names_of_systems():
         "before_training": {"a": "old"}, "before_training_best_of_2": {"a": "q"},
         "random": {"a": "new"}, "random_best_of_2": {"a": "q"}}
     assert list(systems.of_policies("random", 0, 1, outputs.__getitem__, best.__getitem__)) == ["before_training"]
-    held_out = [Example("a", "d", reference=" r ", human_refinement="h"), Example("b", "d", reference="s")]
+    held_out = [Example("a", "d", reference="r", human_refinement="h"), Example("b", "d", reference="s")]
     assert systems.of_people(held_out) == {"references": {"a": "r", "b": "s"}}
     assert systems.of_people([]) == {}

@@ -101,16 +101,6 @@ def test_wanted_tokens_come_out_as_if_all_were_wanted(name):
     np.testing.assert_allclose(hidden, np.take_along_axis(whole, wanted_BxW[..., None], axis=1), atol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "angles"), [("gqa", 1), ("sliding_mixed", 2), ("learned", 0)])
-def test_layers_of_a_kind_share_their_sines(name, angles):
-    config, params, prompts, suffixes, _, _ = problem(name)
-    prefix = prefill(config, params, prompts, LENGTHS)[1]
-    program = Placement(sharding.make_mesh(1, 1, 1, jax.devices()[:1]), config).jit(
-        transformer.extend, static_argnames=("config", "compute"))
-    text = program.lower(config, params, prefix, suffixes).compile().as_text()
-    assert text.count(" sine(") == angles
-
-
 @pytest.mark.parametrize("name", MODELS)
 def test_token_by_token_equals_the_full_forward_pass(name):
     config, params, prompts, suffixes, _, behind = problem(name)

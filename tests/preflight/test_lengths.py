@@ -110,7 +110,7 @@ def begin(monkeypatch):
         met = []
 
         def learn(method):
-            met.extend(method.iteration(1).examples)
+            met.extend(method.begin_iteration(1).examples)
             raise InputError("begun")
 
         monkeypatch.setattr("ilf_jax.ilf.learn", learn)

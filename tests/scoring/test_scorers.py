@@ -120,13 +120,15 @@ def test_equal_candidates_are_tokenised_once(lm, monkeypatch):
     encoded = []
     encode = Tokenizer.encode
 
-    def counted(self, text, **more):
+    def counted(self, text, *arguments, **more):
         encoded.append(text)
-        return encode(self, text, **more)
+        return encode(self, text, *arguments, **more)
 
     monkeypatch.setattr(Tokenizer, "encode", counted)
+    asked_about(lm, ["Ada"], ["a gem", "a fool"])
+    once = len(encoded)
     (asked,) = asked_about(lm, ["Ada"], ["a gem", "a fool", "a gem", "a gem"])
-    assert len(encoded) == len(set(encoded)) == 2 * 5
+    assert len(encoded) == 2 * once > 0
     assert len(asked.together.branches) == 4
     np.testing.assert_array_equal(asked.together.branches[0].tokens, asked.together.branches[3].tokens)
 
