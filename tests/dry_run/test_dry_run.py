@@ -67,8 +67,8 @@ def test_predicts_what_the_run_compiles(quickstart, tmp_path, monkeypatch):
     def watch(module, name, step, look):
         original = getattr(module, name)
 
-        def program(placement):
-            jitted = original(placement)
+        def program(*arguments):
+            jitted = original(*arguments)
 
             def call(*args, **kwargs):
                 memory = jitted.lower(*args, **kwargs).compile().memory_analysis()

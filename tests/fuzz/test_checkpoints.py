@@ -99,11 +99,14 @@ def test_a_flipped_bit_is_found_and_the_older_state_taken(states, tmp_path, capl
     assert at > 0
     content[at + 2] ^= 1
     path.write_bytes(content)
+    shutil.copytree(folder / "3", tmp_path / "damaged")
     step, state, _ = checkpoint.TrainingCheckpoints(folder).restore_newest(tree(0))
     assert step == 2 and same(state, tree(2))
     assert "state/3: is damaged: the array layers_0/kernel is not what was written; going on from the state of step 2" \
         in caplog.text
+    assert not (folder / "3").exists()  # or the next state would push the intact one out
     shutil.rmtree(folder / "2")
+    shutil.move(tmp_path / "damaged", folder / "3")
     with pytest.raises(DamagedError, match=r"state/3: is damaged: the array layers_0/kernel .*; restore it .*delete"):
         checkpoint.TrainingCheckpoints(folder).restore_newest(tree(0))
 

@@ -347,7 +347,7 @@ def test_only_the_lower_precision_is_in_memory_while_training(config, tmp_path, 
     look.lower = lambda objective, optimizer_config, state, *rest: original(state).lower(
         objective, optimizer_config, state, *rest)
     before = {id(a) for a in jax.live_arrays()}
-    monkeypatch.setattr(train_program, "train_step_program", lambda state: look)
+    monkeypatch.setattr(train_program, "train_step_program", lambda state, remat: look)
     ilf_jax.run(config, tmp_path / "run")
     assert found and all(dtypes == {"bfloat16"} for dtypes in found)
 
