@@ -1,4 +1,7 @@
-"""Packaging of ilf-jax. requirements.txt pins the versions that were tested; here are the bounds."""
+"""Packaging of ilf-jax. requirements.txt pins the versions that were tested; here are the bounds.
+
+`launch/test.sh --lowest` tests the lower ones, `--newest` what the package index has now.
+"""
 
 import pathlib
 import runpy
@@ -30,7 +33,7 @@ setup(
         "importlib_resources>=6",  # tensorflow-datasets imports it without asking for it
         f"jax{VERSIONS['JAX_VERSIONS']}",
         "jinja2>=3.1",
-        "matplotlib>=3.9",
+        "matplotlib>=3.10",
         "ml-collections>=1.0",
         "numpy>=2.0",
         "optax>=0.2.5",
@@ -41,7 +44,7 @@ setup(
         "scipy>=1.14",
         "sentencepiece>=0.2",
         "tensorboardX>=2.6",
-        "tensorflow-datasets>=4.9.9",
+        "tensorflow-datasets>=4.9.10",
         "tokenizers>=0.21",
     ],
     entry_points={"console_scripts": ["ilf-jax = ilf_jax.cli:main"]},

@@ -24,7 +24,7 @@ install_requirements() {
   [ -x "$PYTHON" ] || "$_base" -m venv .venv
   local file stamp
   for file in "$@"; do
-    stamp=".venv/installed-$(basename "$file")"
+    stamp=".venv/installed-${file//\//-}" # two of them are named requirements.txt
     if ! cmp -s "$file" "$stamp"; then
       echo "installing $file ..." >&2
       "$PYTHON" -m pip install --quiet --disable-pip-version-check -r "$file"

@@ -20,14 +20,14 @@ for ((i = 0; i < count; i++)); do
   "$python" -m ilf_jax.main "$@" --coordinator_address="127.0.0.1:$port" --num_processes="$count" --process_id="$i" &
   pids+=($!)
 done
-trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' TERM INT
+trap 'kill -TERM ${pids[@]+"${pids[@]}"} 2>/dev/null || true' TERM INT
 
 code=0 deadline=""
-declare -A exited=()
+exited=()
 while [ "${#exited[@]}" -lt "$count" ]; do
-  for pid in "${pids[@]}"; do
-    if [ -z "${exited[$pid]:-}" ] && ! kill -0 "$pid" 2>/dev/null; then
-      exited[$pid]=yes
+  for pid in ${pids[@]+"${pids[@]}"}; do
+    if [ -z "${exited[pid]:-}" ] && ! kill -0 "$pid" 2>/dev/null; then
+      exited[pid]=yes
       status=0
       wait "$pid" || status=$?
       if [ "$status" -ne 0 ] && [ "$code" -eq 0 ]; then
@@ -36,7 +36,7 @@ while [ "${#exited[@]}" -lt "$count" ]; do
     fi
   done
   if [ -n "$deadline" ] && [ "$SECONDS" -gt "$deadline" ]; then
-    kill -KILL "${pids[@]}" 2>/dev/null || true
+    kill -KILL ${pids[@]+"${pids[@]}"} 2>/dev/null || true
   fi
   sleep 0.2 || true
 done

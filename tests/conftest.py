@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import os
+import pathlib
 import shutil
 import sys
 import tempfile
@@ -13,6 +14,9 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# XLA without its optimisations, here and in the processes that tests start: programs that run for milliseconds compile
+# in a third of the time. Tests of what the optimisations do, or of large models, take `optimised`.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 import hypothesis
 import pytest
@@ -28,6 +32,26 @@ hypothesis.settings.load_profile("suite")
 def pytest_addoption(parser):
     parser.addoption("--flips", type=int, default=20, help="bytes that tests/fuzz/test_flipped_bytes.py flips")
     parser.addoption("--kills", type=int, default=3, help="kills of tests/fuzz/test_random_kills.py")
+
+
+# Files that take a minute or more start first, so that no worker is left alone with one in the end.
+_LONG = (
+    "cloud/test_slurm", "runtime/test_distributed", "test_resume", "test_devices", "models/test_parity", "test_ilf",
+    "runtime/test_sharding", "fuzz/test_random_kills", "test_bad_input", "test_own_code", "training/test_lora",
+    "benchmarks/test_benchmarks", "models/test_llama_cpp", "tokenizers/test_differential", "sweeps/test_sweeps",
+    "test_reward", "training/test_gradient_sum", "dry_run/test_dry_run", "training/test_loop",
+    "comparison/test_command",
+)
+
+
+def pytest_collection_modifyitems(items):
+    places = {name: i for i, name in enumerate(_LONG)}
+    folder = pathlib.Path(__file__).parent
+
+    def place(item):
+        return places.get(item.path.relative_to(folder).with_suffix("").as_posix(), len(_LONG))
+
+    items.sort(key=place)
 
 
 def make_tiny_config():
@@ -93,24 +117,31 @@ def main_with_flags(capsys, *given):
 
 
 @contextlib.contextmanager
-def _without_optimisations():
+def _optimisations(wanted):
     import jax
 
     before = jax.config.values["jax_disable_most_optimizations"]
-    if not before:
+    if before != (not wanted):
         # A program that was compiled otherwise may differ in the last bits, and would be found by its shapes.
-        jax.config.update("jax_disable_most_optimizations", True)
+        jax.config.update("jax_disable_most_optimizations", not wanted)
         jax.clear_caches()
     yield
-    if not before:
-        jax.config.update("jax_disable_most_optimizations", False)
+    if before != (not wanted):
+        jax.config.update("jax_disable_most_optimizations", before)
         jax.clear_caches()
 
 
 @pytest.fixture(scope="module")
 def quick_compiles():
-    """XLA without its optimisations: programs that run for milliseconds compile in a third of the time."""
-    with _without_optimisations():
+    """XLA without its optimisations, also where the environment turned them on for the suite."""
+    with _optimisations(False):
+        yield
+
+
+@pytest.fixture
+def optimised():
+    """XLA with its optimisations: for tests of what they do, and for programs that run longer than they compile."""
+    with _optimisations(True):
         yield
 
 
@@ -122,11 +153,11 @@ def tiny_config():
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory):
-    """(config, folder, metrics) of a finished run of two iterations, quickly compiled; not to be written to."""
+    """(config, folder, metrics) of a finished run of two iterations; not to be written to."""
     import ilf_jax
 
     c = make_tiny_config()
     c.iterations = 2
     folder = tmp_path_factory.mktemp("tiny") / "run"
-    with _without_optimisations():
+    with _optimisations(False):
         return c, folder, ilf_jax.run(c, folder)

@@ -6,8 +6,13 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
+from conftest import import_program, make_tiny_config
+from test_reward import with_reward
+
+from ilf_jax import ilf
 
 _RUN = """
 import sys
@@ -66,11 +71,8 @@ def test_resumed_on_four_devices_equals_one_that_was_not_stopped(runs):
 
 
 def test_checkpoint_of_four_devices_is_exported_on_one(runs, tmp_path):
-    env = {**os.environ, "JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(
-        [sys.executable, "-m", "ilf_jax.export", f"--workdir={runs / 'whole'}", "--iteration=1",
-         f"--out={tmp_path / 'hf'}"], env=env, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert len(jax.devices()) == 1
+    import_program("export").export(runs / "whole", 1, tmp_path / "hf")
     assert (tmp_path / "hf" / "model.safetensors").exists()
 
 
@@ -118,31 +120,33 @@ def test_checkpoint_is_restored_onto_other_meshes(tmp_path):
 
 
 _REWARDED = """
-import sys
+import pathlib, sys
 sys.path.insert(0, sys.argv[1])
-from conftest import make_tiny_config
-from test_reward import with_reward
-from ilf_jax import ilf
-c = with_reward(make_tiny_config(), "scalar")  # questions on several devices are those of test_sharding.py
-c.mesh.data = c.mesh.fsdp = int(sys.argv[3])
-c.reward.dev_fraction, c.evaluate.rank = 0.3, True
-for section in (c.draft, c.feedback, c.refine, c.score, c.reward, c.evaluate, c.finetune):
-    section.batch_size = 4
-ilf.run(c, sys.argv[2])
+import test_devices
+test_devices.rewarded(pathlib.Path(sys.argv[2]), 2)
 """
 
 
+def rewarded(folder, side):
+    """A run with a reward model on side x side devices. Questions on several devices are those of test_sharding.py."""
+    c = with_reward(make_tiny_config(), "scalar")
+    c.mesh.data = c.mesh.fsdp = side
+    c.reward.dev_fraction, c.evaluate.rank = 0.3, True
+    for section in (c.draft, c.feedback, c.refine, c.score, c.reward, c.evaluate, c.finetune):
+        section.batch_size = 4
+    ilf.run(c, folder)
+
+
 def test_rewards_on_four_devices_are_those_on_one(tmp_path):
-    rows = {}
-    for side in (1, 2):
-        env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-               "XLA_FLAGS": f"--xla_force_host_platform_device_count={side * side}"}
-        here, folder = pathlib.Path(__file__).parent, tmp_path / str(side)
-        done = subprocess.run([sys.executable, "-c", _REWARDED, str(here), str(folder), str(side)],
-                              cwd=here.parent, env=env, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        rows[side] = {(path.parts[-3], path.parts[-2], row["id"]): row for path in folder.glob("iteration_*/*/0*.jsonl")
-                      for row in map(json.loads, path.open())}
+    rewarded(tmp_path / "1", 1)
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    here = pathlib.Path(__file__).parent
+    done = subprocess.run([sys.executable, "-c", _REWARDED, str(here), str(tmp_path / "2")], cwd=here.parent, env=env,
+                          capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    rows = {side: {(path.parts[-3], path.parts[-2], row["id"]): row
+                   for path in (tmp_path / str(side)).glob("iteration_*/*/0*.jsonl")
+                   for row in map(json.loads, path.open())} for side in (1, 2)}
     for stage, name in (("reward", "probability"), ("best_of_n", "rewards"), ("score", "scores"), ("rank", "win_rate")):
         one, four = ({key: row[name] for key, row in rows[side].items() if key[1] == stage} for side in (1, 2))
         assert one and one.keys() == four.keys()

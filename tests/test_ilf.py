@@ -97,6 +97,7 @@ def names_in(folder):
     return {p.name for p in folder.iterdir() if p.suffix != ".crc32"}
 
 
+@pytest.mark.versions
 @pytest.mark.fast
 def test_files_and_manifests(tiny_run):
     _, folder, _ = tiny_run
@@ -133,6 +134,7 @@ def test_files_and_manifests(tiny_run):
     assert not [p for p in folder.rglob("*") if "tmp" in p.name]
 
 
+@pytest.mark.versions
 @pytest.mark.fast
 def test_metrics(tiny_run):
     _, folder, metrics = tiny_run
@@ -193,6 +195,7 @@ def test_finetuning_is_kept_where_the_evaluation_behind_it_ends_early(trained, t
     assert not (here / "finetune/state").exists()
 
 
+@pytest.mark.versions
 @pytest.mark.fast
 def test_picked_texts_are_trained_on(tiny_run):
     _, folder, _ = tiny_run

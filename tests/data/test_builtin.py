@@ -12,7 +12,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.records import Example
 from ilf_jax.tasks import word_removal as wr
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.versions]
 
 SIZE = 4000
 

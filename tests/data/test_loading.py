@@ -13,7 +13,7 @@ from ilf_jax.data.loading import LoadResult, load_examples
 from ilf_jax.errors import InputError
 from ilf_jax.records import Example
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.versions]
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 DEFACTO = REPOSITORY / "../shared/data/defacto/train.jsonl"

@@ -50,6 +50,7 @@ def test_another_family(tiny_config, tmp_path, capsys, family, scale, activation
     assert "does not fit" not in capsys.readouterr().out
 
 
+@pytest.mark.versions
 @pytest.mark.fast
 def test_a_reward_model_without_iterations(capsys):
     config = config_files.from_file(str(ROOT / "configs/reward_model.py"), {"data.eval_size": 4, "evaluate.rank": True})

@@ -5,7 +5,7 @@ from scipy import stats
 
 from ilf_jax.evaluation.rouge import rouge
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.versions]
 
 
 def test_by_hand():

@@ -8,7 +8,7 @@ from scipy import stats
 
 from ilf_jax.evaluation import statistics
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.versions]
 
 
 @pytest.mark.parametrize("n", [2, 3, 50])

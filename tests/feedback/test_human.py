@@ -11,7 +11,7 @@ from ilf_jax.feedback import human
 from ilf_jax.feedback.source import DraftedDocument, SourceContext
 from ilf_jax.records import Example
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.versions]
 
 DOCUMENTS = tuple(DraftedDocument(Example(id=i, document=f"about {i}"), f"draft {i}") for i in ("a", "b"))
 

@@ -90,6 +90,7 @@ def test_a_training_goes_on_from_a_state_that_was_saved(states, tmp_path_factory
     assert step in (2, 3) and same(state, tree(step)) and facts["log"] == str(step)
 
 
+@pytest.mark.versions
 @pytest.mark.fast
 def test_a_flipped_bit_is_found_and_the_older_state_taken(states, tmp_path, caplog):
     folder = copied(states, tmp_path)

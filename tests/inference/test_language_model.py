@@ -12,7 +12,7 @@ from ilf_jax.runtime import sharding
 from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tokenizers.tokenizer import Tokenizer
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.versions]
 
 URI = "builtin:word_removal_1m"
 CASES = Path(__file__).parents[1] / "cases"

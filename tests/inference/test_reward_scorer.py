@@ -5,7 +5,7 @@ import pytest
 
 from ilf_jax.inference import reward_scorer
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.versions]
 
 
 def test_log_odds_and_preference_by_hand():

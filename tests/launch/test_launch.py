@@ -16,6 +16,9 @@ pytestmark = pytest.mark.fast
 
 LAUNCH = pathlib.Path(__file__).parents[2] / "launch"
 SCRIPTS = sorted(p.name for p in LAUNCH.iterdir() if p.suffix in (".sh", ".sbatch"))
+ROOT = LAUNCH.parent
+ALL_SCRIPTS = [".ci/run", *sorted(str(p.relative_to(ROOT)) for folder in (LAUNCH, ROOT / "benchmarks")
+                                  for p in folder.iterdir() if p.suffix in (".sh", ".sbatch"))]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -27,8 +30,7 @@ def test_is_a_script(name):
 
 @pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
 def test_shellcheck_finds_nothing():
-    done = subprocess.run(["shellcheck", "-x", "-P", LAUNCH, *(LAUNCH / name for name in SCRIPTS)], cwd=LAUNCH.parent,
-                          capture_output=True, text=True)
+    done = subprocess.run(["shellcheck", "-x", "-P", LAUNCH, *ALL_SCRIPTS], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 
 
@@ -231,7 +233,7 @@ def test_image_runs_as_a_user_and_leaves_out_what_is_not_needed():
     assert {".git", ".venv", "tests"} <= set((LAUNCH.parent / ".dockerignore").read_text().split())
 
 
-# What bash 3.2, the one on macOS, lacks: these two scripts are run there.
+# What bash 3.2, the one on macOS, lacks.
 NEWER_BASH = {
     "associative arrays": r"\b(declare|local|typeset)\s+-[a-zA-Z]*A",
     "namerefs": r"\b(declare|local|typeset)\s+-[a-zA-Z]*n",
@@ -241,24 +243,49 @@ NEWER_BASH = {
     "globstar": r"\bglobstar\b", "printf %()T": r"printf\b.*%\(", "BASHPID, EPOCHSECONDS": r"\$\{?(BASHPID|EPOCH)",
     "empty arrays under set -u": r"(?<!\+)\"\$\{\w+\[[@*]\]\}",
 }
+# What POSIX, or macOS's version of a tool, lacks.
+NOT_POSIX = {
+    "sed -i without a suffix": r"\bsed\s+(-\w+\s+)*-[a-zA-Z]*i(\s|$)", "sed -r": r"\bsed\s+-[a-zA-Z]*r\b",
+    "readlink -f": r"\breadlink\s+-\w*f", "realpath": r"\brealpath\b", "date -d": r"\bdate\s+(-\w+\s+)*(-d|--date)",
+    "date %N": r"\bdate\b.*\+\S*%N", "grep -P": r"\bgrep\s+(-\w+\s+)*-\w*P",
+    "xargs -r": r"\bxargs\s+(-\w+\s+)*-\w*[rd]\b",
+    "stat -c": r"\bstat\s+-c", "cp --": r"\bcp\s+--\w", "mktemp --": r"\bmktemp\s+--",
+    "sort -V": r"\bsort\s+-\w*[Vh]\b",
+    "timeout": r"(^|[;&|(]\s*)timeout\s", "nproc": r"\bnproc\b", "head -n -N": r"\bhead\s+-n\s*-",
+    "tac": r"(^|\|\s*)tac\b",
+}
+NOT_EVERYWHERE = NEWER_BASH | NOT_POSIX
 
 
-@pytest.mark.parametrize("name", ["test.sh", "_environment.sh"])
-def test_runs_in_bash_3_2(name):
-    lines = [re.sub(r"(^|\s)#.*", "", line) for line in (LAUNCH / name).read_text().splitlines()]
+@pytest.mark.parametrize("name", ALL_SCRIPTS)
+def test_runs_in_bash_3_2_with_posix_tools(name):
+    text = (ROOT / name).read_text()
+    for never_empty in re.findall(r"^(\w+)=\([^)\s]", text, re.MULTILINE):
+        text = text.replace(f'"${{{never_empty}[@]}}"', never_empty)
+    lines = [re.sub(r"(^|\s)#.*", "", line) for line in text.splitlines()]
     wrong = [f"{number}: {what}: {line.strip()}" for number, line in enumerate(lines, 1)
-             for what, pattern in NEWER_BASH.items() if re.search(pattern, line)]
+             for what, pattern in NOT_EVERYWHERE.items() if re.search(pattern, line)]
     assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize(("line", "what"), [
     ("declare -A seen", "associative arrays"), ('mapfile -t lines < "$file"', "mapfile"), ("echo ${name,,}", "upper"),
     ('run "${more[@]}"', "empty arrays"), ("make |& tee log", "|&"), ("local -n out=$1", "namerefs"),
+    ("sed -i s/a/b/ file", "sed -i"), ("sed -n -i p file", "sed -i"), ("sed -Ei s/a/b/ file", "sed -i"),
+    ('here="$(readlink -f "$0")"', "readlink"), ("date -u -d yesterday", "date -d"), ("date +%s%N", "date %N"),
+    (r"grep -oP '\d+'", "grep -P"), ("ls | xargs -r rm", "xargs"), ("stat -c %s file", "stat"),
+    ("head -n -1 file", "head"), ("timeout 5 true", "timeout"),
 ])
-def test_newer_bash_is_seen(line, what):
-    assert [name for name, pattern in NEWER_BASH.items() if name.startswith(what) and re.search(pattern, line)]
-    allowed = 'run ${more[@]+"${more[@]}"}; local file; declare -a x; echo "${1:-}" "${BASH_SOURCE[0]}" 2>&1'
-    assert not [name for name, pattern in NEWER_BASH.items() if re.search(pattern, allowed)]
+def test_what_is_not_everywhere_is_seen(line, what):
+    assert [name for name, pattern in NOT_EVERYWHERE.items() if name.startswith(what) and re.search(pattern, line)]
+
+
+@pytest.mark.parametrize("line", [
+    'run ${more[@]+"${more[@]}"}; local file; declare -a x; echo "${1:-}" "${BASH_SOURCE[0]}" 2>&1',
+    "sed -i.bak s/a/b/ file; sed -n 's/in/ out/p'; date -u +%s; grep -Eo x; head -n 1; cp -R a b; sort -k 2 -n",
+])
+def test_what_is_everywhere_is_allowed(line):
+    assert not [name for name, pattern in NOT_EVERYWHERE.items() if re.search(pattern, line)]
 
 
 def make_copy(tmp_path):
@@ -289,3 +316,66 @@ def test_test_sh_runs_the_checkers_and_pytest(arguments, calls, tmp_path):
     assert done.returncode == 0, done.stderr
     asked = (tmp_path / "calls").read_text().splitlines()
     assert [call.removeprefix("-m ") for call in asked if "pip" not in call.split()] == calls
+
+
+THIS = "{}.{}".format(*sys.version_info)
+
+
+@pytest.mark.parametrize(("arguments", "folder"), [
+    (["--newest", THIS, "-k", "x"], f".venv-highest-{THIS}"), (["--newest", sys.executable, "-k", "x"],
+                                                               f".venv-highest-{THIS}"),
+])
+def test_versions_are_installed_elsewhere_and_tested_there(arguments, folder, tmp_path):
+    make_copy(tmp_path)
+    other = tmp_path / folder / "bin/python"
+    other.parent.mkdir(parents=True)
+    shutil.copy(tmp_path / ".venv/bin/python", other)
+    environment = {**os.environ, "ILF_JAX_PYTHON": sys.executable, "HOME": str(tmp_path),
+                   "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", tmp_path / "launch/test.sh", *arguments], env=environment, capture_output=True,
+                          text=True)
+    assert done.returncode == 0, done.stderr
+    install, *_, tests = [call for call in (tmp_path / "calls").read_text().splitlines()
+                          if "uv pip install" in call or "pytest -m" in call]
+    assert f"--python {folder}/bin/python --resolution highest -r setup.py" in install
+    assert tests == "-m pytest -m versions -k x"
+
+
+def test_a_python_that_is_not_here_is_skipped_with_a_reason(tmp_path):
+    make_copy(tmp_path)
+    environment = {**os.environ, "ILF_JAX_PYTHON": sys.executable, "HOME": str(tmp_path)}
+    done = subprocess.run(["bash", tmp_path / "launch/test.sh", "--newest", "3.99"], env=environment,
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and "skipped: none of these is installed: Python 3.99" in done.stderr
+    assert not (tmp_path / "calls").exists()
+
+
+def ci_run(folder, code):
+    """.ci/run in a folder of its own, with a launch/test.sh that writes down its arguments and fails by `code`."""
+    for name in (".ci", "launch", "tests/browser", "bin"):
+        (folder / name).mkdir(parents=True)
+    shutil.copy(ROOT / ".ci/run", folder / ".ci/run")
+    (folder / "launch/test.sh").write_text(f'echo "$*" >> calls\ncase "$*" in {code}\nesac\n')
+    (folder / "bin/id").write_text("#!/bin/sh\necho 1000\n")  # so that nothing is installed
+    (folder / "bin/id").chmod(0o755)
+    done = subprocess.run(["bash", folder / ".ci/run"], capture_output=True, text=True,
+                          env={**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}"})
+    return done, (folder / "calls").read_text().splitlines()
+
+
+PARTS = ["--ignore=tests/cloud --ignore=tests/browser", "tests/cloud", "tests/browser", "--lowest", "--newest"]
+
+
+def test_ci_runs_every_part(tmp_path):
+    done, calls = ci_run(tmp_path, "*) exit 0 ;;")
+    assert done.returncode == 0 and calls == PARTS
+    assert [line.split()[-1] for line in done.stdout.splitlines()[-5:]] == ["passed"] * 5
+
+
+@pytest.mark.parametrize("part", ["--ignore*", "tests/cloud", "--newest"])
+def test_a_part_that_fails_hides_no_other(part, tmp_path):
+    done, calls = ci_run(tmp_path, f"{part}) exit 3 ;;")
+    assert done.returncode == 1 and calls == PARTS
+    summary = done.stdout.splitlines()[-5:]
+    assert sum("failed with exit code 3" in line for line in summary) == 1
+    assert sum(line.endswith("passed") for line in summary) == 4

@@ -10,7 +10,7 @@ import pytest
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io, checkpoint_uris
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.versions]
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from ilf_jax.models import flops, transformer
 from ilf_jax.models.architecture import SHAPES, small_shape
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.usefixtures("optimised")]
 
 CONFIG = small_shape(128, 3, 512)
 

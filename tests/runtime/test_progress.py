@@ -140,6 +140,7 @@ def test_tensorboard_rewrite_leaves_no_duplicates(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.versions
 @pytest.mark.fast
 def test_a_name_from_the_data_stays_in_its_cell():
     text = progress.format_table("", ["a\nb", "n"], [["x\r\ny\u2028z", 1], ["\x1b[31mred", 2]])

@@ -31,7 +31,8 @@ OTHERWISE = dataclasses.replace(
     sliding_layers=(1,), unrotated_layers=(0,), rotary_dim=6, rope_scaling=RopeScaling("yarn", 4.0),
 )
 CONFIGS = {"odd": CONFIG, "few kv heads": FEW_KV_HEADS, "otherwise": OTHERWISE}
-MESHES = [(8, 1, 1), (1, 8, 1), (2, 2, 2)]
+# Rows alone, params alone, and both with heads; what differs by architecture shows where all three are divided.
+MESHES = {"odd": [(8, 1, 1), (1, 8, 1), (2, 2, 2)], "few kv heads": [(2, 2, 2)], "otherwise": [(2, 2, 2)]}
 
 SCRIPT = '''
 import functools, json
@@ -119,7 +120,7 @@ def report(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("devices")
     (folder / "tests_sharding.py").write_text(
         "from ilf_jax.models.architecture import ModelConfig, RopeScaling\n"
-        f"CONFIG = {CONFIGS[request.param]!r}\nMESHES = {MESHES!r}\n"
+        f"CONFIG = {CONFIGS[request.param]!r}\nMESHES = {MESHES[request.param]!r}\n"
     )
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
            "PYTHONPATH": os.pathsep.join([str(folder), os.getcwd()])}
@@ -128,17 +129,17 @@ def report(request, tmp_path_factory):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("sizes", MESHES)
 @pytest.mark.parametrize("what", ["metrics", "params", "greedy", "sampled", "answer_logits"])
-def test_eight_devices_equal_one(report, sizes, what):
+def test_eight_devices_equal_one(report, what):
     assert report["moved"] > 1e-3
     assert report["drawn"] > 20
-    assert report["meshes"][str(sizes)]["worst"][what] < 1e-5
+    for sizes, found in report["meshes"].items():
+        assert found["worst"][what] < 1e-5, sizes
 
 
 def test_params_stay_where_they_were_put(report):
     specs = {sizes: found["spec"] for sizes, found in report["meshes"].items()}
-    assert "fsdp" in specs["(1, 8, 1)"]
+    assert "fsdp" in specs.get("(1, 8, 1)", "fsdp")
     assert "fsdp" in specs["(2, 2, 2)"]
     assert "tensor" in specs["(2, 2, 2)"]
 

@@ -171,6 +171,7 @@ def test_decoding_stops_when_every_row_has_ended(monkeypatch):
     assert found[2:] == [0, limit]
 
 
+@pytest.mark.versions
 @pytest.mark.fast
 def test_greedy_equals_argmax_over_full_forward_passes():
     out = generate(range(4), sampling=make_sampling(0.0, 0, 1.0), ends=NO_ENDS, candidates=(0, 1))

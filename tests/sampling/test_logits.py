@@ -50,6 +50,7 @@ def check(logits, settings):
     np.testing.assert_allclose(found, right, rtol=2e-5, atol=1e-9)
 
 
+@pytest.mark.versions
 @pytest.mark.fast
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_filter_equals_brute_force(settings):
@@ -132,6 +133,7 @@ def test_samples_follow_the_filtered_distribution(settings):
     assert scipy.stats.chisquare(counts[kept], n * p[kept] / p[kept].sum()).pvalue > 1e-3
 
 
+@pytest.mark.versions
 @pytest.mark.fast
 def test_temperature_zero_is_argmax_and_ignores_the_rest():
     logits = np.random.default_rng(6).normal(size=(50, 90)).astype(np.float32)

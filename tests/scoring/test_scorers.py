@@ -57,6 +57,7 @@ def probability_by_hand(lm, text, answers):
     return exp[0] / exp.sum()
 
 
+@pytest.mark.versions
 @pytest.mark.fast
 def test_instruct_rm_equals_a_computation_by_hand(lm):
     task, example = word_removal.WordRemoval(), Example("1", "Ada the baker")

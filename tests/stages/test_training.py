@@ -30,8 +30,8 @@ def test_the_step_that_was_compiled_beforehand_is_the_one_that_is_run(
 ):
     original, at_call = train_program.train_step_program, []
 
-    def program(state):
-        jitted = original(state)
+    def program(state, remat):
+        jitted = original(state, remat)
 
         def call(*args):
             at_call.append(compiled.count("jit(_train_step)"))

@@ -52,6 +52,7 @@ def make_sweep(*sizes, seeds=(0, 1), **more):
 # Algebra
 
 
+@pytest.mark.versions
 @pytest.mark.fast
 def test_product_chain_together():
     a, b = axis("a.x", 1, 2), axis("seed", 0, 1)

@@ -6,7 +6,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.records import Example
 from ilf_jax.tasks.template import TemplateTask
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.versions]
 
 EXAMPLE = Example(id="a", document="2 + 2")
 

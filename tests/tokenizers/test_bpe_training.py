@@ -15,7 +15,7 @@ from ilf_jax.tokenizers import bpe_training
 from ilf_jax.tokenizers.bpe_training import WORDS, train_bpe
 from ilf_jax.tokenizers.tokenizer import Tokenizer
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.versions]
 
 TEXTS = ["she is a fool and an oaf", "he is a fool, an oaf"] * 20
 

@@ -11,7 +11,7 @@ from tokenizers import decoders, models, pre_tokenizers, trainers
 from ilf_jax.errors import InputError
 from ilf_jax.tokenizers.tokenizer import AnswerTokens, Tokenizer
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.versions]
 
 CORPUS = [
     "Yes, the summary is good.", "No, it is not good at all.", "Yesterday nobody said yes or no.", "a b c d 1 2 3",

@@ -122,6 +122,7 @@ def test_objective_equals_the_plain_loss(params, remat):
     assert_trees_close(grads, right_grads, 1e-5)
 
 
+@pytest.mark.usefixtures("optimised")
 def test_remat_recomputes_activations(params):
     """In the backward pass 'full' computes a whole layer again, 'dots' all of it but the matmuls with params."""
     one = {name: array[0] for name, array in make_batch(1).items()}
@@ -137,6 +138,7 @@ def test_remat_recomputes_activations(params):
     assert plain < dots < plain + 0.4 * matmuls
 
 
+@pytest.mark.usefixtures("optimised")
 def test_remat_takes_less_memory_in_the_stage_s_train_step():
     """As compiled, not as traced: XLA may undo what is asked of it."""
     config = dataclasses.replace(small_shape(32, 6, V), num_heads=4, num_kv_heads=2, head_dim=8)

@@ -12,7 +12,7 @@ from ilf_jax.runtime import performance
 from ilf_jax.steps import finetune_step
 from ilf_jax.training import optimizer, train_program
 
-pytestmark = pytest.mark.fast
+pytestmark = [pytest.mark.fast, pytest.mark.versions]
 
 STEPS = 12
 
