@@ -32,12 +32,12 @@ def language_model(dtype):
     placement = Placement(sharding.make_mesh(-1, 1, 1), model)
     params = in_precision(checkpoint_io.load_params(
         URI, lambda path, array: placement.put_param(path, array, "decode"), seed=0), dtype)
-    return LanguageModel("refiner", config_sections.Model(checkpoint=URI), model, params, Tokenizer.load(URI), placement,
-                         ComputeOptions(dtype))
+    settings = config_sections.Model(checkpoint=URI)
+    return LanguageModel("refiner", settings, model, params, Tokenizer.load(URI), placement, ComputeOptions(dtype))
 
 
 def measured(sampler, trainer=None, max_mean=None):
-    prompts = [sampler.encode(text, [Prompt("Text: ", text, "\nText without insults:")], reserve=32)[0] for text in TEXTS]
+    prompts = [sampler.encode(text, [Prompt("Text: ", text, "\nWithout insults:")], reserve=32)[0] for text in TEXTS]
     keys = decode.candidate_keys(0, 1, "refine", TEXTS, range(4))
     generator = Generator(sampler, make_sampling(1.0, 0, 1.0), 32, len(TEXTS), ())
     drawn = list(zip(prompts, generator.start(prompts, keys).result(), strict=True))
