@@ -45,7 +45,6 @@ def get_config(arg="n=5000"):
     c.refiner.checkpoint = c.policy.get_oneway_ref("checkpoint")
     c.judge.checkpoint = c.policy.get_oneway_ref("checkpoint")
     c.precision = "bfloat16"
-    c.refine.max_logprob_gap = 0.5
     c.refine.batch_size = 32
     c.score.batch_size = 64
     c.evaluate.batch_size = 128

@@ -4,20 +4,24 @@
     config = ilf_jax.base_config()
     config.data.source = "jsonl:reviews.jsonl"
     metrics = ilf_jax.run(config, "runs/reviews")
+    outputs = ilf_jax.load("runs/reviews").generate(["A document."], n=4)
 
 Importing this loads no jax; what needs it does so when it is called.
 """
 
 import pathlib
 from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ilf_jax.config import Config, base_config
 from ilf_jax.errors import InputError
 from ilf_jax.registry import register
 from ilf_jax.version import __version__
 
-__all__ = ["InputError", "__version__", "base_config", "register", "run"]
+if TYPE_CHECKING:
+    from ilf_jax.policy.trained_policy import Policy
+
+__all__ = ["InputError", "__version__", "base_config", "load", "register", "run"]
 
 # Argument of `run` -> (kind of registry, the config key that chooses from it).
 _OWN_CODE = {"reward": ("scorer", "score.method"), "feedback": ("feedback", "feedback.source"),
@@ -64,3 +68,19 @@ def run(
             register(kind, name, target)
             choices[key] = name
     return ilf.run(config_lib.with_overrides(config, choices), workdir, allow_change=allow_change)
+
+
+def load(workdir: str | pathlib.Path, iteration: int | None = None, baseline: str = "") -> "Policy":
+    """The policy that a run has trained; its method `generate(documents, n)` writes outputs.
+
+    Args:
+        workdir: the run's folder.
+        iteration: after which; 0 is the policy before training. None: the last one that is finished.
+        baseline: name of a baseline of the run, whose policy is meant instead.
+
+    Raises:
+        InputError: it is not a work folder, there is no such baseline, or the iteration has no checkpoint.
+    """
+    from ilf_jax.policy import trained_policy
+
+    return trained_policy.load(workdir, iteration, baseline)

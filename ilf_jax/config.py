@@ -16,7 +16,7 @@ from ilf_jax.config_sections import Config
 from ilf_jax.errors import InputError
 
 # Keys that had another name: old -> new.
-_RENAMED = {"compare": "baselines"}
+_RENAMED = {"compare": "baselines", "refine.max_logprob_gap": "refine.max_logprob_gap_mean, the mean over tokens"}
 OVERRIDDEN_BY_BASELINES = ("feedback", "refine", "score", "finetune")
 """Sections that a baseline may override; whatever differs between a run and its baselines is in them."""
 _PICKED_BY = ("random", "longest", "first")

@@ -128,7 +128,8 @@ class Refine:
     batch_size: int = key(8, "documents a batch", low=1)
     batches_per_shard: int = key(1, "above 1: a place whose outputs have ended gets the shard's next document", low=1)
     redraw: bool = key(True, "draw once more where some of several candidates are equal or unusable")
-    max_logprob_gap: float = key(0.05, "nats; stop if sampler and trainer disagree by more on a token", above=0)
+    max_logprob_gap_mean: float | None = key(
+        None, "nats; stop if sampler and trainer disagree by more on average; unset: by the precision", above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,7 +257,8 @@ class Config:
     iterations: int = key(1, "K; 0: the policy is evaluated as it is, and a reward model trained", low=0)
     task: str = key("summarize", "which task; file:PATH:NAME or module:PACKAGE.MODULE:NAME: your own Task class",
                     registry=registry.TASKS)
-    precision: str = key("float32", "of matmuls", choices=("float32", "bfloat16"))
+    precision: str = key("auto", "of matmuls; auto: what the work folder was begun with, at first bfloat16 on "
+                         "accelerators and float32 on CPUs", choices=("auto", "float32", "bfloat16"))
     attention: str = key("auto", "kernel of training and prefill; auto: the device's own in bfloat16, else plain xla",
                           choices=("auto", "xla", "cudnn", "splash"))
     baselines: Any | None = key(None, "runs beside this one, drawn once what they share: {NAME: {'finetune': {...}, "

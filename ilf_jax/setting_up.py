@@ -7,6 +7,7 @@ import pathlib
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from typing import Any
 
+import jax
 import ml_collections
 
 from ilf_jax import config as config_lib
@@ -24,6 +25,7 @@ from ilf_jax.runtime import (
     digests,
     distributed,
     files,
+    hardware,
     jax_settings,
     os_errors,
     progress,
@@ -183,6 +185,7 @@ def set_up(
     if not isinstance(config, config_lib.Config):
         config = config_lib.read(config)
     config_changes.check_names(allow_change, config_lib.key_names())
+    config = _with_precision(config, storage.path(workdir))
     task = tasks_lib.make_task(config)
     preflight.check_sources(config, task)
     documents = documents_lib.load_documents(config)
@@ -209,6 +212,18 @@ def set_up(
             Method("", config, folder, task, documents, pool, SharedStages(), folder.path / "tokenizer",
                    folder.reward_model if comparisons is not None else None, profiled_steps),
             comparisons, tuple(allow_change))
+
+
+def _with_precision(config: config_lib.Config, folder: storage.Path) -> config_lib.Config:
+    """The configuration with 'auto' replaced: by what the folder was begun with, else by what suits the devices."""
+    if config.precision != "auto":
+        return config
+
+    here, saved = hardware.default_precision(jax.default_backend()), folder / "config.json"
+    precision = distributed.on_main(lambda: files.read_json(saved)["precision"] if saved.exists() else here)
+    if precision != here:
+        progress.log(f"config.precision={precision}: {folder} was begun with it; the default here is {here}")
+    return dataclasses.replace(config, precision=precision)
 
 
 def baseline_folder(workdir: storage.Path, name: str) -> storage.Path:

@@ -325,8 +325,8 @@ def snapshot(folder):
 
 
 def test_a_sampler_that_disagrees_with_the_trainer(trained, run, tmp_path):
-    trained.refine.max_logprob_gap = 1e-12
-    refused(run(trained), "sampler and trainer disagree", "config.refine.max_logprob_gap=1e-12")
+    trained.refine.max_logprob_gap_mean = 1e-12
+    refused(run(trained), "sampler and trainer disagree", "config.refine.max_logprob_gap_mean=1e-12")
     assert [p.name for p in (tmp_path / "run/iteration_001/refine").iterdir()] == ["manifest.json"]
 
 
@@ -335,7 +335,7 @@ def test_a_manifest_that_is_lost(trained, run, tmp_path):
     shutil.rmtree(tmp_path / "run/iteration_001/finetune")
     (tmp_path / "run/iteration_001/refine/manifest.json").unlink()
     before = snapshot(tmp_path / "run/iteration_001/refine")
-    refused(run(trained), "refine/manifest.json: has no logprob_gap although all shards exist")
+    refused(run(trained), "refine/manifest.json: has no sampler_agreement although all shards exist")
     assert before.items() <= snapshot(tmp_path / "run/iteration_001/refine").items()
 
 

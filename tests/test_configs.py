@@ -32,7 +32,7 @@ def shorten(c, tiny_run):
         part.checkpoint, part.tokenizer = "policy", None
     c.policy.max_prompt_length = c.refiner.max_prompt_length = c.judge.max_prompt_length = 440
     c.finetune.max_length = 512
-    c.precision, c.refine.max_logprob_gap = "float32", 0.05
+    c.precision = "float32"
     for section in (c.draft, c.refine, c.evaluate):
         section.max_new_tokens, section.batch_size = 8, 2
     c.refine.num_candidates = 2

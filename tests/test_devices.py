@@ -90,7 +90,7 @@ config = dataclasses.replace(small_shape(64, 2, 96), num_heads=4, num_kv_heads=2
 devices, folder = jax.devices(), pathlib.Path(sys.argv[1])
 place = lambda sizes, some: Placement(sharding.make_mesh(*sizes, some), config)
 first = place((1, 8, 1), devices)
-assert not model_pool.compute_of(config_lib.Config(), first.mesh).one_by_one
+assert not model_pool.compute_of(config_lib.Config(precision="float32"), first.mesh).one_by_one
 params = first.params(transformer.init_params(config, jax.random.key(3)), "train")
 assert len(params["embedding"].sharding.device_set) == 8 and not params["embedding"].is_fully_replicated
 checkpoint.save_model(folder, params, to_facts(config)).result()

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "ilf_jax"
 ROOMS = (
     ("cli", "main", "report", "compare"),
     ("ilf", "setting_up"),
-    ("sweeps", "dry_run", "comparison", "review", "export"),
+    ("sweeps", "dry_run", "comparison", "review", "export", "policy"),
     ("preflight",),
     ("stages",),
     ("reporting",),

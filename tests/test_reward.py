@@ -50,6 +50,17 @@ def rows(folder, cls):
             for path in sorted(folder.glob("[0-9]*.jsonl")) for row in map(json.loads, path.open())}
 
 
+def test_the_policy_s_best_of_n_is_the_stage_s(run):
+    _, folder, _ = run
+    best = rows(folder / "iteration_001/best_of_n", records.BestOfN)
+    examples = [records.from_json(records.Example, json.loads(line))
+                for line in (folder / "iteration_001/evaluate/examples.jsonl").open()]
+    ranked = ilf_jax.load(folder).generate(examples, n=3, best_of=3)
+    assert [texts[0] for texts in ranked] == [best[e.id].texts[best[e.id].chosen] for e in examples]
+    assert [sorted(texts) for texts in ranked] == [sorted(best[e.id].texts) for e in examples]
+
+
+
 def model_of(folder):
     place = folder / "iteration_000/reward_model"
     config = checkpoint_io.read_config(f"orbax:{place}")

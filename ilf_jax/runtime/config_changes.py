@@ -14,6 +14,8 @@ from ilf_jax.runtime.files import read_json, read_json_lines, write_lines
 
 MAY_GROW = frozenset({"iterations"})
 """More iterations continue a run; anything else would mix two runs."""
+AUTO = {"precision": "auto"}
+"""Values that stand for what was decided when the folder was begun, and are equal to it."""
 CHANGES = "changes.jsonl"
 """What was changed in a folder: key, from, to, when (unix time), a line each."""
 
@@ -73,10 +75,12 @@ class Difference:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[Difference]:
-    """All keys whose values differ, except for more iterations."""
+    """All keys whose values differ, except for more iterations, and `AUTO` for whatever it became."""
     changes = []
     for key in sorted({*old, *new}):
         a, b = old.get(key), new.get(key)
+        if b is not None and AUTO.get(prefix + key) == b:
+            continue
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             changes += differences(a, b, f"{prefix}{key}.")
         elif a != b and not (prefix + key in MAY_GROW and isinstance(a, int) and isinstance(b, int) and b > a):

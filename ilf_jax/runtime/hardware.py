@@ -55,6 +55,11 @@ def chip(device: jax.Device) -> Chip | None:
     return _CHIPS[max(names, key=len)] if names else None
 
 
+def default_precision(platform: str) -> str:
+    """What config.precision='auto' means on devices of a platform, as jax calls it: cpu, gpu or tpu."""
+    return "float32" if platform == "cpu" else "bfloat16"
+
+
 def topology(name: str) -> list[jax.Device]:
     """The devices of a TPU slice such as v5e:4x4 or v5p:2x2x2, which programs can be compiled for.
 

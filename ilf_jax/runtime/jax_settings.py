@@ -39,6 +39,13 @@ def apply(precision: str) -> None:
     """
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the user's choice
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "ilf_jax" / "compiled"))
+    # All programs, the quick ones too: a run has hundreds of those, and they add up to seconds at each start.
+    for variable, option, value in (
+        ("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "jax_persistent_cache_min_compile_time_secs", 0.0),
+        ("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "jax_persistent_cache_min_entry_size_bytes", -1),
+    ):
+        if variable not in os.environ:
+            jax.config.update(option, value)
     if precision == "float32" and jax.default_backend() != "cpu":
         # Accelerators would otherwise round the inputs of float32 matmuls (TF32, bfloat16).
         jax.config.update("jax_default_matmul_precision", "highest")

@@ -8,8 +8,9 @@ import numpy as np
 
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import diversity, statistics
+from ilf_jax.inference import sampler_agreement
 from ilf_jax.inference.generation import Generator, Sample
-from ilf_jax.inference.language_model import Encoded, LanguageModel
+from ilf_jax.inference.sampler_agreement import Agreement
 from ilf_jax.records import Candidates, Draft, Example, Feedback
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
@@ -17,8 +18,10 @@ from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.stages.context import Outcome, Records, StageContext, encode_prompts, process_shards, run_stage
 
-# Documents on which the sampler's log-probabilities are compared with the trainer's.
-_CHECKED_DOCUMENTS = 2
+# Documents, and samples of each, on which the sampler's log-probabilities are compared with the trainer's.
+_CHECKED_DOCUMENTS, _CHECKED_SAMPLES = 2, 2
+# What the manifest notes of the comparison.
+_AGREEMENT = "sampler_agreement"
 
 
 def refine(context: StageContext, drafts: Records[Draft], feedback: Records[Feedback]) -> Records[Candidates]:
@@ -28,7 +31,8 @@ def refine(context: StageContext, drafts: Records[Draft], feedback: Records[Feed
 
 def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Feedback], folder: StageFolder) -> Outcome:
     settings, examples, task = context.config.refine, context.examples, context.task
-    gap: float | None = folder.manifest().get("logprob_gap")
+    noted = folder.manifest().get(_AGREEMENT)
+    agreement = None if noted is None else Agreement(**noted)
     draft_texts = {i: row.text for i, row in drafts.by_id().items()}
     feedback_texts = {i: row.text for i, row in feedback.by_id().items()}
     refiner = context.roles.get("refiner")
@@ -50,13 +54,14 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
 
     def start(batch: list[Example]) -> Pending[list[Candidates]]:
         def make_candidates(samples: list[list[Sample]]) -> list[Candidates]:
-            nonlocal gap
+            nonlocal agreement
             drawn = dict(zip((e.id for e in batch), samples, strict=True))
             # Before anything is written, on the longest documents. The device is already at work on the next shard.
-            if gap is None:
-                checked = [(prompts[e.id], drawn[e.id]) for e in batch[:_CHECKED_DOCUMENTS]]
-                gap = _logprob_gap(context, refiner, checked)
-                folder.begin(logprob_gap=gap)
+            if agreement is None:
+                agreement = sampler_agreement.measure(
+                    refiner, [(prompts[e.id], drawn[e.id]) for e in batch[:_CHECKED_DOCUMENTS]], _CHECKED_SAMPLES,
+                    _CHECKED_DOCUMENTS * _CHECKED_SAMPLES, settings.max_logprob_gap_mean)
+                folder.begin(**{_AGREEMENT: dataclasses.asdict(agreement)})
             read = {i: _read(context, by_id[i], feedback_texts[i], samples) for i, samples in drawn.items()}
             again = [e for e in batch if may_redraw and _degenerate(context, e, read[e.id])]
             if again:
@@ -69,33 +74,14 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
     done = process_shards(
         context, folder, examples, lengths, shard_size=settings.batch_size * settings.batches_per_shard, cls=Candidates,
         start=start, work=lambda c: generator.work(prompts[c.id], c.num_tokens))
-    if gap is None:  # all shards exist, but what was noted before the first of them does not
-        raise InputError(f"{folder.path}/manifest.json: has no logprob_gap although all shards exist; restore it, or "
+    if agreement is None:  # all shards exist, but what was noted before the first of them does not
+        raise InputError(f"{folder.path}/manifest.json: has no {_AGREEMENT} although all shards exist; restore it, or "
                          "delete the stage's folder to run the stage again")
-    metrics = [*_metrics(context, done.records, draft_texts, feedback_texts), statistics.plain("logprob_gap", gap)]
-    return Outcome(done.shards, len(done.records), metrics, done.work, {"logprob_gap": gap})
-
-
-def _logprob_gap(
-    context: StageContext, refiner: LanguageModel, drawn: Sequence[tuple[Encoded, Sequence[Sample]]]
-) -> float:
-    """Largest difference, in nats, between a sampled token's log-probability then and in the training forward pass.
-
-    Raises:
-        InputError: it is above config.refine.max_logprob_gap, so training would learn from another distribution than
-            the one that was sampled.
-    """
-    settings = context.config.refine
-    checked = [(prompt, sample) for prompt, samples in drawn for sample in samples[:2]]
-    # Always the same number of rows, so that one program is enough.
-    again = refiner.logprobs([([*prompt.ids, *sample.thought], sample.tokens.tolist()) for prompt, sample in checked],
-                             2 * _CHECKED_DOCUMENTS)
-    gap = max(float(np.max(np.abs(logprobs - sample.logprobs)))
-              for logprobs, (_, sample) in zip(again, checked, strict=True))
-    if not gap <= settings.max_logprob_gap:
-        raise InputError(f"sampler and trainer disagree by {gap:.3g} nats on a token; allowed is "
-                         f"config.refine.max_logprob_gap={settings.max_logprob_gap} (bfloat16 needs more than float32)")
-    return gap
+    metrics = [
+        *_metrics(context, done.records, draft_texts, feedback_texts),
+        statistics.plain("logprob_gap", agreement.largest), statistics.plain("logprob_gap_mean", agreement.mean),
+        statistics.plain("logprob_gap_beyond", agreement.share)]
+    return Outcome(done.shards, len(done.records), metrics, done.work, {_AGREEMENT: dataclasses.asdict(agreement)})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -120,7 +120,7 @@ def test_soft_capped_scores(mesh, rows, window):
 
 
 def test_which_kernel_a_config_gets(mesh):
-    config, half = config_lib.Config(), config_lib.Config(precision="bfloat16")
+    config, half = config_lib.Config(precision="float32"), config_lib.Config(precision="bfloat16")
     assert model_pool.compute_of(config, mesh) == ComputeOptions(one_by_one=True)
     # A CPU has no kernel of its own.
     assert model_pool.compute_of(half, mesh) == ComputeOptions(jnp.bfloat16, one_by_one=True)
