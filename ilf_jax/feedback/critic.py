@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ilf_jax.feedback.source import DraftedDocument, FeedbackSource, SourceContext
 from ilf_jax.inference.generation import Generator, Sample
+from ilf_jax.inference.look_ahead import LookAhead, text_size
 from ilf_jax.records import Feedback
 from ilf_jax.runtime import performance
 from ilf_jax.runtime.pending import Pending
@@ -34,12 +35,13 @@ class Critic(FeedbackSource):
         super().__init__(context)
         self._lm = context.roles.get("critic")
         settings = context.config.feedback
-        self._prompts = {
-            d.example.id: self._lm.encode(
-                d.example.id, [context.task.critic_prompt(d.example, d.draft)],
-                self._lm.room(settings.max_new_tokens))[0]
-            for d in context.documents}
-        lengths = self._lm.row_lengths(len(p.ids) for p in self._prompts.values())
+        self._prompts = LookAhead(
+            context.documents, key=lambda d: d.example.id, tokens=lambda prompt: len(prompt.ids),
+            encode=lambda d: self._lm.encode(d.example.id, [context.task.critic_prompt(d.example, d.draft)],
+                                             self._lm.room(settings.max_new_tokens))[0],
+            size=lambda d: text_size(d.example.document, d.example.title, d.draft))
+        self._lengths = dict(zip((d.example.id for d in context.documents), self._prompts.lengths, strict=True))
+        lengths = self._lm.row_lengths(self._prompts.sampled_tokens, self._prompts.share)
         self._first, self._second = (
             Generator(self._lm, make_sampling(temperature, 0, 1.0), settings.max_new_tokens, settings.batch_size,
                       context.task.stop, lengths)
@@ -61,7 +63,7 @@ class Critic(FeedbackSource):
         """A text for each document; `number` tells apart what is drawn for the same one."""
         ids = [d.example.id for d in documents]
         keys = decode.candidate_keys(self.context.config.seed, self.context.iteration, "feedback", ids, [number])
-        drawn = generator.start([self._prompts[i] for i in ids], keys)
+        drawn = generator.start([self._prompts.encoded(d) for d in documents], keys)
         return drawn.map(lambda samples: [_comment(self.context.task, s) for (s,) in samples])
 
     def _is_echo(self, document: DraftedDocument, text: str) -> bool:
@@ -71,10 +73,10 @@ class Critic(FeedbackSource):
         return answers.is_echo(text, of, prompts.without_gaps(self.context.task.prompts.critic))
 
     def length(self, document: DraftedDocument) -> int:
-        """Tokens of the prompt."""
-        return len(self._prompts[document.example.id].ids)
+        """Tokens of the prompt, or, of many documents, bytes of the texts."""
+        return self._lengths[document.example.id]
 
     def work(self, feedback: Feedback) -> performance.Work:
         """Prompt and feedback through the critic."""
         return self._first.work(
-            self._prompts[feedback.id], [len(self._lm.tokenizer.encode(feedback.text)) + 1])
+            self._prompts.num_tokens(feedback.id), [len(self._lm.tokenizer.encode(feedback.text)) + 1])

@@ -269,15 +269,20 @@ class LanguageModel:
         arrays = self.placement.batch((tokens, lengths, suffix, offsets, leaves, ends, answers))
         return answer_logits_program(self.placement)(self.architecture, self.params, *arrays, compute=self.compute)
 
-    def row_lengths(self, lengths: Iterable[int]) -> tuple[int, ...]:
-        """What rows of these lengths are padded to; the smaller the model, the fewer lengths are worth a program."""
-        return padding.row_lengths(lengths, self._program_tokens)
+    def row_lengths(self, lengths: Iterable[int], share: float = 1.0) -> tuple[int, ...]:
+        """What rows of these lengths are padded to; the smaller the model, the fewer lengths are worth a program.
+
+        Args:
+            lengths: tokens of each row.
+            share: part of all rows that these are.
+        """
+        return padding.row_lengths(lengths, share * self._program_tokens)
 
     def paired_row_lengths(
-        self, first: Iterable[int], second: Iterable[int]
+        self, first: Iterable[int], second: Iterable[int], share: float = 1.0
     ) -> tuple[float, tuple[int, ...], tuple[int, ...]]:
         """As `row_lengths`, for programs that take rows of two kinds; and what all of it costs, in tokens."""
-        return padding.paired_row_lengths(first, second, self._program_tokens)
+        return padding.paired_row_lengths(first, second, share * self._program_tokens)
 
     @property
     def _program_tokens(self) -> float:

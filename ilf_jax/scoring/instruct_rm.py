@@ -6,6 +6,7 @@ import numpy as np
 
 from ilf_jax.evaluation import statistics
 from ilf_jax.inference import answer_scoring
+from ilf_jax.inference.look_ahead import LookAhead, text_size
 from ilf_jax.records import Scored
 from ilf_jax.runtime import progress
 from ilf_jax.runtime.pending import Pending
@@ -27,9 +28,12 @@ class InstructRM(Scorer):
     def __init__(self, context: ScorerContext) -> None:
         super().__init__(context)
         self._judge = context.roles.get("judge")
-        self._questions = {d.example.id: self._ask(d, context.config.score.prompts) for d in context.documents}
-        self._layout = answer_scoring.choose_layout(self._judge, self._questions.values())
-        if not all(questions.exact for questions in self._questions.values()):
+        self._questions = LookAhead(
+            context.documents, key=lambda d: d.example.id, encode=lambda d: self._ask(d, context.config.score.prompts),
+            tokens=lambda asked: asked.together.num_tokens,
+            size=lambda d: text_size(d.example.document, d.draft, d.feedback, *d.candidates))
+        self._layout = answer_scoring.choose_layout(self._judge, self._questions.sample, self._questions.share)
+        if not all(questions.exact for questions in self._questions.sample):
             progress.log("judge: an answer takes several tokens with this tokenizer; it is scored by the first token "
                          "that distinguishes the answers")
 
@@ -41,7 +45,7 @@ class InstructRM(Scorer):
 
     def start(self, documents: Sequence[RefinedDocument]) -> Pending[list[Scores]]:
         """Sets the device to work and returns."""
-        questions = [self._questions[d.example.id] for d in documents]
+        questions = [self._questions.encoded(d) for d in documents]
         pending = answer_scoring.start_scoring(
             self._judge, questions, self.context.config.score.batch_size, self._layout)
         work = [of_one.work(self._judge.architecture, self._layout.together) for of_one in questions]

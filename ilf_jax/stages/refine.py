@@ -10,12 +10,13 @@ from ilf_jax.errors import InputError
 from ilf_jax.evaluation import diversity, statistics
 from ilf_jax.inference.generation import Generator, Sample
 from ilf_jax.inference.language_model import Encoded, LanguageModel
+from ilf_jax.inference.look_ahead import LookAhead, text_size
 from ilf_jax.records import Candidates, Draft, Example, Feedback
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
-from ilf_jax.stages.context import Outcome, Records, StageContext, encode_prompts, process_shards, run_stage
+from ilf_jax.stages.context import Outcome, Records, StageContext, process_shards, run_stage
 
 # Documents on which the sampler's log-probabilities are compared with the trainer's.
 _CHECKED_DOCUMENTS = 2
@@ -32,18 +33,19 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
     draft_texts = {i: row.text for i, row in drafts.by_id().items()}
     feedback_texts = {i: row.text for i, row in feedback.by_id().items()}
     refiner = context.roles.get("refiner")
-    prompts = encode_prompts(refiner, examples,
-                             lambda e: task.refine_prompt(e, draft_texts[e.id], feedback_texts[e.id]),
-                             settings.max_new_tokens)
-    lengths = [len(prompts[e.id].ids) for e in examples]
+    prompts = LookAhead(
+        examples, key=lambda e: e.id, tokens=lambda prompt: len(prompt.ids),
+        encode=lambda e: refiner.encode(e.id, [task.refine_prompt(e, draft_texts[e.id], feedback_texts[e.id])],
+                                        refiner.room(settings.max_new_tokens))[0],
+        size=lambda e: text_size(e.document, e.title, draft_texts[e.id], feedback_texts[e.id]))
     sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
     generator = Generator(refiner, sampling, settings.max_new_tokens, settings.batch_size, task.stop,
-                          refiner.row_lengths(lengths))
+                          refiner.row_lengths(prompts.sampled_tokens, prompts.share))
 
     def draw(batch: Sequence[Example], candidates: Sequence[int]) -> Pending[list[list[Sample]]]:
         keys = decode.candidate_keys(context.config.seed, context.iteration, "refine", [e.id for e in batch],
                                      candidates)
-        return generator.start([prompts[e.id] for e in batch], keys)
+        return generator.start([prompts.encoded(e) for e in batch], keys)
 
     N, by_id = settings.num_candidates, {e.id: e for e in examples}
     may_redraw = settings.redraw and settings.temperature > 0 and N > 1
@@ -54,7 +56,7 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
             drawn = dict(zip((e.id for e in batch), samples, strict=True))
             # Before anything is written, on the longest documents. The device is already at work on the next shard.
             if gap is None:
-                checked = [(prompts[e.id], drawn[e.id]) for e in batch[:_CHECKED_DOCUMENTS]]
+                checked = [(prompts.encoded(e), drawn[e.id]) for e in batch[:_CHECKED_DOCUMENTS]]
                 gap = _logprob_gap(context, refiner, checked)
                 folder.begin(logprob_gap=gap)
             read = {i: _read(context, by_id[i], feedback_texts[i], samples) for i, samples in drawn.items()}
@@ -67,8 +69,9 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
         return draw(batch, range(N)).map(make_candidates)
 
     done = process_shards(
-        context, folder, examples, lengths, shard_size=settings.batch_size * settings.batches_per_shard, cls=Candidates,
-        start=start, work=lambda c: generator.work(prompts[c.id], c.num_tokens))
+        context, folder, examples, prompts.lengths, cls=Candidates, start=start,
+        shard_size=settings.batch_size * settings.batches_per_shard,
+        work=lambda c: generator.work(prompts.num_tokens(c.id), c.num_tokens))
     if gap is None:  # all shards exist, but what was noted before the first of them does not
         raise InputError(f"{folder.path}/manifest.json: has no logprob_gap although all shards exist; restore it, or "
                          "delete the stage's folder to run the stage again")
