@@ -1,11 +1,10 @@
 """Whether the texts of the data fit into the prompts and rows that a run makes of them; found out before it begins.
 
-No tokenizer that we read makes more tokens of a text than it has bytes, so most rows need no tokenizer at all.
+Most rows need no tokenizer at all, see `text_bounds`.
 """
 
 import dataclasses
 import functools
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ilf_jax import config as config_lib
@@ -15,11 +14,10 @@ from ilf_jax.inference import model_pool, training_texts
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.records import Example
 from ilf_jax.tasks.prompts import Prompt
+from ilf_jax.tokenizers.text_bounds import SLACK, num_bytes
 
 UNWRITTEN = "x"
 """Stands for a text that a model has yet to write, at its shortest."""
-# Tokens beyond the bytes of a text: a leading space, BOS, the end token, and a few of the document.
-_SLACK = 16
 # Where one row is too long, so many more are looked at to say how many are.
 _COUNTED = 1000
 # What may be cut of a row besides its document, in the order in which equally long texts are cut.
@@ -75,7 +73,7 @@ class Demand:
         if model.max_prompt_length is not None:
             limit = min(limit, model.max_prompt_length)
         whole = [p.text if model.keeps_documents else p.before + p.after for p in prompts]
-        return max(map(size, whole)) + model.overhead() + _SLACK <= limit
+        return max(map(size, whole)) + model.overhead() + SLACK <= limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,13 +131,6 @@ def _model(
 
     return Model(pool.config(own.checkpoint).max_positions, settings.max_prompt_length, settings.too_long == "error",
                  overhead, lm)
-
-
-def num_bytes(text: str) -> int:
-    """Bytes of a text in UTF-8, also after the normalisation that makes the most of them."""
-    if text.isascii():
-        return len(text)
-    return max(len(text.encode()), len(unicodedata.normalize("NFKC", text).encode()))
 
 
 def _template_bytes(lm: LanguageModel) -> int:

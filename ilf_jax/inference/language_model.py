@@ -160,9 +160,7 @@ class LanguageModel:
         Raises:
             TooLongError: a prompt is too long and must not be, or cannot be, shortened.
         """
-        limit = self.architecture.max_positions - reserve
-        if self.settings.max_prompt_length is not None:
-            limit = min(limit, self.settings.max_prompt_length)
+        limit = min(self.architecture.max_positions - reserve, self.max_prompt_length)
         prompts = list(prompts)
         for attempt in itertools.count(1):
             encoded = self._encode_whole(example_id, prompts)
@@ -183,6 +181,16 @@ class LanguageModel:
             shorter = self.tokenizer.decode(ids[:keep]).rstrip("\ufffd")
             prompts = [dataclasses.replace(p, document=shorter if p.document else "") for p in prompts]
         raise AssertionError("unreachable: each attempt is shorter than the one before")
+
+    @property
+    def max_prompt_length(self) -> int:
+        """The most tokens that a prompt may have, were there nothing behind it."""
+        longest = self.settings.max_prompt_length
+        return self.architecture.max_positions if longest is None else min(longest, self.architecture.max_positions)
+
+    def encode_whole(self, example_id: str, prompt: Prompt) -> Encoded:
+        """A prompt as tokens, however many they are."""
+        return self._encode_whole(example_id, [prompt])[0]
 
     def _encode_whole(self, example_id: str, prompts: Sequence[Prompt]) -> list[Encoded]:
         texts = [self._mark(prompt.text) for prompt in prompts]

@@ -251,6 +251,7 @@ def process_shards(
         previous: tuple[int, Pending[list[R]]] | None = None
         for i in missing:
             started = i, start([examples[j] for j in shards[i]])
+            performance.batch_begins()
             if previous is not None:
                 write(*previous)
             previous = started
