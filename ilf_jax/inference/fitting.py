@@ -11,7 +11,7 @@ from ilf_jax import config as config_lib
 from ilf_jax.config_sections import Training
 from ilf_jax.errors import InputError, TooLongError
 from ilf_jax.inference import model_pool, training_texts
-from ilf_jax.inference.language_model import LanguageModel
+from ilf_jax.inference.language_model import LanguageModel, thinking_room
 from ilf_jax.records import Example
 from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tokenizers.text_bounds import SLACK, num_bytes
@@ -35,6 +35,7 @@ class Demand:
         room: tokens to keep behind them.
         text: a text that stands behind the prompt and is never cut by itself.
         training: section of the config and its settings, where prompt and text are trained on.
+        generates: the model writes behind the prompt, and may think before it does.
     """
 
     stage: str
@@ -43,6 +44,7 @@ class Demand:
     room: int = 0
     text: Callable[[Example], str] | None = None
     training: tuple[str, Training] | None = None
+    generates: bool = False
 
     def problem(self, model: "Model", example: Example) -> str | None:
         """Why an example is too long; None if it is not."""
@@ -58,7 +60,7 @@ class Demand:
                 training_texts.encode_texts(lm, example.id, prompts[0], [text or ""], section, settings, 0.0)
             else:
                 behind = 0 if text is None else len(lm.tokenizer.encode(text)) + 2
-                lm.encode(example.id, prompts, self.room + behind)
+                lm.encode(example.id, prompts, (lm.room(self.room) if self.generates else self.room) + behind)
         except TooLongError as e:
             return f"{self.stage}: {e}"
         return None
@@ -66,7 +68,7 @@ class Demand:
     def fits_for_sure(self, model: "Model", example: Example, size: Callable[[str], int]) -> bool:
         """Whether an example fits, if a text has at most `size` tokens. Documents that may be cut do not count."""
         prompts, text = self.prompts(example), self.text(example) if self.text is not None else None
-        limit = model.context - self.room
+        limit = model.context - self.room - (model.thinking if self.generates else 0)
         if self.training is not None:
             limit = min(limit, self.training[1].max_length)
         limit -= 0 if text is None else size(text)
@@ -86,6 +88,7 @@ class Model:
         keeps_documents: whether a document must not be shortened.
         overhead: bytes that the chat template adds, at most.
         lm: loads its tokenizer.
+        thinking: tokens that it may think for before it writes, at most.
     """
 
     context: int
@@ -93,6 +96,7 @@ class Model:
     keeps_documents: bool
     overhead: Callable[[], int]
     lm: Callable[[], LanguageModel]
+    thinking: int = 0
 
 
 def models(
@@ -130,7 +134,7 @@ def _model(
         return 0 if trained else _template_bytes(lm())  # a tokenizer of ours has no chat template
 
     return Model(pool.config(own.checkpoint).max_positions, settings.max_prompt_length, settings.too_long == "error",
-                 overhead, lm)
+                 overhead, lm, thinking_room(settings.thinking_tokens))
 
 
 def _template_bytes(lm: LanguageModel) -> int:

@@ -33,6 +33,11 @@ _LAYER_FLOPS = 3e10
 _CLOSING_TOKENS = 16
 
 
+def thinking_room(thinking_tokens: int) -> int:
+    """Tokens of the context that thoughts of up to `thinking_tokens` take, with what closes them."""
+    return thinking_tokens + _CLOSING_TOKENS if thinking_tokens else 0
+
+
 def answer_logits_program(placement: Placement) -> jax.stages.Wrapped:
     """`steps.score_step.answer_logits_step`, jitted."""
     return placement.jit(score_step.answer_logits_step, static_argnames=_STATIC)
@@ -113,7 +118,7 @@ class LanguageModel:
 
     def room(self, new_tokens: int) -> int:
         """Tokens that an output of up to `new_tokens` takes in the context, thoughts included."""
-        return new_tokens + (self.thinking_tokens + _CLOSING_TOKENS if self.thinking_tokens else 0)
+        return new_tokens + thinking_room(self.thinking_tokens)
 
     @functools.cached_property
     def turn(self) -> AssistantTurn:
