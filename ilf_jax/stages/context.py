@@ -19,7 +19,7 @@ from ilf_jax.evaluation import statistics
 from ilf_jax.evaluation.statistics import Metric
 from ilf_jax.inference.model_pool import Roles
 from ilf_jax.models import padding
-from ilf_jax.records import Example, Record
+from ilf_jax.records import Example, Record, Scored
 from ilf_jax.runtime import distributed, performance, preemption, progress
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder, Workdir
@@ -199,6 +199,11 @@ def uses_recorded_drafts(config: Config) -> bool:
     if config.draft.source == "auto":
         return config.feedback.source == "recorded"
     return config.draft.source == "recorded"
+
+
+def judged(config: Config, scored: Scored) -> bool:
+    """Whether a document was judged: its texts may be too long, see config.data.too_long."""
+    return config.score.method != "instruct_rm" or bool(scored.prompt_scores)
 
 
 @dataclasses.dataclass(frozen=True)

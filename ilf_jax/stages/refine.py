@@ -11,6 +11,7 @@ from ilf_jax.evaluation import diversity, statistics
 from ilf_jax.inference.generation import Generator, Sample
 from ilf_jax.inference.language_model import Encoded, LanguageModel
 from ilf_jax.inference.look_ahead import LookAhead, text_size
+from ilf_jax.inference.written_texts import LEFT_OUT, WrittenTexts
 from ilf_jax.records import Candidates, Draft, Example, Feedback
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
@@ -31,51 +32,65 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
     settings, examples, task = context.config.refine, context.examples, context.task
     gap: float | None = folder.manifest().get("logprob_gap")
     draft_texts = {i: row.text for i, row in drafts.by_id().items()}
-    feedback_texts = {i: row.text for i, row in feedback.by_id().items()}
+    given = feedback.by_id()
+    feedback_texts = {i: row.text for i, row in given.items()}
     refiner = context.roles.get("refiner")
+    written = WrittenTexts("refine", context.config.data.too_long)
+
+    def encode(e: Example) -> Encoded | None:
+        if given[e.id].source == LEFT_OUT:
+            return None
+        return written.fit(e.id, (draft_texts[e.id], feedback_texts[e.id]), lambda *texts: refiner.encode(
+            e.id, [task.refine_prompt(e, *texts)], refiner.room(settings.max_new_tokens))[0])
+
     prompts = LookAhead(
-        examples, key=lambda e: e.id, tokens=lambda prompt: len(prompt.ids),
-        encode=lambda e: refiner.encode(e.id, [task.refine_prompt(e, draft_texts[e.id], feedback_texts[e.id])],
-                                        refiner.room(settings.max_new_tokens))[0],
+        examples, key=lambda e: e.id, tokens=lambda prompt: len(prompt.ids) if prompt else 0, encode=encode,
         size=lambda e: text_size(e.document, e.title, draft_texts[e.id], feedback_texts[e.id]))
     sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
     generator = Generator(refiner, sampling, settings.max_new_tokens, settings.batch_size, task.stop,
                           refiner.row_lengths(prompts.sampled_tokens, prompts.share))
 
-    def draw(batch: Sequence[Example], candidates: Sequence[int]) -> Pending[list[list[Sample]]]:
-        keys = decode.candidate_keys(context.config.seed, context.iteration, "refine", [e.id for e in batch],
+    def draw(batch: Sequence[tuple[Example, Encoded]], candidates: Sequence[int]) -> Pending[list[list[Sample]]]:
+        if not batch:
+            return Pending.ready([])
+        keys = decode.candidate_keys(context.config.seed, context.iteration, "refine", [e.id for e, _ in batch],
                                      candidates)
-        return generator.start([prompts.encoded(e) for e in batch], keys)
+        return generator.start([prompt for _, prompt in batch], keys)
 
     N, by_id = settings.num_candidates, {e.id: e for e in examples}
     may_redraw = settings.redraw and settings.temperature > 0 and N > 1
 
     def start(batch: list[Example]) -> Pending[list[Candidates]]:
+        prompted = [(e, prompt) for e in batch if (prompt := prompts.encoded(e)) is not None]
+
         def make_candidates(samples: list[list[Sample]]) -> list[Candidates]:
             nonlocal gap
-            drawn = dict(zip((e.id for e in batch), samples, strict=True))
+            drawn = dict(zip((e.id for e, _ in prompted), samples, strict=True))
             # Before anything is written, on the longest documents. The device is already at work on the next shard.
-            if gap is None:
-                checked = [(prompts.encoded(e), drawn[e.id]) for e in batch[:_CHECKED_DOCUMENTS]]
+            if gap is None and prompted:
+                checked = [(prompt, drawn[e.id]) for e, prompt in prompted[:_CHECKED_DOCUMENTS]]
                 gap = _logprob_gap(context, refiner, checked)
                 folder.begin(logprob_gap=gap)
             read = {i: _read(context, by_id[i], feedback_texts[i], samples) for i, samples in drawn.items()}
-            again = [e for e in batch if may_redraw and _degenerate(context, e, read[e.id])]
-            if again:
-                for e, more in zip(again, draw(again, range(N, 2 * N)).result(), strict=True):
-                    read[e.id] += _read(context, e, feedback_texts[e.id], more)
-            return [_candidates(context, e, read[e.id], N) for e in batch]
+            again = [(e, prompt) for e, prompt in prompted if may_redraw and _degenerate(context, e, read[e.id])]
+            for (e, _), more in zip(again, draw(again, range(N, 2 * N)).result(), strict=True):
+                read[e.id] += _read(context, e, feedback_texts[e.id], more)
+            return [_candidates(context, e, read[e.id], N) if e.id in read else _no_candidates(e, N) for e in batch]
 
-        return draw(batch, range(N)).map(make_candidates)
+        return draw(prompted, range(N)).map(make_candidates)
 
     done = process_shards(
         context, folder, examples, prompts.lengths, cls=Candidates, start=start,
         shard_size=settings.batch_size * settings.batches_per_shard,
         work=lambda c: generator.work(prompts.num_tokens(c.id), c.num_tokens))
+    too_long = written.metrics(examples, lambda e: e.id, prompts.encoded)
+    if gap is None and all(not any(row.num_tokens) for row in done.records.values()):
+        raise InputError(f"iteration {context.iteration}: no draft and feedback leave room in the refiner's prompt")
     if gap is None:  # all shards exist, but what was noted before the first of them does not
         raise InputError(f"{folder.path}/manifest.json: has no logprob_gap although all shards exist; restore it, or "
                          "delete the stage's folder to run the stage again")
-    metrics = [*_metrics(context, done.records, draft_texts, feedback_texts), statistics.plain("logprob_gap", gap)]
+    metrics = [*_metrics(context, done.records, draft_texts, feedback_texts), statistics.plain("logprob_gap", gap),
+               *too_long]
     return Outcome(done.shards, len(done.records), metrics, done.work, {"logprob_gap": gap})
 
 
@@ -139,6 +154,12 @@ def _candidates(context: StageContext, example: Example, answers: Sequence[_Answ
         num_tokens=[len(a.sample.tokens) for a in picked], stopped=[a.sample.stopped for a in picked],
         redrawn=len(answers) > count, preambles=sum(a.preamble for a in answers), echoes=sum(a.echo for a in answers),
     )
+
+
+def _no_candidates(example: Example, count: int) -> Candidates:
+    """Of a document whose draft and feedback are too long: empty texts, of which nothing is learned."""
+    return Candidates(example.id, texts=[""] * count, logprobs=[0.0] * count, num_tokens=[0] * count,
+                      stopped=[True] * count)
 
 
 def _metrics(

@@ -1,6 +1,7 @@
 """Estimates of time by the roofline: alike a computation by hand, and never more on more devices."""
 
 import dataclasses
+import itertools
 
 import pytest
 
@@ -55,7 +56,7 @@ def test_more_devices_are_never_slower_but_rows_run_out():
                                 roofline(cost.Mesh(devices // 4, 1, 4)))
         seconds.append(of_stages)
     assert list(seconds[0]) == ["draft", "refine", "score", "finetune", "evaluate"]
-    assert all(a[stage] >= b[stage] for a, b in zip(seconds, seconds[1:], strict=False) for stage in a)
+    assert all(a[stage] >= b[stage] for a, b in itertools.pairwise(seconds) for stage in a)
     # 8 documents a batch of refine fill 8 rows: from 32 devices of which 4 share a row, nothing is gained.
     assert seconds[3]["refine"] == seconds[-1]["refine"] < seconds[2]["refine"]
 
