@@ -61,7 +61,8 @@ class Data:
     on_error: str = key("stop", "what a bad row does", choices=("stop", "skip"))
     skip_empty: tuple[str, ...] = key((), "leave out rows in which one of these fields is blank")
     too_long: str = key("stop", "what a row does whose texts, without the document, leave no room in a prompt or in "
-                        "finetune.max_length; truncate cuts these texts", choices=("stop", "skip", "truncate"))
+                        "finetune.max_length, recorded or written by a model; truncate cuts these texts",
+                        choices=("stop", "skip", "truncate"))
     where: tuple[str, ...] = key((), "conditions 'PATH=VALUE' or 'PATH!=VALUE'; rows that fail one are left out")
     join: str | None = key(None, "put between the elements of a list that is read as a text; unset: lists are refused")
 

@@ -205,7 +205,7 @@ def set_up(
         if comparisons is not None:
             write_records(folder.iteration(0) / "comparisons.jsonl", (*comparisons.train, *comparisons.held_out),
                           "config.reward")
-        pool = model_pool.ModelPool(mesh, config.seed, config.precision, folder.started)
+        pool.now = folder.started
         writing = [name for name in preflight.needed_roles(config) if name != "embedder"]
         model_pool.check_templates(model_pool.Roles(config, pool, folder.path / "tokenizer", None), writing)
         yield Setup(

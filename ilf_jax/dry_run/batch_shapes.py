@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from ilf_jax import config as config_lib
 from ilf_jax.inference import answer_scoring
 from ilf_jax.inference.language_model import LanguageModel
+from ilf_jax.inference.look_ahead import text_size
 from ilf_jax.models import padding
 from ilf_jax.models.placement import Placement
 from ilf_jax.records import Example
 from ilf_jax.stages import finetune
 from ilf_jax.stages.context import Roles
+from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tasks.task import Task
 from ilf_jax.training import batch_schedule, loop
 
@@ -18,6 +20,8 @@ from ilf_jax.training import batch_schedule, loop
 _DOCUMENTS = 512
 # Assumed length of feedback that is not written yet, and of the question after a refinement in a judge's prompt.
 _FEEDBACK_TOKENS, _QUESTION_TOKENS = 64, 64
+# Questions of the judge's ensemble where the task is not asked.
+_QUESTIONS = 5
 # Minimum length of a task's own feedback: on a placeholder draft it may be shorter than on a real one.
 _ORACLE_TOKENS = 16
 
@@ -37,6 +41,9 @@ class Shapes:
         accumulation: micro-batches per training step.
         targets: predicted tokens per training row.
         source: how the sizes were obtained, for messages.
+        policy_prompt: length of the policy's prompt.
+        groups: prefixes of each document in the judge's prompts.
+        typical: mean length of the prompts of all documents, as a part of the longest one's.
     """
 
     prompt: int
@@ -48,6 +55,9 @@ class Shapes:
     accumulation: int
     targets: int
     source: str
+    policy_prompt: int = 0
+    groups: int = 1
+    typical: float = 1.0
 
 
 def assumed(config: config_lib.Config, placement: Placement) -> Shapes:
@@ -60,9 +70,10 @@ def assumed(config: config_lib.Config, placement: Placement) -> Shapes:
     targets = row if settings.prompt_loss_weight > 0 else padding.bucket(new_tokens + 1)
     return Shapes(
         prompt=prompt, prefix=prompt, branch=new_tokens + _QUESTION_TOKENS,
-        questions=5 if config.score.prompts == "tree" else 1, row=row, rows=placement.padded(micro),
+        questions=_QUESTIONS if config.score.prompts == "tree" else 1, row=row, rows=placement.padded(micro),
         accumulation=settings.accumulation, targets=targets,
         source=f"assumed: prompts of {prompt} tokens, training rows of {row} (config.finetune.max_length)",
+        policy_prompt=prompt, groups=1 if config.score.prompts == "tree" else _QUESTIONS,
     )
 
 
@@ -76,7 +87,8 @@ def measured(config: config_lib.Config, task: Task, roles: Roles, documents: Seq
     refiner, judge, policy = (roles.without_params(name) for name in ("refiner", "judge", "policy"))
     texts = {e.id: _texts(config, task, refiner, e) for e in longest}
     new_tokens = config.refine.max_new_tokens
-    prompt = max(len(refiner.encode(e.id, [task.refine_prompt(e, *texts[e.id])], new_tokens)[0].ids) for e in longest)
+    room = refiner.room(new_tokens)
+    prompt = max(len(refiner.encode(e.id, [task.refine_prompt(e, *texts[e.id])], room)[0].ids) for e in longest)
     questions_by_document = []
     for e in longest:
         # The first candidate differs from the others at its first word, so that candidates share no prefix.
@@ -97,7 +109,17 @@ def measured(config: config_lib.Config, task: Task, roles: Roles, documents: Seq
         questions=len(questions_by_document[0].groups(layout.together)[0].branches[0].ends), row=schedule.row_length,
         rows=schedule.rows, accumulation=schedule.accumulation, targets=schedule.targets,
         source=f"measured on {which} {len(documents)} documents, with generated texts at their maximal length",
+        policy_prompt=max(len(policy.encode_whole(e.id, task.policy_prompt(e)).ids) for e in longest),
+        groups=len(questions_by_document[0].groups(layout.together)),
+        typical=_typical(task.refine_prompt(longest[0], *texts[longest[0].id]), documents),
     )
+
+
+def _typical(longest: Prompt, documents: Sequence[Example]) -> float:
+    """Mean bytes of prompts like that about the longest document, as a part of its own."""
+    around = text_size(longest.before, longest.after)
+    sizes = [around + text_size(e.document) for e in documents]
+    return sum(sizes) / len(sizes) / max(sizes)
 
 
 def _texts(config: config_lib.Config, task: Task, lm: LanguageModel, example: Example) -> tuple[str, str]:

@@ -100,7 +100,7 @@ def _at_full_depth(
     The compiler's time and memory grow faster than the layers: 80 of them took it more than 24 GB.
     """
     # How often XLA's loops run is known, but for the one that draws tokens.
-    loops = config.refine.max_new_tokens if name == "refine" else 1
+    loops = config.refine.max_new_tokens + config.refiner.thinking_tokens if name == "refine" else 1
     compiled: list[Step] = []
     for depth in _depths(placement.model):
         progress.log(f"compiling {name}, {depth} of {placement.model.num_layers} layers")
@@ -179,18 +179,20 @@ _Lower = Callable[[config_lib.Config, Placement, Shapes], _Lowered]
 def _refine(config: config_lib.Config, placement: Placement, shapes: Shapes) -> _Lowered:
     model, settings, params = placement.model, config.refine, _decode_params(placement, config)
     B, C = placement.padded(settings.batch_size), settings.num_candidates
+    # Of a model that thinks the largest program is the one that draws thoughts, or what follows them: both fit in here.
+    new_tokens = settings.max_new_tokens + language_model.thinking_room(config.refiner.thinking_tokens)
     arrays = _batch(placement, ((B, shapes.prompt), np.int32), ((B,), np.int32), ((B, C, 2), np.uint32))
     sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
     compute = model_pool.compute_of(config, placement.mesh)
     lowered = generation.refine_program(placement).lower(
-        model, params, *arrays, sampling, np.zeros(model.vocab_size, np.int8), max_new_tokens=settings.max_new_tokens,
+        model, params, *arrays, sampling, np.zeros(model.vocab_size, np.int8), max_new_tokens=new_tokens,
         compute=compute,
     )
     work = flops.generation(model, prompts=B, candidates=C, prompt_tokens=shapes.prompt,
-                            new_tokens=settings.max_new_tokens)
+                            new_tokens=new_tokens)
     weights = _bytes(params)
-    cached = _cache_bytes(model, compute, placement, B, shapes.prompt + C * settings.max_new_tokens // 2)
-    return lowered, weights, work, settings.max_new_tokens * (weights + cached)
+    cached = _cache_bytes(model, compute, placement, B, shapes.prompt + C * new_tokens // 2)
+    return lowered, weights, work, new_tokens * (weights + cached)
 
 
 def _score(config: config_lib.Config, placement: Placement, shapes: Shapes) -> _Lowered:

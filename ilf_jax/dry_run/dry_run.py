@@ -10,7 +10,7 @@ import jax
 from ilf_jax import config as config_lib
 from ilf_jax import preflight, tasks
 from ilf_jax.data import comparisons, documents
-from ilf_jax.dry_run import advice, batch_shapes, compiled_steps, loss_mask
+from ilf_jax.dry_run import advice, batch_shapes, compiled_steps, cost, loss_mask
 from ilf_jax.errors import InputError
 from ilf_jax.inference import model_pool
 from ilf_jax.models import flops
@@ -24,6 +24,8 @@ from ilf_jax.tokenizers import bpe_training
 
 _DOES_NOT_FIT = 3
 _PARTS = ("refiner", "judge", "policy")
+# Of an iteration, where neither data nor config.data.train_size say.
+_ASSUMED_DOCUMENTS = 1000
 
 
 def dry_run(config: config_lib.Config, topology: str | None = None) -> int:
@@ -50,17 +52,26 @@ def dry_run(config: config_lib.Config, topology: str | None = None) -> int:
                   for part in _PARTS}
     _show_models(config, placements)
     try:
-        sizes = _show_documents(config, task, placements["policy"])
+        sizes, counts = _show_documents(config, task, placements["policy"])
     except InputError as e:
         if topology is None:
             raise
         print(f"skipping documents and tokenizer: {e}")
         sizes = batch_shapes.assumed(config, placements["policy"])
-    return _show_steps(config, placements, sizes)
+        counts = config.data.train_size or _ASSUMED_DOCUMENTS, config.data.eval_size
+    code = _show_steps(config, placements, sizes)
+    _show_cost(config, placements, sizes, *counts)
+    return code
 
 
-def _show_documents(config: config_lib.Config, task: Task, policy: Placement) -> batch_shapes.Shapes:
-    """Prints the documents, the stages and a training example; returns the sizes of the steps."""
+def _show_documents(
+    config: config_lib.Config, task: Task, policy: Placement
+) -> tuple[batch_shapes.Shapes, tuple[int, int]]:
+    """Prints the documents, the stages and a training example.
+
+    Returns:
+        The sizes of the steps, and how many documents an iteration and the evaluation have.
+    """
     loaded = documents.load_documents(config)
     preflight.check_documents(config, task, loaded)
     pool = model_pool.ModelPool(policy.mesh, config.seed)
@@ -69,14 +80,15 @@ def _show_documents(config: config_lib.Config, task: Task, policy: Placement) ->
         preflight.fitting_comparisons(config, task, loaded, comparisons.load_comparisons(config.reward), pool)
     train = loaded.by_iteration.get(1) or loaded.held_out
     _show_run(config, loaded)
+    counts = len(loaded.by_iteration.get(1, ())), len(loaded.held_out)
     if not train:
-        return batch_shapes.assumed(config, policy)
+        return batch_shapes.assumed(config, policy), counts
     with tempfile.TemporaryDirectory() as folder:
         models = model_pool.ModelPool(policy.mesh, config.seed)
         roles = model_pool.Roles(config, models, _tokenizer(config, task, train, folder), None)
         sizes = batch_shapes.measured(config, task, roles, train)
         _show_example(config, task, roles, train)
-    return sizes
+    return sizes, counts
 
 
 def _show_models(config: config_lib.Config, placements: Mapping[str, Placement]) -> None:
@@ -141,6 +153,24 @@ def _show_steps(
         for line in advice.changes(config, placements[part_of[step.name]], sizes, step):
             print(f"  {line}")
     return _DOES_NOT_FIT if too_large else 0
+
+
+def _show_cost(
+    config: config_lib.Config, placements: Mapping[str, Placement], sizes: batch_shapes.Shapes, documents: int,
+    held_out: int,
+) -> None:
+    """Prints what the stages will take on the devices at hand, or on slices of the kind that is compiled for."""
+    mesh = placements["policy"].mesh
+    device = mesh.devices.flat[0]
+    known = hardware.reached(device)
+    if known is None:
+        print(f"no estimate of time: the peaks of {device.device_kind} are not known")
+        return
+    slices = (mesh.size,) if device.platform == "cpu" else tuple(sorted({mesh.size, *cost.SLICES}))
+    models = {part: placement.model for part, placement in placements.items()} | cost.other_models(config)
+    columns, rows = cost.rows(config, models, sizes, documents, held_out, *known, slices)
+    progress.print_table(f"estimated time of {config.iterations} iterations of {documents} documents, {held_out} held "
+                         f"out ({known[1].source})", columns, rows)
 
 
 def _memory(device: jax.Device, chip: hardware.Chip | None) -> float | None:

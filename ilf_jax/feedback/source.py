@@ -5,6 +5,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from ilf_jax.config import Config
+from ilf_jax.evaluation.statistics import Metric
 from ilf_jax.inference.model_pool import Roles
 from ilf_jax.records import Example, Feedback
 from ilf_jax.runtime import performance, storage
@@ -67,6 +68,10 @@ class FeedbackSource(abc.ABC):
     def length(self, document: DraftedDocument) -> int:
         """What documents are sorted by before they are dealt out to shards, in any unit."""
         return len(document.example.document)
+
+    def metrics(self) -> list[Metric]:
+        """Numbers of its own about the finished stage, of a sharded source."""
+        return []
 
     def work(self, feedback: Feedback) -> performance.Work:
         """Tokens and FLOPs that one piece of feedback took."""

@@ -3,6 +3,7 @@
 import dataclasses
 import operator
 from collections.abc import Callable, Collection, Sequence
+from typing import TypeVar
 
 import jax
 import numpy as np
@@ -10,11 +11,14 @@ import scipy.special
 
 from ilf_jax.inference import finite
 from ilf_jax.inference.language_model import Branch, LanguageModel
+from ilf_jax.inference.look_ahead import LOOKED_AT, LookAhead
 from ilf_jax.models import flops, padding
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.runtime import performance
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.tasks.prompts import Question
+
+D = TypeVar("D")
 
 ANSWER_ROOM = 4
 """Tokens kept free behind a question, for the part of an answer that both answers share."""
@@ -132,19 +136,22 @@ class PromptLayout:
     branches: tuple[int, ...] = ()
 
 
-def choose_layout(lm: LanguageModel, questions: Collection[TokenizedQuestions]) -> PromptLayout:
+def choose_layout(
+    lm: LanguageModel, questions: Collection[TokenizedQuestions], share: float = 1.0
+) -> PromptLayout:
     """The layout that computes fewest tokens, padding and programs to compile included.
 
     Args:
         lm: the model that will answer.
-        questions: all that are going to be asked.
+        questions: all that are going to be asked, or a sample of them.
+        share: part of all that these are.
     """
     options = []
     for together in (False, True):
         groups = [group for document in questions for group in document.groups(together)]
         longest = [max(len(branch.tokens) for branch in group.branches) for group in groups]
         branches = [length for group, length in zip(groups, longest, strict=True) for _ in group.branches]
-        cost, *lengths = lm.paired_row_lengths([len(group.prefix) for group in groups], branches)
+        cost, *lengths = lm.paired_row_lengths([len(group.prefix) for group in groups], branches, share)
         options.append((cost, PromptLayout(together, *lengths)))
     return min(options, key=operator.itemgetter(0))[1]
 
@@ -166,6 +173,29 @@ def favourable_probabilities(
 ) -> list[np.ndarray]:
     """p(favourable) / (p(favourable) + p(other)) of each question, one C x Q array a document."""
     return start_scoring(lm, questions, batch_size, choose_layout(lm, questions)).result()
+
+
+def answer_all(
+    lm: LanguageModel, documents: LookAhead[D, TokenizedQuestions], items: Sequence[D], batch_size: int,
+    read: Callable[[np.ndarray], np.ndarray] = favourable_probability,
+) -> list[np.ndarray]:
+    """What `read` makes of the answers about each of the documents `items`, C x Q; not all are held at once.
+
+    Args:
+        lm: the model that answers.
+        documents: puts the questions about a document into tokens; made of the same `items`.
+        items: the documents.
+        batch_size: prefixes that are computed together.
+        read: see `start_scoring`.
+    """
+    layout = choose_layout(lm, documents.sample, documents.share)
+    answers: list[np.ndarray] = [np.empty(0)] * len(items)
+    for part in padding.batches_by_length(documents.lengths, LOOKED_AT):
+        part.sort()
+        of_part = start_scoring(lm, [documents.encoded(items[i]) for i in part], batch_size, layout, read).result()
+        for i, of_document in zip(part, of_part, strict=True):
+            answers[i] = of_document
+    return answers
 
 
 def start_scoring(

@@ -1,25 +1,23 @@
 """Whether the texts of the data fit into the prompts and rows that a run makes of them; found out before it begins.
 
-No tokenizer that we read makes more tokens of a text than it has bytes, so most rows need no tokenizer at all.
+Most rows need no tokenizer at all, see `text_bounds`.
 """
 
 import dataclasses
 import functools
-import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from ilf_jax import config as config_lib
 from ilf_jax.config_sections import Training
 from ilf_jax.errors import InputError, TooLongError
 from ilf_jax.inference import model_pool, training_texts
-from ilf_jax.inference.language_model import LanguageModel
+from ilf_jax.inference.language_model import LanguageModel, thinking_room
 from ilf_jax.records import Example
 from ilf_jax.tasks.prompts import Prompt
+from ilf_jax.tokenizers.text_bounds import SLACK, num_bytes
 
 UNWRITTEN = "x"
 """Stands for a text that a model has yet to write, at its shortest."""
-# Tokens beyond the bytes of a text: a leading space, BOS, the end token, and a few of the document.
-_SLACK = 16
 # Where one row is too long, so many more are looked at to say how many are.
 _COUNTED = 1000
 # What may be cut of a row besides its document, in the order in which equally long texts are cut.
@@ -37,6 +35,7 @@ class Demand:
         room: tokens to keep behind them.
         text: a text that stands behind the prompt and is never cut by itself.
         training: section of the config and its settings, where prompt and text are trained on.
+        generates: the model writes behind the prompt, and may think before it does.
     """
 
     stage: str
@@ -45,6 +44,7 @@ class Demand:
     room: int = 0
     text: Callable[[Example], str] | None = None
     training: tuple[str, Training] | None = None
+    generates: bool = False
 
     def problem(self, model: "Model", example: Example) -> str | None:
         """Why an example is too long; None if it is not."""
@@ -60,7 +60,7 @@ class Demand:
                 training_texts.encode_texts(lm, example.id, prompts[0], [text or ""], section, settings, 0.0)
             else:
                 behind = 0 if text is None else len(lm.tokenizer.encode(text)) + 2
-                lm.encode(example.id, prompts, self.room + behind)
+                lm.encode(example.id, prompts, (lm.room(self.room) if self.generates else self.room) + behind)
         except TooLongError as e:
             return f"{self.stage}: {e}"
         return None
@@ -68,14 +68,14 @@ class Demand:
     def fits_for_sure(self, model: "Model", example: Example, size: Callable[[str], int]) -> bool:
         """Whether an example fits, if a text has at most `size` tokens. Documents that may be cut do not count."""
         prompts, text = self.prompts(example), self.text(example) if self.text is not None else None
-        limit = model.context - self.room
+        limit = model.context - self.room - (model.thinking if self.generates else 0)
         if self.training is not None:
             limit = min(limit, self.training[1].max_length)
         limit -= 0 if text is None else size(text)
         if model.max_prompt_length is not None:
             limit = min(limit, model.max_prompt_length)
         whole = [p.text if model.keeps_documents else p.before + p.after for p in prompts]
-        return max(map(size, whole)) + model.overhead() + _SLACK <= limit
+        return max(map(size, whole)) + model.overhead() + SLACK <= limit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +88,7 @@ class Model:
         keeps_documents: whether a document must not be shortened.
         overhead: bytes that the chat template adds, at most.
         lm: loads its tokenizer.
+        thinking: tokens that it may think for before it writes, at most.
     """
 
     context: int
@@ -95,6 +96,7 @@ class Model:
     keeps_documents: bool
     overhead: Callable[[], int]
     lm: Callable[[], LanguageModel]
+    thinking: int = 0
 
 
 def models(
@@ -132,14 +134,7 @@ def _model(
         return 0 if trained else _template_bytes(lm())  # a tokenizer of ours has no chat template
 
     return Model(pool.config(own.checkpoint).max_positions, settings.max_prompt_length, settings.too_long == "error",
-                 overhead, lm)
-
-
-def num_bytes(text: str) -> int:
-    """Bytes of a text in UTF-8, also after the normalisation that makes the most of them."""
-    if text.isascii():
-        return len(text)
-    return max(len(text.encode()), len(unicodedata.normalize("NFKC", text).encode()))
+                 overhead, lm, thinking_room(settings.thinking_tokens))
 
 
 def _template_bytes(lm: LanguageModel) -> int:

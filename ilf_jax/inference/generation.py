@@ -149,11 +149,11 @@ class Generator:
 
         return generated.map(samples)
 
-    def work(self, prompt: Encoded, new_tokens: Sequence[int]) -> performance.Work:
+    def work(self, prompt_tokens: int, new_tokens: Sequence[int]) -> performance.Work:
         """What sampling takes for one prompt, given the number of tokens of each of its candidates."""
         rows, tokens = len(new_tokens), sum(new_tokens)
-        return performance.Work(len(prompt.ids) + tokens, flops.generation(
-            self.lm.architecture, prompts=1, candidates=rows, prompt_tokens=len(prompt.ids), new_tokens=tokens / rows))
+        return performance.Work(prompt_tokens + tokens, flops.generation(
+            self.lm.architecture, prompts=1, candidates=rows, prompt_tokens=prompt_tokens, new_tokens=tokens / rows))
 
     def _sample(self, tokens: Any, logprobs: Any, stopped: bool) -> Sample:
         finite.check(self.lm, logprobs, "log-probabilities")

@@ -33,6 +33,11 @@ _LAYER_FLOPS = 3e10
 _CLOSING_TOKENS = 16
 
 
+def thinking_room(thinking_tokens: int) -> int:
+    """Tokens of the context that thoughts of up to `thinking_tokens` take, with what closes them."""
+    return thinking_tokens + _CLOSING_TOKENS if thinking_tokens else 0
+
+
 def answer_logits_program(placement: Placement) -> jax.stages.Wrapped:
     """`steps.score_step.answer_logits_step`, jitted."""
     return placement.jit(score_step.answer_logits_step, static_argnames=_STATIC)
@@ -113,7 +118,7 @@ class LanguageModel:
 
     def room(self, new_tokens: int) -> int:
         """Tokens that an output of up to `new_tokens` takes in the context, thoughts included."""
-        return new_tokens + (self.thinking_tokens + _CLOSING_TOKENS if self.thinking_tokens else 0)
+        return new_tokens + thinking_room(self.thinking_tokens)
 
     @functools.cached_property
     def turn(self) -> AssistantTurn:
@@ -160,9 +165,7 @@ class LanguageModel:
         Raises:
             TooLongError: a prompt is too long and must not be, or cannot be, shortened.
         """
-        limit = self.architecture.max_positions - reserve
-        if self.settings.max_prompt_length is not None:
-            limit = min(limit, self.settings.max_prompt_length)
+        limit = min(self.architecture.max_positions - reserve, self.max_prompt_length)
         prompts = list(prompts)
         for attempt in itertools.count(1):
             encoded = self._encode_whole(example_id, prompts)
@@ -183,6 +186,16 @@ class LanguageModel:
             shorter = self.tokenizer.decode(ids[:keep]).rstrip("\ufffd")
             prompts = [dataclasses.replace(p, document=shorter if p.document else "") for p in prompts]
         raise AssertionError("unreachable: each attempt is shorter than the one before")
+
+    @property
+    def max_prompt_length(self) -> int:
+        """The most tokens that a prompt may have, were there nothing behind it."""
+        longest = self.settings.max_prompt_length
+        return self.architecture.max_positions if longest is None else min(longest, self.architecture.max_positions)
+
+    def encode_whole(self, example_id: str, prompt: Prompt) -> Encoded:
+        """A prompt as tokens, however many they are."""
+        return self._encode_whole(example_id, [prompt])[0]
 
     def _encode_whole(self, example_id: str, prompts: Sequence[Prompt]) -> list[Encoded]:
         texts = [self._mark(prompt.text) for prompt in prompts]
@@ -269,15 +282,20 @@ class LanguageModel:
         arrays = self.placement.batch((tokens, lengths, suffix, offsets, leaves, ends, answers))
         return answer_logits_program(self.placement)(self.architecture, self.params, *arrays, compute=self.compute)
 
-    def row_lengths(self, lengths: Iterable[int]) -> tuple[int, ...]:
-        """What rows of these lengths are padded to; the smaller the model, the fewer lengths are worth a program."""
-        return padding.row_lengths(lengths, self._program_tokens)
+    def row_lengths(self, lengths: Iterable[int], share: float = 1.0) -> tuple[int, ...]:
+        """What rows of these lengths are padded to; the smaller the model, the fewer lengths are worth a program.
+
+        Args:
+            lengths: tokens of each row.
+            share: part of all rows that these are.
+        """
+        return padding.row_lengths(lengths, share * self._program_tokens)
 
     def paired_row_lengths(
-        self, first: Iterable[int], second: Iterable[int]
+        self, first: Iterable[int], second: Iterable[int], share: float = 1.0
     ) -> tuple[float, tuple[int, ...], tuple[int, ...]]:
         """As `row_lengths`, for programs that take rows of two kinds; and what all of it costs, in tokens."""
-        return padding.paired_row_lengths(first, second, self._program_tokens)
+        return padding.paired_row_lengths(first, second, share * self._program_tokens)
 
     @property
     def _program_tokens(self) -> float:

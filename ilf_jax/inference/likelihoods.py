@@ -7,6 +7,8 @@ import numpy as np
 from ilf_jax.evaluation import kl, likelihood, statistics
 from ilf_jax.inference.generation import Generator
 from ilf_jax.inference.language_model import LanguageModel
+from ilf_jax.inference.look_ahead import LookAhead, text_size
+from ilf_jax.inference.policy_outputs import policy_prompts
 from ilf_jax.models import padding
 from ilf_jax.records import Example
 from ilf_jax.sampling import decode
@@ -18,15 +20,18 @@ _BATCH = 8
 
 def nll(task: Task, lm: LanguageModel, name: str, texts: Sequence[tuple[Example, str]]) -> statistics.Metric:
     """Negative log-likelihood a token, in nats, of texts and the end behind them, as the policy's outputs."""
-    rows = []
-    for example, text in texts:
+
+    def encode(i: int) -> tuple[list[int], list[int]]:
+        example, text = texts[i]
         room = len(lm.tokenizer.encode(text)) + 2
         (prompt,) = lm.encode(example.id, [task.policy_prompt(example)], room)
-        rows.append((prompt.ids, [*lm.continuation(prompt, text), lm.end_id]))
-    logprobs_by_text: list[np.ndarray] = [np.empty(0)] * len(rows)
-    lengths = [len(prompt) + len(text) for prompt, text in rows]
-    for batch in padding.batches_by_length(lengths, _BATCH):
-        for i, logprobs in zip(batch, lm.logprobs([rows[i] for i in batch], _BATCH), strict=True):
+        return prompt.ids, [*lm.continuation(prompt, text), lm.end_id]
+
+    rows = LookAhead(range(len(texts)), key=str, encode=encode, tokens=lambda row: len(row[0]) + len(row[1]),
+                     size=lambda i: text_size(texts[i][0].document, texts[i][1]))
+    logprobs_by_text: list[np.ndarray] = [np.empty(0)] * len(texts)
+    for batch in padding.batches_by_length(rows.lengths, _BATCH):
+        for i, logprobs in zip(batch, lm.logprobs([rows.encoded(i) for i in batch], _BATCH), strict=True):
             logprobs_by_text[i] = logprobs
     return likelihood.negative_log_likelihood(name, logprobs_by_text)
 
@@ -46,16 +51,17 @@ def divergence(
         seed, iteration: of the samples' keys.
         max_new_tokens, batch_size: of the samples.
     """
-    prompts = [own.encode(e.id, [task.policy_prompt(e)], own.room(max_new_tokens))[0] for e in examples]
-    lengths = [len(prompt.ids) for prompt in prompts]
-    generator = Generator(own, make_sampling(1.0, 0, 1.0), max_new_tokens, batch_size, (), own.row_lengths(lengths))
+    look_ahead = policy_prompts(own, task, examples, max_new_tokens)
+    generator = Generator(own, make_sampling(1.0, 0, 1.0), max_new_tokens, batch_size, (),
+                          own.row_lengths(look_ahead.sampled_tokens, look_ahead.share))
     sampled, rescored = [], []
-    for batch in padding.batches_by_length(lengths, batch_size):
-        keys = decode.candidate_keys(seed, iteration, name, [prompts[i].id for i in batch], [0])
-        samples = [sample for (sample,) in generator.start([prompts[i] for i in batch], keys).result()]
+    for batch in padding.batches_by_length(look_ahead.lengths, batch_size):
+        prompts = [look_ahead.encoded(examples[i]) for i in batch]
+        keys = decode.candidate_keys(seed, iteration, name, [prompt.id for prompt in prompts], [0])
+        samples = [sample for (sample,) in generator.start(prompts, keys).result()]
         sampled += [sample.logprobs for sample in samples]
-        pairs = [([*prompts[i].ids, *sample.thought], sample.tokens.tolist())
-                 for i, sample in zip(batch, samples, strict=True)]
+        pairs = [([*prompt.ids, *sample.thought], sample.tokens.tolist())
+                 for prompt, sample in zip(prompts, samples, strict=True)]
         for start in range(0, len(pairs), _BATCH):
             rescored += other.logprobs(pairs[start : start + _BATCH], _BATCH)
     return kl.divergence(name, sampled, rescored)

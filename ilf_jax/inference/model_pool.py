@@ -82,6 +82,7 @@ class ModelPool:
         self._params: dict[str, transformer.Params] = {}
         self._trained: dict[str, ModelConfig] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
+        self._limited: dict[tuple[str, int, str], Tokenizer] = {}
 
     def tokenizer(self, uri: str) -> Tokenizer:
         """A tokenizer, loaded once."""
@@ -91,6 +92,13 @@ class ModelPool:
         elif uri not in self._tokenizers:
             self._tokenizers[uri] = _load_tokenizer(uri)
         return self._tokenizers[uri]
+
+    def tokenizer_for(self, uri: str, embeddings: int, model_uri: str) -> Tokenizer:
+        """See `Tokenizer.for_embeddings`; the same object each time, with what it has found out about itself."""
+        key = uri, embeddings, model_uri
+        if key not in self._limited:
+            self._limited[key] = self.tokenizer(uri).for_embeddings(embeddings, model_uri)
+        return self._limited[key]
 
     def config(self, uri: str) -> ModelConfig:
         """The architecture of a checkpoint; of one that was trained here, nothing is read."""
@@ -196,10 +204,10 @@ class Roles:
         settings, uri = self._settings(name), self._uri(name)
         model = self._models.config(uri)
         own = self._config.policy if settings.checkpoint == "policy" else settings
-        tokenizer = self._models.tokenizer(tokenizer_uri(own, self._tokenizer_folder))
+        tokenizer = self._models.tokenizer_for(tokenizer_uri(own, self._tokenizer_folder), model.vocab_size, uri)
         return LanguageModel(
             name=_SECTIONS.get(name, name),  # for messages, which name config keys
-            settings=settings, architecture=model, params={}, tokenizer=tokenizer.for_embeddings(model.vocab_size, uri),
+            settings=settings, architecture=model, params={}, tokenizer=tokenizer,
             placement=Placement(self._models.mesh, model), compute=compute_of(self._config, self._models.mesh),
             now=self._models.now,
         )

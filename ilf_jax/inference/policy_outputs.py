@@ -3,12 +3,26 @@
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
+
 from ilf_jax.config import Config
-from ilf_jax.inference.generation import Generator
+from ilf_jax.inference.generation import Generator, Sample
 from ilf_jax.inference.language_model import Encoded, LanguageModel
+from ilf_jax.inference.look_ahead import LookAhead, text_size
 from ilf_jax.records import Example
+from ilf_jax.runtime import performance
+from ilf_jax.runtime.pending import Pending
 from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.tasks.task import Task
+
+
+def policy_prompts(
+    lm: LanguageModel, task: Task, examples: Sequence[Example], max_new_tokens: int
+) -> LookAhead[Example, Encoded]:
+    """The policy's prompts about these documents, with room for outputs of `max_new_tokens`."""
+    return LookAhead(examples, key=lambda e: e.id,
+                     encode=lambda e: lm.encode(e.id, [task.policy_prompt(e)], lm.room(max_new_tokens))[0],
+                     tokens=lambda prompt: len(prompt.ids), size=lambda e: text_size(e.document, e.title))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,20 +32,20 @@ class PolicyOutputs:
     Attributes:
         writes_feedback: the policy has learned to write feedback first and then the refinement.
         generator: of batches of `batch_size` documents.
-        prompts: by example id.
+        prompts: of the documents, as tokens.
     """
 
     task: Task
     writes_feedback: bool
     generator: Generator
-    prompts: dict[str, Encoded]
+    prompts: LookAhead[Example, Encoded]
 
     @classmethod
     def make(
         cls, lm: LanguageModel, task: Task, config: Config, examples: Sequence[Example], *, trained: bool,
         batch_size: int,
     ) -> "PolicyOutputs":
-        """Encodes the prompts of `examples`.
+        """Begins to encode the prompts of `examples`.
 
         Args:
             lm: the policy.
@@ -48,15 +62,19 @@ class PolicyOutputs:
         writes_feedback = config.finetune.target == "feedback_refinement" and trained
         if writes_feedback:
             max_new_tokens += config.feedback.max_new_tokens
-        prompts = {e.id: lm.encode(e.id, [task.policy_prompt(e)], lm.room(max_new_tokens))[0] for e in examples}
+        prompts = policy_prompts(lm, task, examples, max_new_tokens)
         sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
-        row_lengths = lm.row_lengths(len(p.ids) for p in prompts.values())
+        row_lengths = lm.row_lengths(prompts.sampled_tokens, prompts.share)
         generator = Generator(lm, sampling, max_new_tokens, batch_size, task.stop, row_lengths)
         return cls(task, writes_feedback, generator, prompts)
 
-    def lengths(self, examples: Sequence[Example]) -> list[int]:
-        """Tokens of each prompt."""
-        return [len(self.prompts[e.id].ids) for e in examples]
+    def start(self, examples: Sequence[Example], keys_BxCx2: np.ndarray) -> Pending[list[list[Sample]]]:
+        """Begins to draw C outputs for each of these documents, see `Generator.start`."""
+        return self.generator.start([self.prompts.encoded(e) for e in examples], keys_BxCx2)
+
+    def work(self, example_id: str, new_tokens: Sequence[int]) -> performance.Work:
+        """What drawing took for a document, given the number of tokens of each output."""
+        return self.generator.work(self.prompts.num_tokens(example_id), new_tokens)
 
     def text(self, generated: str) -> str:
         """The output that a generation holds: all of it, or the refinement behind the feedback."""

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from ilf_jax.evaluation import statistics, win_rate
 from ilf_jax.inference import answer_scoring
 from ilf_jax.inference.language_model import LanguageModel
+from ilf_jax.inference.look_ahead import LookAhead, text_size
 from ilf_jax.records import Example
 from ilf_jax.tasks.task import Task
 
@@ -52,8 +53,11 @@ def _preferences(
         batch_size: prefixes that are computed together.
     """
     different = [e for e in examples if first[e.id] != second[e.id]]
-    questions = [answer_scoring.ask(lm, e.id, [[task.compare_question(e, first[e.id], second[e.id])]])
-                 for e in different]
-    answers = answer_scoring.favourable_probabilities(lm, questions, batch_size)
+    questions = LookAhead(
+        different, key=lambda e: e.id,
+        encode=lambda e: answer_scoring.ask(lm, e.id, [[task.compare_question(e, first[e.id], second[e.id])]]),
+        tokens=lambda asked: asked.together.num_tokens,
+        size=lambda e: text_size(e.document, first[e.id], second[e.id]))
+    answers = answer_scoring.answer_all(lm, questions, different, batch_size)
     by_id = {e.id: p.item() for e, p in zip(different, answers, strict=True)}
     return [by_id.get(e.id, 0.5) for e in examples]

@@ -10,6 +10,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.inference import answer_scoring
 from ilf_jax.inference.answer_scoring import PromptLayout, TokenizedQuestions
 from ilf_jax.inference.language_model import LanguageModel
+from ilf_jax.inference.look_ahead import LookAhead, text_size
 from ilf_jax.records import Comparison, Example
 from ilf_jax.runtime import performance
 from ilf_jax.runtime.pending import Pending
@@ -86,9 +87,9 @@ class RewardScorer:
         return [dataclasses.replace(shown_second, answers=shown_second.answers[::-1]),
                 self.task.compare_question(example, text, anchor)]
 
-    def choose_layout(self, questions: Collection[TokenizedQuestions]) -> PromptLayout:
+    def choose_layout(self, questions: Collection[TokenizedQuestions], share: float) -> PromptLayout:
         """See `answer_scoring.choose_layout`."""
-        return answer_scoring.choose_layout(self.lm, questions)
+        return answer_scoring.choose_layout(self.lm, questions, share)
 
     def start(
         self, questions: Sequence[TokenizedQuestions], batch_size: int, layout: PromptLayout
@@ -109,11 +110,15 @@ class RewardScorer:
 
     def preferences(self, comparisons: Sequence[Comparison], batch_size: int) -> np.ndarray:
         """Probability that the first text of each comparison is the better one."""
-        if self.kind == "comparison":
-            questions = [self.ask(c.example, [c.first], c.second) for c in comparisons]
-            pending = self.start(questions, batch_size, self.choose_layout(questions))
-            rewards = np.array([rewards_C[0] for rewards_C in pending.result()])
-            return preference(rewards, np.zeros_like(rewards))
-        questions = [self.ask(c.example, [c.first, c.second], "") for c in comparisons]
-        rewards = np.stack(self.start(questions, batch_size, self.choose_layout(questions)).result())
-        return preference(rewards[:, 0], rewards[:, 1])
+        compared = self.kind == "comparison"
+
+        def ask(c: Comparison) -> TokenizedQuestions:
+            return self.ask(c.example, [c.first], c.second) if compared else self.ask(
+                c.example, [c.first, c.second], "")
+
+        questions = LookAhead(comparisons, key=lambda c: c.id, encode=ask,
+                              tokens=lambda asked: asked.together.num_tokens,
+                              size=lambda c: text_size(c.document, c.first, c.second))
+        rewards_xCxQ = answer_scoring.answer_all(self.lm, questions, comparisons, batch_size, READ[self.kind])
+        rewards = np.stack([over_questions(rewards_CxQ) for rewards_CxQ in rewards_xCxQ])
+        return preference(rewards[:, 0], np.zeros(len(rewards)) if compared else rewards[:, 1])

@@ -6,6 +6,7 @@ from ilf_jax.config_sections import Training
 from ilf_jax.errors import TooLongError
 from ilf_jax.inference.language_model import Encoded, LanguageModel
 from ilf_jax.tasks.prompts import Prompt
+from ilf_jax.tokenizers.text_bounds import SLACK, num_bytes
 from ilf_jax.training import packing
 
 
@@ -56,14 +57,18 @@ def encode_texts(
         TooLongError: prompt and longest text do not fit into config.`section`.max_length even without the document.
     """
     limit = min(settings.max_length, lm.architecture.max_positions)
+
+    def behind(encoded: Encoded) -> list[packing.TrainingExample]:
+        return [packing.training_example(encoded.ids, lm.continuation(encoded, text), lm.end_id,
+                                         prompt_weight=prompt_weight) for text in texts]
+
+    # Most prompts are short enough whatever the texts are in tokens.
+    whole = lm.encode_whole(example_id, prompt)
+    if len(whole.ids) + max(map(num_bytes, texts)) + SLACK <= min(limit, lm.max_prompt_length):
+        return behind(whole)
     room = max(len(lm.tokenizer.encode(text)) for text in texts) + 2
     while True:
-        encoded = encode_prompt(lm, example_id, prompt, room, section, settings)
-        examples = [
-            packing.training_example(
-                encoded.ids, lm.continuation(encoded, text), lm.end_id, prompt_weight=prompt_weight)
-            for text in texts
-        ]
+        examples = behind(encode_prompt(lm, example_id, prompt, room, section, settings))
         longest = max(map(len, examples))
         if longest <= limit:
             return examples

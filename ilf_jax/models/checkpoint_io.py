@@ -78,6 +78,19 @@ def read_config(uri: str) -> ModelConfig:
     kind, path = resolve(uri)
     if kind == "init":
         return SHAPES[path]
+    return _read_config(kind, path, _state(Path(path)))
+
+
+def _state(path: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, time of change and size of a file, or of those in a folder; () where there is nothing."""
+    found = sorted(path.iterdir()) if path.is_dir() else [path] if path.exists() else []
+    return tuple((p.name, p.stat().st_mtime_ns, p.stat().st_size) for p in found if p.exists())
+
+
+@functools.lru_cache(maxsize=64)
+def _read_config(kind: str, path: str, state: tuple[tuple[str, int, int], ...]) -> ModelConfig:
+    """Read once for each `state` of the files: a run asks for every role, and a large model has many headers."""
+    del state
     if kind == "hf" and not safetensors_files.has_weights(Path(path)):
         return _hf_config(path)[0]
     source = _gguf_source(path) if kind == "gguf" else _hf_source(path)

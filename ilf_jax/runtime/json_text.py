@@ -35,7 +35,7 @@ def parse_line(line: bytes, *, first: bool, all_texts: bool = False) -> Any:
         raise ValueError(f"not UTF-8 (byte {e.start + 1} of the line is 0x{line[e.start]:02x}, as in Windows-1252 or "
                          f"Latin-1); {_REMEDY}") from e
     try:
-        value = json.loads(text, object_pairs_hook=_object)
+        value = _DECODER.decode(text)
         if all_texts and "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
         return value
@@ -53,3 +53,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key, count in collections.Counter(key for key, _ in pairs).items() if count > 1)
         raise ValueError(f"the key {shown(twice)} appears twice in one object")
     return value
+
+
+# Made once: `json.loads` with a hook makes one a line.
+_DECODER = json.JSONDecoder(object_pairs_hook=_object)

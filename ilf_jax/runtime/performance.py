@@ -98,13 +98,16 @@ class Meter:
 
     def __init__(self) -> None:
         self._start, self._before = time.monotonic(), dataclasses.replace(_counts)
+        self.first_batch: float | None = None
+        _without_batch.append(self)
 
     def cost(self, work: Work = Work(), precision: str = "float32") -> dict[str, float]:  # noqa: B008
         """The cost since then.
 
         Returns:
-            seconds; compilations (programs compiled), cache_hits (programs loaded from the cache), compile_seconds (of
-            both); host_seconds, in which the host did not wait for the device, an upper bound of the device's idle
+            seconds; first_batch_seconds, until the first batch began (see `batch_begins`), where there was one;
+            compilations (programs compiled), cache_hits (programs loaded from the cache), compile_seconds (of both);
+            host_seconds, in which the host did not wait for the device, an upper bound of the device's idle
             time; saving_seconds, those of them in which the host wrote params and states or waited for that;
             peak_memory, see there; and of `work`: tokens, tokens_per_second_per_device, and mfu where the device's peak
             is known: FLOPs / (seconds x devices x peak FLOP/s) (Chowdhery et al. 2022, appendix B).
@@ -118,6 +121,8 @@ class Meter:
             "host_seconds": seconds - (now.waited_seconds - before.waited_seconds),
             "saving_seconds": now.saving_seconds - before.saving_seconds, "peak_memory": peak_memory(),
         }
+        if self.first_batch is not None:
+            cost["first_batch_seconds"] = self.first_batch - self._start
         if work.tokens:
             chip = hardware.chip(jax.devices()[0])
             cost |= {"tokens": work.tokens,
@@ -125,6 +130,17 @@ class Meter:
             if chip is not None:
                 cost["mfu"] = work.flops / (seconds * jax.device_count() * chip.peak(precision))
         return cost
+
+
+# Meters that no batch has begun for.
+_without_batch: list[Meter] = []
+
+
+def batch_begins() -> None:
+    """Says that the host has prepared a batch and hands it to the device; the first of a stage ends its preparation."""
+    for meter in _without_batch:
+        meter.first_batch = time.monotonic()
+    _without_batch.clear()
 
 
 def peak_memory() -> int:

@@ -1,11 +1,14 @@
 """InstructRM (PAPER: R = p(yes) / (p(yes) + p(no)), averaged over an ensemble of prompts)."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from ilf_jax.evaluation import statistics
 from ilf_jax.inference import answer_scoring
+from ilf_jax.inference.look_ahead import LookAhead, text_size
+from ilf_jax.inference.written_texts import WrittenTexts
 from ilf_jax.records import Scored
 from ilf_jax.runtime import progress
 from ilf_jax.runtime.pending import Pending
@@ -27,9 +30,17 @@ class InstructRM(Scorer):
     def __init__(self, context: ScorerContext) -> None:
         super().__init__(context)
         self._judge = context.roles.get("judge")
-        self._questions = {d.example.id: self._ask(d, context.config.score.prompts) for d in context.documents}
-        self._layout = answer_scoring.choose_layout(self._judge, self._questions.values())
-        if not all(questions.exact for questions in self._questions.values()):
+        self._written = WrittenTexts("score", context.config.data.too_long)
+        self._questions = LookAhead(
+            context.documents, key=lambda d: d.example.id, encode=lambda d: self._written.fit(
+                d.example.id, (d.draft, d.feedback, *d.candidates),
+                lambda draft, feedback, *candidates: self._ask(dataclasses.replace(
+                    d, draft=draft, feedback=feedback, candidates=candidates), context.config.score.prompts)),
+            tokens=lambda asked: asked.together.num_tokens if asked else 0,
+            size=lambda d: text_size(d.example.document, d.draft, d.feedback, *d.candidates))
+        sample = [questions for questions in self._questions.sample if questions is not None]
+        self._layout = answer_scoring.choose_layout(self._judge, sample, self._questions.share)
+        if not all(questions.exact for questions in sample):
             progress.log("judge: an answer takes several tokens with this tokenizer; it is scored by the first token "
                          "that distinguishes the answers")
 
@@ -40,20 +51,30 @@ class InstructRM(Scorer):
             for text in document.candidates])
 
     def start(self, documents: Sequence[RefinedDocument]) -> Pending[list[Scores]]:
-        """Sets the device to work and returns."""
-        questions = [self._questions[d.example.id] for d in documents]
-        pending = answer_scoring.start_scoring(
-            self._judge, questions, self.context.config.score.batch_size, self._layout)
-        work = [of_one.work(self._judge.architecture, self._layout.together) for of_one in questions]
-        return pending.map(lambda probabilities: [
-            Scores(ensemble(scores_CxP), scores_CxP.tolist(), of_one)
-            for scores_CxP, of_one in zip(probabilities, work, strict=True)])
+        """Sets the device to work and returns. A document whose texts are too long has scores of 0, and no others."""
+        questions = [self._questions.encoded(d) for d in documents]
+        asked = [of_one for of_one in questions if of_one is not None]
+        pending = answer_scoring.start_scoring(self._judge, asked, self.context.config.score.batch_size, self._layout)
+
+        def scores(probabilities: list[np.ndarray]) -> list[Scores]:
+            found = iter(probabilities)
+            return [Scores(np.zeros(len(d.candidates))) if of_one is None else self._scores(next(found), of_one)
+                    for d, of_one in zip(documents, questions, strict=True)]
+
+        return pending.map(scores)
+
+    def _scores(self, scores_CxP: np.ndarray, asked: answer_scoring.TokenizedQuestions) -> Scores:
+        return Scores(ensemble(scores_CxP), scores_CxP.tolist(),
+                      asked.work(self._judge.architecture, self._layout.together))
 
     def metrics(self, scored: Mapping[str, Scored]) -> list[statistics.Metric]:
         """For the tree layout: rank correlation with the paper's layout, and how often the picks agree."""
+        too_long = self._written.metrics(self.context.documents, lambda d: d.example.id, self._questions.encoded)
         if self.context.config.score.prompts != "tree":
-            return []
-        documents = self.context.documents[:_COMPARED_DOCUMENTS]
+            return too_long
+        documents = [d for d in self.context.documents[:_COMPARED_DOCUMENTS] if scored[d.example.id].prompt_scores]
+        if too_long or not documents:  # the other layout's prompts may be too long, too
+            return too_long
         probabilities = answer_scoring.favourable_probabilities(
             self._judge, [self._ask(d, "paper") for d in documents], self.context.config.score.batch_size)
         same_pick, correlations = [], []

@@ -50,14 +50,14 @@ def _best_of_n(context: StageContext, before_training: Records[Output] | None, f
             layout = answer_scoring.choose_layout_for_part(questions)
             rewards = model.start(questions, prefixes, layout).result()
             for e, samples, of_one in zip(batch, drawn, questions, strict=True):
-                drawing = outputs.generator.work(outputs.prompts[e.id], [len(s.tokens) for s in samples])
+                drawing = outputs.work(e.id, [len(s.tokens) for s in samples])
                 work[e.id] = drawing.plus(model.work(of_one, layout))
             return [_pick(context, e, of_one, rewards_N)
                     for e, of_one, rewards_N in zip(batch, texts, rewards, strict=True)]
 
-        return outputs.generator.start([outputs.prompts[e.id] for e in batch], keys).map(choose)
+        return outputs.start(batch, keys).map(choose)
 
-    done = process_shards(context, folder, examples, outputs.lengths(examples), shard_size=documents, cls=BestOfN,
+    done = process_shards(context, folder, examples, outputs.prompts.lengths, shard_size=documents, cls=BestOfN,
                           start=start, work=lambda best: work[best.id])
     rows = done.records
     texts = {i: best.texts[best.chosen] for i, best in rows.items()}

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from ilf_jax import registry
@@ -17,14 +17,12 @@ from ilf_jax.config import OVERRIDDEN_BY_BASELINES, Config
 from ilf_jax.config_sections import STAGES_BEFORE_TARGET
 from ilf_jax.evaluation import statistics
 from ilf_jax.evaluation.statistics import Metric
-from ilf_jax.inference.language_model import Encoded, LanguageModel
 from ilf_jax.inference.model_pool import Roles
 from ilf_jax.models import padding
-from ilf_jax.records import Example, Record
+from ilf_jax.records import Example, Record, Scored
 from ilf_jax.runtime import distributed, performance, preemption, progress
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder, Workdir
-from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tasks.task import Task
 
 R = TypeVar("R", bound=Record)
@@ -203,11 +201,9 @@ def uses_recorded_drafts(config: Config) -> bool:
     return config.draft.source == "recorded"
 
 
-def encode_prompts(
-    lm: LanguageModel, examples: Iterable[Example], prompt: Callable[[Example], Prompt], new_tokens: int
-) -> dict[str, Encoded]:
-    """One prompt per example as tokens that leave room in the context for `new_tokens` of output, by example id."""
-    return {e.id: lm.encode(e.id, [prompt(e)], lm.room(new_tokens))[0] for e in examples}
+def judged(config: Config, scored: Scored) -> bool:
+    """Whether a document was judged: its texts may be too long, see config.data.too_long."""
+    return config.score.method != "instruct_rm" or bool(scored.prompt_scores)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,21 +240,23 @@ def process_shards(
     folder.verify_written(len(shards))
     missing = folder.missing_shards(len(shards))
     done = len(examples) - sum(len(shards[i]) for i in missing)
-    works: list[performance.Work] = []
+    total = performance.Work()
     with progress.Progress(f"{stage} {context.iteration}", len(examples), "documents", done=done) as bar:
 
         def write(i: int, pending: Pending[list[R]]) -> None:
+            nonlocal total
             rows = pending.result()
             if before_writing is not None:
                 before_writing.result()
             folder.write_shard(i, len(shards), rows)
-            works.extend(map(work, rows))
+            total = functools.reduce(performance.Work.plus, map(work, rows), total)
             bar.advance(len(shards[i]))
             preemption.safe_point()
 
         previous: tuple[int, Pending[list[R]]] | None = None
         for i in missing:
             started = i, start([examples[j] for j in shards[i]])
+            performance.batch_begins()
             if previous is not None:
                 write(*previous)
             previous = started
@@ -270,4 +268,4 @@ def process_shards(
     if cost["compilations"]:
         progress.log(f"{stage} {context.iteration}: {cost['compilations']} programs compiled in "
                      f"{progress.duration(cost['compile_seconds'])}")
-    return Processed(records, len(shards), functools.reduce(performance.Work.plus, works, performance.Work()))
+    return Processed(records, len(shards), total)

@@ -4,20 +4,13 @@ import functools
 
 from ilf_jax.evaluation import statistics
 from ilf_jax.inference.generation import Generator
+from ilf_jax.inference.policy_outputs import policy_prompts
 from ilf_jax.records import Draft, Example
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
-from ilf_jax.stages.context import (
-    Outcome,
-    Records,
-    StageContext,
-    encode_prompts,
-    process_shards,
-    run_stage,
-    uses_recorded_drafts,
-)
+from ilf_jax.stages.context import Outcome, Records, StageContext, process_shards, run_stage, uses_recorded_drafts
 
 
 def draft(context: StageContext) -> Records[Draft]:
@@ -31,21 +24,21 @@ def _draft(context: StageContext, folder: StageFolder) -> Outcome:
         folder.write_shard(0, 1, [Draft(e.id, e.draft, "recorded") for e in examples])
         return Outcome(shards=1, count=len(examples))
     policy = context.roles.get("policy")
-    prompts = encode_prompts(policy, examples, task.policy_prompt, settings.max_new_tokens)
-    lengths = [len(prompts[e.id].ids) for e in examples]
+    prompts = policy_prompts(policy, task, examples, settings.max_new_tokens)
     sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
     generator = Generator(policy, sampling, settings.max_new_tokens, settings.batch_size, task.stop,
-                          policy.row_lengths(lengths))
+                          policy.row_lengths(prompts.sampled_tokens, prompts.share))
 
     def start(batch: list[Example]) -> Pending[list[Draft]]:
         keys = decode.candidate_keys(config.seed, context.iteration, "draft", [e.id for e in batch], [0])
-        return generator.start([prompts[e.id] for e in batch], keys).map(lambda samples: [
+        return generator.start([prompts.encoded(e) for e in batch], keys).map(lambda samples: [
             Draft(e.id, task.read_output(s.text), "policy", len(s.tokens), float(s.logprobs.sum()), s.stopped)
             for e, (s,) in zip(batch, samples, strict=True)])
 
     done = process_shards(
-        context, folder, examples, lengths, shard_size=settings.batch_size * settings.batches_per_shard, cls=Draft,
-        start=start, work=lambda d: generator.work(prompts[d.id], [d.num_tokens]))
+        context, folder, examples, prompts.lengths, cls=Draft, start=start,
+        shard_size=settings.batch_size * settings.batches_per_shard,
+        work=lambda d: generator.work(prompts.num_tokens(d.id), [d.num_tokens]))
     drafts = done.records
     metrics = [statistics.mean("stop_rate", [d.stopped for d in drafts.values()]),
                *context.measure({i: d.text for i, d in drafts.items()})]

@@ -39,14 +39,14 @@ def _evaluate(
     def start(batch: list[Example]) -> Pending[list[Output]]:
         # The same keys in every iteration: runs differ by their policy, not by luck.
         keys = decode.candidate_keys(config.seed, 0, "evaluate", [e.id for e in batch], [0])
-        return outputs.generator.start([outputs.prompts[e.id] for e in batch], keys).map(lambda samples: [
+        return outputs.start(batch, keys).map(lambda samples: [
             Output(e.id, outputs.text(s.text), len(s.tokens), s.stopped, float(s.logprobs.sum()))
             for e, (s,) in zip(batch, samples, strict=True)])
 
     done = process_shards(
-        context, folder, examples, outputs.lengths(examples), cls=Output, start=start,
+        context, folder, examples, outputs.prompts.lengths, cls=Output, start=start,
         shard_size=settings.batch_size * settings.batches_per_shard, before_writing=checkpoint,
-        work=lambda o: outputs.generator.work(outputs.prompts[o.id], [o.num_tokens]))
+        work=lambda o: outputs.work(o.id, [o.num_tokens]))
     rows = done.records
     texts = {i: o.text for i, o in rows.items()}
     metrics = [

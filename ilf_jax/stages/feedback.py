@@ -39,4 +39,4 @@ def _give_feedback(context: StageContext, drafts: Records[Draft], folder: StageF
     rows = done.records.values()
     by_model = any(row.source == "critic" for row in rows)
     metrics = [statistics.mean("echo_rate", [row.redrawn for row in rows])] if by_model else []
-    return Outcome(done.shards, len(rows), metrics, done.work)
+    return Outcome(done.shards, len(rows), [*metrics, *source.metrics()], done.work)

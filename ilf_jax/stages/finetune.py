@@ -223,6 +223,8 @@ def _learned_from(context: StageContext, records: IterationRecords) -> list[Lear
     candidates, scored = records.candidates.by_id(), records.scored.by_id()
     documents = []
     for e in records.examples:
+        if scored and not context_lib.judged(context.config, scored[e.id]):
+            continue
         if target in _FROM_DATA:
             text = getattr(e, target)
         elif target == "initial":

@@ -10,13 +10,16 @@ from ilf_jax.errors import InputError
 from ilf_jax.evaluation import diversity, statistics
 from ilf_jax.inference import sampler_agreement
 from ilf_jax.inference.generation import Generator, Sample
+from ilf_jax.inference.language_model import Encoded
+from ilf_jax.inference.look_ahead import LookAhead, text_size
 from ilf_jax.inference.sampler_agreement import Agreement
+from ilf_jax.inference.written_texts import LEFT_OUT, WrittenTexts
 from ilf_jax.records import Candidates, Draft, Example, Feedback
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
-from ilf_jax.stages.context import Outcome, Records, StageContext, encode_prompts, process_shards, run_stage
+from ilf_jax.stages.context import Outcome, Records, StageContext, process_shards, run_stage
 
 # Documents, and samples of each, on which the sampler's log-probabilities are compared with the trainer's.
 _CHECKED_DOCUMENTS, _CHECKED_SAMPLES = 2, 2
@@ -34,53 +37,68 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
     noted = folder.manifest().get(_AGREEMENT)
     agreement = None if noted is None else Agreement(**noted)
     draft_texts = {i: row.text for i, row in drafts.by_id().items()}
-    feedback_texts = {i: row.text for i, row in feedback.by_id().items()}
+    given = feedback.by_id()
+    feedback_texts = {i: row.text for i, row in given.items()}
     refiner = context.roles.get("refiner")
-    prompts = encode_prompts(refiner, examples,
-                             lambda e: task.refine_prompt(e, draft_texts[e.id], feedback_texts[e.id]),
-                             settings.max_new_tokens)
-    lengths = [len(prompts[e.id].ids) for e in examples]
+    written = WrittenTexts("refine", context.config.data.too_long)
+
+    def encode(e: Example) -> Encoded | None:
+        if given[e.id].source == LEFT_OUT:
+            return None
+        return written.fit(e.id, (draft_texts[e.id], feedback_texts[e.id]), lambda *texts: refiner.encode(
+            e.id, [task.refine_prompt(e, *texts)], refiner.room(settings.max_new_tokens))[0])
+
+    prompts = LookAhead(
+        examples, key=lambda e: e.id, tokens=lambda prompt: len(prompt.ids) if prompt else 0, encode=encode,
+        size=lambda e: text_size(e.document, e.title, draft_texts[e.id], feedback_texts[e.id]))
     sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
     generator = Generator(refiner, sampling, settings.max_new_tokens, settings.batch_size, task.stop,
-                          refiner.row_lengths(lengths))
+                          refiner.row_lengths(prompts.sampled_tokens, prompts.share))
 
-    def draw(batch: Sequence[Example], candidates: Sequence[int]) -> Pending[list[list[Sample]]]:
-        keys = decode.candidate_keys(context.config.seed, context.iteration, "refine", [e.id for e in batch],
+    def draw(batch: Sequence[tuple[Example, Encoded]], candidates: Sequence[int]) -> Pending[list[list[Sample]]]:
+        if not batch:
+            return Pending.ready([])
+        keys = decode.candidate_keys(context.config.seed, context.iteration, "refine", [e.id for e, _ in batch],
                                      candidates)
-        return generator.start([prompts[e.id] for e in batch], keys)
+        return generator.start([prompt for _, prompt in batch], keys)
 
     N, by_id = settings.num_candidates, {e.id: e for e in examples}
     may_redraw = settings.redraw and settings.temperature > 0 and N > 1
 
     def start(batch: list[Example]) -> Pending[list[Candidates]]:
+        prompted = [(e, prompt) for e in batch if (prompt := prompts.encoded(e)) is not None]
+
         def make_candidates(samples: list[list[Sample]]) -> list[Candidates]:
             nonlocal agreement
-            drawn = dict(zip((e.id for e in batch), samples, strict=True))
+            drawn = dict(zip((e.id for e, _ in prompted), samples, strict=True))
             # Before anything is written, on the longest documents. The device is already at work on the next shard.
-            if agreement is None:
+            if agreement is None and prompted:
                 agreement = sampler_agreement.measure(
-                    refiner, [(prompts[e.id], drawn[e.id]) for e in batch[:_CHECKED_DOCUMENTS]], _CHECKED_SAMPLES,
+                    refiner, [(prompt, drawn[e.id]) for e, prompt in prompted[:_CHECKED_DOCUMENTS]], _CHECKED_SAMPLES,
                     _CHECKED_DOCUMENTS * _CHECKED_SAMPLES, settings.max_logprob_gap_mean)
                 folder.begin(**{_AGREEMENT: dataclasses.asdict(agreement)})
             read = {i: _read(context, by_id[i], feedback_texts[i], samples) for i, samples in drawn.items()}
-            again = [e for e in batch if may_redraw and _degenerate(context, e, read[e.id])]
-            if again:
-                for e, more in zip(again, draw(again, range(N, 2 * N)).result(), strict=True):
-                    read[e.id] += _read(context, e, feedback_texts[e.id], more)
-            return [_candidates(context, e, read[e.id], N) for e in batch]
+            again = [(e, prompt) for e, prompt in prompted if may_redraw and _degenerate(context, e, read[e.id])]
+            for (e, _), more in zip(again, draw(again, range(N, 2 * N)).result(), strict=True):
+                read[e.id] += _read(context, e, feedback_texts[e.id], more)
+            return [_candidates(context, e, read[e.id], N) if e.id in read else _no_candidates(e, N) for e in batch]
 
-        return draw(batch, range(N)).map(make_candidates)
+        return draw(prompted, range(N)).map(make_candidates)
 
     done = process_shards(
-        context, folder, examples, lengths, shard_size=settings.batch_size * settings.batches_per_shard, cls=Candidates,
-        start=start, work=lambda c: generator.work(prompts[c.id], c.num_tokens))
+        context, folder, examples, prompts.lengths, cls=Candidates, start=start,
+        shard_size=settings.batch_size * settings.batches_per_shard,
+        work=lambda c: generator.work(prompts.num_tokens(c.id), c.num_tokens))
+    too_long = written.metrics(examples, lambda e: e.id, prompts.encoded)
+    if agreement is None and all(not any(row.num_tokens) for row in done.records.values()):
+        raise InputError(f"iteration {context.iteration}: no draft and feedback leave room in the refiner's prompt")
     if agreement is None:  # all shards exist, but what was noted before the first of them does not
         raise InputError(f"{folder.path}/manifest.json: has no {_AGREEMENT} although all shards exist; restore it, or "
                          "delete the stage's folder to run the stage again")
     metrics = [
         *_metrics(context, done.records, draft_texts, feedback_texts),
         statistics.plain("logprob_gap", agreement.largest), statistics.plain("logprob_gap_mean", agreement.mean),
-        statistics.plain("logprob_gap_beyond", agreement.share)]
+        statistics.plain("logprob_gap_beyond", agreement.share), *too_long]
     return Outcome(done.shards, len(done.records), metrics, done.work, {_AGREEMENT: dataclasses.asdict(agreement)})
 
 
@@ -122,6 +140,12 @@ def _candidates(context: StageContext, example: Example, answers: Sequence[_Answ
         num_tokens=[len(a.sample.tokens) for a in picked], stopped=[a.sample.stopped for a in picked],
         redrawn=len(answers) > count, preambles=sum(a.preamble for a in answers), echoes=sum(a.echo for a in answers),
     )
+
+
+def _no_candidates(example: Example, count: int) -> Candidates:
+    """Of a document whose draft and feedback are too long: empty texts, of which nothing is learned."""
+    return Candidates(example.id, texts=[""] * count, logprobs=[0.0] * count, num_tokens=[0] * count,
+                      stopped=[True] * count)
 
 
 def _metrics(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ilf_jax import scoring
+from ilf_jax.errors import InputError
 from ilf_jax.evaluation import statistics, win_rate
 from ilf_jax.inference import preferences
 from ilf_jax.records import Candidates, Draft, Example, Feedback, Scored
@@ -14,7 +15,7 @@ from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.scoring import baselines, selection
 from ilf_jax.scoring.scorer import RefinedDocument, ScorerContext, Scores
-from ilf_jax.stages.context import Outcome, Records, StageContext, process_shards, run_stage
+from ilf_jax.stages.context import Outcome, Records, StageContext, judged, process_shards, run_stage
 
 # Documents whose scores make one shard, rounded up to whole batches.
 _SHARD_DOCUMENTS = 8
@@ -77,29 +78,34 @@ def _metrics(
     context: StageContext, scored: Mapping[str, Scored], documents: Mapping[str, RefinedDocument]
 ) -> list[statistics.Metric]:
     """Scores, and where they can be measured: exact matches, feedback taken in, win rates against the draft."""
-    rows = [scored[e.id] for e in context.examples]
+    rows = [scored[e.id] for e in context.examples if judged(context.config, scored[e.id])]
+    if not rows:
+        raise InputError(f"iteration {context.iteration}: no draft, feedback and refinements leave room in the judge's "
+                         "prompt")
+    examples = [e for e in context.examples if judged(context.config, scored[e.id])]
     picks = {"chosen": [row.chosen for row in rows], **{name: [row.picks[name] for row in rows] for name in _BASELINES}}
     texts = {name: {row.id: documents[row.id].candidates[index] for row, index in zip(rows, of_name, strict=True)}
              for name, of_name in picks.items()}
     metrics = [statistics.mean("score_chosen", [row.scores[row.chosen] for row in rows]),
                statistics.mean("score_mean", [float(np.mean(row.scores)) for row in rows])]
     if context.task.has_oracle:
-        metrics += _oracle_metrics(context, documents, texts)
+        metrics += _oracle_metrics(context, examples, documents, texts)
     elif context.config.score.method == "instruct_rm":
         metrics += [statistics.proportion(f"feedback_incorporated_{name}",
                                           [row.scores[index] > 0.5 for row, index in zip(rows, of_name, strict=True)])
                     for name, of_name in picks.items()]
     if context.config.score.win_rate:
-        metrics += _win_rates(context, rows, documents, texts)
+        metrics += _win_rates(context, examples, rows, documents, texts)
     return metrics
 
 
 def _oracle_metrics(
-    context: StageContext, documents: Mapping[str, RefinedDocument], texts: Mapping[str, Mapping[str, str]]
+    context: StageContext, examples: Sequence[Example], documents: Mapping[str, RefinedDocument],
+    texts: Mapping[str, Mapping[str, str]],
 ) -> list[statistics.Metric]:
     """Share of picked texts that are exactly right, and that take in the feedback."""
     task, metrics = context.task, []
-    given = [(e, documents[e.id].draft, documents[e.id].feedback) for e in context.examples]
+    given = [(e, documents[e.id].draft, documents[e.id].feedback) for e in examples]
     for name, picked in texts.items():
         right = [picked[e.id] == task.oracle_refinement(e, draft, feedback) for e, draft, feedback in given]
         incorporated = [task.oracle_incorporates(e, draft, feedback, picked[e.id]) for e, draft, feedback in given]
@@ -109,13 +115,15 @@ def _oracle_metrics(
 
 
 def _win_rates(
-    context: StageContext, rows: Sequence[Scored], documents: Mapping[str, RefinedDocument],
+    context: StageContext, examples: Sequence[Example], rows: Sequence[Scored],
+    documents: Mapping[str, RefinedDocument],
     texts: Mapping[str, dict[str, str]],
 ) -> list[statistics.Metric]:
     """Win rates against the drafts, by the judge: of the picked refinements, people's, and each single prompt's picks.
 
     Args:
-        rows: in the order of the iteration's documents.
+        examples: those that were judged.
+        rows: in their order.
         texts: way of picking -> picked text by example id.
     """
     systems = dict(texts)
@@ -124,13 +132,13 @@ def _win_rates(
         systems[f"prompt_{i + 1}"] = {
             j: documents[j].candidates[selection.pick(scores, _usable(context, documents[j]))]
             for j, scores in by_prompt.items()}
-    human = {e.id: e.human_refinement for e in context.examples}
+    human = {e.id: e.human_refinement for e in examples}
     if all(human.values()):
         systems["human_refinement"] = human
     judge, drafts = context.roles.get("judge"), {i: document.draft for i, document in documents.items()}
     batch_size = context.config.score.batch_size
     return [
         win_rate.win_rate(
-            *preferences.both_orders(judge, context.task, context.examples, ours, drafts, batch_size),
+            *preferences.both_orders(judge, context.task, examples, ours, drafts, batch_size),
             name=f"win_rate_{name}")
         for name, ours in systems.items()]

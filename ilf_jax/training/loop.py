@@ -167,6 +167,7 @@ def _optimise(
             batch = placement.batch(plan.batch(step), axis=1)
             rate = np.float32(schedule(step))
             trainer.profile.step()
+            performance.batch_begins()
             state, metrics = train_step(objective, opt, state, frozen, batch, rate, reference)
             log_pending()  # one step late, so that the device always has the next step at hand
             pending = (step, {**metrics, "learning_rate": rate, "tokens": plan.tokens(step)})

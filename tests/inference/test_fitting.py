@@ -9,7 +9,7 @@ from ilf_jax.inference import fitting
 from ilf_jax.inference.fitting import Demand, Model
 from ilf_jax.records import Example
 from ilf_jax.tasks.summarize import Summarize
-from ilf_jax.tokenizers import bpe_training
+from ilf_jax.tokenizers import bpe_training, text_bounds
 from ilf_jax.tokenizers.tokenizer import Tokenizer
 
 TASK = Summarize()
@@ -115,4 +115,4 @@ def test_the_longest_beginning(limit, expected):
 @pytest.mark.fast
 @pytest.mark.parametrize("text", ["plain", "é日本", "\ufdfa" * 5, "\u1e9b\u0323", "\U0001f468\u200d\U0001f469"])
 def test_bytes_bound_tokens(tokenizer, text):
-    assert len(tokenizer.encode(text)) <= fitting.num_bytes(text)
+    assert len(tokenizer.encode(text)) <= text_bounds.num_bytes(text)

@@ -214,3 +214,25 @@ def test_comparisons_that_are_too_long(tmp_path, begin, caplog, kind, monkeypatc
     monkeypatch.setattr("ilf_jax.ilf.train_reward_model", lambda context, compared: met.append(compared))
     begin(small(**changes, **{"data.too_long": "skip"}), tmp_path / "run")
     assert (len(met[0].train), len(met[0].held_out)) == (4, 3) and "They are left out" in caplog.text
+
+
+def test_feedback_written_in_the_run_that_leaves_no_room(tmp_path):
+    """It stops the run; the run goes on without the document, which neither refiner nor judge is shown."""
+    source = tmp_path / "source.py"
+    source.write_text(f"def feedback(document, draft):\n    return {LONG!r} if draft == 'Long.' else 'Say what.'\n")
+    rows = written(tmp_path, draft="Long.")
+    c = small(rows, **{"feedback.source": f"file:{source}:feedback", "draft.source": "recorded", "data.eval_size": 0,
+                       "score.method": "instruct_rm", "finetune.max_length": 400})
+    with pytest.raises(InputError, match=r"some of it models have written.*--allow_change=data\.too_long"):
+        ilf_jax.run(c, tmp_path / "run")
+    c.data.too_long = "skip"
+    metrics = ilf_jax.run(c, tmp_path / "run", allow_change=("data.too_long",))
+    assert [m["stage"] for m in metrics if m["metric"] == "too_long" and m["value"] == 1] == ["refine", "score"]
+    stages = tmp_path / "run/iteration_001"
+    of_stage = {stage: {row["id"]: row for path in (stages / stage).glob("0*.jsonl")
+                        for row in map(json.loads, path.read_text().splitlines())}
+                for stage in ("refine", "score", "finetune")}
+    left_out = [i for i, row in of_stage["refine"].items() if not any(row["num_tokens"])]
+    assert len(left_out) == 1 and of_stage["refine"][left_out[0]]["texts"] == ["", ""]
+    assert of_stage["score"][left_out[0]]["prompt_scores"] == []
+    assert len(of_stage["refine"]) == len(of_stage["score"]) == 6 and left_out[0] not in of_stage["finetune"]
