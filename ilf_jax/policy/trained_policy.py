@@ -76,9 +76,9 @@ class Policy:
             batch_size=max(1, config.evaluate.batch_size // drawn_each))
         purpose = "best_of_n" if best_of > 1 else "evaluate"
         texts_of: dict[int, list[str]] = {}
-        for batch in padding.batches_by_length(outputs.lengths(examples), outputs.generator.batch_size):
+        for batch in padding.batches_by_length(outputs.prompts.lengths, outputs.generator.batch_size):
             keys = decode.candidate_keys(config.seed, 0, purpose, [examples[i].id for i in batch], range(drawn_each))
-            drawn = outputs.generator.start([outputs.prompts[examples[i].id] for i in batch], keys).result()
+            drawn = outputs.start([examples[i] for i in batch], keys).result()
             for i, samples in zip(batch, drawn, strict=True):
                 texts_of[i] = [outputs.text(s.text) for s in samples]
         if best_of > 1:

@@ -22,7 +22,6 @@ from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tokenizers.tokenizer import Tokenizer
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
 URI = "builtin:word_removal_1m"
 TEXTS = ["Ada the baker is a fool and a good neighbour who sings.", "Bo is kind."]
 

@@ -10,8 +10,6 @@ import ilf_jax
 from ilf_jax.errors import InputError
 from ilf_jax.records import Example
 
-pytestmark = pytest.mark.usefixtures("quick_compiles")
-
 
 def rows(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
