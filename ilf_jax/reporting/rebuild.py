@@ -11,7 +11,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.reporting.html_report import build_report
 from ilf_jax.runtime import last_defence, storage
 from ilf_jax.runtime.files import write_atomically
-from ilf_jax.runtime.workdir import PARAMS
+from ilf_jax.runtime.workdir import NOT_REPORTED
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work folder of a run.")
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     if not _WORKDIR.value:
         raise InputError("--workdir=DIR is needed: the work folder of a run")
     folder = storage.path(_WORKDIR.value)
-    with storage.read_locally(folder, leave_out=PARAMS) as place:
+    with storage.read_locally(folder, leave_out=NOT_REPORTED) as place:
         page = build_report(place)
         if not storage.is_local(folder):
             write_atomically(folder / page.name, page.read_text(encoding="utf-8"))
