@@ -97,8 +97,8 @@ def _load(path: storage.Path, shapes: Any, cure: str, *, has_digests: bool) -> t
         with checkpoint_places.to_read(path) as place, _silent_coroutines():
             metadata = ocp.metadata(_for_orbax(place)).custom_metadata
             arrays = ocp.load(_for_orbax(place), shapes)
-    except (jax.errors.JaxRuntimeError, MemoryError, InputError, TryAgainError):  # too little memory, or another process is gone
-        raise
+    except (InputError, TryAgainError, jax.errors.JaxRuntimeError, MemoryError):
+        raise  # the last two: too little memory, or another process is gone
     except Exception as e:  # Orbax and tensorstore raise whatever the damage leads to
         reason = next((line for line in str(e).splitlines() if line.strip()), "")[:300]
         raise DamagedError(f"{path}: cannot be read ({type(e).__name__}: {reason}); {cure}") from e

@@ -75,6 +75,7 @@ def write(place: storage.BucketPath, size: int, start: Callable[[pathlib.Path], 
     def upload() -> None:
         try:
             wait()
+            (copy / COMPLETE).unlink(missing_ok=True)  # some versions of Orbax write one here, too
             if distributed.is_main():
                 (place / COMPLETE).unlink(missing_ok=True)  # first: what is left of an earlier one is no checkpoint
                 place.rmtree()

@@ -1,8 +1,8 @@
 """Digests of a run's own files: what is read back is what was written, or an error.
 
 A JSON object carries its digest inside (`sealed`); a file of lines has it in a hidden file beside it
-(`beside`), in a bucket in the object's own metadata, or in the manifest of its stage. A file without a digest, from an older version or from a user, is read as
-it is. The digest is CRC-32, which finds every change within 32 neighbouring bits; it protects against damage, not
+(`beside`), in a bucket in the object's metadata, or in the manifest of its stage. A file without a digest, from an
+older version or from a user, is read as it is. The digest is CRC-32, which finds every change within 32 neighbouring bits; it protects against damage, not
 against forgery.
 """
 

@@ -72,7 +72,9 @@ def in_words(error: BaseException) -> str:
     """An error in one line."""
     code = status(error)
     text = (str(error).strip().splitlines() or [""])[0][:200]
-    return f"HTTP {code}" if code and code >= 429 else f"{type(error).__name__}: {text}" if text else type(error).__name__
+    if code is not None and code >= 429:
+        return f"HTTP {code}"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def insist(what: str, request: Callable[[], T]) -> T:

@@ -94,6 +94,12 @@ def set_patience(seconds: float) -> None:
     patience.set_seconds(seconds)
 
 
+def check(folder: Path) -> None:
+    """Asks a bucket whether it can be reached. Raises InputError if not, or if it or the permission is missing."""
+    if isinstance(folder, BucketPath):
+        folder.bucket.listing(f"{folder.key}/config.json")
+
+
 def own(folder: Path) -> None:
     """From now on, only this run writes into the folder. In a bucket, it is listed now, and not again."""
     if isinstance(folder, BucketPath):
