@@ -78,8 +78,10 @@ def _gcs() -> Any:
         _request = getattr(GCSFileSystem._request, "__wrapped__", GCSFileSystem._request)
 
     emulator = os.environ.get("STORAGE_EMULATOR_HOST", "")
-    _check_host(emulator if "://" in emulator else f"http://{emulator}" if emulator else
-                "https://storage.googleapis.com", "gs", "STORAGE_EMULATOR_HOST")
+    if emulator:
+        _check_host(emulator if "://" in emulator else f"http://{emulator}", "gs", "STORAGE_EMULATOR_HOST")
+    else:
+        _check_host("https://storage.googleapis.com", "gs", "HTTPS_PROXY")
     return OneTry(
         token="anon" if emulator else None, skip_instance_cache=True, use_listings_cache=False,
         requests_timeout=aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=_TO_READ))

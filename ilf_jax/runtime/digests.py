@@ -2,8 +2,8 @@
 
 A JSON object carries its digest inside (`sealed`); a file of lines has it in a hidden file beside it
 (`beside`), in a bucket in the object's metadata, or in the manifest of its stage. A file without a digest, from an
-older version or from a user, is read as it is. The digest is CRC-32, which finds every change within 32 neighbouring bits; it protects against damage, not
-against forgery.
+older version or from a user, is read as it is. The digest is CRC-32, which finds every change within 32 neighbouring
+bits; it protects against damage, not against forgery.
 """
 
 import json

@@ -50,22 +50,28 @@ def local(where: str | os.PathLike) -> pathlib.Path:
         raise InputError(f"{text}: {error}") from error
 
 
-def fetched(where: str | os.PathLike) -> pathlib.Path:
+def fetched(where: str | os.PathLike, beside: tuple[str, ...] = ()) -> pathlib.Path:
     """As `local`; of a URI, a copy of the file or folder on this machine's disk, until the process ends.
+
+    Args:
+        where: a path or a URI.
+        beside: endings of other files in the same folder that are copied with a file.
 
     Raises:
         InputError: as `path`; or the URI names nothing that can be read.
     """
-    place = where if isinstance(where, BucketPath) else None if isinstance(where, pathlib.Path) else bucket_path.parse(
-        os.fspath(where))
-    return local(where) if place is None else _fetched(place)
+    place = path(where) if isinstance(where, BucketPath | str) else None
+    return _fetched(place, beside) if isinstance(place, BucketPath) else local(where)
 
 
 @functools.cache
-def _fetched(where: BucketPath) -> pathlib.Path:
+def _fetched(where: BucketPath, beside: tuple[str, ...]) -> pathlib.Path:
     temporary = tempfile.mkdtemp(prefix="ilf_jax-")
     atexit.register(shutil.rmtree, temporary, ignore_errors=True)
     place = pathlib.Path(temporary) / (where.name or where.bucket.name)
+    for other in where.parent.iterdir() if beside else ():
+        if other.name.endswith(beside) and other != where:
+            (place.parent / other.name).write_bytes(other.read_bytes())
     inside = where.bucket.under(where.key)
     if inside:
         say_size(sum(known.size or 0 for known in inside.values()), str(where), place)
