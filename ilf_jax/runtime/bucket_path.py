@@ -7,7 +7,7 @@ import functools
 import io
 import os
 import pathlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from ilf_jax.runtime import bucket_clients
 from ilf_jax.runtime.bucket import Bucket, bucket
@@ -155,10 +155,18 @@ def parse(text: str) -> BucketPath | None:
     return None if parts is None else BucketPath(bucket(*parts[:2]), parts[2])
 
 
-def copy_out(source: BucketPath, target: pathlib.Path, leave_out: Collection[str] = ()) -> None:
-    """Copies what is in a folder to a disk, several objects at a time, except folders named in `leave_out`.
+def copy_out(
+    source: BucketPath, target: pathlib.Path, leave_out: Collection[str] = (), say: Callable[[int], None] | None = None
+) -> None:
+    """Copies what is in a folder to a disk, several objects at a time.
 
     Manifests first: a run that is under way meanwhile writes them after what they speak of.
+
+    Args:
+        source: the folder.
+        target: a folder, made if need be.
+        leave_out: names of folders that are not copied.
+        say: is called with the number of bytes, before anything is copied.
     """
     where, start = source.bucket, f"{source.key}/" if source.key else ""
     where.flush()
@@ -174,9 +182,14 @@ def copy_out(source: BucketPath, target: pathlib.Path, leave_out: Collection[str
         return {key: known for key, known in where.under(source.key).items() if not key.endswith("/")
                 and not set(key.removeprefix(start).split("/")[:-1]) & set(leave_out)}
 
-    manifests = {key: known for key, known in listed().items() if key.endswith("/manifest.json")}
-    where.each(fetch, list(manifests.items()))
-    where.each(fetch, [item for item in listed().items() if item[0] not in manifests])
+    found = listed()
+    if say is not None:
+        say(sum(known.size or 0 for known in found.values()))
+    manifests = {key: known for key, known in found.items() if key.endswith("/manifest.json")}
+    if manifests:
+        where.each(fetch, list(manifests.items()))
+        found = listed()
+    where.each(fetch, [item for item in found.items() if item[0] not in manifests])
 
 
 def copy_in(source: pathlib.Path, target: BucketPath) -> None:

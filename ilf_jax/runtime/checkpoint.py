@@ -61,7 +61,7 @@ def save_model(folder: storage.Path, params: Any, facts: dict[str, Any]) -> Pend
 def read_model_facts(folder: storage.Path) -> dict[str, Any]:
     """What `save_model` was given about a model. Raises InputError if the folder is not a complete model checkpoint."""
     path = folder / _FACTS
-    if not {_FACTS, "params"} <= storage.names(folder):
+    if not (path.exists() and (folder / "params").exists()):
         raise InputError(f"orbax:{folder}: not a model checkpoint, which is a folder with params/ and {_FACTS}")
     return read_json(path)
 

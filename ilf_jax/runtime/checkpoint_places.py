@@ -40,11 +40,9 @@ def to_read(place: storage.Path) -> Iterator[storage.Path]:
     if is_direct(place) or not isinstance(place, storage.BucketPath):
         yield place
         return
-    size = sum(known.size or 0 for known in place.bucket.under(place.key).values())
     with tempfile.TemporaryDirectory(prefix="ilf_jax-") as temporary:
         copy = pathlib.Path(temporary) / "checkpoint"
-        _check_room(size, place, copy.parent)
-        bucket_path.copy_out(place, copy)
+        bucket_path.copy_out(place, copy, say=lambda size: _check_room(size, place, copy.parent))
         yield copy
 
 

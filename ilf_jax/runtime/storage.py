@@ -72,10 +72,8 @@ def _fetched(where: BucketPath, beside: tuple[str, ...]) -> pathlib.Path:
     for other in where.parent.iterdir() if beside else ():
         if other.name.endswith(beside) and other != where:
             (place.parent / other.name).write_bytes(other.read_bytes())
-    inside = where.bucket.under(where.key)
-    if inside:
-        say_size(sum(known.size or 0 for known in inside.values()), str(where), place)
-        bucket_path.copy_out(where, place)
+    bucket_path.copy_out(where, place, say=lambda size: say_size(size, where, place))
+    if place.is_dir():
         return place
     try:
         where.bucket.download(where.key, place, None)
