@@ -32,7 +32,7 @@ from typing import Any, TypeVar
 
 from ilf_jax import records
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import config_changes, digests, distributed, manifests, os_errors, storage
+from ilf_jax.runtime import config_changes, digests, distributed, lease, manifests, os_errors, storage
 from ilf_jax.runtime.files import (
     lock,
     read_json,
@@ -375,9 +375,8 @@ def _take(
     path: storage.Path, config: dict[str, Any], metric_directions: dict[str, str], allow_change: Collection[str],
     stack: contextlib.ExitStack,
 ) -> None:
-    if storage.is_local(path):
-        stack.enter_context(lock(path, f"--workdir {path}: another process is using it; wait for it or take another "
-                                       "folder"))
+    taken = f"--workdir {path}: another process is using it; wait for it or take another folder"
+    stack.enter_context(lock(path, taken) if storage.is_local(path) else lease.held(path))
     storage.own(path)
     stack.callback(storage.flush, path)
     saved = path / "config.json"
