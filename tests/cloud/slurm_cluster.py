@@ -102,7 +102,7 @@ class Cluster:
         logs = [(self.folder / f"{node}.log").read_text() for node in ("n1", "n2")]
         return sum(f"Sent {signal} to StepId={job}.0" in log for log in logs) == nodes
 
-    def wait(self, happened, seconds: float = 240) -> None:
+    def wait(self, happened, seconds: float = 400) -> None:
         """Until `happened()`; fails after so many seconds."""
         end = time.monotonic() + seconds
         while not happened():

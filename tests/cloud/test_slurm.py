@@ -1,6 +1,5 @@
 """Jobs of a real Slurm, two nodes on this machine: at their time limit, requeued, cancelled, in an array."""
 
-import contextlib
 import os
 import pathlib
 import subprocess
@@ -54,17 +53,31 @@ def submit(cluster, folder, more=(), **environment):
     return job, log
 
 
-@contextlib.contextmanager
-def held_job(cluster, folder):
-    """A job that stays in its score stage until this is left, however fast the machine. (Its number, its log.)"""
-    hold = folder.with_suffix(".hold")
+def held(cluster, folder, name):
+    """A job that stays in its score stage as long as its hold exists, however fast the machine. (Number, log, hold.)"""
+    hold = folder / f"{name}.hold"
     hold.touch()
-    job, log = submit(cluster, folder, HOLD=str(hold))
-    try:
-        cluster.wait(lambda: (folder / "iteration_001/score").exists())
-        yield job, log
-    finally:
+    return *submit(cluster, folder / name, HOLD=str(hold)), hold
+
+
+@pytest.fixture(scope="module")
+def disturbed(cluster, tmp_path_factory):
+    """How -> number, log and folder of a job that was disturbed while it scored. They run at the same time."""
+    folder = tmp_path_factory.mktemp("disturbed")
+    jobs = {name: held(cluster, folder, name) for name in ("time limit", "requeue", "kill", "cancel")}
+    cluster.wait(lambda: all((folder / name / "iteration_001/score").exists() for name in jobs))
+    number = {name: job for name, (job, _, _) in jobs.items()}
+    cluster.call("scontrol", "update", f"JobId={number['time limit']}", "TimeLimit=1")
+    cluster.call("scontrol", "requeue", number["requeue"])
+    cluster.call("scancel", "--signal=KILL", f"{number['kill']}.0")
+    cluster.call("scancel", number["cancel"])
+    cluster.wait(lambda: cluster.has_sent("SIGKILL signal", number["kill"]))
+    cluster.wait(lambda: cluster.has_sent("signal 15", number["time limit"]))
+    for _, _, hold in jobs.values():
         hold.unlink()
+    cluster.wait(lambda: cluster.state(number["time limit"]) == "PENDING")  # it saved, and is to run again
+    cluster.call("scontrol", "update", f"JobId={number['time limit']}", "TimeLimit=30")
+    return {name: (job, log, folder / name) for name, (job, log, _) in jobs.items()}
 
 
 def ended(cluster, job):
@@ -72,48 +85,35 @@ def ended(cluster, job):
 
 
 def resume(cluster, job):
-    """Waits until a requeued job has run again and is complete. It starts after `cred_expire` seconds."""
-    cluster.wait(lambda: cluster.state(job) == "PENDING")
-    cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=30")
-    cluster.wait(lambda: ended(cluster, job))
+    """Waits until a requeued job has run again, which it does after `cred_expire` seconds, and is complete."""
+    cluster.wait(lambda: cluster.fact(job, "Restarts") == "1" and ended(cluster, job))
     assert cluster.state(job) == "COMPLETED"
 
 
-def test_at_the_time_limit_a_job_saves_and_resumes(cluster, undisturbed, tmp_path):
-    with held_job(cluster, tmp_path / "run") as (job, log):
-        cluster.call("scontrol", "update", f"JobId={job}", "TimeLimit=1")
-        cluster.wait(lambda: cluster.has_sent("signal 15", job))
+def test_at_the_time_limit_a_job_saves_and_resumes(cluster, disturbed, undisturbed):
+    job, log, folder = disturbed["time limit"]
     resume(cluster, job)
     said = log.read_text()
     assert said.count("Exited with exit code 143") == 2, said
-    assert records(tmp_path / "run") == undisturbed
+    assert records(folder) == undisturbed
 
 
-def test_a_requeued_job_resumes(cluster, undisturbed, tmp_path):
-    with held_job(cluster, tmp_path / "run") as (job, _):
-        cluster.call("scontrol", "requeue", job)
+@pytest.mark.parametrize("how", ["requeue", "kill"])
+def test_a_job_resumes_after(how, cluster, disturbed, undisturbed):
+    job, _, folder = disturbed[how]
     resume(cluster, job)
-    assert records(tmp_path / "run") == undisturbed
+    assert records(folder) == undisturbed
 
 
-def test_a_killed_job_requeues_itself(cluster, undisturbed, tmp_path):
-    with held_job(cluster, tmp_path / "run") as (job, _):
-        cluster.call("scancel", "--signal=KILL", f"{job}.0")
-        cluster.wait(lambda: cluster.has_sent("SIGKILL signal", job))
-    resume(cluster, job)
-    assert records(tmp_path / "run") == undisturbed
-
-
-def test_a_canceled_job_stays_ended_and_another_resumes(cluster, undisturbed, tmp_path):
-    with held_job(cluster, tmp_path / "run") as (job, _):
-        cluster.call("scancel", job)
+def test_a_canceled_job_stays_ended_and_another_resumes(cluster, disturbed, undisturbed):
+    job, _, folder = disturbed["cancel"]
     cluster.wait(lambda: ended(cluster, job))
     assert cluster.state(job) == "CANCELLED"
-    before = records(tmp_path / "run")
+    before = records(folder)
     assert before.keys() < undisturbed.keys()
-    job, _ = submit(cluster, tmp_path / "run")
+    job, _ = submit(cluster, folder)
     cluster.wait(lambda: ended(cluster, job))
-    assert cluster.state(job) == "COMPLETED" and records(tmp_path / "run") == undisturbed
+    assert cluster.state(job) == "COMPLETED" and records(folder) == undisturbed
 
 
 def test_bad_input_is_not_tried_again(cluster, tmp_path):
