@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import distributed, last_defence, preemption
+from ilf_jax.runtime import distributed, last_defence, preemption, storage
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's configuration.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps its files; an interrupted run resumes from there.")
@@ -112,7 +112,8 @@ def parse_or_exit(argv: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str]) -> int:
     """Exit code 0 if the run is complete, 2 on bad input, 3 if a dry run finds that it does not fit.
 
-    70 where something happens that nobody foresaw; 130 after SIGINT, 143 after SIGTERM.
+    70 where something happens that nobody foresaw; 75 where trying again later helps, a bucket does not answer say;
+    130 after SIGINT, 143 after SIGTERM.
     """
     preemption.install_interrupt()
     if not flags.FLAGS["verbosity"].present:
@@ -130,6 +131,7 @@ def main(argv: Sequence[str]) -> int:
         raise InputError("--topology needs --dry_run: a run cannot use TPUs that are not here")
     if not _WORKDIR.value:
         raise InputError("--workdir=DIR is needed: where the run keeps its files")
+    storage.check(storage.path(_WORKDIR.value))
     distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value, _HEARTBEAT.value)
     preemption.install()
     from ilf_jax import ilf

@@ -52,11 +52,19 @@ def write_json(path: storage.Path, content: Mapping[str, Any]) -> None:
     write_atomically(path, json.dumps(digests.sealed(content), indent=1, allow_nan=False) + "\n")
 
 
-def write_lines(path: storage.Path, text: str) -> None:
+def write_lines(path: storage.Path, text: str, *, soon: bool = False) -> None:
     """Writes a file of lines as `write_atomically` does, and its digest beside it. `read_json_lines` checks it.
 
-    Killed in between, the digests of the old and of the new content are noted.
+    Killed in between, the digests of the old and of the new content are noted. In a bucket, the object carries it.
+
+    Args:
+        path: of the file.
+        text: its lines.
+        soon: in a bucket, go on while the object is being written: before anything else that is not written so.
     """
+    if isinstance(path, storage.BucketPath):
+        (path.write_soon if soon else path.write_bytes)(text.encode())
+        return
     # Of what is there, not of what was noted: a write before this one may have been killed in between, too.
     old = [digests.of_bytes(_read(path, "delete it"))] if path.exists() else []
     write_atomically(digests.beside(path), "\n".join([digests.of_text(text), *old]) + "\n")

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, TryAgainError
 from ilf_jax.runtime import distributed, os_errors, preemption, progress, storage
 
 BAD_INPUT, UNFORESEEN, INTERRUPTED = 2, 70, 130
@@ -33,6 +33,8 @@ def guarded(what: str, folder: Callable[[], str | None]) -> Callable[[Main], Mai
                 return main(argv)
             except InputError as e:
                 return _say(BAD_INPUT, f"error: {e}")
+            except TryAgainError as e:
+                return _say(distributed.TRY_AGAIN, f"error: {e}")
             except KeyboardInterrupt:
                 return _say(INTERRUPTED, "SIGINT: stopped; the same command resumes from here")
             except Exception as e:
