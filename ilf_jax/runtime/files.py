@@ -159,17 +159,18 @@ def check_folder(folder: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(folder: pathlib.Path, message: str) -> Iterator[None]:
-    """Inside, this process has the lock of a folder, through the file `.lock` in it. A killed process loses it.
+def lock(folder: pathlib.Path, message: str, name: str = ".lock") -> Iterator[None]:
+    """Inside, this process has the lock of a folder, through a file in it. A killed process loses it.
 
     Args:
         message: of the error where another process has the lock.
+        name: of the file.
 
     Raises:
         InputError: another process has the lock, or the folder cannot be written.
     """
     # Elsewhere filelock would fall back on the file's existence, which outlives a process that is killed.
-    held = filelock.FileLock(folder / ".lock", blocking=False, fallback_to_soft=False)
+    held = filelock.FileLock(folder / name, blocking=False, fallback_to_soft=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held.acquire()
