@@ -306,8 +306,8 @@ class Workdir:
 
 
 def open_workdir(
-    where: str | os.PathLike[str], config: dict[str, Any], metric_directions: Mapping[str, str] = types.MappingProxyType({}),
-    allow_change: Collection[str] = (),
+    where: str | os.PathLike[str], config: dict[str, Any],
+    metric_directions: Mapping[str, str] = types.MappingProxyType({}), allow_change: Collection[str] = (),
 ) -> tuple[Workdir, contextlib.ExitStack]:
     """Takes the folder for this run: locks it, and checks that it was begun with the same configuration.
 
