@@ -223,6 +223,12 @@ class Checkpoint:
 
 
 @dataclasses.dataclass(frozen=True)
+class Storage:
+    patience: float = key(600.0, "seconds to wait for a bucket that does not answer, before the run ends with code 75",
+                          low=0)
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluate:
     temperature: float = key(1.0, "of the policy's outputs", low=0)
     top_k: int = key(0, "0: off", low=0)
@@ -279,5 +285,6 @@ class Config:
     finetune: Finetune = section(Finetune)
     reward: Reward = section(Reward, epochs=3, learning_rate=5e-5)
     checkpoint: Checkpoint = section(Checkpoint)
+    storage: Storage = section(Storage)
     evaluate: Evaluate = section(Evaluate)
     mesh: Mesh = section(Mesh)

@@ -10,3 +10,10 @@ class InputError(Exception):
 
 class TooLongError(InputError):
     """A text leaves no room in a prompt, or in a row to train on. See config.data.too_long."""
+
+
+class TryAgainError(Exception):
+    """Something else is in the way, a server that does not answer say: the same command goes on later.
+
+    `main` prints the message alone and exits with code 75 (`distributed.TRY_AGAIN`), upon which schedulers restart.
+    """

@@ -18,7 +18,7 @@ from ml_collections import config_flags
 
 from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import distributed, last_defence, preemption
+from ilf_jax.runtime import distributed, last_defence, preemption, storage
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The run's configuration.", lock_config=True)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the run keeps its files; an interrupted run resumes from there.")
@@ -27,11 +27,14 @@ _TOPOLOGY = flags.DEFINE_string("topology", None, "With --dry_run: compile for t
 _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, if there are several.")
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.", lower_bound=1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
+_HEARTBEAT = flags.DEFINE_float("heartbeat_timeout", distributed.HEARTBEAT_TIMEOUT, "Seconds without a sign of life "
+                                "after which one of several processes counts as lost, and the others exit with code "
+                                "75. So does one that has not joined in as much time.", 1, 86400)
 _ALLOW_CHANGE = flags.DEFINE_list("allow_change", [], "Sections of the config, or keys, in which a resumed run may "
                                   "differ from its folder, as long as no stage that reads them has begun.")
 _PROFILE = flags.DEFINE_integer("profile", 0, "Number of training steps to record a profile of.", lower_bound=0)
 _OWN_FLAGS = ("config", "workdir", "dry_run", "topology", "coordinator_address", "num_processes", "process_id",
-              "profile", "allow_change")
+              "profile", "allow_change", "heartbeat_timeout")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -109,7 +112,8 @@ def parse_or_exit(argv: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str]) -> int:
     """Exit code 0 if the run is complete, 2 on bad input, 3 if a dry run finds that it does not fit.
 
-    70 where something happens that nobody foresaw; 130 after SIGINT, 143 after SIGTERM.
+    70 where something happens that nobody foresaw; 75 where trying again later helps, a bucket does not answer say;
+    130 after SIGINT, 143 after SIGTERM.
     """
     preemption.install_interrupt()
     if not flags.FLAGS["verbosity"].present:
@@ -127,7 +131,8 @@ def main(argv: Sequence[str]) -> int:
         raise InputError("--topology needs --dry_run: a run cannot use TPUs that are not here")
     if not _WORKDIR.value:
         raise InputError("--workdir=DIR is needed: where the run keeps its files")
-    distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
+    storage.check(storage.path(_WORKDIR.value))
+    distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value, _HEARTBEAT.value)
     preemption.install()
     from ilf_jax import ilf
     from ilf_jax.runtime import jax_settings

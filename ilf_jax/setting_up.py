@@ -156,7 +156,7 @@ class Setup:
         metrics = folder.write_metrics()
 
         def write() -> None:
-            with storage.read_locally(folder.path, leave_out=workdir_lib.PARAMS) as place:
+            with storage.read_locally(folder.path, leave_out=workdir_lib.NOT_REPORTED) as place:
                 progress.TensorBoard(place).rewrite([*metrics, *folder.performance()])
                 page = html_report.build_report(place)
                 summary.print_summary(place)
@@ -184,6 +184,7 @@ def set_up(
     """
     if not isinstance(config, config_lib.Config):
         config = config_lib.read(config)
+    storage.set_patience(config.storage.patience)
     config_changes.check_names(allow_change, config_lib.key_names())
     config = _with_precision(config, storage.path(workdir))
     task = tasks_lib.make_task(config)

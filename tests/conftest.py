@@ -32,6 +32,7 @@ hypothesis.settings.load_profile("suite")
 def pytest_addoption(parser):
     parser.addoption("--flips", type=int, default=20, help="bytes that tests/fuzz/test_flipped_bytes.py flips")
     parser.addoption("--kills", type=int, default=3, help="kills of tests/fuzz/test_random_kills.py")
+    parser.addoption("--losses", type=int, default=2, help="lost processes of tests/cloud/test_losses.py")
 
 
 # Files that take a minute or more start first, so that no worker is left alone with one in the end.

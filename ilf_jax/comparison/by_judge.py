@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,14 +12,14 @@ from ilf_jax.errors import InputError
 from ilf_jax.evaluation import systems
 from ilf_jax.inference import model_pool
 from ilf_jax.records import Example, Match
-from ilf_jax.runtime import jax_settings, sharding
+from ilf_jax.runtime import jax_settings, sharding, storage
 from ilf_jax.runtime import workdir as workdir_lib
 from ilf_jax.stages.context import StageContext
 from ilf_jax.stages.rank import rank
 
 
 def judge(
-    config: Mapping[str, Any], uri: str, out: pathlib.Path, documents: Mapping[str, Example],
+    config: Mapping[str, Any], uri: str, out: storage.Path, documents: Mapping[str, Example],
     chosen: Mapping[str, systems.Texts],
 ) -> list[Match]:
     """Every two systems, in both orders, with the prompts of the run's task.

@@ -6,7 +6,6 @@ is whose. Judges are given the first only.
 
 import itertools
 import json
-import pathlib
 import random
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import ranking
 from ilf_jax.records import Example, Match
+from ilf_jax.runtime import storage
 from ilf_jax.runtime.files import read_json, read_json_lines, write_atomically
 from ilf_jax.runtime.json_text import shown
 
@@ -23,7 +23,7 @@ _LINE = "a line is an object with pair, and the texts A, B and better"
 
 
 def export(
-    path: pathlib.Path, documents: Mapping[str, Example], systems: Mapping[str, Mapping[str, str]], seed: int
+    path: storage.Path, documents: Mapping[str, Example], systems: Mapping[str, Mapping[str, str]], seed: int
 ) -> int:
     """Writes both files and returns how many pairs there are. Texts that are equal are not asked about: they tie.
 
@@ -51,7 +51,7 @@ def export(
     return len(pairs)
 
 
-def read(path: pathlib.Path, systems: Mapping[str, Mapping[str, str]]) -> list[Match]:
+def read(path: storage.Path, systems: Mapping[str, Mapping[str, str]]) -> list[Match]:
     """The win rates that the answers in `path` give. Pairs without an answer are left out; equal texts are ties.
 
     Raises:
@@ -101,5 +101,5 @@ def _is_of(systems: Mapping[str, Mapping[str, str]], entry: Any) -> bool:
     return entry["A"] != entry["B"] and all(entry["document"] in systems.get(entry[side], {}) for side in "AB")
 
 
-def _key_path(path: pathlib.Path) -> pathlib.Path:
+def _key_path(path: storage.Path) -> storage.Path:
     return path.with_name(f"{path.name}.key.json")

@@ -82,7 +82,7 @@ def _judge(documents: Mapping[str, Example], chosen: Mapping[str, systems.Texts]
     if not _OUT.value or not _WORKDIR.value or not _JUDGE.value:
         raise InputError("--judge needs --out=DIR, where what it says is kept")
     config = workfolder.read(_WORKDIR.value[0]).config
-    return by_judge.judge(config, _JUDGE.value, storage.local(_OUT.value), documents, chosen)
+    return by_judge.judge(config, _JUDGE.value, storage.path(_OUT.value), documents, chosen)
 
 
 def print_matches(matches: Sequence[Match]) -> None:
@@ -110,10 +110,10 @@ def main(argv: Sequence[str]) -> int:
             return 0
         chosen = _chosen(by_name, _SYSTEMS.value, documents)
         if _EXPORT.value:
-            count = by_people.export(storage.local(_EXPORT.value), documents, chosen, _SEED.value)
+            count = by_people.export(storage.path(_EXPORT.value), documents, chosen, _SEED.value)
             print(f"{_EXPORT.value}: {count} pairs; fill in \"better\" of each line: A, B or tie")
         elif _READ.value:
-            print_matches(by_people.read(storage.local(_READ.value), chosen))
+            print_matches(by_people.read(storage.path(_READ.value), chosen))
         else:
             print_matches(_judge(documents, chosen))
     except InputError as e:

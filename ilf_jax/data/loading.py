@@ -214,7 +214,10 @@ def read_rows(source: str, split: str, folder: str | None, section: str) -> Iter
     if not colon or scheme not in SCHEMES or not name:
         raise InputError(f"{section}.source: {source!r} given; allowed are jsonl:FILE, tfds:NAME, builtin:NAME")
     if scheme == "jsonl":
-        return _read_jsonl(storage.local(name), section)
+        try:
+            return _read_jsonl(storage.fetched(name), name, section)
+        except InputError as e:
+            raise InputError(f"{section}.source: {e}") from e
     if scheme == "tfds":
         return _read_tfds(name, split, folder, section)
     return _read_builtin(name, split)
@@ -317,12 +320,13 @@ def texts(
     return values
 
 
-def _read_jsonl(path: pathlib.Path, section: str) -> Iterator[Row]:
+def _read_jsonl(path: pathlib.Path, name: str, section: str) -> Iterator[Row]:
+    """`name`: what errors call the file."""
     try:
         with open(path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip(_BETWEEN_LINES if number == 1 else None):
-                    where = f"{path}:{number}"
+                    where = f"{name if '://' in name else path}:{number}"
                     try:
                         value = parse_line(line, first=number == 1)
                     except ValueError as e:

@@ -87,7 +87,7 @@ def open_split(split: str, folder: str | None = None, data_dir: str | None = Non
     Raises:
         InputError: no files in the folder, no such split, a bad row, or the hub cannot be reached.
     """
-    files = find_files(storage.local(folder) if folder is not None else _download())
+    files = find_files(storage.fetched(folder) if folder is not None else _download())
     if split.partition("[")[0] not in files:
         raise InputError(f"SLF5K split {split!r}: not among the files; allowed are {', '.join(files)}")
     root = storage.local(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets")

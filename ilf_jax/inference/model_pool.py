@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import json
-import pathlib
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
@@ -86,10 +85,7 @@ class ModelPool:
 
     def tokenizer(self, uri: str) -> Tokenizer:
         """A tokenizer, loaded once."""
-        if uri not in self._tokenizers and "://" in uri:
-            with storage.read_locally(storage.path(uri.removeprefix("hf:"))) as folder:
-                self._tokenizers[uri] = _load_tokenizer(f"hf:{folder}")
-        elif uri not in self._tokenizers:
+        if uri not in self._tokenizers:
             self._tokenizers[uri] = _load_tokenizer(uri)
         return self._tokenizers[uri]
 
@@ -162,7 +158,7 @@ class ModelPool:
 
 def _load_tokenizer(uri: str) -> Tokenizer:
     if uri.startswith("hf:"):
-        files.check_folder(pathlib.Path(uri.removeprefix("hf:")))
+        files.check_folder(storage.fetched(uri.removeprefix("hf:")))
     return Tokenizer.load(uri)
 
 

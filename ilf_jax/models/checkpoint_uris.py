@@ -51,7 +51,7 @@ def resolve(uri: str) -> tuple[str, str]:
 
 
 def _gguf_file(uri: str, name: str) -> Path:
-    file = storage.local(name)
+    file = storage.fetched(name)
     if file.is_dir():
         inside = sorted(p.name for p in file.glob("*.gguf"))
         hint = f"; it holds {', '.join(inside[:5])}" if inside else ", without any .gguf file"
@@ -64,7 +64,7 @@ def _gguf_file(uri: str, name: str) -> Path:
 
 
 def _hf_folder(uri: str, name: str) -> Path:
-    folder = storage.local(name)
+    folder = storage.fetched(name)
     if folder.is_dir():
         return folder
     if folder.is_file():

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from absl import flags
 
 from ilf_jax.errors import InputError
+from ilf_jax.reporting import workfolder
 from ilf_jax.reporting.html_report import build_report
 from ilf_jax.runtime import last_defence, storage
 from ilf_jax.runtime.files import write_atomically
-from ilf_jax.runtime.workdir import PARAMS
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work folder of a run.")
 
@@ -24,7 +24,7 @@ def main(argv: Sequence[str]) -> int:
     if not _WORKDIR.value:
         raise InputError("--workdir=DIR is needed: the work folder of a run")
     folder = storage.path(_WORKDIR.value)
-    with storage.read_locally(folder, leave_out=PARAMS) as place:
+    with workfolder.on_disk(_WORKDIR.value) as place:
         page = build_report(place)
         if not storage.is_local(folder):
             write_atomically(folder / page.name, page.read_text(encoding="utf-8"))

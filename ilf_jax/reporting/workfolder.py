@@ -1,5 +1,6 @@
 """Reads a run's work folder for the report, finished or not, and lists what is missing."""
 
+import contextlib
 import dataclasses
 import math
 import re
@@ -11,7 +12,7 @@ from ilf_jax import records
 from ilf_jax.config_sections import STAGES_BEFORE_TARGET, TRAINING_STAGES
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import files, manifests, storage
-from ilf_jax.runtime.workdir import RECORDS_IN
+from ilf_jax.runtime.workdir import NOT_REPORTED, RECORDS_IN
 
 R = TypeVar("R", bound=records.Record)
 
@@ -199,12 +200,29 @@ def _absent(config: dict[str, Any], iterations: list[Iteration], is_baseline: bo
     return gone
 
 
+@contextlib.contextmanager
+def on_disk(path: str | Path) -> Iterator[Path]:
+    """A work folder, or a copy of what reports read of one in a bucket.
+
+    Raises:
+        InputError: there is no work folder in the bucket.
+    """
+    folder = storage.path(path)
+    with storage.read_locally(folder, leave_out=NOT_REPORTED) as place:
+        if not storage.is_local(folder) and not (place / "config.json").exists():
+            raise InputError(f"{folder}: not a work folder, it has no config.json; give the --workdir of a run")
+        yield place
+
+
 def read(path: str | Path, *, is_baseline: bool = False) -> WorkFolder:
     """Reads a work folder and, unless it is a baseline's, the baselines under its baselines/.
 
     Raises:
         InputError: the folder is not a work folder, or a file in it holds something else than it should.
     """
+    if not storage.is_local(storage.path(path)):
+        with on_disk(path) as place:
+            return read(place)
     path = storage.local(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such folder; give the --workdir of a run")

@@ -11,15 +11,17 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from ilf_jax.errors import InputError
-from ilf_jax.runtime import array_digests, distributed, os_errors, performance, progress, storage
+from ilf_jax.errors import InputError, TryAgainError
+from ilf_jax.runtime import array_digests, checkpoint_places, distributed, os_errors, performance, progress, storage
 from ilf_jax.runtime.digests import SEAL, DamagedError
 from ilf_jax.runtime.files import read_json, write_json
 from ilf_jax.runtime.pending import Pending
@@ -43,15 +45,15 @@ def save_model(folder: storage.Path, params: Any, facts: dict[str, Any]) -> Pend
     """
     folder = storage.path(folder)
     place = folder / "params"
-    with _disk_errors_explained(place), _context():
+    with _disk_errors_explained(place), _context(place):
         folder.mkdir(parents=True, exist_ok=True)
         arrays = _in_host_memory(params)
         digests = {_DIGESTS: array_digests.of_tree(arrays, rounded=True)}
-        writing = ocp.save_async(place, arrays, custom_metadata=digests, overwrite=True)
+        written = _save(place, arrays, digests)
 
     def finish() -> None:
         with _disk_errors_explained(place):
-            writing.result()
+            written()
         distributed.on_main(lambda: write_json(folder / _FACTS, facts))
 
     return Pending(finish)
@@ -60,7 +62,7 @@ def save_model(folder: storage.Path, params: Any, facts: dict[str, Any]) -> Pend
 def read_model_facts(folder: storage.Path) -> dict[str, Any]:
     """What `save_model` was given about a model. Raises InputError if the folder is not a complete model checkpoint."""
     path = folder / _FACTS
-    if not path.exists() or not (folder / "params").exists():
+    if not (path.exists() and (folder / "params").exists()):
         raise InputError(f"orbax:{folder}: not a model checkpoint, which is a folder with params/ and {_FACTS}")
     return read_json(path)
 
@@ -75,9 +77,11 @@ def load_model(folder: storage.Path, shapes: Any) -> Any:
     """
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     placed = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=s.sharding or here), shapes)
-    facts = storage.path(folder / _FACTS)
-    # A version that noted no digests sealed no facts.
-    has_digests = facts.exists() and SEAL.encode() in facts.read_bytes()
+    try:
+        facts = storage.path(folder / _FACTS).read_bytes()
+    except FileNotFoundError:
+        facts = b""
+    has_digests = SEAL.encode() in facts  # a version that noted no digests sealed no facts
     return _load(storage.path(folder / "params"), placed, _CURE_OF_MODEL, has_digests=has_digests)[0]
 
 
@@ -91,11 +95,11 @@ def _load(path: storage.Path, shapes: Any, cure: str, *, has_digests: bool) -> t
         DamagedError: they cannot be read, or are not what was written.
     """
     try:
-        with _silent_coroutines():
-            metadata = ocp.metadata(path).custom_metadata
-            arrays = ocp.load(path, shapes)
-    except (jax.errors.JaxRuntimeError, MemoryError):  # too little memory, or another process is gone
-        raise
+        with checkpoint_places.to_read(path) as place, _context(path), _silent_coroutines():
+            metadata = ocp.metadata(_for_orbax(place)).custom_metadata
+            arrays = ocp.load(_for_orbax(place), shapes)
+    except (InputError, TryAgainError, jax.errors.JaxRuntimeError, MemoryError):
+        raise  # the last two: too little memory, or another process is gone
     except Exception as e:  # Orbax and tensorstore raise whatever the damage leads to
         reason = next((line for line in str(e).splitlines() if line.strip()), "")[:300]
         raise DamagedError(f"{path}: cannot be read ({type(e).__name__}: {reason}); {cure}") from e
@@ -109,6 +113,33 @@ def _load(path: storage.Path, shapes: Any, cure: str, *, has_digests: bool) -> t
     if changed is not None:
         raise DamagedError(f"{path}: is damaged: the array {changed} is not what was written; {cure}")
     return arrays, facts
+
+
+def _save(place: storage.Path, arrays: Any, facts: dict[str, Any]) -> Callable[[], None]:
+    """Has Orbax write the arrays; what is returned waits until they are in their place as a whole."""
+
+    def start(at: storage.Path) -> Callable[[], None]:
+        return ocp.save_async(_for_orbax(at), arrays, custom_metadata=facts, overwrite=True).result
+
+    if checkpoint_places.is_direct(place) or not isinstance(place, storage.BucketPath):
+        return start(place)
+    if distributed.count() > 1:
+        arrays = jax.tree.map(_whole, arrays)
+        if not distributed.is_main():
+            return lambda: None
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
+    return checkpoint_places.write(place, size, start)
+
+
+def _whole(array: Any) -> np.ndarray:
+    """An array that is spread over the processes, in this host's memory. All processes call this in the same order."""
+    if isinstance(array, jax.Array) and not array.is_fully_addressable:
+        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+    return np.asarray(array)
+
+
+def _for_orbax(place: storage.Path) -> Any:
+    return place if storage.is_local(place) else epath.Path(str(place))
 
 
 @contextlib.contextmanager
@@ -125,9 +156,13 @@ def _silent_coroutines() -> Iterator[None]:
         sys.unraisablehook = hook
 
 
-def _context() -> ocp.Context:
+def _context(place: storage.Path) -> ocp.Context:
     """How arrays are written: uncompressed. zstd takes three times as long and saves 8 % on float32 params."""
     context = ocp.Context()
+    if distributed.count() > 1 and not checkpoint_places.is_direct(place):  # on this machine's disk, for itself
+        context.multiprocessing.primary_host = distributed.index()
+        context.multiprocessing.active_processes = {distributed.index()}
+        context.multiprocessing.barrier_sync_key_prefix = f"process_{distributed.index()}"
     context.array.saving.use_compression = False
     context.memory.deepcopy_host_arrays = False  # nobody changes them while they are written
     return context
@@ -159,7 +194,9 @@ class TrainingCheckpoints:
         self._under_way: tuple[int, Pending[None]] | None = None
 
     def _steps(self) -> list[int]:
-        return [int(p.name) for p in self._folder.glob("[0-9]*") if p.name.isdecimal() and ocp.is_orbax_checkpoint(p)]
+        """In a bucket, those that are there as a whole; on a disk, a folder has its name only then."""
+        return [int(p.name) for p in self._folder.glob("[0-9]*") if p.name.isdecimal() and (
+            ocp.is_orbax_checkpoint(p) if storage.is_local(p) else checkpoint_places.is_complete(p))]
 
     def latest(self) -> int | None:
         """Step of the newest complete state."""
@@ -180,11 +217,11 @@ class TrainingCheckpoints:
             return
         self._wait()
         path = self._folder / str(step)
-        with _disk_errors_explained(path), _context():
+        with _disk_errors_explained(path), _context(path):
             self._folder.mkdir(exist_ok=True)
             facts[_DIGESTS] = array_digests.of_tree(state)
-            writing = ocp.save_async(path, state, custom_metadata=facts, overwrite=True)
-        self._under_way = step, Pending(writing.result)
+            written = _save(path, state, facts)
+        self._under_way = step, Pending(written)
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:

@@ -40,6 +40,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "evaluate.headline": (),
     "baselines": ("rank",),  # each has a folder of its own, whose configuration is compared, too
     "checkpoint": (),
+    "storage": (),
     "data.too_long": ("finetune",),  # where no row was too long before the run, only what models write can be
 }
 # They concern what one iteration is about to train, so they may change between iterations.

@@ -1,9 +1,9 @@
 """Digests of a run's own files: what is read back is what was written, or an error.
 
 A JSON object carries its digest inside (`sealed`); a file of lines has it in a hidden file beside it
-(`beside`), or in the manifest of its stage. A file without a digest, from an older version or from a user, is read as
-it is. The digest is CRC-32, which finds every change within 32 neighbouring bits; it protects against damage, not
-against forgery.
+(`beside`), in a bucket in the object's metadata, or in the manifest of its stage. A file without a digest, from an
+older version or from a user, is read as it is. The digest is CRC-32, which finds every change within 32 neighbouring
+bits; it protects against damage, not against forgery.
 """
 
 import json
@@ -72,6 +72,11 @@ def beside(path: storage.Path) -> storage.Path:
 
 def noted_beside(path: storage.Path) -> list[str]:
     """The digests that a file may have, the newest first: two while it is being replaced, none if none are noted."""
+    if isinstance(path, storage.BucketPath):
+        try:
+            return list(filter(None, [path.digest()]))
+        except FileNotFoundError:
+            return []
     place = beside(path)
     try:
         return re.findall(r"\b[0-9a-f]{8}\b", place.read_text(encoding="utf-8"))
@@ -87,6 +92,12 @@ def newest(path: storage.Path) -> str:
     return noted[0] if noted else of_bytes(path.read_bytes())
 
 
+def forget_beside(path: storage.Path) -> None:
+    """Of a file whose digest is now noted elsewhere."""
+    if storage.is_local(path):
+        beside(path).unlink(missing_ok=True)
+
+
 def check_beside(path: storage.Path, data: bytes, cure: str) -> None:
     """Raises DamagedError if the data of a file have another digest than is noted beside it."""
     digests = noted_beside(path)
@@ -96,7 +107,7 @@ def check_beside(path: storage.Path, data: bytes, cure: str) -> None:
 
 def list_folder(folder: storage.Path) -> dict[str, str]:
     """Digest by file name of what a folder holds, subfolders left out; for a folder on a disk, just written."""
-    return {p.name: of_bytes(p.read_bytes()) for p in sorted(folder.iterdir())
+    return {p.name: of_bytes(p.read_bytes()) for p in storage.inside(folder)
             if p.is_file() and not p.name.startswith(".") and p.name != _LIST}
 
 

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, TryAgainError
 from ilf_jax.runtime import distributed, os_errors, preemption, progress, storage
 
 BAD_INPUT, UNFORESEEN, INTERRUPTED = 2, 70, 130
@@ -33,6 +33,8 @@ def guarded(what: str, folder: Callable[[], str | None]) -> Callable[[Main], Mai
                 return main(argv)
             except InputError as e:
                 return _say(BAD_INPUT, f"error: {e}")
+            except TryAgainError as e:
+                return _say(distributed.TRY_AGAIN, f"error: {e}")
             except KeyboardInterrupt:
                 return _say(INTERRUPTED, "SIGINT: stopped; the same command resumes from here")
             except Exception as e:
@@ -47,13 +49,15 @@ def guarded(what: str, folder: Callable[[], str | None]) -> Callable[[Main], Mai
 def at_once_when_stopped() -> Iterator[None]:
     """Inside, an exit after SIGINT or SIGTERM ends the process without taking the interpreter apart.
 
-    XLA's threads may still be at work on what was stopped, and crash when that goes away under them.
+    XLA's threads may still be at work on what was stopped, and crash when that goes away under them. Several processes
+    say goodbye to each other instead; but one that fails may be the only one, so it waits for nobody.
     """
     try:
         yield
     except SystemExit as e:
-        # Several processes say goodbye to each other first.
-        if isinstance(e.code, int) and e.code in preemption.EXIT_CODES.values() and distributed.count() == 1:
+        stopped = e.code in preemption.EXIT_CODES.values()
+        if isinstance(e.code, int) and e.code and stopped == (distributed.count() == 1):
+            distributed.leave(e.code)
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(e.code)

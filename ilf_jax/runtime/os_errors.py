@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, TryAgainError
 from ilf_jax.runtime import storage
 
 INTACT = "what was written before is intact, and the same command resumes from there"
@@ -83,7 +83,7 @@ def explained(where: storage.Path, *, own: bool = True) -> Iterator[None]:
     """Turns errors of the operating system into an InputError with the words of `in_words`; others pass."""
     try:
         yield
-    except InputError:
+    except (InputError, TryAgainError):
         raise
     except Exception as e:
         words = in_words(where, e, own=own)

@@ -22,7 +22,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import pathlib
 import platform
 import re
 import time
@@ -32,7 +31,7 @@ from typing import Any, TypeVar
 
 from ilf_jax import records
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import config_changes, digests, distributed, manifests, os_errors, storage
+from ilf_jax.runtime import config_changes, digests, distributed, lease, manifests, os_errors, storage
 from ilf_jax.runtime.files import (
     lock,
     read_json,
@@ -48,8 +47,8 @@ RECORDS_IN = "records_in"
 """Key of a manifest whose stage shares the records of another folder: the relative path of that folder."""
 FORMAT = 2
 """Of the work folder. It changes with what the files mean or where they are; format 1 had no run.json."""
-PARAMS = frozenset({"checkpoint", "reward_model"})
-"""Folders that hold params."""
+NOT_REPORTED = frozenset({"checkpoint", "reward_model", "state", "tensorboard", "profile"})
+"""Folders that no report reads: params, states of trainings, and what other programs show."""
 _VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 _RUN = "run.json"
 _CURE = "restore it, or take another --workdir"
@@ -98,7 +97,7 @@ class StageFolder:
         except ValueError as e:
             raise InputError(f"{self.path.parent.name}, {self.path.name}: {e}, which no record may be; of a number, "
                              "check what computed it: a model's weights and config.precision, or your function") from e
-        write_lines(self.shard_path(index, count), text)
+        write_lines(self.shard_path(index, count), text, soon=True)
 
     def _check_there(self) -> None:
         """Writing would make the folder again, without what was in it."""
@@ -107,15 +106,18 @@ class StageFolder:
 
     def missing_shards(self, count: int) -> list[int]:
         """Indices of the shards, of `count`, that are still to be written."""
-        return distributed.on_main(lambda: [i for i in range(count) if not self.shard_path(i, count).exists()])
+
+        there = set(distributed.on_main(lambda: sorted(storage.names(self.path))))
+        return [i for i in range(count) if self.shard_path(i, count).name not in there]
 
     def verify_written(self, count: int) -> None:
         """Raises InputError if a shard, of `count`, of this stage under way is there and not what was written."""
 
         def check() -> None:
-            for path in (self.shard_path(i, count) for i in range(count)):
-                if path.exists():
-                    read_lines(path, _CURE_OF_SHARD)
+            there = storage.names(self.path)
+            paths = (self.shard_path(i, count) for i in range(count))
+            for path in storage.ahead([path for path in paths if path.name in there]):
+                read_lines(path, _CURE_OF_SHARD)
 
         distributed.on_main(check)
 
@@ -173,9 +175,9 @@ class StageFolder:
             files_of = {self.shard_path(i, manifest["shards"]): digest for i, digest in noted.items()}
             if manifests.STEPS_DIGEST in manifest:
                 files_of[self.path / "steps.jsonl"] = manifest[manifests.STEPS_DIGEST]
-            for path, digest in files_of.items():
-                if path.exists():
-                    read_lines(path, _CURE_OF_SHARD, digest)
+            there = storage.names(self.path)
+            for path in storage.ahead([path for path in files_of if path.name in there]):
+                read_lines(path, _CURE_OF_SHARD, files_of[path])
 
         distributed.on_main(check)
 
@@ -199,6 +201,7 @@ class StageFolder:
             metrics: lines of metrics.jsonl.
             facts: what else the manifest holds; `cost` goes to performance.jsonl.
         """
+        storage.flush(self.path)
         distributed.barrier()  # every process has written its shards
         self._check_there()
         self._write_manifest({"complete": True, "shards": shards, "count": count, "finished": time.time(), **facts,
@@ -211,7 +214,7 @@ class StageFolder:
             noted = {manifests.DIGESTS: [digests.newest(path) for path in shards]} if shards else {}
             write_json(self.path / "manifest.json", {**content, **noted, **self.run})
             for path in shards:
-                digests.beside(path).unlink(missing_ok=True)
+                digests.forget_beside(path)
 
         distributed.on_main(write)
 
@@ -258,8 +261,8 @@ class Workdir:
     def _manifests(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
         """(Iteration, stage, manifest) of all stages, oldest first."""
         order = {name: i for i, name in enumerate(records.OF_STAGES)}
-        for folder in sorted(p for p in self.path.iterdir() if re.fullmatch(r"iteration_\d+", p.name)):
-            for stage in sorted(folder.iterdir(), key=lambda p: order.get(p.name, 99)):
+        for folder in (p for p in storage.inside(self.path) if re.fullmatch(r"iteration_\d+", p.name)):
+            for stage in sorted(storage.inside(folder), key=lambda p: order.get(p.name, 99)):
                 manifest = stage / "manifest.json"
                 if manifest.exists():
                     yield int(folder.name.removeprefix("iteration_")), stage.name, manifests.read(manifest)
@@ -296,15 +299,15 @@ class Workdir:
             rows = self.metrics()
             for name, lines in (("metrics", rows), ("performance", self.performance())):
                 text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in lines)
-                write_lines(self.path / f"{name}.jsonl", text)
+                write_lines(self.path / f"{name}.jsonl", text, soon=True)
             return rows
 
         return distributed.on_main(write)
 
 
 def open_workdir(
-    path: str | pathlib.Path, config: dict[str, Any], metric_directions: Mapping[str, str] = types.MappingProxyType({}),
-    allow_change: Collection[str] = (),
+    where: str | os.PathLike[str], config: dict[str, Any],
+    metric_directions: Mapping[str, str] = types.MappingProxyType({}), allow_change: Collection[str] = (),
 ) -> tuple[Workdir, contextlib.ExitStack]:
     """Takes the folder for this run: locks it, and checks that it was begun with the same configuration.
 
@@ -315,13 +318,13 @@ def open_workdir(
 
     Returns:
         The Workdir, and the lock: a context to exit when the run no longer writes. The system drops it with the
-        process. Process 0 holds it for all. An object store has no lock.
+        process. Process 0 holds it for all.
 
     Raises:
         InputError: another process uses the folder, it cannot be written, it has another format, it belongs to a run
             with another configuration (the differences are shown), or it holds something else.
     """
-    path = storage.path(path)
+    path = storage.path(where)
     config = json.loads(json.dumps(config))
     stack = contextlib.ExitStack()
     try:
@@ -371,11 +374,10 @@ def _take(
     path: storage.Path, config: dict[str, Any], metric_directions: dict[str, str], allow_change: Collection[str],
     stack: contextlib.ExitStack,
 ) -> None:
-    if storage.is_local(path):
-        stack.enter_context(lock(path, f"--workdir {path}: another process is using it; wait for it or take another "
-                                       "folder"))
-    else:  # an object store has no locks
-        path.mkdir(parents=True, exist_ok=True)
+    taken = f"--workdir {path}: another process is using it; wait for it or take another folder"
+    stack.enter_context(lease.held(path) if isinstance(path, storage.BucketPath) else lock(path, taken))
+    storage.own(path)
+    stack.callback(storage.flush, path)
     saved = path / "config.json"
     started = time.time()
     if saved.exists():

@@ -20,7 +20,7 @@ from ilf_jax.evaluation.statistics import Metric
 from ilf_jax.inference.model_pool import Roles
 from ilf_jax.models import padding
 from ilf_jax.records import Example, Record, Scored
-from ilf_jax.runtime import distributed, performance, preemption, progress
+from ilf_jax.runtime import distributed, performance, preemption, progress, storage
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder, Workdir
 from ilf_jax.tasks.task import Task
@@ -262,7 +262,9 @@ def process_shards(
             previous = started
         if previous is not None:
             write(*previous)
-    distributed.barrier()  # each process has written its own shards
+    if distributed.count() > 1:  # each has written its own shards
+        storage.flush(folder.path)
+        distributed.barrier()
     records = {row.id: row for i in range(len(shards)) for row in folder.read_shard(cls, i, len(shards))}
     cost = meter.cost()
     if cost["compilations"]:
