@@ -249,12 +249,15 @@ class _Others:
     def __init__(self, folder: str, timing: Timing, me: Holder) -> None:
         self._folder, self._timing, self._me = folder, timing, me
         self._version, self._since = "", 0.0  # the latest, and since when it is known
+        self._looked = 0.0  # when the lease was last read
         self._token: str | None = None  # of the latest holder
         self._renewals = 0  # that were seen of this holder
 
     def gone(self, found: conditional_writes.Found) -> str:
         """Why the holder may be replaced; '' if it may not, or not yet. Raises TryAgainError if it is alive."""
         holder, now = _parse(found), _clock()
+        # After an outage, the holder has had no chance to renew it, either.
+        blind, self._looked = now - self._looked > self._timing.stale / 2, now
         token = holder.token if holder else ""
         if token != self._token:
             self._token, self._renewals, self._version, self._since = token, 0, found.version, now
@@ -262,6 +265,8 @@ class _Others:
                          f"renewed for {self._timing.stale:g} s")
         elif found.version != self._version:
             self._renewals, self._version, self._since = self._renewals + 1, found.version, now
+        elif blind:
+            self._since = now
         if holder is not None and holder.is_dead_for(self._me):
             return "which is gone"
         # Of a process that was killed, one renewal may arrive late, but not two.

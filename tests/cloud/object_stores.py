@@ -8,7 +8,6 @@ import time
 import urllib.request
 from collections.abc import Iterator
 
-import pytest
 import storage_proxy
 
 BUCKET = "bucket"
@@ -30,10 +29,20 @@ class Store:
         url = url or self.proxy.url
         here = {"NO_PROXY": "127.0.0.1,localhost", "no_proxy": "127.0.0.1,localhost"}
         if self.scheme == "gs":
-            return {**here, "STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url,
-                    "NO_GCE_CHECK": "true"}
+            return {**here, "STORAGE_EMULATOR_HOST": url, "TENSORSTORE_GCS_HTTP_URL": url}
         return {**here, "AWS_ENDPOINT_URL": url, "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
                 "AWS_DEFAULT_REGION": "us-east-1", "AWS_REGION": "us-east-1", "AWS_EC2_METADATA_DISABLED": "true"}
+
+    def objects(self, folder: str) -> dict[str, bytes]:
+        """What is in a folder of the bucket, by path; asked past the proxy."""
+        import gcsfs.core  # by fsspec one gets a client that asks about buckets by gRPC
+        import s3fs
+
+        here = {"skip_instance_cache": True, "use_listings_cache": False, "endpoint_url": self.direct}
+        client = (gcsfs.core.GCSFileSystem(token="anon", **here) if self.scheme == "gs" else
+                  s3fs.S3FileSystem(key="test", secret="test", **here))
+        start = f"{BUCKET}/{folder}/"
+        return {path.removeprefix(start): client.cat_file(path) for path in client.find(start)}
 
 
 @contextlib.contextmanager
@@ -63,6 +72,8 @@ def started(scheme: str, seed: int = 0) -> Iterator[Store]:
 @contextlib.contextmanager
 def used_here(store: Store) -> Iterator[Store]:
     """Inside, this process uses the store."""
+    import pytest
+
     from ilf_jax.runtime import bucket
 
     with pytest.MonkeyPatch.context() as patch:

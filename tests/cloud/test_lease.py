@@ -1,5 +1,6 @@
 """One writer a folder of a bucket: the lease on real servers, raced for, lost, taken over."""
 
+import concurrent.futures
 import dataclasses
 import json
 import os
@@ -202,6 +203,20 @@ def test_an_outage_loses_no_lease(store, folder):
     with store.proxy.settings(out=True):
         taken.release()  # without waiting for the bucket
     assert seconds_to_take(folder, **ELSEWHERE) >= QUICK.stale
+
+
+def test_an_outage_does_not_make_a_lease_old(store, folder):
+    """Whoever waits sees as little as the holder can do."""
+    timing = dataclasses.replace(QUICK, stale=3.0, sure=2.0)
+    holder = lease.take(folder, timing)
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        waiting = thread.submit(lease.take, folder, timing, dataclasses.replace(lease.this_process({}), **ELSEWHERE))
+        with store.proxy.settings(out=True):
+            time.sleep(2 * timing.stale)
+        with pytest.raises(TryAgainError, match="another run is using it"):
+            waiting.result()
+    holder.check()
+    holder.release()
 
 
 def test_the_job_and_its_attempt():
