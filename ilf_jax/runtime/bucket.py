@@ -49,6 +49,11 @@ class Bucket:
     def _fs(self) -> Any:
         return bucket_clients.connect(self.scheme)
 
+    @property
+    def client(self) -> Any:
+        """The fsspec file system: for requests that this class does not make."""
+        return self._fs
+
     def _request(self, key: str, request: Callable[[Any], T], *, may_miss: bool = False) -> T:
         """Raises FileNotFoundError only with `may_miss`; without it, what is missing is the bucket."""
         uri = f"{self.uri}/{key}" if key else self.uri

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 from absl import logging
 
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, TryAgainError
 from ilf_jax.runtime.heartbeat import TRY_AGAIN, Heartbeat
 
 T = TypeVar("T")
@@ -201,7 +201,7 @@ def exit_with_the_others() -> Iterator[None]:
 
     try:
         yield
-    except InputError:
+    except (InputError, TryAgainError):
         raise
     except Exception as e:
         is_loss = isinstance(e, jax.errors.JaxRuntimeError) and any(sign in str(e) for sign in _SIGNS_OF_LOSS)

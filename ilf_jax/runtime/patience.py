@@ -16,7 +16,7 @@ _FIRST_LINE, _NEXT_LINE = 5.0, 60.0  # seconds of waiting until something is sai
 # Package and class of what HTTP clients raise where a connection fails. They are not imported here: only one may be
 # installed.
 _OF_CONNECTIONS = {
-    "aiohttp.ClientError", "botocore.HTTPClientError", "botocore.IncompleteReadError",
+    "aiohttp.ClientError", "botocore.ConnectionError", "botocore.HTTPClientError", "botocore.IncompleteReadError",
     "botocore.ResponseStreamingError", "botocore.FlexibleChecksumError", "requests.RequestException",
     "google.TransportError", "gcsfs.ChecksumError",
 }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from ilf_jax.evaluation import ranking, statistics, win_rate
 from ilf_jax.inference import preferences
 from ilf_jax.records import Match
-from ilf_jax.runtime import distributed, preemption, progress
+from ilf_jax.runtime import distributed, preemption, progress, storage
 from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.stages.context import Outcome, Records, StageContext, run_stage
 
@@ -30,6 +30,7 @@ def _rank(context: StageContext, systems: Mapping[str, Mapping[str, str]], folde
             folder.write_shard(i, len(pairs), [_match(context, first, second, systems[first], systems[second])])
             bar.advance(1)
             preemption.safe_point()
+    storage.flush(folder.path)
     distributed.barrier()  # each process has written its own shards
     matches = [folder.read_shard(Match, i, len(pairs))[0] for i in range(len(pairs))]
     metrics = [statistics.Metric(f"win_rate[{m.first} vs {m.second}]", m.win_rate,

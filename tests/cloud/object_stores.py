@@ -8,6 +8,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 
+import pytest
 import storage_proxy
 
 BUCKET = "bucket"
@@ -57,6 +58,19 @@ def started(scheme: str, seed: int = 0) -> Iterator[Store]:
     finally:
         server.terminate()
         server.wait()
+
+
+@contextlib.contextmanager
+def used_here(store: Store) -> Iterator[Store]:
+    """Inside, this process uses the store."""
+    from ilf_jax.runtime import bucket
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in store.environment().items():
+            patch.setenv(name, value)
+        bucket.bucket.cache_clear()  # what it keeps is connected elsewhere
+        yield store
+        bucket.bucket.cache_clear()
 
 
 def _port(scheme: str, port: int) -> list[str]:

@@ -44,6 +44,8 @@ class Proxy:
         failing: share of requests that are answered with `status` and not sent on; which, `seed` says.
         out: while True, every connection is reset before a request is sent on.
         before: called with each request before it is sent on; what it kills has sent it in vain.
+        lose: called with each request before it is sent on; where it returns True, the answer is not passed on, and the
+            connection is reset.
         requests: all that came in, in order.
     """
 
@@ -51,6 +53,7 @@ class Proxy:
         """`conditions`: enforce ifGenerationMatch of writes, which the store ignores. Else writes only take turns."""
         self.delay, self.failing, self.status, self.out = 0.0, 0.0, 503, False
         self.before: Callable[[Request], None] = lambda request: None
+        self.lose: Callable[[Request], bool] = lambda request: False
         self.requests: list[Request] = []
         self._upstream, self._conditions, self._random = upstream, conditions, random.Random(seed)
         self._lock, self._of_object = threading.Lock(), collections.defaultdict(threading.Lock)
@@ -191,6 +194,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if self.owner.out:
             self._reset()
             return
+        lost = self.owner.lose(request)
         if self.owner.fails():
             status, headers, answer = self.owner.status, [("Content-Type", "text/plain")], b"try again"
         else:
@@ -199,6 +203,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 status, headers, answer = self.owner.answer(request, self.path, sent, body)
             except (OSError, http.client.HTTPException) as e:
                 status, headers, answer = 502, [("Content-Type", "text/plain")], repr(e).encode()
+            if lost:
+                self._reset()
+                return
         self.send_response_only(status)
         for name, value in headers:
             if name.lower() not in _HOP_BY_HOP:

@@ -1,30 +1,12 @@
-"""Work folders in an object store: a file system in memory stands for it."""
+"""Paths, on a disk and of buckets, without a request; tests/cloud/test_bucket_paths.py makes those."""
 
 import os
 import pathlib
 
-import fsspec
 import pytest
-from etils import epath
-from fsspec.implementations.memory import MemoryFileSystem
 
 from ilf_jax.errors import InputError
-from ilf_jax.records import Draft
-from ilf_jax.runtime import storage, workdir
-from ilf_jax.training.step_log import StepLog
-
-
-@pytest.fixture
-def bucket(monkeypatch):
-    """gs://bucket; nothing outside of this process."""
-    monkeypatch.setenv("EPATH_USE_TF", "false")
-    memory = MemoryFileSystem()
-    memory.store.clear()
-    monkeypatch.setattr(fsspec, "filesystem", lambda name, **options: memory)
-    from etils.epath import backend
-
-    monkeypatch.setattr(backend._FileSystemSpecBackend, "_get_filesystem", lambda self, name: memory)
-    return storage.path("gs://bucket/runs")
+from ilf_jax.runtime import storage
 
 
 def test_paths(tmp_path, monkeypatch):
@@ -34,63 +16,15 @@ def test_paths(tmp_path, monkeypatch):
     assert str(storage.path("gs://bucket/x") / "y") == "gs://bucket/x/y"
 
 
-METRICS = [{"iteration": 1, "stage": "draft", "metric": "m", "value": 1.0, "stderr": None, "n": 1}]
-
-
-def test_records_manifest_and_metrics(bucket):
-    folder, lock = workdir.open_workdir(str(bucket / "run"), {"seed": 1})
-    with lock:
-        stage = folder.stage(1, "draft")
-        stage.begin()
-        assert not stage.complete and stage.missing_shards(2) == [0, 1]
-        stage.write_shard(0, 2, [Draft("a", "one", "policy")])
-        assert stage.missing_shards(2) == [1]
-        stage.write_shard(1, 2, [Draft("b", "two", "policy")])
-        stage.finish(shards=2, count=2, metrics=METRICS, cost={"seconds": 2.0})
-        folder.write_metrics()
-    again, _ = workdir.open_workdir(str(bucket / "run"), {"seed": 1})
-    assert again.stage(1, "draft").complete
-    assert again.stage(1, "draft").read(Draft)["b"].text == "two"
-    assert again.metrics() == METRICS
-    with pytest.raises(InputError, match=r"config\.seed: 1 -> 2"):
-        workdir.open_workdir(str(bucket / "run"), {"seed": 2})
-
-
-def test_step_log_is_whole_where_it_was_flushed(bucket):
-    log = StepLog(bucket / "steps.jsonl", "finetune")
-    log.rewind(0)
-    for step in range(3):
-        log.add(step, {"loss": 1.0 + step, "grad_norm": 1.0})
-    log.flush()
-    again = StepLog(bucket / "steps.jsonl", "finetune")
-    again.rewind(2)
-    again.flush()
-    assert again.mean_of_last(2) == 1.5
-    assert len((bucket / "steps.jsonl").read_text().splitlines()) == 2
-
-
-def test_folders_by_way_of_the_disk(bucket):
-    with storage.written_locally(bucket / "made") as place:
-        (place / "inner").mkdir()
-        (place / "inner" / "file").write_text("text")
-        (place / "checkpoint").mkdir()
-        (place / "checkpoint" / "large").write_text("no")
-    assert (bucket / "made" / "inner" / "file").read_text() == "text"
-    with storage.read_locally(bucket / "made", leave_out={"checkpoint"}) as place:
-        assert sorted(p.name for p in place.iterdir()) == ["inner"]
-        assert (place / "inner" / "file").read_text() == "text"
-    assert not place.exists()
-    storage.delete(bucket / "made")
-    assert not (bucket / "made").exists()
-    storage.delete(bucket / "made")
-
-
 def test_a_folder_on_disk_is_used_as_it_is(tmp_path):
     with storage.written_locally(tmp_path / "new") as place:
         assert place == tmp_path / "new" and place.is_dir()
     with storage.read_locally(place) as same:
         assert same == place
-    assert isinstance(storage.path(tmp_path), type(tmp_path)) and not isinstance(tmp_path, epath.gpath.PosixGPath)
+    storage.copy(place, tmp_path / "copy")
+    assert storage.names(tmp_path) == {"new", "copy"} and storage.names(tmp_path / "none") == set()
+    storage.delete(tmp_path / "copy")
+    assert storage.fetched(place) == place == storage.path(str(place)) and storage.names(tmp_path) == {"new"}
 
 
 def test_home_folder(tmp_path, monkeypatch):
@@ -101,3 +35,27 @@ def test_home_folder(tmp_path, monkeypatch):
     for bad in ("~nobody-of-this-name/x", "a\0b"):
         with pytest.raises(InputError):
             storage.path(bad)
+
+
+@pytest.mark.parametrize(("given", "said"), [
+    ("gs:/bucket/x", "two slashes follow gs:, as in gs://bucket/x"), ("s3:bucket", "two slashes follow s3:"),
+    ("gcs://bucket/x", "write gs://bucket/x"), ("S3://bucket/x", "write s3://bucket/x"),
+    ("az://bucket/x", "allowed are gs://BUCKET/FOLDER, s3://BUCKET/FOLDER"), ("abfs://bucket/x", "is not supported"),
+    ("hdfs://host/x", "is not supported"), ("file:///x", "is not supported"), ("gs://", "is no name of a bucket"),
+    ("gs://B/x", "is no name of a bucket"),
+])
+def test_other_schemes_are_refused(given, said):
+    with pytest.raises(InputError, match=given) as e:
+        storage.path(given)
+    assert said in str(e.value) and "\n" not in str(e.value)
+
+
+def test_names_in_buckets():
+    path = storage.path("gs://bucket/runs//a.b/") / "one" / "two.jsonl"
+    assert str(path) == os.fspath(path) == "gs://bucket/runs/a.b/one/two.jsonl" and path.absolute() == path
+    assert (path.name, path.stem, path.suffix) == ("two.jsonl", "two", ".jsonl")
+    assert str(path.parent.parent.parent.parent) == str(path.parent.parent.parent.parent.parent) == "gs://bucket"
+    assert str(path.with_name("three")) == "gs://bucket/runs/a.b/one/three" and path > path.parent
+    assert path == storage.path(str(path)) == storage.path(path) and len({path, storage.path(str(path))}) == 1
+    assert path != storage.path(str(path).replace("gs:", "s3:"))
+    assert storage.path("runs/init:name/x").name == "x"
