@@ -15,6 +15,8 @@ import subprocess
 import sys
 import time
 
+import fsspec
+import object_stores
 import pytest
 from conftest import make_tiny_config
 
@@ -77,43 +79,84 @@ class Run:
             process.wait()
 
 
-def names(folder):
-    """Of all files that a run has written; [] before there is one."""
-    if not folder.exists():
+class Disk:
+    """Where runs are."""
+
+    def __init__(self, folder):
+        self._folder, self.environment = folder, {}
+
+    def workdir(self, run):
+        return str(self._folder / run)
+
+    def names(self, run):
+        """Of all files of JSON that a run has written."""
+        folder = self._folder / run
+        with contextlib.suppress(FileNotFoundError):  # it is not there yet, or being written to
+            return [str(p.relative_to(folder)) for p in folder.rglob("*") if p.suffix in (".json", ".jsonl")]
         return []
-    with contextlib.suppress(FileNotFoundError):  # it is being written to
-        return [str(p.relative_to(folder)) for p in folder.rglob("*") if p.suffix in (".json", ".jsonl")]
-    return []
+
+    def records(self, run):
+        return {name: (self._folder / run / name).read_bytes() for name in self.names(run) if is_record(name)}
 
 
-def records(folder):
-    return {name: (folder / name).read_bytes() for name in names(folder)
-            if name.endswith(".jsonl") and not name.endswith("performance.jsonl")}
+class Bucket:
+    """The same in an object store."""
+
+    def __init__(self, store):
+        self._store, self.environment = store, store.environment()
+        self._files = fsspec.filesystem("gcs", endpoint_url=store.direct, token="anon", use_listings_cache=False)
+
+    def workdir(self, run):
+        return f"{self._store.uri}/{run}"
+
+    def names(self, run):
+        top = f"{object_stores.BUCKET}/{run}/"
+        return [name.removeprefix(top) for name in self._files.find(top) if name.endswith((".json", ".jsonl"))]
+
+    def records(self, run):
+        return {name: self._files.cat_file(f"{object_stores.BUCKET}/{run}/{name}") for name in self.names(run)
+                if is_record(name)}
+
+
+def is_record(name):
+    return name.endswith(".jsonl") and not name.endswith("performance.jsonl")
+
+
+@pytest.fixture(params=["disk", "gs"])
+def place(request, tmp_path):
+    if request.param == "disk":
+        yield Disk(tmp_path)
+        return
+    if request.config.getoption("--losses") <= 2:
+        pytest.skip("on a bucket by --losses=N above 2")
+    with object_stores.started(request.param) as store:
+        yield Bucket(store)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(config, tmp_path_factory):
     """Records of a run by one process, and how many files it writes."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    with Run(config, folder, 1, ENVIRONMENT, folder.parent / "run") as run:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    disk = Disk(folder)
+    with Run(config, disk.workdir("run"), 1, ENVIRONMENT, folder / "run") as run:
         assert run.codes() == [0], run.said()
-    return records(folder), len(names(folder))
+    return disk.records("run"), len(disk.names("run"))
 
 
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
-def test_losses(config, undisturbed, tmp_path, capsys, request):
+def test_losses(config, place, undisturbed, tmp_path, capsys, request):
     wanted, rng = request.config.getoption("--losses"), random.Random(SEED)
     expected, files = undisturbed
-    rows = []
+    environment, rows = {**ENVIRONMENT, **place.environment}, []
     for n in range(wanted):
         count = rng.choice((2, 3, 4))
         victim, how = rng.randrange(count), (signal.SIGKILL, signal.SIGSTOP)[n % 2]
         when, then = rng.randrange(1, files * 3 // 4), rng.choice([c for c in (1, 2, 3, 4) if c != count])
-        folder = tmp_path / f"run-{n}"
-        with Run(config, folder, count, ENVIRONMENT, tmp_path / f"lost-{n}") as run:
-            seconds = lose(run, folder, victim, how, when)
+        name = f"run-{n}"
+        with Run(config, place.workdir(name), count, environment, tmp_path / f"lost-{n}") as run:
+            seconds = lose(run, lambda name=name: len(place.names(name)), victim, how, when)
             for i, (code, said) in enumerate(zip(run.codes(), run.said(), strict=True)):
                 case = f"loss {n}: {how.name} of {victim} of {count} at file {when}; process {i}: {code}\n{said}"
                 if i == victim and how == signal.SIGKILL:
@@ -123,19 +166,19 @@ def test_losses(config, undisturbed, tmp_path, capsys, request):
                 if i != victim:
                     outcome = "is gone" if how == signal.SIGKILL else f"was silent for {_PATIENCE:g} s"
                     assert f"process {victim} of {count} on {socket.gethostname()} {outcome};" in said, case
-        with Run(config, folder, then, ENVIRONMENT, tmp_path / f"resumed-{n}") as run:
+        with Run(config, place.workdir(name), then, environment, tmp_path / f"resumed-{n}") as run:
             assert run.codes() == [0] * then, run.said()
-        assert records(folder) == expected
+        assert place.records(name) == expected
         rows.append((how.name, count, then, seconds))
-    if wanted > 3:
+    if wanted > 2:
         with capsys.disabled():
-            report(rows)
+            report(rows, type(place).__name__)
 
 
-def lose(run, folder, victim, how, when):
+def lose(run, count_files, victim, how, when):
     """Signals a process once so many files are there, and waits for the others. Seconds until the last has ended."""
     end = time.monotonic() + 400
-    while len(names(folder)) < when:
+    while count_files() < when:
         assert time.monotonic() < end and run.processes[0].poll() is None, run.said()
         time.sleep(0.02)
     start = time.monotonic()
@@ -148,8 +191,8 @@ def lose(run, folder, victim, how, when):
     return seconds
 
 
-def report(rows):
-    print(f"\n{len(rows)} losses, seed {SEED}, patience {_PATIENCE:g} s; records that differ: 0")
+def report(rows, where):
+    print(f"\n{len(rows)} losses ({where}), seed {SEED}, patience {_PATIENCE:g} s; records that differ: 0")
     for how in ("SIGKILL", "SIGSTOP"):
         seconds = sorted(row[3] for row in rows if row[0] == how)
         print(f"{how}: {len(seconds)} losses, the others ended after {seconds[0]:.1f} to {seconds[-1]:.1f} s, median "

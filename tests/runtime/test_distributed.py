@@ -81,22 +81,6 @@ def test_two_processes_leave_what_one_leaves(whole, tmp_path):
     assert (whole / "report.html").exists()
 
 
-@pytest.mark.parametrize(("victim", "moment"), [(1, "iteration_001/refine/0*.jsonl"),
-                                                (0, "iteration_001/finetune/state/1")])
-def test_one_killed_ends_the_other_and_both_go_on_later(victim, moment, whole, tmp_path):
-    folder = tmp_path / "run"
-    processes = start_two(folder)
-    wait_for(folder, moment)
-    processes[victim].send_signal(signal.SIGKILL)
-    said, _ = processes[1 - victim].communicate(timeout=120)
-    processes[victim].communicate()
-    assert processes[1 - victim].returncode not in (0, None)
-    assert f"process {1 - victim} of 2 stops" in said or "another task died" in said, said
-    done = launch(folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert records(folder) == records(whole)
-
-
 def test_sigterm_saves_and_ends_all(whole, tmp_path):
     folder = tmp_path / "run"
     processes = start_two(folder)
