@@ -158,7 +158,7 @@ class Generator:
     def _sample(self, tokens: Any, logprobs: Any, stopped: bool) -> Sample:
         finite.check(self.lm, logprobs, "log-probabilities")
         ended = stopped and int(tokens[-1]) in self.lm.end_ids
-        text = self.lm.tokenizer.decode(tokens[:-1].tolist() if ended else tokens.tolist())
+        text = self.lm.decode(tokens[:-1].tolist() if ended else tokens.tolist())
         if self.lm.uses_chat and not self.thinks:
             text = thinking.without_thoughts(text)
         cuts = [at for string in self.stop if (at := text.find(string)) >= 0]

@@ -21,7 +21,7 @@ def nll(task: Task, lm: LanguageModel, name: str, texts: Sequence[tuple[Example,
     rows = []
     for example, text in texts:
         room = len(lm.tokenizer.encode(text)) + 2
-        (prompt,) = lm.encode(example.id, [task.policy_prompt(example)], room)
+        (prompt,) = lm.encode(example.id, [task.policy_prompt(example)], room, answered=True)
         rows.append((prompt.ids, [*lm.continuation(prompt, text), lm.end_id]))
     logprobs_by_text: list[np.ndarray] = [np.empty(0)] * len(rows)
     lengths = [len(prompt) + len(text) for prompt, text in rows]

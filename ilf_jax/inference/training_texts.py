@@ -31,7 +31,7 @@ def encode_prompt(
                          f"config.{section}.max_length={settings.max_length} (context of "
                          f"{lm.architecture.max_positions}) leaves no room for its prompt")
     try:
-        return lm.encode(example_id, [prompt], lm.architecture.max_positions - limit + room)[0]
+        return lm.encode(example_id, [prompt], lm.architecture.max_positions - limit + room, answered=True)[0]
     except TooLongError as e:
         raise TooLongError(f"{e}; {room} of config.{section}.max_length={settings.max_length} tokens are kept for what "
                          "is to be learned") from e
