@@ -124,7 +124,9 @@ class Generator:
 
     def _start_thinking(self, prompts: Sequence[Encoded], keys_BxCx2: np.ndarray) -> Pending[list[list[Sample]]]:
         thinker = dataclasses.replace(self, max_new_tokens=self.lm.thinking_tokens, stop=(), thinks=True)
-        writer = dataclasses.replace(self, row_lengths=())  # thoughts make prompts longer than those were made for
+        # Thoughts make prompts longer by up to this; as many lengths as before keep the number of programs down.
+        room = self.lm.room(0)
+        writer = dataclasses.replace(self, row_lengths=tuple(padding.bucket(n + room) for n in self.row_lengths))
 
         def write(thoughts: list[list[Sample]]) -> list[list[Sample]]:
             behind = [thinking.answer_prompt(self.lm, prompt, sample.tokens.tolist())

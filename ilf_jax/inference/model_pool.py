@@ -268,7 +268,7 @@ def check(config: config_lib.Config, roles: list[str]) -> None:
 
 
 def check_templates(roles: Roles, names: Sequence[str]) -> None:
-    """Raises InputError if the chat template of a role fails on a question, or is not there, or cannot ask for thoughts.
+    """Raises InputError if a role's chat template fails on a question, or is not there, or asks for no thoughts.
 
     Loads tokenizers only.
     """
