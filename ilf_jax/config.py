@@ -13,7 +13,7 @@ import ml_collections
 
 from ilf_jax import config_keys
 from ilf_jax.config_sections import Config
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, shown
 
 # Keys that had another name: old -> new.
 _RENAMED = {"compare": "baselines", "refine.max_logprob_gap": "refine.max_logprob_gap_mean, the mean over tokens"}
@@ -55,10 +55,10 @@ def _read_baselines(value: Any) -> dict[str, dict[str, Any]]:
         value = {name: name for name in value}
     if not isinstance(value, Mapping):
         raise InputError("config.baselines: expected names of config.finetune.target, or a mapping of names to "
-                         f"overrides, got {config_keys.shown(value)}")
+                         f"overrides, got {shown(value)}")
     baselines = {}
     for name, overrides in value.items():
-        where = f"config.baselines.{name if isinstance(name, str) and name.isprintable() else config_keys.shown(name)}"
+        where = f"config.baselines.{config_keys.shown_name(name)}"
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", name):
             raise InputError(f"{where}: a name is made of at most 64 letters, digits, '_', '-' and '.'")
         if isinstance(overrides, str):

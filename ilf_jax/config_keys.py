@@ -16,12 +16,11 @@ from typing import Any
 import ml_collections
 from ml_collections import config_dict
 
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, shown
 from ilf_jax.registry import Registry
 
+_LONGEST_NAME = 60
 _LARGEST_INT = 2**31 - 1  # sizes and counts are int32 on the devices
-_DIGITS = 40
-_SHOWN = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,7 +204,7 @@ def _plain(value: Any, where: str) -> Any:
     if isinstance(value, ml_collections.ConfigDict):
         value = value.to_dict()
     if isinstance(value, Mapping):
-        return {_text(name, where): _plain(v, f"{where}.{name}") for name, v in value.items()}
+        return {_text(name, where): _plain(v, f"{where}.{shown_name(name)}") for name, v in value.items()}
     if isinstance(value, (tuple, list)):
         return tuple(_plain(v, f"{where}[{i}]") for i, v in enumerate(value))
     if isinstance(value, str):
@@ -216,8 +215,13 @@ def _plain(value: Any, where: str) -> Any:
         return value
     if isinstance(value, int) and abs(value) <= _LARGEST_INT:
         return value
-    raise InputError(f"{where}: {shown(value)} given; allowed are texts, finite numbers, booleans, null, and lists and "
-                     "mappings of these")
+    raise InputError(f"{where}: {shown(value)} given; allowed are texts, finite numbers (whole ones up to 2^31 - 1), "
+                     "booleans, null, and lists and mappings of these")
+
+
+def shown_name(name: Any) -> str:
+    """A key that a user chose, as a part of a dotted name in a message: on one line, and short."""
+    return name if isinstance(name, str) and name.isprintable() and len(name) <= _LONGEST_NAME else shown(name)
 
 
 def _checked_tuple(entry: Key, value: Any, where: str) -> tuple[Any, ...]:
@@ -266,14 +270,3 @@ def check_text(text: str, where: str) -> None:
     if bad is not None:
         kind = "a NUL character" if bad == "\0" else "half a surrogate pair, which UTF-8 cannot encode"
         raise InputError(f"{where}: {shown(text)} has {kind}")
-
-
-def shown(value: Any) -> str:
-    """A value for a message: on one line, and not longer than that."""
-    if isinstance(value, int) and abs(value) >= 10**_DIGITS:
-        return f"a whole number of more than {_DIGITS} digits"
-    try:
-        text = " ".join(repr(value).split())
-    except (ValueError, RecursionError):  # whole numbers of thousands of digits, lists in thousands of lists
-        return "(too large to be shown)"
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

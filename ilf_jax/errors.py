@@ -1,4 +1,9 @@
-"""The exception that means "the user can mend this"."""
+"""The exception that means "the user can mend this", and how a message shows what the user gave."""
+
+from typing import Any
+
+_LONGEST_SHOWN = 60  # characters
+_DIGITS = 40
 
 
 class InputError(Exception):
@@ -17,3 +22,16 @@ class TryAgainError(Exception):
 
     `main` prints the message alone and exits with code 75 (`distributed.TRY_AGAIN`), upon which schedulers restart.
     """
+
+
+def shown(value: Any) -> str:
+    """A value of any type and size, for a message: as Python writes it, on one line, and short."""
+    if isinstance(value, int) and abs(value) >= 10**_DIGITS:
+        return f"a whole number of more than {_DIGITS} digits"
+    if isinstance(value, str):
+        return repr(value if len(value) <= _LONGEST_SHOWN else f"{value[:_LONGEST_SHOWN]}...")
+    try:
+        text = " ".join(repr(value).split())
+    except (ValueError, RecursionError):  # whole numbers of thousands of digits, lists in thousands of lists
+        return "(too large to be shown)"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."

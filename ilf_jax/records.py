@@ -12,6 +12,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
+from ilf_jax.errors import shown
+
 
 class Record(Protocol):
     """What all records have in common."""
@@ -303,9 +305,7 @@ def _problem_of_value(name: str, value: Any, kind: Any) -> str | None:
     kinds = inner if outer is types.UnionType else (kind,)
     if any(_is_a(value, one) for one in kinds):
         return None
-    shown = repr(value)
-    return (f"{name} is {shown if len(shown) < 60 else f'{shown[:57]}...'}, not "
-            f"{' or '.join(_NAMES[one] for one in kinds)}")
+    return f"{name} is {shown(value)}, not {' or '.join(_NAMES[one] for one in kinds)}"
 
 
 def _is_a(value: Any, kind: type) -> bool:

@@ -21,11 +21,12 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 import hypothesis
 import pytest
 
-# --hypothesis-profile=deep runs for about an hour: other examples each time, and many of them.
+# --hypothesis-profile=deep runs for about two hours, half_hour for less: other examples each time, and many of them.
 _ANY_SPEED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow,
                                                           hypothesis.HealthCheck.function_scoped_fixture]}
 hypothesis.settings.register_profile("suite", derandomize=True, max_examples=25, database=None, **_ANY_SPEED)
 hypothesis.settings.register_profile("deep", max_examples=2000, print_blob=True, **_ANY_SPEED)
+hypothesis.settings.register_profile("half_hour", max_examples=500, print_blob=True, **_ANY_SPEED)
 hypothesis.settings.load_profile("suite")
 
 

@@ -10,12 +10,11 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, shown
 from ilf_jax.evaluation import ranking
 from ilf_jax.records import Example, Match
 from ilf_jax.runtime import storage
 from ilf_jax.runtime.files import read_json, read_json_lines, write_atomically
-from ilf_jax.runtime.json_text import shown
 
 ANSWERS = {"A": 1.0, "B": 0.0, "tie": 0.5}
 """What may stand in `better`, and the outcome for the text shown as A."""

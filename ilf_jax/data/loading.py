@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ilf_jax.data.field_paths import MISSING, is_null, look_up, to_text
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, shown
 from ilf_jax.records import Example, Record
 from ilf_jax.runtime import storage
-from ilf_jax.runtime.json_text import parse_line, shown
+from ilf_jax.runtime.json_text import parse_line
 from ilf_jax.tasks import answers
 
 T = TypeVar("T", bound=Record)

@@ -183,7 +183,7 @@ def _refine(config: config_lib.Config, placement: Placement, shapes: Shapes) -> 
     new_tokens = settings.max_new_tokens + language_model.thinking_room(config.refiner.thinking_tokens)
     arrays = _batch(placement, ((B, shapes.prompt), np.int32), ((B,), np.int32), ((B, C, 2), np.uint32))
     sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
-    compute = model_pool.compute_of(config, placement.mesh)
+    compute = model_pool.compute_of(config, placement.mesh, model)
     lowered = generation.refine_program(placement).lower(
         model, params, *arrays, sampling, np.zeros(model.vocab_size, np.int8), max_new_tokens=new_tokens,
         compute=compute,
@@ -203,7 +203,7 @@ def _score(config: config_lib.Config, placement: Placement, shapes: Shapes) -> _
     arrays = _batch(placement, ((B, P), np.int32), ((B,), np.int32), branch, branch, branch, ((B, C, Q), np.int32),
                     ((B, C, Q, 2), np.int32))
     lowered = language_model.answer_logits_program(placement).lower(
-        model, params, *arrays, compute=model_pool.compute_of(config, placement.mesh))
+        model, params, *arrays, compute=model_pool.compute_of(config, placement.mesh, model))
     work = (flops.forward(model, tokens=B * P, seen=P / 2, unembedded=0)
             + flops.forward(model, tokens=B * C * L, seen=P + L / 2, unembedded=0))
     return lowered, _bytes(params), work, _bytes(params)
@@ -211,7 +211,7 @@ def _score(config: config_lib.Config, placement: Placement, shapes: Shapes) -> _
 
 def _finetune(config: config_lib.Config, placement: Placement, shapes: Shapes) -> _Lowered:
     model, settings = placement.model, config.finetune
-    compute = model_pool.compute_of(config, placement.mesh)
+    compute = model_pool.compute_of(config, placement.mesh, model)
     objective = objectives.by_choice(settings.objective).make(model, compute, settings)
     params = jax.eval_shape(
         lambda params: train_program.trainable(model, settings, "finetune", params, jax.random.key(0)),

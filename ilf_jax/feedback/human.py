@@ -4,12 +4,11 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, shown
 from ilf_jax.feedback.source import DraftedDocument, FeedbackSource
 from ilf_jax.records import Feedback
 from ilf_jax.runtime import distributed, storage
 from ilf_jax.runtime.files import read_json_lines, write_atomically
-from ilf_jax.runtime.json_text import shown
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.tasks import answers
 

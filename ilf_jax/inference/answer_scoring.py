@@ -85,7 +85,7 @@ def ask(lm: LanguageModel, example_id: str, questions_CxQ: Sequence[Sequence[Que
     count = len(questions_CxQ[0])
     flat = [question for questions_Q in questions_CxQ for question in questions_Q]
     unique = list(dict.fromkeys(flat))  # candidates are often equal, and so are the questions about them
-    encoded = lm.encode(example_id, [q.prompt for q in unique], reserve=ANSWER_ROOM)
+    encoded = lm.encode(example_id, [q.prompt for q in unique], ANSWER_ROOM, answered=True)
     tokenized, exact = {}, True
     for prompt, question in zip(encoded, unique, strict=True):
         first, second = (lm.completion_text(prompt, answer) for answer in question.answers)

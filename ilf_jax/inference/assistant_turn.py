@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import types
 from collections.abc import Callable, Mapping, Sequence
 
 from ilf_jax.errors import InputError
@@ -10,10 +11,16 @@ from ilf_jax.tokenizers.tokenizer import Tokenizer
 Message = Mapping[str, str]
 """{"role", "content"}."""
 
+THOUGHT_MARKERS = types.MappingProxyType({
+    **{f"<{name}>": f"</{name}>" for name in ("think", "thinking", "thought", "reasoning", "seed:think")},
+    "[THINK]": "[/THINK]", "<|START_THINKING|>": "<|END_THINKING|>", "\u25c1think\u25b7": "\u25c1/think\u25b7",
+})
+"""What opens a block of thoughts -> what closes it, in the layouts of published models."""
+OPENS_THOUGHTS = re.compile("|".join(map(re.escape, THOUGHT_MARKERS)))
+CLOSES_THOUGHTS = re.compile("|".join(map(re.escape, THOUGHT_MARKERS.values())))
+
 _QUESTION = "Hi."
 _ANSWER = "Qwzanswerqwz"
-# A block that a prompt opens and leaves open, such as <think>.
-_OPEN_BLOCK = re.compile(r"<(\w+)>(?:(?!</\1>).)*$", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,21 +30,29 @@ class AssistantTurn:
     Attributes:
         dropped: characters at the prompt's end that the rendered turn does not have: a block opened for thinking.
         added: what the turn has before the answer and the prompt lacks; a model that samples reads it.
-        opening: the same, but written by the model: a blank, which is part of the answer's first token; where the model
-            thinks, the empty block that stands for its thoughts when it learns or judges.
+        unthought: the same, but read only where the answer is given, to learn it or to judge by it: the empty block
+            that stands for the thoughts of a model that thinks. It counts as prompt: to learn it is not to think.
+        opening: the same, but written by the model: a blank, which is part of the answer's first token.
         closing: between the answer and the token that ends the turn.
         end_id: that token; None where the template writes none.
     """
 
     dropped: int = 0
     added: str = ""
+    unthought: str = ""
     opening: str = ""
     closing: str = ""
     end_id: int | None = None
 
-    def prompt(self, rendered: str) -> str:
-        """What a model that answers is given."""
-        return rendered[: len(rendered) - self.dropped] + self.added
+    def prompt(self, rendered: str, *, answered: bool) -> str:
+        """What a model is given that answers, or whose answer is given."""
+        return rendered[: len(rendered) - self.dropped] + self.added + (self.unthought if answered else "")
+
+
+def left_open(text: str) -> str | None:
+    """What opens the last block of thoughts in a text, if nothing closes it."""
+    opened = list(OPENS_THOUGHTS.finditer(text))
+    return opened[-1][0] if opened and not CLOSES_THOUGHTS.search(text, opened[-1].end()) else None
 
 
 def read_turn(
@@ -66,13 +81,15 @@ def read_turn(
     turn = AssistantTurn(closing=closing, end_id=end_id)
     if before.startswith(prompt):
         rest = before[len(prompt) :]
-        kept = 0 if thinks else len(rest.rstrip(" "))
-        return dataclasses.replace(turn, added=rest[:kept], opening=rest[kept:])
+        kept = len(rest.rstrip(" "))
+        block = OPENS_THOUGHTS.search(rest) if thinks else None
+        block_at = kept if block is None else block.start()
+        return dataclasses.replace(turn, added=rest[:block_at], unthought=rest[block_at:kept], opening=rest[kept:])
     if prompt.startswith(before):
         extra = prompt[len(before) :]
-        block = _OPEN_BLOCK.search(extra)
-        if block is not None and thinks:
-            return dataclasses.replace(turn, opening=f"\n</{block[1]}>\n\n")
-        if block is not None:
+        opened = left_open(extra)
+        if opened is not None and thinks:
+            return dataclasses.replace(turn, unthought=f"\n{THOUGHT_MARKERS[opened]}\n\n")
+        if opened is not None:
             return dataclasses.replace(turn, dropped=len(extra))
     return turn

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from ilf_jax import config as config_lib
 from ilf_jax.config_sections import Training
 from ilf_jax.errors import InputError, TooLongError
-from ilf_jax.inference import model_pool, training_texts
-from ilf_jax.inference.language_model import LanguageModel, thinking_room
+from ilf_jax.inference import language_model, model_pool, training_texts
+from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.records import Example
 from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tokenizers.text_bounds import SLACK, num_bytes
@@ -33,18 +33,18 @@ class Demand:
         role: whose prompts they are.
         prompts: of an example.
         room: tokens to keep behind them.
+        writes: the model writes an output of up to `room` tokens, before which it may think.
         text: a text that stands behind the prompt and is never cut by itself.
         training: section of the config and its settings, where prompt and text are trained on.
-        generates: the model writes behind the prompt, and may think before it does.
     """
 
     stage: str
     role: str
     prompts: Callable[[Example], Sequence[Prompt]]
     room: int = 0
+    writes: bool = False
     text: Callable[[Example], str] | None = None
     training: tuple[str, Training] | None = None
-    generates: bool = False
 
     def problem(self, model: "Model", example: Example) -> str | None:
         """Why an example is too long; None if it is not."""
@@ -60,7 +60,8 @@ class Demand:
                 training_texts.encode_texts(lm, example.id, prompts[0], [text or ""], section, settings, 0.0)
             else:
                 behind = 0 if text is None else len(lm.tokenizer.encode(text)) + 2
-                lm.encode(example.id, prompts, (lm.room(self.room) if self.generates else self.room) + behind)
+                room = lm.room(self.room) if self.writes else self.room
+                lm.encode(example.id, prompts, room + behind, answered=not self.writes)
         except TooLongError as e:
             return f"{self.stage}: {e}"
         return None
@@ -68,7 +69,7 @@ class Demand:
     def fits_for_sure(self, model: "Model", example: Example, size: Callable[[str], int]) -> bool:
         """Whether an example fits, if a text has at most `size` tokens. Documents that may be cut do not count."""
         prompts, text = self.prompts(example), self.text(example) if self.text is not None else None
-        limit = model.context - self.room - (model.thinking if self.generates else 0)
+        limit = model.context - self.room - (model.thoughts if self.writes else 0)
         if self.training is not None:
             limit = min(limit, self.training[1].max_length)
         limit -= 0 if text is None else size(text)
@@ -86,17 +87,17 @@ class Model:
         context: its positions.
         max_prompt_length: see config.*.max_prompt_length.
         keeps_documents: whether a document must not be shortened.
+        thoughts: tokens that it may think for before it writes, with what closes them.
         overhead: bytes that the chat template adds, at most.
         lm: loads its tokenizer.
-        thinking: tokens that it may think for before it writes, at most.
     """
 
     context: int
     max_prompt_length: int | None
     keeps_documents: bool
+    thoughts: int
     overhead: Callable[[], int]
     lm: Callable[[], LanguageModel]
-    thinking: int = 0
 
 
 def models(
@@ -134,14 +135,14 @@ def _model(
         return 0 if trained else _template_bytes(lm())  # a tokenizer of ours has no chat template
 
     return Model(pool.config(own.checkpoint).max_positions, settings.max_prompt_length, settings.too_long == "error",
-                 overhead, lm, thinking_room(settings.thinking_tokens))
+                 language_model.thinking_room(settings.thinking_tokens), overhead, lm)
 
 
 def _template_bytes(lm: LanguageModel) -> int:
     """Bytes that the chat template puts around a prompt."""
     if not lm.uses_chat:
         return 0
-    return num_bytes(lm.rendered(UNWRITTEN))
+    return num_bytes(lm.turn.prompt(lm.rendered(UNWRITTEN), answered=True))
 
 
 def too_long(

@@ -124,7 +124,9 @@ class Generator:
 
     def _start_thinking(self, prompts: Sequence[Encoded], keys_BxCx2: np.ndarray) -> Pending[list[list[Sample]]]:
         thinker = dataclasses.replace(self, max_new_tokens=self.lm.thinking_tokens, stop=(), thinks=True)
-        writer = dataclasses.replace(self, row_lengths=())  # thoughts make prompts longer than those were made for
+        # Thoughts make prompts longer by up to this; as many lengths as before keep the number of programs down.
+        room = self.lm.room(0)
+        writer = dataclasses.replace(self, row_lengths=tuple(padding.bucket(n + room) for n in self.row_lengths))
 
         def write(thoughts: list[list[Sample]]) -> list[list[Sample]]:
             behind = [thinking.answer_prompt(self.lm, prompt, sample.tokens.tolist())
@@ -158,7 +160,7 @@ class Generator:
     def _sample(self, tokens: Any, logprobs: Any, stopped: bool) -> Sample:
         finite.check(self.lm, logprobs, "log-probabilities")
         ended = stopped and int(tokens[-1]) in self.lm.end_ids
-        text = self.lm.tokenizer.decode(tokens[:-1].tolist() if ended else tokens.tolist())
+        text = self.lm.decode(tokens[:-1].tolist() if ended else tokens.tolist())
         if self.lm.uses_chat and not self.thinks:
             text = thinking.without_thoughts(text)
         cuts = [at for string in self.stop if (at := text.find(string)) >= 0]

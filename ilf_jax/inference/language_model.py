@@ -11,7 +11,14 @@ import numpy as np
 
 from ilf_jax import config_sections
 from ilf_jax.errors import InputError, TooLongError
-from ilf_jax.inference.assistant_turn import AssistantTurn, Message, read_turn
+from ilf_jax.inference.assistant_turn import (
+    CLOSES_THOUGHTS,
+    OPENS_THOUGHTS,
+    AssistantTurn,
+    Message,
+    left_open,
+    read_turn,
+)
 from ilf_jax.models import flops, padding, transformer
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions
@@ -131,8 +138,30 @@ class LanguageModel:
         """What the chat template makes of a user's turn, up to where the answer begins."""
         return self._render([[{"role": "user", "content": text}]], True)[0]
 
-    def _render(self, conversations: Sequence[Sequence[Message]], add_generation_prompt: bool) -> list[str]:
-        arguments = {"enable_thinking": self.settings.thinking_tokens > 0, **(self.settings.template_arguments or {})}
+    @property
+    def asks_for_thoughts(self) -> bool:
+        """Whether the chat template tells thinking on from thinking off, or opens a block of thoughts anyway."""
+        chats = [[{"role": "user", "content": "Hi."}]]
+        (on,), (off,) = (self._render(chats, True, enable_thinking=on) for on in (True, False))
+        return on != off or left_open(on) is not None or self.turn.unthought != ""
+
+    @functools.cached_property
+    def _thought_markers(self) -> frozenset[int]:
+        return frozenset(i for text, i in self.tokenizer.control_tokens.items()
+                         if OPENS_THOUGHTS.fullmatch(text) or CLOSES_THOUGHTS.fullmatch(text))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of what the model has written: without control tokens, but with those that mark thoughts."""
+        return self.tokenizer.decode(ids, self._thought_markers if self.uses_chat else frozenset())
+
+    def _render(
+        self, conversations: Sequence[Sequence[Message]], add_generation_prompt: bool,
+        enable_thinking: bool | None = None,
+    ) -> list[str]:
+        thinks = self.settings.thinking_tokens > 0 if enable_thinking is None else enable_thinking
+        arguments = {**(self.settings.template_arguments or {})}
+        if enable_thinking is not None or "enable_thinking" not in arguments:
+            arguments["enable_thinking"] = thinks
         try:
             return self.tokenizer.chat.render(
                 conversations, add_generation_prompt=add_generation_prompt, name=self.settings.chat_template,
@@ -156,11 +185,19 @@ class LanguageModel:
         # Models with several end tokens close a chat turn with another one than a text.
         return self.end_ids[0] if self.turn.end_id is None else self.turn.end_id
 
-    def encode(self, example_id: str, prompts: Sequence[Prompt], reserve: int) -> list[Encoded]:
+    def encode(
+        self, example_id: str, prompts: Sequence[Prompt], reserve: int, *, answered: bool = False
+    ) -> list[Encoded]:
         """Prompts about one document, as tokens that leave room for `reserve` more in the context.
 
         Where one is too long, the document is shortened, by as much in each prompt, so that they go on sharing it; what
         stands around it stays.
+
+        Args:
+            example_id: of the document.
+            prompts: of which some may share the document.
+            reserve: tokens.
+            answered: what follows is given, not to be sampled, see `AssistantTurn.unthought`.
 
         Raises:
             TooLongError: a prompt is too long and must not be, or cannot be, shortened.
@@ -168,7 +205,7 @@ class LanguageModel:
         limit = min(self.architecture.max_positions - reserve, self.max_prompt_length)
         prompts = list(prompts)
         for attempt in itertools.count(1):
-            encoded = self._encode_whole(example_id, prompts)
+            encoded = self._encode_whole(example_id, prompts, answered)
             longest = max(len(e.ids) for e in encoded)
             if longest <= limit:
                 return encoded
@@ -193,15 +230,15 @@ class LanguageModel:
         longest = self.settings.max_prompt_length
         return self.architecture.max_positions if longest is None else min(longest, self.architecture.max_positions)
 
-    def encode_whole(self, example_id: str, prompt: Prompt) -> Encoded:
-        """A prompt as tokens, however many they are."""
-        return self._encode_whole(example_id, [prompt])[0]
+    def encode_whole(self, example_id: str, prompt: Prompt, *, answered: bool = False) -> Encoded:
+        """A prompt as tokens, however many they are; see `encode`."""
+        return self._encode_whole(example_id, [prompt], answered)[0]
 
-    def _encode_whole(self, example_id: str, prompts: Sequence[Prompt]) -> list[Encoded]:
+    def _encode_whole(self, example_id: str, prompts: Sequence[Prompt], answered: bool) -> list[Encoded]:
         texts = [self._mark(prompt.text) for prompt in prompts]
         if self.uses_chat:
             rendered = self._render([[{"role": "user", "content": text}] for text in texts], True)
-            texts = [self.turn.prompt(text) for text in rendered]
+            texts = [self.turn.prompt(text, answered=answered) for text in rendered]
         add_bos = self.tokenizer.adds_bos and not self.uses_chat
         return [Encoded(example_id, text, self.tokenizer.encode_marked(text, add_bos)) for text in texts]
 

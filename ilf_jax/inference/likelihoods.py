@@ -24,7 +24,7 @@ def nll(task: Task, lm: LanguageModel, name: str, texts: Sequence[tuple[Example,
     def encode(i: int) -> tuple[list[int], list[int]]:
         example, text = texts[i]
         room = len(lm.tokenizer.encode(text)) + 2
-        (prompt,) = lm.encode(example.id, [task.policy_prompt(example)], room)
+        (prompt,) = lm.encode(example.id, [task.policy_prompt(example)], room, answered=True)
         return prompt.ids, [*lm.continuation(prompt, text), lm.end_id]
 
     rows = LookAhead(range(len(texts)), key=str, encode=encode, tokens=lambda row: len(row[0]) + len(row[1]),

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import json
 from collections.abc import Mapping, Sequence
 
@@ -11,8 +12,9 @@ from jax.sharding import Mesh
 from ilf_jax import config as config_lib
 from ilf_jax import config_sections
 from ilf_jax.errors import InputError
+from ilf_jax.inference import thinking
 from ilf_jax.inference.language_model import LanguageModel
-from ilf_jax.models import checkpoint_io, finite_weights, transformer
+from ilf_jax.models import checkpoint_io, finite_weights, kernels, transformer
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions, in_precision
 from ilf_jax.models.placement import Placement
@@ -21,6 +23,8 @@ from ilf_jax.tokenizers.tokenizer import Tokenizer
 
 # Parts that are described by the section of another one.
 _SECTIONS = {"base": "policy", "reward_base": "reward_model"}
+# Parts that write texts, before which a model may think.
+_WRITERS = ("policy", "refiner", "critic")
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -38,13 +42,16 @@ def tokenizer_uri(settings: config_sections.Model, tokenizer_folder: storage.Pat
     return settings.checkpoint
 
 
-def compute_of(config: config_lib.Config, mesh: Mesh) -> ComputeOptions:
-    """How this run computes its models, on the devices of `mesh`.
+def compute_of(config: config_lib.Config, mesh: Mesh, model: ModelConfig | None = None) -> ComputeOptions:
+    """How this run computes its models, or one of them, on the devices of `mesh`.
+
+    A model whose heads cuDNN does not take on this GPU is computed by XLA, which is logged once.
 
     Raises:
         InputError: config.attention asks for a kernel that this device or precision does not have.
     """
-    platform, kernel = mesh.devices.flat[0].platform, config.attention
+    device, kernel = mesh.devices.flat[0], config.attention
+    platform = device.platform
     if kernel == "auto":
         kernel = "xla"
         if config.precision == "bfloat16":
@@ -52,9 +59,20 @@ def compute_of(config: config_lib.Config, mesh: Mesh) -> ComputeOptions:
     if kernel == "cudnn" and (platform != "gpu" or config.precision != "bfloat16"):
         raise InputError(f"config.attention='cudnn' needs an NVIDIA GPU and config.precision='bfloat16'; here are "
                          f"{platform} devices and config.precision={config.precision!r}; 'xla' runs everywhere")
+    if kernel == "cudnn" and model is not None:
+        kernel = _cudnn_or_xla(model.head_dim, str(device.compute_capability))
     rows = sharding.batch_sharding(mesh) if mesh.size > 1 else None
     return ComputeOptions(_DTYPES[config.precision], kernel, mesh if kernel == "splash" else None,
                    one_by_one=platform == "cpu" and mesh.size == 1, rows=rows)
+
+
+@functools.cache  # said once
+def _cudnn_or_xla(head_dim: int, compute_capability: str) -> str:
+    reason = kernels.why_not_flash(head_dim, compute_capability)
+    if reason is None:
+        return "cudnn"
+    progress.log(f"attention of head_dim {head_dim} is computed by XLA: cuDNN's flash attention {reason}")
+    return "xla"
 
 
 class ModelPool:
@@ -204,7 +222,7 @@ class Roles:
         return LanguageModel(
             name=_SECTIONS.get(name, name),  # for messages, which name config keys
             settings=settings, architecture=model, params={}, tokenizer=tokenizer,
-            placement=Placement(self._models.mesh, model), compute=compute_of(self._config, self._models.mesh),
+            placement=Placement(self._models.mesh, model), compute=compute_of(self._config, self._models.mesh, model),
             now=self._models.now,
         )
 
@@ -239,6 +257,9 @@ def check(config: config_lib.Config, roles: list[str]) -> None:
     for name in roles:
         uri = getattr(config, name).checkpoint
         _check_template_arguments(name, getattr(config, name))
+        if getattr(config, name).thinking_tokens and name not in _WRITERS:
+            raise InputError(f"config.{name}.thinking_tokens: the {name} answers at once and writes nothing; 0 is "
+                             f"allowed, and what {', '.join(_WRITERS)} think before they write")
         if uri == "policy":
             continue
         try:
@@ -251,9 +272,14 @@ def check(config: config_lib.Config, roles: list[str]) -> None:
 
 
 def check_templates(roles: Roles, names: Sequence[str]) -> None:
-    """Raises InputError if the chat template of a role fails on a question, or is not there. Loads tokenizers only."""
+    """Raises InputError if a role's chat template fails on a question, or is not there, or asks for no thoughts.
+
+    Loads tokenizers only.
+    """
     for name in names:
-        _ = roles.without_params(name).turn
+        lm = roles.without_params(name)
+        _ = lm.turn
+        thinking.check_budget(lm)
 
 
 def _check_template_arguments(name: str, settings: config_sections.Model) -> None:
@@ -269,5 +295,10 @@ def _check_template_arguments(name: str, settings: config_sections.Model) -> Non
     for variable in ("messages", "add_generation_prompt"):
         if variable in given:
             raise InputError(f"{where}: {variable!r} is what the program itself gives a template")
-    if given.get("enable_thinking") and settings.thinking_tokens == 0:
+    if given.get("enable_thinking") and name in _WRITERS and settings.thinking_tokens == 0:
         raise InputError(f"{where}: enable_thinking=True takes a budget; set config.{name}.thinking_tokens, 512 say")
+    if given.get("enable_thinking") and name not in _WRITERS:
+        raise InputError(f"{where}: enable_thinking=True: the {name} answers at once and writes nothing; leave it out")
+    if settings.thinking_tokens and not given.get("enable_thinking", True):
+        raise InputError(f"{where}: enable_thinking={given['enable_thinking']!r} contradicts "
+                         f"config.{name}.thinking_tokens={settings.thinking_tokens}")

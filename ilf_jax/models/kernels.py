@@ -1,14 +1,33 @@
 """Fused attention for accelerators: same result as `attention.blockwise`, from cuDNN and from JAX's Pallas kernels."""
 
 import functools
+import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+_AMPERE, _HOPPER = (8, 0), (9, 0)
 SPLASH_BLOCK = 128
 """The splash kernel takes row lengths that are multiples of this."""
+
+
+def why_not_flash(head_dim: int, compute_capability: str) -> str | None:
+    """Why cuDNN's flash attention does not take heads of this size on this GPU, as jax.nn checks it; None if it does.
+
+    Args:
+        head_dim: of the model.
+        compute_capability: as NVIDIA numbers its GPUs: 8.0 is an A100, 9.0 an H100.
+    """
+    match = re.fullmatch(r"(\d+)\.(\d+)", compute_capability)
+    capability = (int(match[1]), int(match[2])) if match else (0, 0)  # other makers have names for theirs
+    if capability < _AMPERE:
+        return f"needs compute capability 8.0, not {compute_capability}"
+    largest = 256 if capability >= _HOPPER else 128
+    if head_dim > largest or head_dim % 8:
+        return f"takes a head_dim of up to {largest} in steps of 8 on compute capability {compute_capability}"
+    return None
 
 
 def flash(

@@ -178,6 +178,11 @@ class Transformer(nn.Module):
     compute: ComputeOptions = FLOAT32
     remat: str = "none"  # or a key of _REMAT_POLICIES
 
+    def _rounded(self, x: jax.Array) -> jax.Array:
+        """Float32 values that `compute.dtype` has; XLA may leave out a conversion there and back, but not this."""
+        x, info = x.astype(jnp.float32), jnp.finfo(self.compute.dtype)
+        return x if self.compute.dtype == jnp.float32 else jax.lax.reduce_precision(x, info.nexp, info.nmant)
+
     @nn.compact
     def __call__(
         self, tokens_BxCxL: jax.Array, positions_BxCxL: jax.Array, context: AttentionContext,
@@ -187,11 +192,14 @@ class Transformer(nn.Module):
         # Length 1 a row: tied logits then start near variance 1.
         rows_init = nn.initializers.normal(c.hidden_size**-0.5)
         table = self.param("embedding", rows_init, (c.vocab_size, c.hidden_size), jnp.float32)
-        x = table[tokens_BxCxL] * c.embedding_scale
+        # Params to train are float32, those to sample from are not: rounded before any arithmetic, both read the same.
+        x = self._rounded(table[tokens_BxCxL])
+        if c.embedding_scale != 1.0:
+            x = self._rounded(x * self._rounded(jnp.float32(c.embedding_scale)))  # transformers rounds the scale, too
         if c.position == "learned":
             rows = c.max_positions + c.position_offset
             positions = self.param("positions", rows_init, (rows, c.hidden_size), jnp.float32)
-            x = x + positions[positions_BxCxL + c.position_offset]
+            x = self._rounded(x + self._rounded(positions[positions_BxCxL + c.position_offset]))
         if not c.tied_embeddings:
             self.param("unembedding", rows_init, (c.vocab_size, c.hidden_size), jnp.float32)
         if c.scalar_head:

@@ -221,14 +221,14 @@ def _demands_in_training(config: config_lib.Config, task: Task) -> list[Demand]:
 
     demands = []
     if "draft" in needed and not recorded:
-        demands.append(Demand("draft", "policy", lambda e: [task.policy_prompt(e)], config.draft.max_new_tokens,
-                              generates=True))
+        demands.append(Demand("draft", "policy", lambda e: [task.policy_prompt(e)],
+                              config.draft.max_new_tokens, writes=True))
     if "feedback" in needed and config.feedback.source == "critic":
         demands.append(Demand("feedback", "critic", lambda e: [task.critic_prompt(e, draft(e))],
-                              config.feedback.max_new_tokens, generates=True))
+                              config.feedback.max_new_tokens, writes=True))
     if "refine" in needed:
         demands.append(Demand("refine", "refiner", lambda e: [task.refine_prompt(e, draft(e), feedback(e))],
-                              config.refine.max_new_tokens, generates=True))
+                              config.refine.max_new_tokens, writes=True))
     if "score" in needed and config.score.method == "instruct_rm":
         demands.append(Demand("score", "judge", lambda e: [q.prompt for q in task.judge_questions(
             e, draft(e), feedback(e), UNWRITTEN, config.score.prompts)], ANSWER_ROOM))
@@ -247,7 +247,7 @@ def _demands_in_evaluation(config: config_lib.Config, task: Task) -> list[Demand
         rooms[0] += config.feedback.max_new_tokens
     if settings.kl and config.iterations:
         rooms.append(settings.kl_max_new_tokens)
-    demands = [Demand("evaluate", "policy", lambda e: [task.policy_prompt(e)], max(rooms), generates=True)]
+    demands = [Demand("evaluate", "policy", lambda e: [task.policy_prompt(e)], max(rooms), writes=True)]
     if settings.nll:
         demands += [Demand("evaluate", "policy", lambda e: [task.policy_prompt(e)], text=text)
                     for text in (lambda e: e.reference.strip(), lambda e: e.human_refinement.strip())]

@@ -66,6 +66,7 @@ def render(work: workfolder.WorkFolder) -> str:
         heldout=samples.heldout_samples(work),
         shown_candidates=samples.SHOWN_CANDIDATES,
         config=json.dumps(work.config, indent=2, ensure_ascii=False),
+        changes=tables.changes_table(work),
         versions=tables.versions(work),
     )
 

@@ -1,7 +1,9 @@
 """The numbers of the report: which metric leads, tables of values with their standard errors, scorers, times."""
 
 import dataclasses
+import json
 import math
+import time
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
@@ -231,6 +233,25 @@ def _time_and_speed(cost: dict[str, Any]) -> str:
         return "–"
     speed = f", {cost['tokens'] / cost['seconds']:,.0f} tok/s" if cost.get("tokens") and cost["seconds"] else ""
     return duration(cost["seconds"]) + speed
+
+
+def changes_table(work: WorkFolder) -> Table:
+    """What of the configuration was changed while the run went on; a baseline's rows where the run's own differ."""
+    rows: list[list[str]] = []
+    for run in (work, *work.baselines.values()):
+        for change in run.changes:
+            old, new = (json.dumps(change.get(side), ensure_ascii=False) for side in ("from", "to"))
+            row = [str(change.get("key")), old, new, _minute(change.get("when"))]
+            if row[:3] not in (known[:3] for known in rows):
+                rows.append(row)
+    return Table(["Key", "Before", "Since", "When"], rows)
+
+
+def _minute(unix_time: Any) -> str:
+    """Date and time of day; a dash for what is no time of this century."""
+    if isinstance(unix_time, bool) or not isinstance(unix_time, (int, float)) or not 0 < unix_time < 2**32:
+        return "–"
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(unix_time))
 
 
 def versions(work: WorkFolder) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from ilf_jax import records
 from ilf_jax.config_sections import STAGES_BEFORE_TARGET, TRAINING_STAGES
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import files, manifests, storage
+from ilf_jax.runtime import config_changes, files, manifests, storage
 from ilf_jax.runtime.workdir import NOT_REPORTED, RECORDS_IN
 
 R = TypeVar("R", bound=records.Record)
@@ -77,6 +77,7 @@ class WorkFolder:
         missing: what is not there or not readable, a phrase each; empty for a finished run.
         metric_directions: "lower" or "higher", whichever is better, by name of the task's metrics, the leading one
             first; empty where the folder has no run.json.
+        changes: what --allow_change has let into config.json since the run began, see `runtime.config_changes`.
     """
 
     path: Path
@@ -86,6 +87,7 @@ class WorkFolder:
     baselines: dict[str, "WorkFolder"]
     missing: list[str]
     metric_directions: dict[str, str] = dataclasses.field(default_factory=dict)
+    changes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def value(self, iteration: int, stage: str, metric: str) -> Metric | None:
         """The metric, or None where it was not measured."""
@@ -237,6 +239,7 @@ def read(path: str | Path, *, is_baseline: bool = False) -> WorkFolder:
             iterations.append(_read_iteration(folder, int(match[1]), missing))
     iterations.sort(key=lambda iteration: iteration.number)
     metrics = _read_metrics(path / "metrics.jsonl", missing)
+    changes = [row for _, row in _read_lines(path / config_changes.CHANGES, missing)]
     missing = _absent(config, iterations, is_baseline) + missing
     baselines: dict[str, WorkFolder] = {}
     parent = path / "baselines"
@@ -249,4 +252,5 @@ def read(path: str | Path, *, is_baseline: bool = False) -> WorkFolder:
             missing += [f"baseline {name}, {what}" for what in baselines[name].missing]
         elif (parent / name).is_dir():
             missing.append(f"baseline {name} (no config.json)")
-    return WorkFolder(path, config, metrics, iterations, baselines, missing, _read_directions(path / "run.json"))
+    return WorkFolder(path, config, metrics, iterations, baselines, missing, _read_directions(path / "run.json"),
+                      changes)

@@ -47,18 +47,25 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(path: storage.Path, content: dict[str, Any], cure: str) -> dict[str, Any]:
-    """The object without its digest, if it has one. Raises DamagedError where the digest is another's."""
+    """The object without its digest, if it has one. Raises DamagedError where the digest, or its key, is another's."""
     if SEAL not in content:
+        *others, last = content or [""]
+        # Of older versions, no object was sealed; but one that ends in the digest of the rest was.
+        if content and content[last] == _digest({key: content[key] for key in others}):
+            raise DamagedError(f"{path}: is damaged: it has the key {last!r} in place of {SEAL!r}; {cure}")
         return content
     rest = {key: value for key, value in content.items() if key != SEAL}
-    try:
-        digest = of_text(_canonical(rest))
-    except (ValueError, RecursionError):  # what cannot be written was not
-        digest = ""
-    if digest != content[SEAL]:
+    if _digest(rest) != content[SEAL]:
         raise DamagedError(f"{path}: is damaged: its content is not what was written ({SEAL} says "
                            f"{content[SEAL]!r}); {cure}")
     return rest
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    try:
+        return of_text(_canonical(content))
+    except (ValueError, RecursionError):  # what cannot be written was not
+        return ""
 
 
 def _canonical(content: Mapping[str, Any]) -> str:

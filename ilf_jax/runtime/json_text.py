@@ -5,13 +5,9 @@ import collections
 import json
 from typing import Any
 
-_LONGEST_SHOWN = 60  # characters
+from ilf_jax.errors import shown
+
 _REMEDY = "save the file as UTF-8"
-
-
-def shown(text: str) -> str:
-    """A text of any kind and length, for a message: quoted, on one line, and short."""
-    return repr(text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}...")
 
 
 def parse_line(line: bytes, *, first: bool, all_texts: bool = False) -> Any:

@@ -3,7 +3,7 @@
 import sys
 from typing import Any
 
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, shown
 from ilf_jax.runtime import storage
 from ilf_jax.runtime.files import read_json
 
@@ -40,26 +40,26 @@ def _problem(manifest: dict[str, Any]) -> str | None:
     """The first thing that is not as it should be."""
     complete = manifest.get("complete")
     if not isinstance(complete, bool):
-        return f"complete is {_shown(complete)}, not true or false"
+        return f"complete is {shown(complete)}, not true or false"
     for key in ("shards", "count"):
         if (complete or key in manifest) and not _is_count(manifest.get(key)):
-            return f"{key} is {_shown(manifest.get(key))}, not a count"
+            return f"{key} is {shown(manifest.get(key))}, not a count"
     digests = manifest.get(DIGESTS, [])
     if not isinstance(digests, list) or not all(isinstance(digest, str) for digest in digests) or (
             digests and len(digests) != manifest.get("shards")):
-        return f"{DIGESTS} is {_shown(digests)}, not one text for each shard"
+        return f"{DIGESTS} is {shown(digests)}, not one text for each shard"
     cost = manifest.get("cost", {})
     if not isinstance(cost, dict) or not all(is_finite(value) for value in cost.values()):
-        return f"cost is {_shown(cost)}, not finite numbers by name"
+        return f"cost is {shown(cost)}, not finite numbers by name"
     if not is_finite(manifest.get("finished", 0)):
-        return f"finished is {_shown(manifest['finished'])}, not a time"
+        return f"finished is {shown(manifest['finished'])}, not a time"
     metrics = manifest.get("metrics", [])
     if not isinstance(metrics, list) or not all(_is_metric(row) for row in metrics):
-        return f"metrics is {_shown(metrics)}, not a list of metrics with finite values"
+        return f"metrics is {shown(metrics)}, not a list of metrics with finite values"
     if not isinstance(manifest.get(STEPS_DIGEST, ""), str):
-        return f"{STEPS_DIGEST} is {_shown(manifest[STEPS_DIGEST])}, not a text"
+        return f"{STEPS_DIGEST} is {shown(manifest[STEPS_DIGEST])}, not a text"
     if not isinstance(manifest.get("records_in", ""), str):
-        return f"records_in is {_shown(manifest['records_in'])}, not a folder"
+        return f"records_in is {shown(manifest['records_in'])}, not a folder"
     return None
 
 
@@ -71,8 +71,3 @@ def _is_metric(row: Any) -> bool:
     if not isinstance(row, dict) or not all(isinstance(row.get(key), kind) for key, kind in _METRIC.items()):
         return False
     return all(row.get(key) is None or is_finite(row[key]) for key in ("value", "stderr", "n"))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) < 60 else f"{text[:57]}..."

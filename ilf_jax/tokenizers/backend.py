@@ -4,7 +4,7 @@ import contextlib
 import functools
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import tokenizers
@@ -104,9 +104,10 @@ class Backend:
                     model["merges"] = [m for m in model["merges"] if known >= {*m, "".join(m)}]
             return tokenizers.Tokenizer.from_str(json.dumps(data))
 
-    def decode(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int], kept: Collection[int] = ()) -> str:
+        written = [i for i in ids if i not in self.control_ids or i in kept]
         with refusing(self.where):
-            return self.tokenizer.decode(list(ids), skip_special_tokens=True)
+            return self.tokenizer.decode(written, skip_special_tokens=False)
 
     def token_texts(self) -> list[str]:
         # Decode each token after another one, because decoders strip the space before the first token.

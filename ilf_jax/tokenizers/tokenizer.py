@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,9 +142,18 @@ class Tokenizer:
             raise InputError(f"{self.where}: cannot add BOS, the vocabulary has none")
         return [self.bos_id]
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids, without special tokens."""
-        return self._backend.decode([int(i) for i in ids])
+    def decode(self, ids: Sequence[int], kept: Collection[int] = ()) -> str:
+        """Text of ids, without control tokens except for those in `kept`."""
+        return self._backend.decode([int(i) for i in ids], kept)
+
+    @property
+    def control_tokens(self) -> Mapping[str, int]:
+        """The vocabulary's control tokens, which `decode` leaves out: text -> id."""
+        return self._backend.control.ids
+
+    def token_id(self, text: str) -> int | None:
+        """The id of a token, written as the vocabulary has it."""
+        return self._backend.token_id(text)
 
     @functools.cached_property
     def token_texts(self) -> tuple[str, ...]:

@@ -244,6 +244,23 @@ def test_answers_have_no_blanks_around_them():
     assert all(len(texts) == 1 and texts == {t.strip() for t in texts} for texts in by_document.values())
 
 
+def test_blanks_around_targets_take_no_tokens(tmp_path):
+    """As many target tokens as of the same rows without blanks, and fewer than the file itself would give."""
+    from ilf_jax.tokenizers import bpe_training
+    from ilf_jax.tokenizers.tokenizer import Tokenizer
+
+    path = CASES / "target_whitespace/data.jsonl"
+    bpe_training.train_bpe([path.read_text()], 270, tmp_path, "")
+    tokenizer = Tokenizer.load(f"hf:{tmp_path}")
+    as_written = [json.loads(line)["human_refinement"] for line in path.read_text().splitlines()]
+    read = [e.human_refinement for e in load_examples(f"jsonl:{path}", {}).examples]
+
+    def count(texts):
+        return sum(len(tokenizer.encode(text)) + 1 for text in texts)  # the end token is learned, too
+
+    assert count(read) == count([text.strip() for text in as_written]) < count(as_written)
+
+
 def test_a_key_that_stands_twice_is_refused(write):
     with pytest.raises(InputError, match=r"rows\.jsonl:1: the line is not valid JSON: the key 'draft' appears twice"):
         load_examples(write('{"document": "a", "draft": "b", "draft": "c"}'), {})

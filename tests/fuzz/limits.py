@@ -1,10 +1,17 @@
-"""What a damaged or strange input may take, and what came of each: equal values, other valid ones, or an InputError."""
+"""What the fuzz tests share: damage to bytes, strange values, what reading may take, and counts of what came of it.
+
+An input is read with equal values, or refused by an InputError.
+"""
 
 import collections
 import contextlib
 import math
 import resource
 import signal
+
+import pytest
+from hypothesis import assume
+from hypothesis import strategies as st
 
 from ilf_jax.errors import InputError
 
@@ -39,6 +46,45 @@ class Outcomes(collections.Counter):
     def report(self, what):
         """Prints the counts."""
         print(f"\n{what}: {self['equal']} read with equal values, {self['InputError']} InputError")
+
+
+def counted(**by_kind):
+    """A fixture for a module, which prints at its end what came of its inputs; `by_kind`: name -> Outcomes."""
+
+    @pytest.fixture(scope="module", autouse=True)
+    def counts():
+        yield
+        for what, outcomes in by_kind.items():
+            outcomes.report(what)
+
+    return counts
+
+
+def damaged(data, content, kinds=("bit", "byte", "cut out", "put in", "end"), last=None):
+    """Other bytes than `content`: one changed, some cut out or put in, or the end lost.
+
+    Args:
+        data: of hypothesis, which chooses.
+        content: bytes.
+        kinds: of damage.
+        last: index of the last byte at which it may begin.
+    """
+    assume(content)
+    at = data.draw(st.integers(0, len(content) - 1 if last is None else last))
+    before, behind = content[:at], content[at:]
+    match data.draw(st.sampled_from(kinds)):
+        case "bit":
+            changed = before + bytes([behind[0] ^ (1 << data.draw(st.integers(0, 7)))]) + behind[1:]
+        case "byte":
+            changed = before + bytes([behind[0] ^ data.draw(st.integers(1, 255))]) + behind[1:]
+        case "cut out":
+            changed = before + behind[data.draw(st.integers(1, 64)) :]
+        case "put in":
+            changed = before + data.draw(st.binary(min_size=1, max_size=64)) + behind
+        case _:
+            changed = before
+    assume(changed != content)
+    return changed
 
 
 def _too_slow(number, frame):

@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
+from limits import damaged
 
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import checkpoint
@@ -50,15 +51,7 @@ def states(tmp_path_factory):
 def damage(folder, data):
     """One byte replaced, bytes cut out, or the end lost, in one file; the file's name."""
     path = data.draw(st.sampled_from(sorted(p for p in folder.rglob("*") if p.is_file() and p.stat().st_size)))
-    content = path.read_bytes()
-    at = data.draw(st.integers(0, len(content) - 1))
-    how = data.draw(st.sampled_from(["replace", "replace", "cut", "end"]))
-    if how == "replace":
-        new = content[:at] + bytes([content[at] ^ data.draw(st.integers(1, 255))]) + content[at + 1 :]
-    else:
-        new = content[:at] + (content[at + 4 :] if how == "cut" else b"")
-    assume(new != content)
-    path.write_bytes(new)
+    path.write_bytes(damaged(data, path.read_bytes(), ("byte", "byte", "cut out", "end")))
     return path
 
 

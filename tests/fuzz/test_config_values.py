@@ -115,6 +115,7 @@ def test_every_key_with_every_edge(value):
     ({"data.eval_size": "8"}, "config.data.eval_size: expected int, got str '8'"),
     ({"data.eval_size": True}, "config.data.eval_size: expected int, got bool True"),
     ({"see\nd": 1}, "config.see\\nd: there is no such key"),
+    ({"baselines": {"\n": {"attention": 2**31}}}, "config.baselines.'\\n'.attention: 2147483648 given; allowed are"),
 ])
 def test_what_is_said(changes, message):
     with pytest.raises(InputError) as error:

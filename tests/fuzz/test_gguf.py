@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from limits import Outcomes
+from limits import Outcomes, counted, damaged
 
 from ilf_jax.models import checkpoint_io, gguf_files
 
 gguf = pytest.importorskip("gguf")
 
 OUTCOMES = {"GGUF, metadata": Outcomes(), "GGUF, header bytes": Outcomes(), "GGUF, cut": Outcomes()}
+counts = counted(**OUTCOMES)
 Kind = gguf.GGUFValueType
 RMS = {"block_count": 1, "context_length": 8, "embedding_length": 32, "feed_forward_length": 64,
        "attention.head_count": 2, "attention.layer_norm_rms_epsilon": 1e-5, "rope.freq_base": 1e4}
@@ -30,13 +31,6 @@ VALUES = [
     (Kind.FLOAT32, x) for x in (0.0, -1.0, 0.5, 1e38, float("nan"), float("inf"))
 ] + [(Kind.FLOAT64, 1e300), (Kind.STRING, ""), (Kind.STRING, "4"), (Kind.STRING, "yarn"),
      (Kind.ARRAY, [1]), (Kind.ARRAY, [1, 2, 3]), (Kind.ARRAY, ["a"]), (Kind.ARRAY, [True] * 40)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def counts():
-    yield
-    for what, outcomes in OUTCOMES.items():
-        outcomes.report(what)
 
 
 def shapes_of(architecture):
@@ -135,19 +129,12 @@ def test_metadata(model, data, tmp_path):
 @given(data=st.data())
 def test_header_bytes(model, data, tmp_path):
     _, whole, begin, params = model
-    changed = bytearray(whole)
-    at = data.draw(st.integers(0, begin - 32))  # what stands between the header and the data means nothing
-    kind = data.draw(st.sampled_from(["bit", "byte", "2^60", "cut out", "put in"]))
-    if kind == "bit":
-        changed[at] ^= 1 << data.draw(st.integers(0, 7))
-    elif kind == "byte":
-        changed[at] = data.draw(st.integers(0, 255))
-    elif kind == "2^60":
-        changed[at : at + 8] = struct.pack("<Q", 2**60)
-    elif kind == "cut out":
-        del changed[at : at + data.draw(st.integers(1, 64))]
+    last = begin - 32  # what stands between the header and the data means nothing
+    if data.draw(st.integers(0, 4)):
+        changed = damaged(data, whole, ("bit", "byte", "cut out", "put in"), last)
     else:
-        changed[at:at] = data.draw(st.binary(min_size=1, max_size=64))
+        at = data.draw(st.integers(0, last))
+        changed = whole[:at] + struct.pack("<Q", 2**60) + whole[at + 8 :]
     (tmp_path / "m.gguf").write_bytes(changed)
     with OUTCOMES["GGUF, header bytes"].one():
         loaded = checkpoint_io.load_params(f"gguf:{tmp_path / 'm.gguf'}")

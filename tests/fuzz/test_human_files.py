@@ -6,7 +6,7 @@ import json
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
-from limits import Outcomes
+from limits import Outcomes, counted
 
 from ilf_jax.comparison import by_people
 from ilf_jax.errors import InputError
@@ -14,6 +14,8 @@ from ilf_jax.feedback import human
 from ilf_jax.feedback.source import DraftedDocument, SourceContext
 from ilf_jax.records import Example
 
+OUTCOMES = {"human files": Outcomes()}
+counts = counted(**OUTCOMES)
 DRAFTS = tuple(DraftedDocument(Example(i, f"Über {i}"), f"Entwurf {i}") for i in ("a", "b"))
 DOCUMENTS = {f"d{i}": Example(f"d{i}", f"text {i}") for i in range(3)}
 SYSTEMS = {"new": {i: f"good {i}" for i in DOCUMENTS}, "old": {i: f"bad {i}" for i in DOCUMENTS}}
@@ -27,9 +29,7 @@ edits = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 4), st.binary(m
 
 @pytest.fixture(scope="module")
 def outcomes():
-    counts = Outcomes()
-    yield counts
-    counts.report("human files")
+    return OUTCOMES["human files"]
 
 
 def give(folder):

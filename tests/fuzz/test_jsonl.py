@@ -7,12 +7,14 @@ import pathlib
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
-from limits import Outcomes
+from limits import Outcomes, counted
 
 from ilf_jax.data import loading
 from ilf_jax.errors import InputError
 
 CASES = sorted(pathlib.Path(__file__).parents[1].glob("cases/*/*.jsonl"))
+OUTCOMES = {"JSONL": Outcomes()}
+counts = counted(**OUTCOMES)
 FIELDS = {"document": "a.0.b", "reference": "c.-1"}
 
 texts = st.text(st.characters(exclude_categories=()), max_size=12)
@@ -27,9 +29,7 @@ rows = st.dictionaries(names, values, max_size=6)
 
 @pytest.fixture(scope="module")
 def outcomes():
-    counts = Outcomes()
-    yield counts
-    counts.report("JSONL")
+    return OUTCOMES["JSONL"]
 
 
 def is_plain(text):

@@ -13,6 +13,7 @@ import typing
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from limits import damaged
 
 from ilf_jax import records
 from ilf_jax.errors import InputError
@@ -190,15 +191,3 @@ def test_a_log_of_steps_is_what_the_state_belongs_to_or_refused(data):
             assert "steps.jsonl: is damaged" in str(got) and not changed.startswith(whole)
         else:
             assert path.read_bytes() == whole and again.digest() == digest
-
-
-def damaged(data, content):
-    """With a byte replaced, a piece cut out or put in, or the end lost."""
-    assume(content)
-    at = data.draw(st.integers(0, len(content) - 1))
-    how = data.draw(st.sampled_from(["replace", "cut", "insert", "end"]))
-    if how == "replace":
-        return content[:at] + bytes([content[at] ^ data.draw(st.integers(1, 255))]) + content[at + 1 :]
-    if how == "insert":
-        return content[:at] + data.draw(st.binary(min_size=1, max_size=4)) + content[at:]
-    return content[:at] + (content[at + data.draw(st.integers(1, 8)) :] if how == "cut" else b"")

@@ -7,13 +7,13 @@ import pytest
 
 from ilf_jax import config_sections
 from ilf_jax.errors import InputError
-from ilf_jax.inference import answer_scoring, generation, model_pool, thinking
+from ilf_jax.inference import answer_scoring, generation, model_pool, thinking, training_texts
 from ilf_jax.inference.generation import Generator
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.models import checkpoint_io
 from ilf_jax.models.compute import FLOAT32
 from ilf_jax.models.placement import Placement
-from ilf_jax.runtime import sharding
+from ilf_jax.runtime import progress, sharding
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.tasks.prompts import Prompt, Question
@@ -45,16 +45,16 @@ TURNS = {
 }
 
 
-def make(folder, template, **settings):
-    tokenizer = Tokenizer.load(save_tokenizer(folder, template))
+def make(folder, template, *, markers=("<think>", "</think>"), special=False, **settings):
+    tokenizer = Tokenizer.load(save_tokenizer(folder, template, markers, special))
     model = checkpoint_io.read_config(URI)
     placement = Placement(sharding.make_mesh(-1, 1, 1), model)
     return LanguageModel("policy", config_sections.Model(checkpoint=URI, **settings), model, {}, tokenizer, placement,
                          FLOAT32, now=NOW)
 
 
-def encode(lm, document, reserve=0):
-    return lm.encode("1", [Prompt("", document, "")], reserve)[0]
+def encode(lm, document, **how):
+    return lm.encode("1", [Prompt("", document, "")], 0, **how)[0]
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
@@ -123,11 +123,12 @@ def test_thinking_wanted(tmp_path):
     qwen = make(tmp_path / "qwen", LAYOUTS["qwen3"], thinking_tokens=20)
     prompt = encode(qwen, "Hello")
     assert prompt.text.endswith("<|im_start|>assistant\n")
-    assert qwen.completion_text(prompt, "Yes") == "<think>\n\n</think>\n\nYes"
+    assert qwen.completion_text(prompt, "Yes") == "Yes"
+    assert encode(qwen, "Hello", answered=True).text == f"{prompt.text}<think>\n\n</think>\n\n"
     deepseek = make(tmp_path / "deepseek", LAYOUTS["deepseek"], thinking_tokens=20)
     prompt = encode(deepseek, "Hello")
     assert prompt.text.endswith("<｜Assistant｜><think>\n")
-    assert deepseek.completion_text(prompt, "Yes") == "\n</think>\n\nYes"
+    assert encode(deepseek, "Hello", answered=True).text == f"{prompt.text}\n</think>\n\n"
     assert make(tmp_path / "plain", LAYOUTS["qwen3"], thinking_tokens=20, chat="never").room(5) == 5
     assert qwen.room(5) >= 25
 
@@ -137,9 +138,13 @@ def test_thinking_wanted(tmp_path):
     ("<think>\nso and so, and", "<think>\nso and so, and\n</think>\n\n"),
     ("<think>\nso<|im_end|>", "<think>\nso\n</think>\n\n"),
     ("no block", "no block\n</think>\n\n"),
+    ("<thought>of another kind", "<thought>of another kind\n</thought>\n\n"),
 ])
-def test_thoughts_are_cut_from_the_output(thoughts, prompt_end, tmp_path, monkeypatch):
-    lm = make(tmp_path, LAYOUTS["qwen3"], thinking_tokens=40)
+@pytest.mark.parametrize("markers", ["words", "added", "special"])
+def test_thoughts_are_cut_from_the_output(thoughts, prompt_end, markers, tmp_path, monkeypatch):
+    """Whether markers are several tokens, one token, or a control token, which texts are decoded without."""
+    lm = make(tmp_path, LAYOUTS["qwen3"], thinking_tokens=40, special=markers == "special",
+              markers=() if markers == "words" else ("<think>", "</think>"))
     tokens, written = np.array(lm.tokenizer.encode(thoughts, special=True)), "The answer.\n"
     asked = []
 
@@ -157,7 +162,7 @@ def test_thoughts_are_cut_from_the_output(thoughts, prompt_end, tmp_path, monkey
     assert (thinks, budget, writes, length) == (True, 40, False, 8)
     assert first_keys is keys and second_keys.shape == (6, 1, 2) and len({k.tobytes() for k in second_keys}) == 6
     for i, prompt in enumerate(longer):
-        assert lm.tokenizer.decode(prompt.ids).endswith(f"assistant\n{prompt_end}")
+        assert lm.decode(prompt.ids).endswith(f"assistant\n{prompt_end}")
         assert prompt.ids == [*prompts[i // 3].ids, *samples[i // 3][i % 3].thought]
 
 
@@ -172,19 +177,97 @@ def test_ends_of_thoughts(tmp_path):
 
 def test_thoughts_unasked_are_cut_too():
     assert thinking.without_thoughts("<think>\nhm\n</think>\n\nYes.") == "Yes."
+    assert thinking.without_thoughts("[THINK]hm[/THINK]Yes.") == "Yes."
     assert thinking.without_thoughts("a < b") == "a < b"
+    assert thinking.without_thoughts("\n<think>\nhm, no end") == ""
+
+
+@pytest.mark.parametrize("special", [False, True])
+def test_thoughts_unasked_are_cut_from_samples(special, tmp_path):
+    lm = make(tmp_path, LAYOUTS["qwen3"], special=special)
+    drawn = np.array(lm.tokenizer.encode("<think>hm</think>\n\nYes.<|im_end|>", special=True))
+    generator = Generator(lm, make_sampling(1.0, 0, 1.0), 40, 1, ())
+    assert generator._sample(drawn, np.zeros(len(drawn)), True).text == "Yes."
+
+
+@pytest.mark.parametrize("thinking_tokens", [0, 20])
+@pytest.mark.parametrize("name", ["qwen3", "smollm3", "deepseek"])
+def test_no_loss_falls_on_an_empty_block(name, thinking_tokens, tmp_path):
+    """The trained row is the rendered turn, and what is learned of it is the answer and its end, thinking or not."""
+    lm = make(tmp_path, LAYOUTS[name], thinking_tokens=thinking_tokens)
+    settings = config_sections.Finetune(max_length=400)
+    (row,) = training_texts.encode_texts(lm, "1", Prompt("", "Hello", ""), ["Yes."], "finetune", settings, 0.0)
+    assert row.tokens[row.weights > 0].tolist() == [*lm.tokenizer.encode("Yes."), lm.end_id]
+    turn = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Yes."}]
+    if name != "deepseek" or not thinking_tokens:  # its rendered turn leaves out the block that its prompt opens
+        (rendered,) = lm._render([turn], False)
+        assert row.tokens.tolist() == lm.tokenizer.encode(rendered, special=True)[: len(row.tokens)]
+    # Answers are read at the same place, and each is one token.
+    questions = answer_scoring.ask(lm, "1", [[Question(Prompt("", "Hello", ""), ("Y", "N"))]])
+    assert questions.exact
+    (group,) = questions.groups(together=False)
+    asked = [*group.prefix.tolist(), *group.branches[0].tokens.tolist()]
+    assert [*asked, group.branches[0].answers[0][0]] == row.tokens.tolist()[: len(asked) + 1]
 
 
 @pytest.mark.parametrize(("given", "message"), [
     ([1], "must be a dict"), ({1: 2}, "must be a dict"), ({"a": {1, 2}}, "values must be"),
     ({"a": float("nan")}, "values must be"), ({"messages": []}, "'messages' is what the program"),
-    ({"enable_thinking": True}, r"takes a budget; set config\.judge\.thinking_tokens"),
+    ({"enable_thinking": True}, r"takes a budget; set config\.critic\.thinking_tokens"),
 ])
 def test_template_arguments_are_checked_before_the_run(given, message):
-    settings = config_sections.Model(template_arguments=given)
-    config = type("Config", (), {"judge": settings})
-    with pytest.raises(InputError, match=rf"config\.judge\.template_arguments: .*{message}"):
-        model_pool.check(config, ["judge"])
+    config = type("Config", (), {"critic": config_sections.Model(template_arguments=given)})
+    with pytest.raises(InputError, match=rf"config\.critic\.template_arguments: .*{message}"):
+        model_pool.check(config, ["critic"])
+
+
+@pytest.mark.parametrize(("role", "settings", "message"), [
+    ("judge", {"thinking_tokens": 9}, r"config\.judge\.thinking_tokens: the judge answers at once"),
+    ("judge", {"template_arguments": {"enable_thinking": True}}, "the judge answers at once"),
+    ("refiner", {"thinking_tokens": 9, "template_arguments": {"enable_thinking": False}},
+     r"False contradicts config\.refiner\.thinking_tokens=9"),
+])
+def test_who_may_think_is_checked_before_the_run(role, settings, message):
+    with pytest.raises(InputError, match=message):
+        model_pool.check(type("Config", (), {role: config_sections.Model(**settings)}), [role])
+
+
+@pytest.fixture
+def said(monkeypatch):
+    """The lines that are logged."""
+    lines = []
+    monkeypatch.setattr(progress, "log", lines.append)
+    return lines
+
+
+class Roles:
+    """One role, with its language model."""
+
+    def __init__(self, lm):
+        self.lm = lm
+
+    def without_params(self, name):
+        return self.lm
+
+
+@pytest.mark.parametrize("name", ["qwen3", "smollm3", "deepseek"])
+def test_templates_that_ask_for_thoughts(name, tmp_path, said):
+    model_pool.check_templates(Roles(make(tmp_path, LAYOUTS[name], thinking_tokens=9)), ["policy"])
+    assert said == []
+
+
+def test_a_budget_for_a_model_that_does_not_think_is_refused(tmp_path, said):
+    def check(folder, markers=("<think>", "</think>"), **settings):
+        lm = make(tmp_path / folder, LAYOUTS["chatml"], markers=markers, thinking_tokens=9, **settings)
+        model_pool.check_templates(Roles(lm), ["policy"])
+
+    with pytest.raises(InputError, match=r"config\.policy\.thinking_tokens=9: the model .* does not think: its chat"):
+        check("plain", markers=())
+    with pytest.raises(InputError, match=r"prompted without one \(config\.policy\.chat='never'\)"):
+        check("never", chat="never")
+    check("knows")
+    (line,) = said
+    assert "does not ask for thoughts; they are looked for all the same" in line and line.endswith("knows <think>")
 
 
 def test_a_failing_template_names_the_role(tmp_path):

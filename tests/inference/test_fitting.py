@@ -22,7 +22,7 @@ class Language:
     def __init__(self, tokenizer, limit):
         self.tokenizer, self.limit, self.asked = tokenizer, limit, []
 
-    def encode(self, example_id, prompts, reserve):
+    def encode(self, example_id, prompts, reserve, *, answered=False):
         self.asked.append(example_id)
         longest = max(len(self.tokenizer.encode(p.before + p.after)) for p in prompts)
         if longest + reserve > self.limit:
@@ -42,7 +42,7 @@ def example(number, draft="A draft.", feedback="Say more.", document="Once upon 
 
 def model(tokenizer, context):
     lm = Language(tokenizer, context)
-    return lm, {"refiner": Model(context, None, False, lambda: 0, lambda: lm)}
+    return lm, {"refiner": Model(context, None, False, 0, lambda: 0, lambda: lm)}
 
 
 @pytest.mark.fast
@@ -50,7 +50,7 @@ def test_no_tokenizer_is_loaded_where_bytes_decide():
     def loaded():
         raise AssertionError("loaded")
 
-    models = {"refiner": Model(2000, None, False, lambda: 0, loaded)}
+    models = {"refiner": Model(2000, None, False, 0, lambda: 0, loaded)}
     rows = [example(i, document="long " * 10_000) for i in range(1000)]  # a document may be cut
     prompts = []
 

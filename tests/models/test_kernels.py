@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.inference import model_pool
 from ilf_jax.models import attention, kernels
 from ilf_jax.models.compute import ComputeOptions
-from ilf_jax.runtime import sharding
+from ilf_jax.runtime import progress, sharding
 
 B, L, K, G, H = 2, 256, 2, 3, 64
 
@@ -128,3 +129,28 @@ def test_which_kernel_a_config_gets(mesh):
     assert (splash.attention, splash.mesh) == ("splash", mesh)
     with pytest.raises(InputError, match=r"config\.attention='cudnn' needs an NVIDIA GPU.*'xla' runs everywhere"):
         model_pool.compute_of(dataclasses.replace(half, attention="cudnn"), mesh)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("head_dim", "capability", "taken"), [
+    (256, "8.0", False), (256, "8.9", False), (128, "8.0", True), (256, "9.0", True), (256, "12.0", True),
+    (320, "9.0", False), (64, "7.5", False), (60, "9.0", False), (64, "gfx942", False),
+])
+def test_which_heads_cudnn_takes(head_dim, capability, taken):
+    assert (kernels.why_not_flash(head_dim, capability) is None) == taken
+
+
+def test_heads_that_cudnn_does_not_take_are_computed_by_xla(monkeypatch):
+    """Gemma 3's, on an A100; said once for all models of that kind."""
+    config, model = config_lib.Config(precision="bfloat16"), SimpleNamespace(head_dim=256)
+
+    def chosen(capability):
+        device = SimpleNamespace(platform="gpu", compute_capability=capability)
+        return model_pool.compute_of(config, SimpleNamespace(devices=np.array([device]), size=1), model).attention
+
+    said = []
+    monkeypatch.setattr(progress, "log", said.append)
+    model_pool._cudnn_or_xla.cache_clear()
+    assert [chosen("8.0"), chosen("8.0"), chosen("9.0")] == ["xla", "xla", "cudnn"]
+    (line,) = said
+    assert line.startswith("attention of head_dim 256 is computed by XLA: cuDNN's flash attention takes a head_dim of")

@@ -184,6 +184,22 @@ def test_same_files_same_page(finished):
 
 
 @pytest.mark.fast
+def test_changes_of_the_configuration_are_listed(tmp_path):
+    path = make_run(tmp_path / "run", count=3)
+    assert "--allow_change" not in read_page(build_report(path))[0]
+    epochs = {"key": "finetune.epochs", "from": 1, "to": 2, "when": 1.7e9}
+    write_lines(path / "changes.jsonl", [epochs, {"key": "score.method", "from": "random", "to": "<b>", "when": 1e300}])
+    make_run(path / "baselines" / "slow", arm=True)
+    rate = {"key": "finetune.learning_rate", "from": 1e-5, "to": None, "when": "?"}
+    write_lines(path / "baselines" / "slow" / "changes.jsonl", [{**epochs, "when": 1.8e9}, rate])
+    assert tables.changes_table(workfolder.read(path)).rows == [
+        ["finetune.epochs", "1", "2", "2023-11-14 22:13 UTC"], ["score.method", '"random"', '"<b>"', "–"],
+        ["finetune.learning_rate", "1e-05", "null", "–"]]
+    text, _ = read_page(build_report(path))
+    assert "Changed since the run began, by --allow_change" in text and "&lt;b&gt;" in text
+
+
+@pytest.mark.fast
 def test_texts_and_names_are_escaped(tmp_path):
     evil = "<script>alert(1)</script> & <b>"
     path = make_run(tmp_path / "<i>run", count=3)

@@ -9,13 +9,13 @@ import sys
 import pytest
 
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import files
+from ilf_jax.runtime import digests, files
 
 pytestmark = [pytest.mark.fast, pytest.mark.versions]
 
 HOLDER = """
 import pathlib, sys
-from ilf_jax.runtime import files
+from ilf_jax.runtime import digests, files
 with files.lock(pathlib.Path(sys.argv[1]), "taken"):
     print("locked", flush=True)
     sys.stdin.read()
@@ -124,3 +124,14 @@ def test_a_folder_whose_files_are_listed(tmp_path):
     (tmp_path / "special.txt").unlink()
     with pytest.raises(InputError, match=r"special\.txt: cannot be read"):
         files.check_folder(tmp_path)
+
+
+@pytest.mark.parametrize("key", [digests.SEAL[1:], f"x{digests.SEAL}", digests.SEAL.replace("c", "b"), ""])
+def test_a_seal_under_another_key_is_damage(key, tmp_path):
+    content = {"family": "llama", "num_layers": 2}
+    sealed = digests.sealed(content)
+    assert digests.unsealed(tmp_path, sealed, "") == content
+    assert digests.unsealed(tmp_path, content, "") == content and digests.unsealed(tmp_path, {}, "") == {}  # older
+    damaged = {**content, key: sealed[digests.SEAL]}
+    with pytest.raises(digests.DamagedError, match="in place of 'crc32_of_the_rest'; restore it"):
+        digests.unsealed(tmp_path, damaged, "restore it")

@@ -69,13 +69,16 @@ CONTROL = (
 )
 
 
-def save_tokenizer(folder, template, **settings):
-    """A folder with a byte-level tokenizer that knows every control token of the layouts, and the template."""
+def save_tokenizer(folder, template, markers=("<think>", "</think>"), special=False, **settings):
+    """A folder with a byte-level tokenizer that knows every control token of the layouts, and the template.
+
+    Markers of thoughts are tokens as well, and control tokens if `special`.
+    """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     made = tokenizers.Tokenizer(models.BPE({c: i for i, c in enumerate(letters)}, []))
     made.pre_tokenizer, made.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     made.add_special_tokens(list(CONTROL))
-    made.add_tokens(["<think>", "</think>"])
+    (made.add_special_tokens if special else made.add_tokens)(list(markers))
     folder.mkdir(parents=True, exist_ok=True)
     made.save(str(folder / "tokenizer.json"))
     given = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": "<s>", "eos_token": "</s>",
