@@ -1,7 +1,7 @@
 """Array sizes of a run's steps: the largest batches, measured on the documents if they are available."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ilf_jax import config as config_lib
 from ilf_jax.inference import answer_scoring
@@ -37,6 +37,7 @@ class Shapes:
         accumulation: micro-batches per training step.
         targets: predicted tokens per training row.
         source: how the sizes were obtained, for messages.
+        beside: predicted tokens per training row of the texts beside the examples, where they were measured.
     """
 
     prompt: int
@@ -48,6 +49,7 @@ class Shapes:
     accumulation: int
     targets: int
     source: str
+    beside: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def assumed(config: config_lib.Config, placement: Placement) -> Shapes:
@@ -97,6 +99,7 @@ def measured(config: config_lib.Config, task: Task, roles: Roles, documents: Seq
         questions=len(questions_by_document[0].groups(layout.together)[0].branches[0].ends), row=schedule.row_length,
         rows=schedule.rows, accumulation=schedule.accumulation, targets=schedule.targets,
         source=f"measured on {which} {len(documents)} documents, with generated texts at their maximal length",
+        beside=schedule.beside,
     )
 
 

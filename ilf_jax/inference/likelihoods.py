@@ -1,6 +1,6 @@
 """Log-probabilities of texts behind the policy's prompts, and what follows from them: likelihood and divergence."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -11,17 +11,23 @@ from ilf_jax.models import padding
 from ilf_jax.records import Example
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
-from ilf_jax.tasks.task import Task
+from ilf_jax.tasks.prompts import Prompt
 
 _BATCH = 8
 
 
-def nll(task: Task, lm: LanguageModel, name: str, texts: Sequence[tuple[Example, str]]) -> statistics.Metric:
+ReadsPrompt = Callable[[Example], Prompt]
+"""What a model reads before it writes about a document."""
+
+
+def nll(
+    reads: ReadsPrompt, lm: LanguageModel, name: str, texts: Sequence[tuple[Example, str]]
+) -> statistics.Metric:
     """Negative log-likelihood a token, in nats, of texts and the end behind them, as the policy's outputs."""
     rows = []
     for example, text in texts:
         room = len(lm.tokenizer.encode(text)) + 2
-        (prompt,) = lm.encode(example.id, [task.policy_prompt(example)], room)
+        (prompt,) = lm.encode(example.id, [reads(example)], room)
         rows.append((prompt.ids, [*lm.continuation(prompt, text), lm.end_id]))
     logprobs_by_text: list[np.ndarray] = [np.empty(0)] * len(rows)
     lengths = [len(prompt) + len(text) for prompt, text in rows]
@@ -32,30 +38,33 @@ def nll(task: Task, lm: LanguageModel, name: str, texts: Sequence[tuple[Example,
 
 
 def divergence(
-    name: str, own: LanguageModel, other: LanguageModel, task: Task, examples: Sequence[Example], *, seed: int,
-    iteration: int, max_new_tokens: int, batch_size: int,
+    name: str, own: tuple[LanguageModel, ReadsPrompt], other: tuple[LanguageModel, ReadsPrompt],
+    examples: Sequence[Example], *, seed: int, iteration: int, max_new_tokens: int, batch_size: int,
 ) -> list[statistics.Metric]:
     """KL(own || other), from one sample of `own` at temperature 1 for each example.
 
     Args:
         name: of the metric; the samples' keys depend on it.
-        own: the model that samples.
-        other: the model that is compared with it.
-        task: writes the prompts.
-        examples: whose policy prompts are sampled from.
+        own: the model that samples, and what it reads.
+        other: the model that is compared with it, and what that one reads.
+        examples: whose prompts are sampled from.
         seed, iteration: of the samples' keys.
         max_new_tokens, batch_size: of the samples.
     """
-    prompts = [own.encode(e.id, [task.policy_prompt(e)], own.room(max_new_tokens))[0] for e in examples]
+    (sampler, of_sampler), (rescorer, of_rescorer) = own, other
+    prompts = [sampler.encode(e.id, [of_sampler(e)], sampler.room(max_new_tokens))[0] for e in examples]
+    given = prompts if of_rescorer == of_sampler else [
+        rescorer.encode(e.id, [of_rescorer(e)], rescorer.room(max_new_tokens))[0] for e in examples]
     lengths = [len(prompt.ids) for prompt in prompts]
-    generator = Generator(own, make_sampling(1.0, 0, 1.0), max_new_tokens, batch_size, (), own.row_lengths(lengths))
+    generator = Generator(sampler, make_sampling(1.0, 0, 1.0), max_new_tokens, batch_size, (),
+                          sampler.row_lengths(lengths))
     sampled, rescored = [], []
     for batch in padding.batches_by_length(lengths, batch_size):
         keys = decode.candidate_keys(seed, iteration, name, [prompts[i].id for i in batch], [0])
         samples = [sample for (sample,) in generator.start([prompts[i] for i in batch], keys).result()]
         sampled += [sample.logprobs for sample in samples]
-        pairs = [([*prompts[i].ids, *sample.thought], sample.tokens.tolist())
+        pairs = [([*given[i].ids, *sample.thought], sample.tokens.tolist())
                  for i, sample in zip(batch, samples, strict=True)]
         for start in range(0, len(pairs), _BATCH):
-            rescored += other.logprobs(pairs[start : start + _BATCH], _BATCH)
+            rescored += rescorer.logprobs(pairs[start : start + _BATCH], _BATCH)
     return kl.divergence(name, sampled, rescored)

@@ -1,14 +1,27 @@
 """What a policy writes for held-out documents: how it is drawn, and the text that a generation holds."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ilf_jax.config import Config
 from ilf_jax.inference.generation import Generator
 from ilf_jax.inference.language_model import Encoded, LanguageModel
 from ilf_jax.records import Example
 from ilf_jax.sampling.logits import make_sampling
+from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tasks.task import Task
+
+
+def policy_prompt(task: Task, config: Config, trained: bool) -> Callable[[Example], Prompt]:
+    """What the policy reads before it writes: with config.finetune.objective='fcp' a favourable comment, too.
+
+    Args:
+        trained: whether it has been finetuned by this run; before that, it knows nothing of comments.
+    """
+    if config.finetune.objective != "fcp" or not trained:
+        return task.policy_prompt
+    comment = config.finetune.favourable or task.favourable
+    return lambda example: task.conditioned_prompt(example, comment)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +61,8 @@ class PolicyOutputs:
         writes_feedback = config.finetune.target == "feedback_refinement" and trained
         if writes_feedback:
             max_new_tokens += config.feedback.max_new_tokens
-        prompts = {e.id: lm.encode(e.id, [task.policy_prompt(e)], lm.room(max_new_tokens))[0] for e in examples}
+        prompt = policy_prompt(task, config, trained)
+        prompts = {e.id: lm.encode(e.id, [prompt(e)], lm.room(max_new_tokens))[0] for e in examples}
         sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
         row_lengths = lm.row_lengths(len(p.ids) for p in prompts.values())
         generator = Generator(lm, sampling, max_new_tokens, batch_size, task.stop, row_lengths)

@@ -4,6 +4,7 @@ import functools
 
 from ilf_jax.evaluation import statistics
 from ilf_jax.inference.generation import Generator
+from ilf_jax.inference.policy_outputs import policy_prompt
 from ilf_jax.records import Draft, Example
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
@@ -31,7 +32,8 @@ def _draft(context: StageContext, folder: StageFolder) -> Outcome:
         folder.write_shard(0, 1, [Draft(e.id, e.draft, "recorded") for e in examples])
         return Outcome(shards=1, count=len(examples))
     policy = context.roles.get("policy")
-    prompts = encode_prompts(policy, examples, task.policy_prompt, settings.max_new_tokens)
+    prompt = policy_prompt(task, config, context.iteration > 1)
+    prompts = encode_prompts(policy, examples, prompt, settings.max_new_tokens)
     lengths = [len(prompts[e.id].ids) for e in examples]
     sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
     generator = Generator(policy, sampling, settings.max_new_tokens, settings.batch_size, task.stop,

@@ -5,7 +5,7 @@ import functools
 from ilf_jax.evaluation import output_metrics, statistics
 from ilf_jax.inference import likelihoods, preferences
 from ilf_jax.inference.language_model import LanguageModel
-from ilf_jax.inference.policy_outputs import PolicyOutputs
+from ilf_jax.inference.policy_outputs import PolicyOutputs, policy_prompt
 from ilf_jax.records import Example, Output
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
@@ -68,15 +68,16 @@ def _evaluate(
 def _likelihoods(context: StageContext, policy: LanguageModel) -> list[statistics.Metric]:
     """Likelihood of what people wrote, and the divergence from the policy before training."""
     settings, metrics = context.config.evaluate, []
+    reads = policy_prompt(context.task, context.config, context.iteration > 0)
     if settings.nll:
         for field in ("reference", "human_refinement"):
             given = [(e, getattr(e, field)) for e in context.held_out if getattr(e, field)]
-            metrics += [likelihoods.nll(context.task, policy, f"nll_{field}", given)] if given else []
+            metrics += [likelihoods.nll(reads, policy, f"nll_{field}", given)] if given else []
     if settings.kl and context.iteration > 0:
-        base = context.roles.get("base")
-        for name, own, other in (("kl_base_policy", base, policy), ("kl_policy_base", policy, base)):
+        base, trained = (context.roles.get("base"), context.task.policy_prompt), (policy, reads)
+        for name, own, other in (("kl_base_policy", base, trained), ("kl_policy_base", trained, base)):
             metrics += likelihoods.divergence(
-                name, own, other, context.task, context.held_out, seed=context.config.seed,
+                name, own, other, context.held_out, seed=context.config.seed,
                 iteration=context.iteration, max_new_tokens=settings.kl_max_new_tokens, batch_size=settings.batch_size)
     return metrics
 

@@ -16,6 +16,7 @@ from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.stages.context import Outcome, Records, StageContext, encode_prompts, process_shards, run_stage
+from ilf_jax.tasks.prompts import Prompt
 
 # Documents on which the sampler's log-probabilities are compared with the trainer's.
 _CHECKED_DOCUMENTS = 2
@@ -31,10 +32,16 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
     gap: float | None = folder.manifest().get("logprob_gap")
     draft_texts = {i: row.text for i, row in drafts.by_id().items()}
     feedback_texts = {i: row.text for i, row in feedback.by_id().items()}
-    refiner = context.roles.get("refiner")
-    prompts = encode_prompts(refiner, examples,
-                             lambda e: task.refine_prompt(e, draft_texts[e.id], feedback_texts[e.id]),
-                             settings.max_new_tokens)
+    if settings.source == "policy":
+        feedback_texts = {e.id: "" for e in examples}
+    refiner = context.roles.get(settings.source)
+
+    def prompt(e: Example) -> Prompt:
+        if settings.source == "policy":
+            return task.policy_prompt(e)
+        return task.refine_prompt(e, draft_texts[e.id], feedback_texts[e.id])
+
+    prompts = encode_prompts(refiner, examples, prompt, settings.max_new_tokens)
     lengths = [len(prompts[e.id].ids) for e in examples]
     sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
     generator = Generator(refiner, sampling, settings.max_new_tokens, settings.batch_size, task.stop,
@@ -150,7 +157,7 @@ def _metrics(
         *_problems(context, rows),
         *diversity.diversity([row.texts for row in rows]),
     ]
-    if context.task.has_oracle:
+    if context.task.has_oracle and context.config.refine.source == "refiner":
         matches = []
         for example, row in zip(context.examples, rows, strict=True):
             right = context.task.oracle_refinement(example, drafts[example.id], feedback[example.id])
