@@ -145,13 +145,14 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """What a policy writes for a held-out example."""
+    """What a policy writes for a held-out example. `values` are the task's own numbers about the text."""
 
     id: str
     text: str
     num_tokens: int
     stopped: bool
     logprob: float
+    values: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,8 @@ class Metric:
     value: float
     stderr: float | None = None
     n: int | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -88,10 +88,12 @@ class StageContext:
             examples: what to measure on; by default this iteration's documents.
         """
         values: dict[str, list[float]] = {}
+        shares = {metric.name for metric in self.task.metrics if metric.share}
         for example in self.examples if examples is None else examples:
             for name, value in self.task.measure(example, texts[example.id]).items():
                 values.setdefault(name, []).append(value)
-        return [statistics.mean(name, of_name) for name, of_name in values.items()]
+        return [(statistics.proportion if name in shares and {*of_name} <= {0, 1} else statistics.mean)(name, of_name)
+                for name, of_name in values.items()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,8 +183,9 @@ def finish(context: StageContext, folder: StageFolder, meter: performance.Meter,
 def metric_line(iteration: int, stage: str, metric: Metric) -> dict[str, Any]:
     """A line of metrics.jsonl. What is not defined is null: a standard error of n = 1, a correlation of constants."""
     value, stderr = (None if x is None or not math.isfinite(x) else float(x) for x in (metric.value, metric.stderr))
+    bounds = {} if metric.low is None else {"low": metric.low, "high": metric.high}
     return {"iteration": iteration, "stage": stage, "metric": metric.name, "value": value, "stderr": stderr,
-            "n": metric.n}
+            "n": metric.n, **bounds}
 
 
 def _depends_on(context: StageContext, stage: str) -> dict[str, Any]:

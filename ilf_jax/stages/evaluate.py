@@ -4,6 +4,7 @@ import functools
 
 from ilf_jax.evaluation import output_metrics, statistics
 from ilf_jax.inference import likelihoods, preferences
+from ilf_jax.inference.generation import Sample
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.inference.policy_outputs import PolicyOutputs, policy_prompt
 from ilf_jax.records import Example, Output
@@ -40,8 +41,7 @@ def _evaluate(
         # The same keys in every iteration: runs differ by their policy, not by luck.
         keys = decode.candidate_keys(config.seed, 0, "evaluate", [e.id for e in batch], [0])
         return outputs.generator.start([outputs.prompts[e.id] for e in batch], keys).map(lambda samples: [
-            Output(e.id, outputs.text(s.text), len(s.tokens), s.stopped, float(s.logprobs.sum()))
-            for e, (s,) in zip(batch, samples, strict=True)])
+            _output(context, e, outputs.text(s.text), s) for e, (s,) in zip(batch, samples, strict=True)])
 
     done = process_shards(
         context, folder, examples, outputs.lengths(examples), cls=Output, start=start,
@@ -63,6 +63,13 @@ def _evaluate(
         metrics += preferences.win_rates(
             context.roles.get("judge"), context.task, examples, texts, before, config.score.batch_size)
     return Outcome(done.shards, len(rows), metrics, done.work)
+
+
+def _output(context: StageContext, example: Example, text: str, sample: Sample) -> Output:
+    values = {name: float(value) for name, value in context.task.measure(example, text).items()}
+    if example.reference and context.config.evaluate.exact_match:
+        values["exact_match"] = float(text == example.reference)
+    return Output(example.id, text, len(sample.tokens), sample.stopped, float(sample.logprobs.sum()), values)
 
 
 def _likelihoods(context: StageContext, policy: LanguageModel) -> list[statistics.Metric]:

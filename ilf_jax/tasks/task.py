@@ -16,11 +16,13 @@ class MetricInfo:
     Attributes:
         direction: "lower" or "higher": which is better.
         label: what it is, in words.
+        share: whether a text has it (1) or not (0), so that its mean is a share of texts.
     """
 
     name: str
     direction: str
     label: str
+    share: bool = False
 
 
 class Task:

@@ -107,9 +107,9 @@ class WordRemoval(task.Task):
     refinement_cue = "Better text:"
     favourable = "Nothing to remove."
     metrics = (
-        task.MetricInfo("insult_rate", "lower", "share of texts with an insult"),
+        task.MetricInfo("insult_rate", "lower", "share of texts with an insult", share=True),
         task.MetricInfo("insults_per_text", "lower", "insults in a text"),
-        task.MetricInfo("well_formed", "higher", "share of sentences of the right form"),
+        task.MetricInfo("well_formed", "higher", "share of sentences of the right form", share=True),
     )
 
     def __init__(self) -> None:
