@@ -46,7 +46,7 @@ def mean(name: str, values: Sequence[float]) -> Metric:
     return Metric(name, float(array.mean()), stderr, array.size)
 
 
-def proportion(name: str, successes: Sequence[bool | int]) -> Metric:
+def proportion(name: str, successes: Sequence[bool | float]) -> Metric:
     """Share of successes, with SEM (see `mean`); with Wilson's interval where one outcome is rarer than 5 in n.
 
     Raises:
