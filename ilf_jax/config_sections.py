@@ -23,8 +23,8 @@ STAGES_BEFORE_TARGET: dict[str, tuple[str, ...]] = {
 """The stages that an iteration runs before finetuning, by what it imitates."""
 TARGETS = tuple(STAGES_BEFORE_TARGET)
 _READ_BY_OBJECTIVE: dict[str, tuple[str, ...]] = {
-    "dpo": ("draft",), "fcp": ("draft", "feedback"), "sdpo": ("draft", "feedback"), "sdft": TRAINING_STAGES,
-    "rltf_sd": TRAINING_STAGES, "feedback_modelling": ("draft", "feedback"), "grpo": TRAINING_STAGES,
+    "dpo": ("draft",), "fcp": ("draft", "feedback"), "sdpo": ("draft", "feedback"), "sdft": ("draft",),
+    "rltf_sd": ("draft",), "feedback_modelling": ("draft", "feedback"),
 }
 CONTROLS = ("", "shuffled", "withheld", "empty_praise")
 
@@ -38,10 +38,10 @@ def stages_before_finetuning(
         target, objective, feedback_weight: of config.finetune.
         candidates: config.refine.source; those that the policy draws afresh need no draft and no feedback.
     """
-    needed = {*STAGES_BEFORE_TARGET.get(target, TRAINING_STAGES), *_READ_BY_OBJECTIVE.get(objective, ()),
-              *(("draft", "feedback") if feedback_weight else ())}
-    if candidates == "policy" and "refine" in needed and not feedback_weight:
+    needed = set(STAGES_BEFORE_TARGET.get(target, TRAINING_STAGES))
+    if candidates == "policy" and "refine" in needed:
         needed -= {"draft", "feedback"}
+    needed |= {*_READ_BY_OBJECTIVE.get(objective, ()), *(("draft", "feedback") if feedback_weight else ())}
     return tuple(stage for stage in TRAINING_STAGES if stage in needed)
 
 

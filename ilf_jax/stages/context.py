@@ -167,6 +167,11 @@ def written_with(context: StageContext, name: str, cls: type[R]) -> Records[R] |
     return Records(cls, folder) if folder is not None and folder.complete else None
 
 
+def same_records(one: StageContext, other: StageContext, name: str) -> bool:
+    """Whether a stage writes the same under both configurations."""
+    return _depends_on(one, name) == _depends_on(other, name)
+
+
 def finish(context: StageContext, folder: StageFolder, meter: performance.Meter, outcome: Outcome,
            cost: Mapping[str, float] | None = None) -> None:
     """Writes the manifest of a complete stage: what every stage ends with.

@@ -11,7 +11,7 @@ from ilf_jax.feedback.source import DraftedDocument, SourceContext
 from ilf_jax.records import Draft, Example, Feedback
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
-from ilf_jax.stages.context import Outcome, Records, StageContext, process_shards, run_stage, written_with
+from ilf_jax.stages.context import Outcome, Records, StageContext, process_shards, run_stage, same_records, written_with
 from ilf_jax.tasks import answers
 
 
@@ -55,7 +55,9 @@ def _give_feedback(context: StageContext, drafts: Records[Draft], folder: StageF
 
 
 def _already_given(context: StageContext) -> Records[Feedback] | None:
-    """The feedback itself, where the run or a baseline has asked for it: people and services are not asked again."""
+    """The feedback itself, where the run or a baseline has asked for it on the same drafts: people and services are not
+    asked again. None where nobody has."""
     config = context.config
-    without = dataclasses.replace(config, feedback=dataclasses.replace(config.feedback, control=""))
-    return written_with(dataclasses.replace(context, config=without), "feedback", Feedback)
+    without = dataclasses.replace(
+        context, config=dataclasses.replace(config, feedback=dataclasses.replace(config.feedback, control="")))
+    return written_with(without, "feedback", Feedback) if same_records(context, without, "draft") else None

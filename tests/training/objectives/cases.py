@@ -139,8 +139,8 @@ def _c(d, context="policy"):
 def dpo(params, ref):
     better, worse = ([(_c(d), t(d)) for d in documents()] for t in (lambda d: d.text, lambda d: d.draft.text))
     gain, loss = (jnp.sum(logp(params, texts) - logp(ref, texts), axis=1) for texts in (better, worse))
-    p, s = jax.nn.sigmoid(SETTINGS.beta * (gain - loss)), SETTINGS.label_smoothing
-    return jnp.sum(-(1 - s) * jnp.log(p) - s * jnp.log(1 - p)), COUNT
+    m, s = SETTINGS.beta * (gain - loss), SETTINGS.label_smoothing
+    return jnp.sum(-(1 - s) * jax.nn.log_sigmoid(m) - s * jax.nn.log_sigmoid(-m)), COUNT
 
 
 def imitation(params, texts):
