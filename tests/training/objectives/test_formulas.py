@@ -71,10 +71,6 @@ def gradients(name, params, ref, layout, frozen=None):
     return float(loss), float(weight), grads
 
 
-def one_a_row(examples):
-    return [[[i] for i in range(len(examples))]]
-
-
 def packed(examples):
     return [packing.pack([len(e) for e in examples], 2 * cases.LENGTH, merge=True)]
 
@@ -85,8 +81,9 @@ def accumulated(examples):
     return [rows[:1], rows[1:]]
 
 
-@pytest.mark.parametrize("layout", [one_a_row, packed, accumulated])
-@pytest.mark.parametrize("name", cases.CASES)
+@pytest.mark.parametrize(("name", "layout"), [
+    *((name, accumulated) for name in cases.CASES),
+    *((name, packed) for name in ("dpo", "sdpo, current teacher", "grpo", "sdpo with feedback"))])
 def test_loss_and_gradient_are_those_of_the_formula(name, layout, params, ref, by_formula):
     loss, weight, grads = gradients(name, params, ref, layout)
     expected_loss, expected_weight, expected = by_formula(name)

@@ -37,6 +37,9 @@ class Accelerator:
 
     gather_for_metrics = gather
 
+    def reduce(self, value, reduction):
+        return value
+
 
 def trainer(**settings):
     """What TRL's loss code reads of a trainer."""
@@ -137,6 +140,8 @@ def test_sdpo(models, top_k, record_property):
         losses = loss_utils.compute_full_logit_self_distillation_loss(student, teacher, distillation_alpha=1.0)
     else:
         top = torch.topk(teacher, top_k, dim=-1).indices
+        # In double precision, for TRL takes the rest as 1 less the sum of what is likely.
+        student, teacher = (torch.log_softmax(of.double(), dim=-1) for of in (student, teacher))
         losses = loss_utils.compute_divergence(*(loss_utils.add_tail_bucket(torch.gather(of, -1, top))
                                                  for of in (student, teacher)), 1.0)
     theirs = float((losses * mask).sum() / mask.sum())
