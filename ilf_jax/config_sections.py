@@ -22,6 +22,27 @@ STAGES_BEFORE_TARGET: dict[str, tuple[str, ...]] = {
 }
 """The stages that an iteration runs before finetuning, by what it imitates."""
 TARGETS = tuple(STAGES_BEFORE_TARGET)
+_READ_BY_OBJECTIVE: dict[str, tuple[str, ...]] = {
+    "dpo": ("draft",), "fcp": ("draft", "feedback"), "sdpo": ("draft", "feedback"), "sdft": ("draft",),
+    "rltf_sd": ("draft",), "feedback_modelling": ("draft", "feedback"),
+}
+CONTROLS = ("", "shuffled", "withheld", "empty_praise")
+
+
+def stages_before_finetuning(
+    target: str, objective: str = "nll", feedback_weight: float = 0.0, candidates: str = "refiner"
+) -> tuple[str, ...]:
+    """The stages that an iteration runs before finetuning, in their order.
+
+    Args:
+        target, objective, feedback_weight: of config.finetune.
+        candidates: config.refine.source; those that the policy draws afresh need no draft and no feedback.
+    """
+    needed = set(STAGES_BEFORE_TARGET.get(target, TRAINING_STAGES))
+    if candidates == "policy" and "refine" in needed:
+        needed -= {"draft", "feedback"}
+    needed |= {*_READ_BY_OBJECTIVE.get(objective, ()), *(("draft", "feedback") if feedback_weight else ())}
+    return tuple(stage for stage in TRAINING_STAGES if stage in needed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,10 +138,14 @@ class Feedback:
     temperature: float = key(0.0, "of the critic", low=0)
     max_new_tokens: int = key(64, "of the critic", low=1)
     batch_size: int = key(32, "documents a batch (and a shard)", low=1)
+    control: str = key("", "what is put in the place of the source's feedback, to learn what the words are worth: "
+                       "another document's feedback, none, or praise that says nothing", choices=CONTROLS)
 
 
 @dataclasses.dataclass(frozen=True)
 class Refine:
+    source: str = key("refiner", "who writes the candidates: the refiner from draft and feedback, or the policy, which "
+                      "draws N fresh drafts", choices=("refiner", "policy"))
     num_candidates: int = key(5, "N refinements a document", low=1, high=256)
     temperature: float = key(1.0, "0: greedy", low=0)
     top_k: int = key(0, "0: off", low=0)
@@ -139,6 +164,7 @@ class Score:
                       "own reward(document, draft, feedback, refinement) -> float", registry=registry.SCORERS)
     prompts: str = key("paper", "the ensemble: five whole prompts, or five questions behind one head, which is "
                        "faster", choices=("paper", "tree"))
+    draft: bool = key(False, "score the draft like its refinements, as finetune.objective='rltf_sd' needs it")
     win_rate: bool = key(False, "of the picked refinements against the drafts, by the judge, and of other picks")
     batch_size: int = key(8, "prefixes a batch: (document, prompt) pairs, documents where prompts form a tree", low=1)
 
@@ -174,7 +200,19 @@ class Training:
 class Finetune(Training):
     objective: str = key("nll", "what is minimised; file:PATH:NAME or module:PACKAGE.MODULE:NAME: your own",
                          registry=registry.OBJECTIVES)
-    beta: float = key(1.0, "of the weighted objective", low=0)
+    beta: float = key(1.0, "of weighted and dpo", low=0)
+    rejected: str = key("draft", "of dpo: what the target is preferred to, the draft or the candidate with the lowest "
+                        "score", choices=("draft", "worst"))
+    label_smoothing: float = key(0.0, "of dpo: share of pairs taken to be the wrong way round", low=0, high=0.49)
+    teacher: str = key("current", "of sdpo and sdft: the policy that training starts from, the current one, or its "
+                       "moving average", choices=("frozen", "current", "ema"))
+    teacher_reads: str = key("feedback", "of sdpo: the feedback, or draft and feedback in the refiner's prompt",
+                             choices=("feedback", "refine"))
+    teacher_top_k: int = key(20, "of sdpo and sdft: the teacher's likeliest tokens; all others count as one", low=1)
+    clip_ratio: float = key(0.2, "of grpo: policy ratios are clipped to 1 - this and 1 + this", above=0, high=1)
+    kl_weight: float = key(0.0, "of grpo: weight of the divergence from where training starts", low=0)
+    feedback_weight: float = key(0.0, "weight of -log p(feedback given document, draft) beside any objective", low=0)
+    favourable: str = key("", "of fcp: the comment that the policy is conditioned on after training; unset: the task's")
     target: str = key("refinement", "what to imitate", choices=TARGETS)
     init: str = key("base", "start from the base checkpoint or the previous iteration's",
                      choices=("base", "previous"))

@@ -108,6 +108,7 @@ class Scored:
         chosen: index of the picked candidate.
         picks: index that each baseline scorer (random, longest, first) picks.
         prompt_scores: per candidate the score of each prompt of an ensemble; empty for other methods.
+        draft_score: of the draft, by the same method; None where config.score.draft does not ask for it.
     """
 
     id: str
@@ -115,28 +116,45 @@ class Scored:
     chosen: int
     picks: dict[str, int]
     prompt_scores: list[list[float]] = dataclasses.field(default_factory=list)
+    draft_score: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """One training pair: the policy's prompt for the example, and the text to imitate."""
+    """One training pair: the policy's prompt for the example, and the text to imitate.
+
+    Attributes:
+        source: which finetune.target it came from.
+        weight: of its loss.
+        rejected: the text that `completion` is preferred to.
+        context: which prompt the text stands behind, or its teacher reads: see `training.objectives.CONTEXTS`.
+        draft, feedback, refinement: what such prompts hold, and what is learned beside the text.
+        advantage: how much better than expected the text was, by its reward.
+    """
 
     id: str
     prompt: str
     completion: str
-    source: str  # which finetune.target it came from
-    weight: float = 1.0  # of its loss
+    source: str
+    weight: float = 1.0
+    rejected: str = ""
+    context: str = "policy"
+    draft: str = ""
+    feedback: str = ""
+    refinement: str = ""
+    advantage: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """What a policy writes for a held-out example."""
+    """What a policy writes for a held-out example. `values` are the task's own numbers about the text."""
 
     id: str
     text: str
     num_tokens: int
     stopped: bool
     logprob: float
+    values: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

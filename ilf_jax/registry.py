@@ -121,6 +121,17 @@ SCORERS = Registry("scorer", {
 OBJECTIVES = Registry("objective", {
     "nll": ("ilf_jax.training.objectives.nll:NextToken", "imitate the picked text"),
     "weighted": ("ilf_jax.training.objectives.weighted:Weighted", "all candidates, weighted by softmax(beta R)"),
+    "dpo": ("ilf_jax.training.objectives.dpo:Dpo", "prefer the target to the draft, or the best candidate to the "
+            "worst"),
+    "fcp": ("ilf_jax.training.objectives.fcp:FeedbackConditional", "the draft, given the feedback on it"),
+    "sdpo": ("ilf_jax.training.objectives.sdpo:SelfDistillation", "draft's tokens as a teacher sees them that has read "
+             "the feedback"),
+    "sdft": ("ilf_jax.training.objectives.sdft:FromDemonstration", "as sdpo; the teacher has read the refinement"),
+    "rltf_sd": ("ilf_jax.training.objectives.rltf_sd:SelfDistilledReward", "refinements, by what they gain on the "
+                "draft"),
+    "feedback_modelling": ("ilf_jax.training.objectives.feedback_modelling:FeedbackModelling", "nothing but the "
+                           "feedback, given the draft; beside another objective: finetune.feedback_weight"),
+    "grpo": ("ilf_jax.training.objectives.grpo:Grpo", "fresh drafts, by their reward within the group"),
 })
 _BY_KIND = {"task": TASKS, "feedback": FEEDBACK, "scorer": SCORERS, "objective": OBJECTIVES}
 

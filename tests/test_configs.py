@@ -9,6 +9,8 @@ import pytest
 import ilf_jax
 from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
+from ilf_jax.reporting import methods, workfolder
+from ilf_jax.runtime import workdir
 from ilf_jax.sweeps import config_files, grid
 from ilf_jax.tasks import word_removal
 
@@ -59,7 +61,8 @@ def test_is_read(name):
             if isinstance(value, dict):
                 yield from keys(value, f"{prefix}{key}.")
 
-    assert set(keys(c.to_dict())) == names
+    # What baselines override has names of its own.
+    assert {key for key in keys(c.to_dict()) if not key.startswith("baselines.")} == names
     assert config_lib.read(config_lib.to_dict(config)) == config
     assert config != config_lib.read(ilf_jax.base_config())
     assert f"--config=configs/{name}" in (FOLDER / name).read_text() or "bash launch/" in (FOLDER / name).read_text()
@@ -113,6 +116,55 @@ def test_quickstart(tiny_run, tmp_path):
     c.iterations, c.data.train_size, c.data.eval_size, c.baselines = 1, 6, 4, ("initial",)
     ilf_jax.run(c, tmp_path / "run")
     completed(tmp_path / "run", ALL)
+
+
+def small_methods(task, tiny_run):
+    """configs/methods.py on the tiny model: a handful of documents, one iteration."""
+    c = shorten(load("methods.py", task), tiny_run)
+    c.reward_model.checkpoint, c.reward_model.tokenizer = "init:tiny", c.policy.tokenizer
+    c.reward_model.max_prompt_length = 440
+    c.iterations, c.data.train_size, c.data.eval_size, c.evaluate.kl_max_new_tokens = 1, 4, 4, 8
+    c.finetune.accumulation, c.draft.batch_size, c.evaluate.batch_size, c.refine.batch_size = 1, 4, 4, 4
+    return c
+
+
+METHODS = {"ILF", "drafts", "grpo", *(f"{name}{control}" for control in ("", "-shuffled") for name in (
+    "weighted", "dpo", "fcp", "sdpo", "sdft", "rltf_sd", "feedback_modelling")), "ILF-shuffled"}
+
+
+def test_methods(tiny_run, tmp_path):
+    """Every method and its control; what they share is drawn once."""
+    c = small_methods("word_removal", tiny_run)
+    ilf_jax.run(c, tmp_path / "run")
+    completed(tmp_path / "run", ALL)
+    (ilf_jax_rows,) = [methods.rows([workfolder.read(tmp_path / "run")])]
+    assert {row.label for row in ilf_jax_rows} == METHODS
+    controlled = {row.label for row in ilf_jax_rows if row.from_control is not None}
+    assert {f"{label}-shuffled" for label in controlled} == {name for name in METHODS if name.endswith("-shuffled")}
+    assert all(row.tokens and row.kl and row.value for row in ilf_jax_rows)
+    own = {}  # stage -> the folders that hold records of their own
+    for path in (tmp_path / "run").glob("**/iteration_001/*/manifest.json"):
+        if workdir.RECORDS_IN not in json.loads(path.read_text()):
+            own.setdefault(path.parent.name, set()).add(path.parents[2].name)
+    assert own["draft"] == {"run"} and own["feedback"] == {"run", "ILF-shuffled"}
+    assert own["refine"] == own["score"] == {"run", "ILF-shuffled", "grpo"}
+
+
+def test_methods_on_a_text_of_one_s_own(tiny_run, tmp_path):
+    """Read, checked, and as far as the data are concerned; each method itself has run above."""
+    c = small_methods("summarize", tiny_run)
+    lines = [{"article": f"Long article {i}. " * 10, "candidate": f"Short {i}.",
+              "feedback": {"explanation": f"Wrong number {i}.", "summary": f"Better {i}."}} for i in range(9)]
+    (tmp_path / "reviews.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    c.data.source = f"jsonl:{tmp_path / 'reviews.jsonl'}"
+    c.baselines = {name: c.baselines[name].to_dict() for name in ("fcp", "sdpo-shuffled", "rltf_sd", "grpo")}
+    found = {(m["stage"], m["metric"]) for m in ilf_jax.run(c, tmp_path / "run")}
+    assert {("evaluate", "nll_human_refinement"), ("score", "score_draft"), ("finetune", "tokens_trained")} <= found
+
+
+def test_methods_refuses_other_arguments():
+    with pytest.raises(ValueError, match="allowed are word_removal and summarize"):
+        load("methods.py", "tldr")
 
 
 def test_pretraining(tmp_path):

@@ -1,7 +1,7 @@
 """Array sizes of a run's steps: the largest batches, measured on the documents if they are available."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ilf_jax import config as config_lib
 from ilf_jax.inference import answer_scoring
@@ -44,6 +44,7 @@ class Shapes:
         policy_prompt: length of the policy's prompt.
         groups: prefixes of each document in the judge's prompts.
         typical: mean length of the prompts of all documents, as a part of the longest one's.
+        beside: predicted tokens per training row of the texts beside the examples, where they were measured.
     """
 
     prompt: int
@@ -58,6 +59,7 @@ class Shapes:
     policy_prompt: int = 0
     groups: int = 1
     typical: float = 1.0
+    beside: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def assumed(config: config_lib.Config, placement: Placement) -> Shapes:
@@ -112,6 +114,7 @@ def measured(config: config_lib.Config, task: Task, roles: Roles, documents: Seq
         policy_prompt=max(len(policy.encode_whole(e.id, task.policy_prompt(e)).ids) for e in longest),
         groups=len(questions_by_document[0].groups(layout.together)),
         typical=_typical(task.refine_prompt(longest[0], *texts[longest[0].id]), documents),
+        beside=schedule.beside,
     )
 
 

@@ -212,7 +212,7 @@ def _score(config: config_lib.Config, placement: Placement, shapes: Shapes) -> _
 def _finetune(config: config_lib.Config, placement: Placement, shapes: Shapes) -> _Lowered:
     model, settings = placement.model, config.finetune
     compute = model_pool.compute_of(config, placement.mesh, model)
-    objective = objectives.by_choice(settings.objective).make(model, compute, settings)
+    objective = objectives.make(model, compute, settings)
     params = jax.eval_shape(
         lambda params: train_program.trainable(model, settings, "finetune", params, jax.random.key(0)),
         transformer.param_shapes(model))
@@ -221,7 +221,8 @@ def _finetune(config: config_lib.Config, placement: Placement, shapes: Shapes) -
     arguments = train_program.argument_shapes(opt, placement, objective, trained, frozen)
     A, R, L, T = shapes.accumulation, shapes.rows, shapes.row, shapes.targets
     batch = train_program.batch_shapes(placement, packing.array_shapes(
-        (A, R), row_length=L, num_targets=T, reference_logprobs=objective.reference == "logprobs"))
+        (A, R), row_length=L, num_targets=T, reference_logprobs=objective.reference == "logprobs",
+        advantages=objective.advantages, beside={name: shapes.beside.get(name, T) for name in objective.beside}))
     lowered = train_program.lower(opt, objective, arguments, batch)
     work = flops.training(model, tokens=A * R * L, seen=L / 2, targets=A * R * T)
     resident = _bytes((arguments.state, arguments.frozen, arguments.reference))

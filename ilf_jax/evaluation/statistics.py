@@ -6,6 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 import scipy.stats
 
+# Successes and failures from which on a share has a standard error worth its name.
+_ENOUGH_OF_EACH = 5
+
 
 @dataclasses.dataclass(frozen=True)
 class Metric:
@@ -16,12 +19,15 @@ class Metric:
         value: in the units of `name`; rates are shares in [0, 1].
         stderr: standard error of `value`, in the same units; nan if n = 1.
         n: number of independent observations (documents).
+        low, high: bounds of the value, 95 %, where a standard error says little: a share near 0 or 1.
     """
 
     name: str
     value: float
     stderr: float
     n: int | None
+    low: float | None = None
+    high: float | None = None
 
 
 def plain(name: str, value: float) -> Metric:
@@ -40,8 +46,8 @@ def mean(name: str, values: Sequence[float]) -> Metric:
     return Metric(name, float(array.mean()), stderr, array.size)
 
 
-def proportion(name: str, successes: Sequence[bool | int]) -> Metric:
-    """Share of successes, with SEM (see `mean`).
+def proportion(name: str, successes: Sequence[bool | float]) -> Metric:
+    """Share of successes, with SEM (see `mean`); with Wilson's interval where one outcome is rarer than 5 in n.
 
     Raises:
         ValueError: there are no values, or one is neither 0 nor 1.
@@ -49,7 +55,18 @@ def proportion(name: str, successes: Sequence[bool | int]) -> Metric:
     array = check_finite(name, successes)
     if not np.isin(array, (0.0, 1.0)).all():
         raise ValueError(f"{name}: a proportion takes values 0 and 1 only")
-    return mean(name, array.tolist())
+    metric = mean(name, array.tolist())
+    successes_in_n = int(array.sum())
+    if min(successes_in_n, array.size - successes_in_n) >= _ENOUGH_OF_EACH:
+        return metric
+    low, high = wilson(successes_in_n, array.size)
+    return dataclasses.replace(metric, low=low, high=high)
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927), which holds near 0 and 1, where the normal one has no width."""
+    interval = scipy.stats.binomtest(successes, n).proportion_ci(0.95, "wilson")
+    return float(interval.low), float(interval.high)
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:

@@ -1,6 +1,6 @@
 """Log-probabilities of texts behind the policy's prompts, and what follows from them: likelihood and divergence."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -8,23 +8,29 @@ from ilf_jax.evaluation import kl, likelihood, statistics
 from ilf_jax.inference.generation import Generator
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.inference.look_ahead import LookAhead, text_size
-from ilf_jax.inference.policy_outputs import policy_prompts
+from ilf_jax.inference.policy_outputs import prompts_of
 from ilf_jax.models import padding
 from ilf_jax.records import Example
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
-from ilf_jax.tasks.task import Task
+from ilf_jax.tasks.prompts import Prompt
 
 _BATCH = 8
 
 
-def nll(task: Task, lm: LanguageModel, name: str, texts: Sequence[tuple[Example, str]]) -> statistics.Metric:
+ReadsPrompt = Callable[[Example], Prompt]
+"""What a model reads before it writes about a document."""
+
+
+def nll(
+    reads: ReadsPrompt, lm: LanguageModel, name: str, texts: Sequence[tuple[Example, str]]
+) -> statistics.Metric:
     """Negative log-likelihood a token, in nats, of texts and the end behind them, as the policy's outputs."""
 
     def encode(i: int) -> tuple[list[int], list[int]]:
         example, text = texts[i]
         room = len(lm.tokenizer.encode(text)) + 2
-        (prompt,) = lm.encode(example.id, [task.policy_prompt(example)], room, answered=True)
+        (prompt,) = lm.encode(example.id, [reads(example)], room, answered=True)
         return prompt.ids, [*lm.continuation(prompt, text), lm.end_id]
 
     rows = LookAhead(range(len(texts)), key=str, encode=encode, tokens=lambda row: len(row[0]) + len(row[1]),
@@ -37,31 +43,32 @@ def nll(task: Task, lm: LanguageModel, name: str, texts: Sequence[tuple[Example,
 
 
 def divergence(
-    name: str, own: LanguageModel, other: LanguageModel, task: Task, examples: Sequence[Example], *, seed: int,
-    iteration: int, max_new_tokens: int, batch_size: int,
+    name: str, own: tuple[LanguageModel, ReadsPrompt], other: tuple[LanguageModel, ReadsPrompt],
+    examples: Sequence[Example], *, seed: int, iteration: int, max_new_tokens: int, batch_size: int,
 ) -> list[statistics.Metric]:
     """KL(own || other), from one sample of `own` at temperature 1 for each example.
 
     Args:
         name: of the metric; the samples' keys depend on it.
-        own: the model that samples.
-        other: the model that is compared with it.
-        task: writes the prompts.
-        examples: whose policy prompts are sampled from.
+        own: the model that samples, and what it reads.
+        other: the model that is compared with it, and what that one reads.
+        examples: whose prompts are sampled from.
         seed, iteration: of the samples' keys.
         max_new_tokens, batch_size: of the samples.
     """
-    look_ahead = policy_prompts(own, task, examples, max_new_tokens)
-    generator = Generator(own, make_sampling(1.0, 0, 1.0), max_new_tokens, batch_size, (),
-                          own.row_lengths(look_ahead.sampled_tokens, look_ahead.share))
+    (sampler, of_sampler), (rescorer, of_rescorer) = own, other
+    look_ahead = prompts_of(sampler, of_sampler, examples, max_new_tokens)
+    given = look_ahead if of_rescorer == of_sampler else prompts_of(rescorer, of_rescorer, examples, max_new_tokens)
+    generator = Generator(sampler, make_sampling(1.0, 0, 1.0), max_new_tokens, batch_size, (),
+                          sampler.row_lengths(look_ahead.sampled_tokens, look_ahead.share))
     sampled, rescored = [], []
     for batch in padding.batches_by_length(look_ahead.lengths, batch_size):
         prompts = [look_ahead.encoded(examples[i]) for i in batch]
         keys = decode.candidate_keys(seed, iteration, name, [prompt.id for prompt in prompts], [0])
         samples = [sample for (sample,) in generator.start(prompts, keys).result()]
         sampled += [sample.logprobs for sample in samples]
-        pairs = [([*prompt.ids, *sample.thought], sample.tokens.tolist())
-                 for prompt, sample in zip(prompts, samples, strict=True)]
+        pairs = [([*given.encoded(examples[i]).ids, *sample.thought], sample.tokens.tolist())
+                 for i, sample in zip(batch, samples, strict=True)]
         for start in range(0, len(pairs), _BATCH):
-            rescored += other.logprobs(pairs[start : start + _BATCH], _BATCH)
+            rescored += rescorer.logprobs(pairs[start : start + _BATCH], _BATCH)
     return kl.divergence(name, sampled, rescored)

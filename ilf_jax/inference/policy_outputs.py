@@ -1,7 +1,7 @@
 """What a policy writes for held-out documents: how it is drawn, and the text that a generation holds."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -13,15 +13,28 @@ from ilf_jax.records import Example
 from ilf_jax.runtime import performance
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.sampling.logits import make_sampling
+from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tasks.task import Task
 
 
-def policy_prompts(
-    lm: LanguageModel, task: Task, examples: Sequence[Example], max_new_tokens: int
+def policy_prompt(task: Task, config: Config, trained: bool) -> Callable[[Example], Prompt]:
+    """What the policy reads before it writes: with config.finetune.objective='fcp' a favourable comment, too.
+
+    Args:
+        trained: whether it has been finetuned by this run; before that, it knows nothing of comments.
+    """
+    if config.finetune.objective != "fcp" or not trained:
+        return task.policy_prompt
+    comment = config.finetune.favourable or task.favourable
+    return lambda example: task.conditioned_prompt(example, comment)
+
+
+def prompts_of(
+    lm: LanguageModel, reads: Callable[[Example], Prompt], examples: Sequence[Example], max_new_tokens: int
 ) -> LookAhead[Example, Encoded]:
-    """The policy's prompts about these documents, with room for outputs of `max_new_tokens`."""
+    """What a model reads about these documents, as tokens that leave room for outputs of `max_new_tokens`."""
     return LookAhead(examples, key=lambda e: e.id,
-                     encode=lambda e: lm.encode(e.id, [task.policy_prompt(e)], lm.room(max_new_tokens))[0],
+                     encode=lambda e: lm.encode(e.id, [reads(e)], lm.room(max_new_tokens))[0],
                      tokens=lambda prompt: len(prompt.ids), size=lambda e: text_size(e.document, e.title))
 
 
@@ -62,7 +75,7 @@ class PolicyOutputs:
         writes_feedback = config.finetune.target == "feedback_refinement" and trained
         if writes_feedback:
             max_new_tokens += config.feedback.max_new_tokens
-        prompts = policy_prompts(lm, task, examples, max_new_tokens)
+        prompts = prompts_of(lm, policy_prompt(task, config, trained), examples, max_new_tokens)
         sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
         row_lengths = lm.row_lengths(prompts.sampled_tokens, prompts.share)
         generator = Generator(lm, sampling, max_new_tokens, batch_size, task.stop, row_lengths)

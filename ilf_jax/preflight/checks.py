@@ -1,10 +1,13 @@
 """What must hold of a configuration and its documents before any work is done, baselines included."""
 
+from collections.abc import Sequence
+
 from ilf_jax import config as config_lib
 from ilf_jax import feedback, scoring
 from ilf_jax.data import documents as documents_lib
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import systems
+from ilf_jax.feedback import control
 from ilf_jax.inference import model_pool
 from ilf_jax.stages import finetune, reward
 from ilf_jax.stages.context import needed_stages, uses_recorded_drafts
@@ -46,6 +49,8 @@ def _check_method(config: config_lib.Config, task: Task) -> None:
     needed = needed_stages(config)
     if "feedback" in needed:
         feedback.source_class(config.feedback.source).check(config, task, None)
+        control.check(config, task, None)
+    _check_fresh_drafts(config, needed)
     if "score" in needed:
         scoring.scorer_class(config.score.method)
     if config.finetune.target == "feedback_refinement" and config.iterations > 1:
@@ -62,10 +67,24 @@ def _check_method(config: config_lib.Config, task: Task) -> None:
         raise InputError("config.evaluate.rank=True needs held-out documents: config.data.eval_size is 0")
 
 
+def _check_fresh_drafts(config: config_lib.Config, needed: Sequence[str]) -> None:
+    """Raises InputError if candidates are the policy's fresh drafts, and something is asked about what they refine."""
+    if config.refine.source != "policy" or "refine" not in needed:
+        return
+    where = "config.refine.source='policy' draws fresh drafts, which refine nothing: it does not go with"
+    if config.score.method in ("instruct_rm", "embedding"):
+        raise InputError(f"{where} config.score.method={config.score.method!r}, which looks for feedback in "
+                         "refinements; use reward_model, or your own reward function (file:PATH:NAME)")
+    if config.score.win_rate:
+        raise InputError(f"{where} config.score.win_rate=True, which compares refinements with drafts")
+    if config.finetune.target == "feedback_refinement":
+        raise InputError(f"{where} config.finetune.target='feedback_refinement'")
+
+
 def needed_roles(config: config_lib.Config) -> list[str]:
     """The roles that models play in a run."""
     needed = needed_stages(config)
-    roles = ["policy", *(["refiner"] if "refine" in needed else [])]
+    roles = ["policy", *(["refiner"] if "refine" in needed and config.refine.source == "refiner" else [])]
     if "feedback" in needed and config.feedback.source == "critic":
         roles.append("critic")
     scores = "score" in needed and (config.score.method == "instruct_rm" or config.score.win_rate)
@@ -96,6 +115,8 @@ def check_documents(config: config_lib.Config, task: Task, documents: documents_
                                      "config.data.fields.draft, or set config.draft.source='policy'")
         if "feedback" in needed:
             feedback.source_class(method.feedback.source).check(method, task, train)
+            for examples in documents.by_iteration.values():
+                control.check(method, task, examples)
 
 
 def trained_tokenizer_size(config: config_lib.Config) -> int | None:

@@ -14,10 +14,12 @@ from ilf_jax import config as config_lib
 from ilf_jax.data import comparisons as comparisons_lib
 from ilf_jax.data import documents as documents_lib
 from ilf_jax.errors import InputError
+from ilf_jax.feedback.control import PRAISE
 from ilf_jax.inference import fitting as fitting_lib
 from ilf_jax.inference import model_pool
 from ilf_jax.inference.answer_scoring import ANSWER_ROOM
 from ilf_jax.inference.fitting import UNWRITTEN, Demand, Model, shortened, too_long
+from ilf_jax.inference.policy_outputs import policy_prompt
 from ilf_jax.preflight.checks import methods, needed_roles, trained_tokenizer_size
 from ilf_jax.records import Comparison, Example
 from ilf_jax.runtime import progress
@@ -217,16 +219,21 @@ def _demands_in_training(config: config_lib.Config, task: Task) -> list[Demand]:
         return e.draft if recorded else UNWRITTEN
 
     def feedback(e: Example) -> str:
+        if config.feedback.control:
+            return {"withheld": "", "empty_praise": PRAISE}.get(config.feedback.control, UNWRITTEN)
         return {"recorded": e.feedback.strip(), "none": ""}.get(config.feedback.source, UNWRITTEN)
 
     demands = []
     if "draft" in needed and not recorded:
-        demands.append(Demand("draft", "policy", lambda e: [task.policy_prompt(e)],
-                              config.draft.max_new_tokens, writes=True))
+        reads = policy_prompt(task, config, config.iterations > 1)
+        demands.append(Demand("draft", "policy", lambda e: [reads(e)], config.draft.max_new_tokens, writes=True))
     if "feedback" in needed and config.feedback.source == "critic":
         demands.append(Demand("feedback", "critic", lambda e: [task.critic_prompt(e, draft(e))],
                               config.feedback.max_new_tokens, writes=True))
-    if "refine" in needed:
+    if "refine" in needed and config.refine.source == "policy":
+        demands.append(Demand("refine", "policy", lambda e: [task.policy_prompt(e)], config.refine.max_new_tokens,
+                              writes=True))
+    elif "refine" in needed:
         demands.append(Demand("refine", "refiner", lambda e: [task.refine_prompt(e, draft(e), feedback(e))],
                               config.refine.max_new_tokens, writes=True))
     if "score" in needed and config.score.method == "instruct_rm":
@@ -247,9 +254,10 @@ def _demands_in_evaluation(config: config_lib.Config, task: Task) -> list[Demand
         rooms[0] += config.feedback.max_new_tokens
     if settings.kl and config.iterations:
         rooms.append(settings.kl_max_new_tokens)
-    demands = [Demand("evaluate", "policy", lambda e: [task.policy_prompt(e)], max(rooms), writes=True)]
+    reads = policy_prompt(task, config, config.iterations > 0)
+    demands = [Demand("evaluate", "policy", lambda e: [reads(e)], max(rooms), writes=True)]
     if settings.nll:
-        demands += [Demand("evaluate", "policy", lambda e: [task.policy_prompt(e)], text=text)
+        demands += [Demand("evaluate", "policy", lambda e: [reads(e)], text=text)
                     for text in (lambda e: e.reference.strip(), lambda e: e.human_refinement.strip())]
     if settings.win_rate or settings.rank:
         demands.append(Demand("rank" if settings.rank else "evaluate", "judge", lambda e: [task.compare_question(

@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from ilf_jax.reporting import judgements, plots, samples, tables, workfolder
+from ilf_jax.reporting import judgements, methods, plots, samples, tables, workfolder
 from ilf_jax.runtime import files
 
 
@@ -54,6 +54,7 @@ def render(work: workfolder.WorkFolder) -> str:
         baselines=[tables.TARGET_LABELS.get(name, name) for name in work.baselines],
         lead=_lead(work),
         headline=tables.headline_table(work),
+        methods=methods.table([work]),
         plots=[(plot, markupsafe.Markup(plot.svg)) for plot in plots.draw(work)],
         rank=judgements.rank_table(work),
         agreement=judgements.agreement_table(work),

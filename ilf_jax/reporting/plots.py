@@ -7,7 +7,7 @@ import matplotlib
 from matplotlib.ticker import MaxNLocator
 
 from ilf_jax.evaluation import calibration
-from ilf_jax.reporting import figures, judgements, tables
+from ilf_jax.reporting import figures, judgements, methods, tables
 from ilf_jax.reporting.workfolder import Metric, WorkFolder
 
 _MAX_POINTS = 300  # of a training curve; more points make the page heavy and show no more
@@ -45,6 +45,10 @@ def _headline(work: WorkFolder) -> figures.Plot | None:
     title = f"{tables.spoken(lead).capitalize()} by iteration"
     caption = ", ".join(filter(None, [tables.direction(work, lead), "error bars: one standard error"]))
     return figures.Plot("headline", title, caption.capitalize() + ".", figures.to_svg(figure, "headline", title))
+
+
+def _methods(work: WorkFolder) -> figures.Plot | None:
+    return methods.plot([work])
 
 
 def _scorers(work: WorkFolder) -> figures.Plot | None:
@@ -193,5 +197,6 @@ def _reliability(work: WorkFolder) -> figures.Plot | None:
 def draw(work: WorkFolder) -> list[figures.Plot]:
     """Every figure that the folder has data for."""
     with matplotlib.rc_context(figures.STYLE):
-        plots = [make(work) for make in (_headline, _win_rates, _scorers, _reliability, _loss, _lengths, _rates)]
+        plots = [make(work) for make in (
+            _headline, _methods, _win_rates, _scorers, _reliability, _loss, _lengths, _rates)]
     return [plot for plot in plots if plot is not None]

@@ -46,9 +46,11 @@ def number(value: float, like: float | None = None) -> str:
 
 
 def with_error(metric: Metric | None) -> str:
-    """`0.412 ± 0.021`; a dash where there is no such metric."""
+    """`0.412 ± 0.021`, or `0.000 [0.000, 0.029]` for a share near 0 or 1; a dash where there is no such metric."""
     if metric is None:
         return "–"
+    if metric.low is not None and metric.high is not None:
+        return f"{number(metric.value)} [{number(metric.low, like=1)}, {number(metric.high, like=1)}]"
     if metric.stderr is None or not math.isfinite(metric.stderr):
         return number(metric.value)
     return f"{number(metric.value)} ± {number(metric.stderr, like=metric.value)}"

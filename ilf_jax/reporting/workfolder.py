@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ilf_jax import records
-from ilf_jax.config_sections import STAGES_BEFORE_TARGET, TRAINING_STAGES
+from ilf_jax.config_sections import stages_before_finetuning
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import config_changes, files, manifests, storage
 from ilf_jax.runtime.workdir import NOT_REPORTED, RECORDS_IN
@@ -31,6 +31,8 @@ class Metric:
     value: float
     stderr: float | None = None
     n: int | None = None
+    low: float | None = None
+    high: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +177,10 @@ def _read_directions(path: Path) -> dict[str, str]:
 def _absent(config: dict[str, Any], iterations: list[Iteration], is_baseline: bool) -> list[str]:
     """Stages that a finished run of this config has and this one has not."""
     by_number = {iteration.number: iteration for iteration in iterations}
-    before_target = STAGES_BEFORE_TARGET.get(config.get("finetune", {}).get("target"), TRAINING_STAGES)
+    finetune = config.get("finetune", {})
+    before_target = stages_before_finetuning(
+        finetune.get("target", ""), finetune.get("objective", ""), finetune.get("feedback_weight", 0.0),
+        config.get("refine", {}).get("source", ""))
     evaluates = config.get("data", {}).get("eval_size") != 0
     settings = config.get("evaluate", {})
     held_out = ("evaluate", *(("best_of_n",) if settings.get("best_of_n", 1) > 1 else ())) if evaluates else ()

@@ -79,8 +79,10 @@ class InstructRM(Scorer):
             self._judge, [self._ask(d, "paper") for d in documents], self.context.config.score.batch_size)
         same_pick, correlations = [], []
         for document, scores_CxP in zip(documents, probabilities, strict=True):
-            by_paper, row = ensemble(scores_CxP), scored[document.example.id]
-            usable = [self.context.task.is_usable(document.example, text) for text in document.candidates]
+            row = scored[document.example.id]
+            N = len(row.scores)  # behind the candidates the draft may have been scored, too
+            by_paper = ensemble(scores_CxP)[:N]
+            usable = [self.context.task.is_usable(document.example, text) for text in document.candidates[:N]]
             same_pick.append(selection.pick(by_paper, usable) == row.chosen)
             rho = statistics.rank_correlation(row.scores, by_paper.tolist())
             if rho is not None:

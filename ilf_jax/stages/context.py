@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 from ilf_jax import registry
 from ilf_jax.config import OVERRIDDEN_BY_BASELINES, Config
-from ilf_jax.config_sections import STAGES_BEFORE_TARGET
+from ilf_jax.config_sections import TRAINING_STAGES, stages_before_finetuning
 from ilf_jax.evaluation import statistics
 from ilf_jax.evaluation.statistics import Metric
 from ilf_jax.inference.model_pool import Roles
@@ -39,7 +39,15 @@ class SharedStages:
 
     def first(self, settings: Mapping[str, Any], own: StageFolder) -> StageFolder:
         """The folder of whoever asked first with these settings: `own` if nobody has."""
-        return self._folders.setdefault(json.dumps(settings, sort_keys=True, default=str), own)
+        return self._folders.setdefault(_key(settings), own)
+
+    def find(self, settings: Mapping[str, Any]) -> StageFolder | None:
+        """The folder of whoever asked first with these settings; None if nobody has."""
+        return self._folders.get(_key(settings))
+
+
+def _key(settings: Mapping[str, Any]) -> str:
+    return json.dumps(settings, sort_keys=True, default=str)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +86,12 @@ class StageContext:
             examples: what to measure on; by default this iteration's documents.
         """
         values: dict[str, list[float]] = {}
+        shares = {metric.name for metric in self.task.metrics if metric.share}
         for example in self.examples if examples is None else examples:
             for name, value in self.task.measure(example, texts[example.id]).items():
                 values.setdefault(name, []).append(value)
-        return [statistics.mean(name, of_name) for name, of_name in values.items()]
+        return [(statistics.proportion if name in shares and {*of_name} <= {0, 1} else statistics.mean)(name, of_name)
+                for name, of_name in values.items()]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +130,9 @@ class Outcome:
 
 def needed_stages(config: Config) -> tuple[str, ...]:
     """Stages that an iteration runs before finetuning, in order."""
-    return STAGES_BEFORE_TARGET[config.finetune.target] if config.iterations else ()
+    settings = config.finetune
+    return stages_before_finetuning(settings.target, settings.objective, settings.feedback_weight,
+                                    config.refine.source) if config.iterations else ()
 
 
 def run_stage(context: StageContext, name: str, cls: type[R], body: Callable[[StageFolder], Outcome]) -> Records[R]:
@@ -130,7 +142,7 @@ def run_stage(context: StageContext, name: str, cls: type[R], body: Callable[[St
         cls: the stage's record type.
         body: does the work of a stage that is not complete: writes the missing shards into the folder it is given.
     """
-    if name in STAGES_BEFORE_TARGET["refinement"] and name not in needed_stages(context.config):
+    if name in TRAINING_STAGES and name not in needed_stages(context.config):
         return Records(cls, None)
     folder = context.folder(name)
     source = context.shared.first(_depends_on(context, name), folder)
@@ -145,6 +157,17 @@ def run_stage(context: StageContext, name: str, cls: type[R], body: Callable[[St
         finish(context, folder, meter, body(folder))
     context.workdir.write_metrics()
     return Records(cls, folder)
+
+
+def written_with(context: StageContext, name: str, cls: type[R]) -> Records[R] | None:
+    """What the run or a baseline wrote in a stage with the context's settings; None where none has."""
+    folder = context.shared.find(_depends_on(context, name))
+    return Records(cls, folder) if folder is not None and folder.complete else None
+
+
+def same_records(one: StageContext, other: StageContext, name: str) -> bool:
+    """Whether a stage writes the same under both configurations."""
+    return _depends_on(one, name) == _depends_on(other, name)
 
 
 def finish(context: StageContext, folder: StageFolder, meter: performance.Meter, outcome: Outcome,
@@ -163,8 +186,9 @@ def finish(context: StageContext, folder: StageFolder, meter: performance.Meter,
 def metric_line(iteration: int, stage: str, metric: Metric) -> dict[str, Any]:
     """A line of metrics.jsonl. What is not defined is null: a standard error of n = 1, a correlation of constants."""
     value, stderr = (None if x is None or not math.isfinite(x) else float(x) for x in (metric.value, metric.stderr))
+    bounds = {} if metric.low is None else {"low": metric.low, "high": metric.high}
     return {"iteration": iteration, "stage": stage, "metric": metric.name, "value": value, "stderr": stderr,
-            "n": metric.n}
+            "n": metric.n, **bounds}
 
 
 def _depends_on(context: StageContext, stage: str) -> dict[str, Any]:
@@ -177,13 +201,17 @@ def _depends_on(context: StageContext, stage: str) -> dict[str, Any]:
     everything = {"stage": stage, "iteration": context.iteration, **sections}
     if stage in ("evaluate", "best_of_n"):
         return everything if trained else {"stage": stage, "iteration": 0}
-    order = STAGES_BEFORE_TARGET["refinement"]
+    order = TRAINING_STAGES
     if stage not in order:
         return {**everything, "workdir": str(context.workdir.path)}  # never shared
     recorded = uses_recorded_drafts(config)
-    models = {"draft": [] if recorded else ["policy"], "feedback": ["critic"], "refine": ["refiner"],
+    fresh = config.refine.source == "policy"
+    models = {"draft": [] if recorded else ["policy"], "feedback": ["critic"],
+              "refine": ["policy" if fresh else "refiner"],
               "score": ["judge", "embedder", "reward_model"]}
     upstream = order[: order.index(stage) + 1]
+    if fresh and stage in ("refine", "score") and "draft" not in needed_stages(config):
+        upstream = tuple(name for name in upstream if name not in ("draft", "feedback"))
     by_policy = any(name == "policy" or getattr(config, name).checkpoint == "policy"
                     for upper in upstream for name in models[upper])
     own_code = ({"feedback"} & set(upstream) and config.feedback.source not in registry.FEEDBACK.builtins) or (

@@ -4,7 +4,7 @@ import functools
 
 from ilf_jax.evaluation import statistics
 from ilf_jax.inference.generation import Generator
-from ilf_jax.inference.policy_outputs import policy_prompts
+from ilf_jax.inference.policy_outputs import policy_prompt, prompts_of
 from ilf_jax.records import Draft, Example
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
@@ -24,7 +24,7 @@ def _draft(context: StageContext, folder: StageFolder) -> Outcome:
         folder.write_shard(0, 1, [Draft(e.id, e.draft, "recorded") for e in examples])
         return Outcome(shards=1, count=len(examples))
     policy = context.roles.get("policy")
-    prompts = policy_prompts(policy, task, examples, settings.max_new_tokens)
+    prompts = prompts_of(policy, policy_prompt(task, config, context.iteration > 1), examples, settings.max_new_tokens)
     sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
     generator = Generator(policy, sampling, settings.max_new_tokens, settings.batch_size, task.stop,
                           policy.row_lengths(prompts.sampled_tokens, prompts.share))

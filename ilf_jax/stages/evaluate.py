@@ -4,8 +4,9 @@ import functools
 
 from ilf_jax.evaluation import output_metrics, statistics
 from ilf_jax.inference import likelihoods, preferences
+from ilf_jax.inference.generation import Sample
 from ilf_jax.inference.language_model import LanguageModel
-from ilf_jax.inference.policy_outputs import PolicyOutputs
+from ilf_jax.inference.policy_outputs import PolicyOutputs, policy_prompt
 from ilf_jax.records import Example, Output
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
@@ -40,8 +41,7 @@ def _evaluate(
         # The same keys in every iteration: runs differ by their policy, not by luck.
         keys = decode.candidate_keys(config.seed, 0, "evaluate", [e.id for e in batch], [0])
         return outputs.start(batch, keys).map(lambda samples: [
-            Output(e.id, outputs.text(s.text), len(s.tokens), s.stopped, float(s.logprobs.sum()))
-            for e, (s,) in zip(batch, samples, strict=True)])
+            _output(context, e, outputs.text(s.text), s) for e, (s,) in zip(batch, samples, strict=True)])
 
     done = process_shards(
         context, folder, examples, outputs.prompts.lengths, cls=Output, start=start,
@@ -65,18 +65,26 @@ def _evaluate(
     return Outcome(done.shards, len(rows), metrics, done.work)
 
 
+def _output(context: StageContext, example: Example, text: str, sample: Sample) -> Output:
+    values = {name: float(value) for name, value in context.task.measure(example, text).items()}
+    if example.reference and context.config.evaluate.exact_match:
+        values["exact_match"] = float(text == example.reference)
+    return Output(example.id, text, len(sample.tokens), sample.stopped, float(sample.logprobs.sum()), values)
+
+
 def _likelihoods(context: StageContext, policy: LanguageModel) -> list[statistics.Metric]:
     """Likelihood of what people wrote, and the divergence from the policy before training."""
     settings, metrics = context.config.evaluate, []
+    reads = policy_prompt(context.task, context.config, context.iteration > 0)
     if settings.nll:
         for field in ("reference", "human_refinement"):
             given = [(e, getattr(e, field)) for e in context.held_out if getattr(e, field)]
-            metrics += [likelihoods.nll(context.task, policy, f"nll_{field}", given)] if given else []
+            metrics += [likelihoods.nll(reads, policy, f"nll_{field}", given)] if given else []
     if settings.kl and context.iteration > 0:
-        base = context.roles.get("base")
-        for name, own, other in (("kl_base_policy", base, policy), ("kl_policy_base", policy, base)):
+        base, trained = (context.roles.get("base"), context.task.policy_prompt), (policy, reads)
+        for name, own, other in (("kl_base_policy", base, trained), ("kl_policy_base", trained, base)):
             metrics += likelihoods.divergence(
-                name, own, other, context.task, context.held_out, seed=context.config.seed,
+                name, own, other, context.held_out, seed=context.config.seed,
                 iteration=context.iteration, max_new_tokens=settings.kl_max_new_tokens, batch_size=settings.batch_size)
     return metrics
 

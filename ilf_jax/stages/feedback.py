@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from ilf_jax import feedback as sources
 from ilf_jax.evaluation import statistics
+from ilf_jax.feedback import control
 from ilf_jax.feedback.source import DraftedDocument, SourceContext
 from ilf_jax.records import Draft, Example, Feedback
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
-from ilf_jax.stages.context import Outcome, Records, StageContext, process_shards, run_stage
+from ilf_jax.stages.context import Outcome, Records, StageContext, process_shards, run_stage, same_records, written_with
 from ilf_jax.tasks import answers
 
 
@@ -20,23 +21,43 @@ def give_feedback(context: StageContext, drafts: Records[Draft]) -> Records[Feed
 
 
 def _give_feedback(context: StageContext, drafts: Records[Draft], folder: StageFolder) -> Outcome:
-    drafts_by_id, examples = drafts.by_id(), context.examples
+    drafts_by_id, examples, settings = drafts.by_id(), context.examples, context.config.feedback
     documents = {e.id: DraftedDocument(e, drafts_by_id[e.id].text) for e in examples}
-    source = sources.make_source(SourceContext(
-        context.config, context.task, context.roles, context.iteration, folder.path, tuple(documents.values())))
+    givers = {e.id: e.id for e in examples}
+    if settings.control == "shuffled":
+        givers = control.shuffled(list(documents), context.config.seed, context.iteration)
+        given = _already_given(context)
+        if given is not None:
+            of_givers = given.by_id()
+            folder.write_shard(0, 1, control.exchanged({e.id: givers[e.id] for e in examples}, of_givers))
+            return Outcome(shards=1, count=len(examples))
+    of_source = SourceContext(
+        context.config, context.task, context.roles, context.iteration, folder.path, tuple(documents.values()))
+    source = control.replaced(settings.control, of_source) or sources.make_source(of_source)
 
     def start(batch: Sequence[Example]) -> Pending[list[Feedback]]:
-        return source.start([documents[e.id] for e in batch]).map(
-            lambda rows: [dataclasses.replace(row, text=answers.clean(row.text)) for row in rows])
+        return source.start([documents[givers[e.id]] for e in batch]).map(
+            lambda rows: [dataclasses.replace(row, id=e.id, text=answers.clean(row.text))
+                          for e, row in zip(batch, rows, strict=True)])
 
     if not source.sharded:
         folder.write_shard(0, 1, start(examples).result())
         return Outcome(shards=1, count=len(examples))
 
     done = process_shards(
-        context, folder, examples, [source.length(document) for document in documents.values()],
-        shard_size=context.config.feedback.batch_size, cls=Feedback, start=start, work=source.work)
+        context, folder, examples, [source.length(documents[givers[e.id]]) for e in examples],
+        shard_size=settings.batch_size, cls=Feedback, start=start,
+        work=lambda row: source.work(dataclasses.replace(row, id=givers[row.id])))
     rows = done.records.values()
     by_model = any(row.source == "critic" for row in rows)
     metrics = [statistics.mean("echo_rate", [row.redrawn for row in rows])] if by_model else []
     return Outcome(done.shards, len(rows), [*metrics, *source.metrics()], done.work)
+
+
+def _already_given(context: StageContext) -> Records[Feedback] | None:
+    """The feedback itself, where the run or a baseline has asked for it on the same drafts: people and services are not
+    asked again. None where nobody has."""
+    config = context.config
+    without = dataclasses.replace(
+        context, config=dataclasses.replace(config, feedback=dataclasses.replace(config.feedback, control="")))
+    return written_with(without, "feedback", Feedback) if same_records(context, without, "draft") else None

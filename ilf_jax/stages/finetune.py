@@ -1,5 +1,6 @@
 """Finetune: maximise log pi_theta(x1 | c) over the picked texts, or another objective on the iteration's records."""
 
+import collections
 import contextlib
 import dataclasses
 import functools
@@ -22,9 +23,11 @@ from ilf_jax.stages import context as context_lib
 from ilf_jax.stages.context import Outcome, Records, StageContext
 from ilf_jax.tasks.task import Task
 from ilf_jax.training import loop, objectives, packing, reference_logprobs
-from ilf_jax.training.objectives import LearnedFrom
+from ilf_jax.training.objectives import LearnedFrom, feedback_modelling
 
 _FROM_DATA = ("reference", "human_refinement")
+# What texts that are not written yet are taken to stand behind.
+_LONGEST_CONTEXT = {"fcp": "feedback", "sdpo": "refine", "sdft": "demonstration", "feedback_modelling": "critic"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,9 +70,9 @@ def finetune(context: StageContext, history: Sequence[IterationRecords]) -> Iter
 def _finetune(context: StageContext, history: Sequence[IterationRecords], folder: StageFolder) -> Pending[None]:
     config, settings, meter = context.config, context.config.finetune, performance.Meter()
     learned_from = history if settings.data == "cumulative" else history[-1:]
-    objective_class = objectives.by_choice(settings.objective)
-    targets = [target for records in learned_from for document in _learned_from(context, records)
-               for target in objective_class.targets(document, settings)]
+    targets, counts = _targets(settings, [d for records in learned_from for d in _learned_from(context, records)])
+    for name, count in counts.items():
+        progress.log(f"finetune {context.iteration}: {count} documents: {name.replace('_', ' ')}")
     if not targets:
         raise InputError(f"iteration {context.iteration}: every text to imitate is empty, there is nothing to learn "
                          "from")
@@ -84,7 +87,7 @@ def _finetune(context: StageContext, history: Sequence[IterationRecords], folder
         texts = [(by_id[t.id], t.completion) for t in targets]
         # Unless training starts from it, the base model is not held beside the optimizer's state.
         base = context.roles.get("base", hold=start == "base")
-        metrics.append(likelihoods.nll(context.task, base, "target_nll_before_training", texts))
+        metrics.append(likelihoods.nll(context.task.policy_prompt, base, "target_nll_before_training", texts))
         del base
     trained = train(context, start, examples)
     checkpoint = context.workdir.checkpoint(context.iteration)
@@ -93,7 +96,9 @@ def _finetune(context: StageContext, history: Sequence[IterationRecords], folder
     metrics = [
         statistics.plain("loss", trained.loss), statistics.plain("steps", trained.steps),
         statistics.plain("examples", len(targets)),
-        statistics.plain("target_tokens", sum(e.num_targets for e in examples)), *metrics,
+        statistics.plain("target_tokens", sum(e.num_targets for e in examples)),
+        statistics.plain("tokens_trained", trained.tokens), *metrics,
+        *(statistics.plain(name, count) for name, count in counts.items()),
         *([statistics.plain("too_long", num_too_long)] if num_too_long else []),
     ]
     cost = meter.cost(trained.work, config.precision)
@@ -106,6 +111,24 @@ def _finetune(context: StageContext, history: Sequence[IterationRecords], folder
         context.workdir.write_metrics()
 
     return saved.map(complete)
+
+
+def _targets(
+    settings: config_sections.Finetune, documents: Sequence[LearnedFrom]
+) -> tuple[list[Target], dict[str, int]]:
+    """What the documents teach; and by name how many teach nothing or less, see `Objective.counted`."""
+    cls = objectives.by_choice(settings.objective)
+    targets: list[Target] = []
+    counts: collections.Counter[str] = collections.Counter()
+    for document in documents:
+        of_document = cls.targets(document, settings)
+        counts.update(filter(None, [cls.counted(document, settings)]))
+        if of_document and settings.feedback_weight and document.draft is not None and document.feedback is not None:
+            # Beside the first of them only: the feedback on a document is learned once.
+            of_document[0] = dataclasses.replace(
+                of_document[0], draft=document.draft.text, feedback=document.feedback.text)
+        targets += of_document
+    return targets, dict(counts)
 
 
 def _encoded(
@@ -165,7 +188,7 @@ def train(context: StageContext, start: str, examples: Sequence[packing.Training
     """Trains from the params of `start` ("policy" or "base"), see `loop.train`."""
     config, settings, lm = context.config, context.config.finetune, context.roles.without_params(start)
     folder = context.folder("finetune").path
-    objective = objectives.by_choice(settings.objective).make(lm.architecture, lm.compute, settings)
+    objective = objectives.make(lm.architecture, lm.compute, settings)
     trainer = loop.Trainer(
         section="finetune", settings=settings, placement=lm.placement, compute=lm.compute, seed=config.seed,
         iteration=context.iteration, folder=folder, checkpointing=config.checkpoint,
@@ -197,11 +220,13 @@ def check(config: config_lib.Config) -> None:
 
     Reads the checkpoint's header only.
     """
-    objectives.by_choice(config.finetune.objective)
+    model = checkpoint_io.read_config(config.policy.checkpoint)
+    if config.iterations:
+        objectives.by_choice(config.finetune.objective).check(config, model)
     if config.finetune.objective == "weighted" and config.finetune.target != "refinement":
         raise InputError("config.finetune.objective='weighted' weighs all refinements; "
                          f"it does not go with config.finetune.target={config.finetune.target!r}")
-    loop.check("finetune", config.finetune, checkpoint_io.read_config(config.policy.checkpoint))
+    loop.check("finetune", config.finetune, model)
 
 
 def check_documents(config: config_lib.Config, examples: Sequence[Example]) -> None:
@@ -236,7 +261,8 @@ def _learned_from(context: StageContext, records: IterationRecords) -> list[Lear
         usable = tuple(task.is_usable(e, text) for text in candidates[e.id].texts) if candidates else ()
         documents.append(LearnedFrom(
             example=e, prompt=task.policy_prompt(e).text, text=text, source=target, draft=drafts.get(e.id),
-            feedback=feedback.get(e.id), candidates=candidates.get(e.id), scored=scored.get(e.id), usable=usable))
+            feedback=feedback.get(e.id), candidates=candidates.get(e.id), scored=scored.get(e.id), usable=usable,
+            feedback_prompt=task.conditioned_prompt(e, feedback[e.id].text).text if feedback else ""))
     return documents
 
 
@@ -255,12 +281,23 @@ def encode_target(
     Raises:
         InputError: prompt and text do not fit into config.finetune.max_length even so.
     """
-    if isinstance(target, str):
-        target = Target(example.id, task.policy_prompt(example).text, target, settings.target)
+    if isinstance(target, str):  # nothing is written yet: all texts are as long
+        target = Target(example.id, task.policy_prompt(example).text, target, settings.target, rejected=target,
+                        context=_LONGEST_CONTEXT.get(settings.objective, "policy"), draft=target, feedback=target,
+                        refinement=target, advantage=0.0)
+    given = target
 
-    def encode(texts: Sequence[str]) -> list[packing.TrainingExample]:
-        return training_texts.encode_texts(
-            lm, example.id, task.policy_prompt(example), texts, "finetune", settings, settings.prompt_loss_weight)
+    def encode(texts: Sequence[str], context: str = "policy") -> list[packing.TrainingExample]:
+        prompt = {"policy": lambda: task.policy_prompt(example),
+                  "feedback": lambda: task.conditioned_prompt(example, given.feedback),
+                  "demonstration": lambda: task.demonstrated_prompt(example, given.refinement),
+                  "refine": lambda: task.refine_prompt(example, given.draft, given.feedback),
+                  "critic": lambda: task.critic_prompt(example, given.draft)}[context]()
+        weight = settings.prompt_loss_weight if context == "policy" else 0.0
+        return training_texts.encode_texts(lm, example.id, prompt, texts, "finetune", settings, weight)
 
     made = objectives.by_choice(settings.objective).training_example(target, encode)
+    if settings.feedback_weight and target.feedback.strip() and target.draft.strip():
+        (of_feedback,) = encode([target.feedback], "critic")
+        made = dataclasses.replace(made, beside={**made.beside, feedback_modelling.BESIDE: of_feedback})
     return dataclasses.replace(made, document=example.document)

@@ -37,20 +37,24 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
     noted = folder.manifest().get(_AGREEMENT)
     agreement = None if noted is None else Agreement(**noted)
     draft_texts = {i: row.text for i, row in drafts.by_id().items()}
-    given = feedback.by_id()
-    feedback_texts = {i: row.text for i, row in given.items()}
-    refiner = context.roles.get("refiner")
+    given, of_policy = feedback.by_id(), settings.source == "policy"
+    # The policy's fresh drafts are about no draft and no feedback.
+    feedback_texts = {e.id: "" if of_policy else given[e.id].text for e in examples}
+    refiner = context.roles.get(settings.source)
     written = WrittenTexts("refine", context.config.data.too_long)
 
     def encode(e: Example) -> Encoded | None:
+        room = refiner.room(settings.max_new_tokens)
+        if of_policy:
+            return refiner.encode(e.id, [task.policy_prompt(e)], room)[0]
         if given[e.id].source == LEFT_OUT:
             return None
         return written.fit(e.id, (draft_texts[e.id], feedback_texts[e.id]), lambda *texts: refiner.encode(
-            e.id, [task.refine_prompt(e, *texts)], refiner.room(settings.max_new_tokens))[0])
+            e.id, [task.refine_prompt(e, *texts)], room)[0])
 
     prompts = LookAhead(
         examples, key=lambda e: e.id, tokens=lambda prompt: len(prompt.ids) if prompt else 0, encode=encode,
-        size=lambda e: text_size(e.document, e.title, draft_texts[e.id], feedback_texts[e.id]))
+        size=lambda e: text_size(e.document, e.title, draft_texts.get(e.id, ""), feedback_texts[e.id]))
     sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
     generator = Generator(refiner, sampling, settings.max_new_tokens, settings.batch_size, task.stop,
                           refiner.row_lengths(prompts.sampled_tokens, prompts.share))
@@ -160,7 +164,7 @@ def _metrics(
         *_problems(context, rows),
         *diversity.diversity([row.texts for row in rows]),
     ]
-    if context.task.has_oracle:
+    if context.task.has_oracle and context.config.refine.source == "refiner":
         matches = []
         for example, row in zip(context.examples, rows, strict=True):
             right = context.task.oracle_refinement(example, drafts[example.id], feedback[example.id])

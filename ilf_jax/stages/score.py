@@ -1,5 +1,6 @@
 """Score and select: R(x1 | x0, f, c) for every candidate, and the best of N. The baselines' picks are recorded too."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 
@@ -37,11 +38,17 @@ def _score(
     context: StageContext, drafts: Records[Draft], feedback: Records[Feedback], candidates: Records[Candidates],
     folder: StageFolder,
 ) -> Outcome:
-    drafts_by_id, feedback_by_id, candidates_by_id = drafts.by_id(), feedback.by_id(), candidates.by_id()
-    documents = {e.id: RefinedDocument(e, drafts_by_id[e.id].text, feedback_by_id[e.id].text,
+    draft_texts = {i: row.text for i, row in drafts.by_id().items()}
+    feedback_texts = {i: row.text for i, row in feedback.by_id().items()}
+    candidates_by_id = candidates.by_id()
+    # The policy's fresh drafts are about no draft and no feedback.
+    documents = {e.id: RefinedDocument(e, draft_texts.get(e.id, ""), feedback_texts.get(e.id, ""),
                                        tuple(candidates_by_id[e.id].texts)) for e in context.examples}
+    asked = {i: dataclasses.replace(d, candidates=(*d.candidates, d.draft))
+             if context.config.score.draft and i in draft_texts else d
+             for i, d in documents.items()}
     scorer = scoring.make_scorer(ScorerContext(
-        context.config, context.task, context.roles, context.iteration, tuple(documents.values())))
+        context.config, context.task, context.roles, context.iteration, tuple(asked.values())))
     work: dict[str, performance.Work] = {}
 
     def start(batch: list[Example]) -> Pending[list[Scored]]:
@@ -50,7 +57,7 @@ def _score(
             return [_select(context, documents[e.id], of_document)
                     for e, of_document in zip(batch, scores, strict=True)]
 
-        return scorer.start([documents[e.id] for e in batch]).map(select)
+        return scorer.start([asked[e.id] for e in batch]).map(select)
 
     batch_size = context.config.score.batch_size
     done = process_shards(
@@ -66,12 +73,14 @@ def _usable(context: StageContext, document: RefinedDocument) -> list[bool]:
 
 
 def _select(context: StageContext, document: RefinedDocument, scores: Scores) -> Scored:
-    usable = _usable(context, document)
+    usable, N = _usable(context, document), len(document.candidates)
     of_baselines = baselines.baseline_scores(
         context.config.seed, context.iteration, document.example.id, document.candidates)
+    of_candidates = scores.of_candidates[:N]
     return Scored(
-        document.example.id, [float(s) for s in scores.of_candidates], selection.pick(scores.of_candidates, usable),
-        {name: selection.pick(s, usable) for name, s in of_baselines.items()}, scores.of_prompts)
+        document.example.id, [float(s) for s in of_candidates], selection.pick(of_candidates, usable),
+        {name: selection.pick(s, usable) for name, s in of_baselines.items()}, scores.of_prompts[:N],
+        float(scores.of_candidates[N]) if len(scores.of_candidates) > N else None)
 
 
 def _metrics(
@@ -88,9 +97,13 @@ def _metrics(
              for name, of_name in picks.items()}
     metrics = [statistics.mean("score_chosen", [row.scores[row.chosen] for row in rows]),
                statistics.mean("score_mean", [float(np.mean(row.scores)) for row in rows])]
-    if context.task.has_oracle:
+    of_drafts = [row.draft_score for row in rows if row.draft_score is not None]
+    if of_drafts:
+        metrics.append(statistics.mean("score_draft", of_drafts))
+    refined = context.config.refine.source == "refiner"
+    if refined and context.task.has_oracle:
         metrics += _oracle_metrics(context, examples, documents, texts)
-    elif context.config.score.method == "instruct_rm":
+    elif refined and context.config.score.method == "instruct_rm":
         metrics += [statistics.proportion(f"feedback_incorporated_{name}",
                                           [row.scores[index] > 0.5 for row, index in zip(rows, of_name, strict=True)])
                     for name, of_name in picks.items()]

@@ -7,7 +7,7 @@ import markupsafe
 import numpy as np
 
 from ilf_jax.evaluation import scaling
-from ilf_jax.reporting import figures, html_report, tables
+from ilf_jax.reporting import figures, html_report, methods, tables
 from ilf_jax.runtime import storage
 from ilf_jax.runtime.files import write_atomically
 from ilf_jax.sweeps import folders, results
@@ -29,6 +29,11 @@ def build(sweep: Sweep, rows: Sequence[results.Row], workdir: storage.Path, titl
     lines = results.lines_side_by_side(sweep, rows)
     if lines:
         plots.insert(0, _plot("side by side", sweep.side_by_side or "", x, lines, {}))
+    methods_tables = {}
+    for setting, works in results.runs_with_baselines(sweep, workdir).items():
+        methods_tables[setting] = methods.table(works)
+        plot = methods.plot(works, re.sub(r"\W+", "_", f"methods {setting}").strip("_"))
+        plots += [] if plot is None else [plot]
     for plot in plots:
         write_atomically(workdir / "figures" / f"{plot.name}.svg", figures.standalone(plot))
     text = html_report.template("sweep.html").render(
@@ -36,7 +41,7 @@ def build(sweep: Sweep, rows: Sequence[results.Row], workdir: storage.Path, titl
         missing=[cells_lib.name(cell) for cell in sweep.cells if not folders.is_done(workdir, cell)],
         plots=[(plot, markupsafe.Markup(plot.svg)) for plot in plots],
         table=tables.Table(*results.table(sweep, rows), len(results.setting_keys(rows))),
-        fits=_fit_table(fits) if fits else None,
+        fits=_fit_table(fits) if fits else None, methods=methods_tables,
     )
     path = workdir / "report.html"
     write_atomically(path, text)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ilf_jax.evaluation import scaling, statistics
 from ilf_jax.reporting import markdown as markdown_lib
+from ilf_jax.reporting import workfolder
 from ilf_jax.runtime import storage
 from ilf_jax.runtime.files import read_json_lines
 from ilf_jax.sweeps import folders
@@ -60,6 +61,17 @@ def collect(sweep: Sweep, workdir: storage.Path) -> list[Row]:
                    for metric in sweep.metrics if any(metric in metrics for metrics in metrics_of_cells)}
         rows.append(Row(_setting(sweep, members[0]), numbers, len(done), len(members)))
     return rows
+
+
+def runs_with_baselines(sweep: Sweep, workdir: storage.Path) -> dict[str, list[workfolder.WorkFolder]]:
+    """The complete runs of each setting, one a seed, by the setting's name; settings without baselines are left out."""
+    found: dict[str, list[workfolder.WorkFolder]] = {}
+    for cell in sweep.cells:
+        folder = folders.cell_folder(workdir, cell)
+        if folders.is_done(workdir, cell) and (folder / "baselines").is_dir():
+            setting = _setting(sweep, cell)
+            found.setdefault(cells_lib.name(setting) if setting else "", []).append(workfolder.read(folder))
+    return found
 
 
 def _setting(sweep: Sweep, cell: Cell) -> Cell:

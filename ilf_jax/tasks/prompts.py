@@ -54,6 +54,8 @@ class PromptSet:
             document, draft and feedback, and the questions about one candidate share that too.
         compare: asks which of {first} and {second} is better, answered "A" or "B".
         rate: asks whether {draft} is good: (template, favourable answer, other answer); {draft} stands late.
+        conditioned: what the policy sees that has read {feedback} before it writes; unset: a line before `policy`.
+        demonstrated: the same with a {refinement} to learn from.
     """
 
     policy: str
@@ -64,6 +66,8 @@ class PromptSet:
     judge_tree: tuple[tuple[str, str, str], ...]
     compare: str
     rate: tuple[str, str, str]
+    conditioned: str = ""
+    demonstrated: str = ""
 
 
 def check_template(where: str, template: str, required: tuple[str, ...]) -> None:

@@ -16,11 +16,13 @@ class MetricInfo:
     Attributes:
         direction: "lower" or "higher": which is better.
         label: what it is, in words.
+        share: whether a text has it (1) or not (0), so that its mean is a share of texts.
     """
 
     name: str
     direction: str
     label: str
+    share: bool = False
 
 
 class Task:
@@ -35,6 +37,7 @@ class Task:
         token_units: regular expression of what one token of a tokenizer trained for the task may span; "" means words.
         free_text: outputs are prose: what announces an answer is cut off, and an echo of the prompt is no answer.
         refinement_cue: stands between feedback and refinement where the policy writes both.
+        favourable: feedback on an output that leaves nothing to be desired.
     """
 
     name: str
@@ -45,6 +48,7 @@ class Task:
     token_units: str = ""
     free_text: bool = True
     refinement_cue: str = "Improved:"
+    favourable: str = "Excellent. Nothing needs to be changed."
 
     @classmethod
     def from_config(cls, config: Config) -> "Task":
@@ -59,6 +63,18 @@ class Task:
     def policy_prompt(self, example: Example) -> prompts_lib.Prompt:
         """What the policy sees."""
         return prompts_lib.fill(self.prompts.policy, _values(example))
+
+    def conditioned_prompt(self, example: Example, feedback: str) -> prompts_lib.Prompt:
+        """What a policy sees that writes so that the feedback holds of its output; without feedback, its own prompt."""
+        if not feedback:
+            return self.policy_prompt(example)
+        template = self.prompts.conditioned or f"Feedback on the answer: {{feedback}}\n\n{self.prompts.policy}"
+        return prompts_lib.fill(template, _values(example, feedback=feedback))
+
+    def demonstrated_prompt(self, example: Example, refinement: str) -> prompts_lib.Prompt:
+        """What a policy sees that has read a good output before it writes its own."""
+        template = self.prompts.demonstrated or f"A good answer: {{refinement}}\n\n{self.prompts.policy}"
+        return prompts_lib.fill(template, _values(example, refinement=refinement))
 
     def refine_prompt(self, example: Example, draft: str, feedback: str) -> prompts_lib.Prompt:
         """What the refiner sees."""

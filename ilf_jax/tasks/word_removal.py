@@ -49,6 +49,8 @@ PROMPTS = prompts.PromptSet(
     judge_tree=_JUDGE,  # they begin alike as it is
     compare="First: {first}\nSecond: {second}\nWhich is nicer? A for first, B for second:",
     rate=("Text: {draft}\nIs this kind? Yes or No:", "Yes", "No"),
+    conditioned="Feedback: {feedback}\nDescribe {document}.\nText:",
+    demonstrated="Better text: {refinement}\nDescribe {document}.\nText:",
 )
 
 
@@ -103,10 +105,11 @@ class WordRemoval(task.Task):
     free_text = False
     token_units = TOKEN_UNITS
     refinement_cue = "Better text:"
+    favourable = "Nothing to remove."
     metrics = (
-        task.MetricInfo("insult_rate", "lower", "share of texts with an insult"),
+        task.MetricInfo("insult_rate", "lower", "share of texts with an insult", share=True),
         task.MetricInfo("insults_per_text", "lower", "insults in a text"),
-        task.MetricInfo("well_formed", "higher", "share of sentences of the right form"),
+        task.MetricInfo("well_formed", "higher", "share of sentences of the right form", share=True),
     )
 
     def __init__(self) -> None:

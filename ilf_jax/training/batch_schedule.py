@@ -5,7 +5,7 @@ All of it is a function of (seed, epoch, step), so that a resumed run gets the b
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -26,6 +26,7 @@ class Plan:
         steps_per_epoch: the last one of an epoch may be smaller.
         accumulation: micro-batches a step.
         row_length, rows, targets: L, R (of one micro-batch) and T of the batches.
+        beside: T of each kind of text beside the examples.
         merge: whether several examples share a row.
     """
 
@@ -37,6 +38,7 @@ class Plan:
     rows: int
     targets: int
     merge: bool
+    beside: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -48,7 +50,7 @@ class Plan:
         parts = [
             packing.assemble(
                 examples, packed[a * self.rows : (a + 1) * self.rows], num_rows=self.rows,
-                row_length=self.row_length, num_targets=self.targets,
+                row_length=self.row_length, num_targets=self.targets, beside=self.beside,
             )
             for a in range(self.accumulation)
         ]
@@ -56,7 +58,7 @@ class Plan:
 
     def tokens(self, step: int) -> int:
         """Real tokens in a step."""
-        return sum(len(self.examples[i]) for i in self.order[step])
+        return sum(self.examples[i].num_tokens for i in self.order[step])
 
 
 def make_plan(
@@ -97,12 +99,14 @@ def make_plan(
         return math.prod(micro_batches(row_length, -(-len(lengths) // _SAMPLED_STEPS))) * row_cost(row_length)
 
     row_length = min(row_lengths, key=cost) if merge else row_lengths[0]
-    targets = 0
+    targets, beside = 0, dict.fromkeys(sorted({name for e in examples for name in e.beside}), 0)
     for step, step_lengths in zip(order, lengths, strict=True):
-        packed = packing.pack(step_lengths, row_length, merge=merge)
-        targets = max(targets, packing.targets_per_row([examples[i] for i in step], packed))
+        packed, of_step = packing.pack(step_lengths, row_length, merge=merge), [examples[i] for i in step]
+        targets = max(targets, packing.targets_per_row(of_step, packed))
+        for name, of_name in packing.beside_targets(of_step, packed).items():
+            beside[name] = max(beside[name], of_name)
     count, rows_each = micro_batches(row_length)
     return Plan(
         examples=examples, order=tuple(order), steps_per_epoch=len(order) // epochs, accumulation=count,
-        row_length=row_length, rows=rows_each, targets=targets, merge=merge,
+        row_length=row_length, rows=rows_each, targets=targets, merge=merge, beside=beside,
     )

@@ -60,6 +60,7 @@ class Trained:
     params: Params  # of an ordinary model
     loss: float  # nats a weighted token, mean of the last epoch's steps
     steps: int
+    tokens: int  # of all steps, padding left out
     log_digest: str  # of steps.jsonl
     work: performance.Work  # of the steps that this process made
 
@@ -98,8 +99,8 @@ def train(
     if not performance.fetch(_all_finite(params)):
         raise InputError(f"{trainer.section}: training stopped, some params are not finite after step {step}. "
                          f"{step_log.remedy(trainer.section)}")
-    return Trained(params, log.mean_of_last(plan.steps_per_epoch), step, log.digest(),
-                   _work(objective.architecture, plan, range(first, step)))
+    return Trained(params, log.mean_of_last(plan.steps_per_epoch), step, sum(map(plan.tokens, range(step))),
+                   log.digest(), _work(objective.architecture, plan, range(first, step)))
 
 
 def _optimise(
@@ -257,6 +258,8 @@ def _work(model: ModelConfig, plan: Plan, steps: range) -> performance.Work:
     tokens, total_flops = 0, 0.0
     for step in steps:
         for e in (plan.examples[i] for i in plan.order[step]):
-            tokens += len(e)
-            total_flops += flops.training(model, tokens=len(e), seen=len(e) / 2, targets=e.num_targets)
+            for text in (e, *e.beside.values()):
+                n = len(text.tokens)
+                tokens += n
+                total_flops += flops.training(model, tokens=n, seen=n / 2, targets=text.num_targets)
     return performance.Work(tokens, total_flops)

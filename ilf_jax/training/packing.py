@@ -5,7 +5,7 @@ layout: segments keep examples from seeing each other, positions restart, and th
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -19,6 +19,9 @@ class TrainingExample:
         parts: lengths of the texts that it is made of, one behind the other, which do not see each other; () is one.
         document: the document that it is about. Examples of one document are all trained on, or all held back.
         reference_logprobs: log-probability of each predicted token under a reference, in nats; None without one.
+        advantage: how much better than expected the text was, for policy gradients; None without one.
+        beside: other texts about the document that the loss reads, by name: a teacher's context, feedback to predict.
+            They lie in arrays of their own, in the row with the same number.
     """
 
     tokens: np.ndarray
@@ -26,9 +29,17 @@ class TrainingExample:
     parts: tuple[int, ...] = ()
     document: str = ""
     reference_logprobs: np.ndarray | None = None
+    advantage: float | None = None
+    beside: Mapping[str, "TrainingExample"] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.tokens)
+        """Tokens that it takes of a row."""
+        return max(len(self.tokens), *map(len, self.beside.values())) if self.beside else len(self.tokens)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all its texts: what it costs."""
+        return len(self.tokens) + sum(len(other) for other in self.beside.values())
 
     @property
     def num_targets(self) -> int:
@@ -84,8 +95,22 @@ def targets_per_row(examples: Sequence[TrainingExample], rows: Sequence[Sequence
     return max(sum(examples[i].num_targets for i in row) for row in rows)
 
 
+def beside_targets(examples: Iterable[TrainingExample], rows: Sequence[Sequence[int]]) -> dict[str, int]:
+    """By name, the most predicted tokens that any row holds of the texts beside examples; {} where there are none."""
+    found = list(examples)
+    names = sorted({name for example in found for name in example.beside})
+    return {name: max(sum(found[i].beside[name].num_targets for i in row if name in found[i].beside) for row in rows)
+            for name in names}
+
+
+def of_beside(batch: Mapping[str, jax.Array], name: str) -> dict[str, jax.Array]:
+    """The arrays of the texts `name` beside the examples of a batch, named as those of a batch of their own."""
+    return {key.removeprefix(f"{name}/"): array for key, array in batch.items() if key.startswith(f"{name}/")}
+
+
 def array_shapes(
-    rows: tuple[int, ...], *, row_length: int, num_targets: int, reference_logprobs: bool = False
+    rows: tuple[int, ...], *, row_length: int, num_targets: int, reference_logprobs: bool = False,
+    advantages: bool = False, beside: Mapping[str, int] | None = None,
 ) -> dict[str, jax.ShapeDtypeStruct]:
     """The arrays that `assemble` makes.
 
@@ -93,35 +118,44 @@ def array_shapes(
         rows: (R,), or (A, R) for A micro-batches.
         row_length: L.
         num_targets: T.
-        reference_logprobs: whether examples have these.
+        reference_logprobs, advantages: whether examples have these.
+        beside: T of each kind of text beside the examples, see `beside_targets`.
     """
     of_rows = {name: np.int32 for name in ("tokens", "positions", "segments")}
     of_targets = {"index": np.int32, "targets": np.int32, "weights": np.float32}
     if reference_logprobs:
         of_targets["reference_logprobs"] = np.float32
-    return {**{name: jax.ShapeDtypeStruct((*rows, row_length), dtype) for name, dtype in of_rows.items()},
-            **{name: jax.ShapeDtypeStruct((*rows, num_targets), dtype) for name, dtype in of_targets.items()}}
+    if advantages:
+        of_targets["advantages"] = np.float32
+    arrays = {**{name: jax.ShapeDtypeStruct((*rows, row_length), dtype) for name, dtype in of_rows.items()},
+              **{name: jax.ShapeDtypeStruct((*rows, num_targets), dtype) for name, dtype in of_targets.items()}}
+    for name, targets in (beside or {}).items():
+        of_name = array_shapes(rows, row_length=row_length, num_targets=targets)
+        arrays |= {f"{name}/{key}": array for key, array in of_name.items()}
+    return arrays
 
 
 def assemble(
     examples: Sequence[TrainingExample], rows: Sequence[Sequence[int]], *, num_rows: int, row_length: int,
-    num_targets: int,
+    num_targets: int, beside: Mapping[str, int] | None = None,
 ) -> dict[str, np.ndarray]:
     """The arrays of one (micro-)batch: R = num_rows (empty rows are filled up), L = row_length, T = num_targets.
 
     Returns:
         tokens_RxL, positions_RxL, segments_RxL (0 on padding), and for the predicted tokens index_RxT (the position
         whose hidden state predicts), targets_RxT, weights_RxT (0 on padding). Examples with reference_logprobs, all or
-        none, add reference_logprobs_RxT (0 on padding).
+        none, add reference_logprobs_RxT (0 on padding), those with an advantage advantages_RxT. Texts beside examples,
+        of which `beside` says how many predicted tokens a row holds, add arrays of the same names behind "NAME/".
     """
     with_reference = bool(examples) and examples[0].reference_logprobs is not None
+    with_advantages = bool(examples) and examples[0].advantage is not None
     shapes = array_shapes((num_rows,), row_length=row_length, num_targets=num_targets,
-                          reference_logprobs=with_reference)
+                          reference_logprobs=with_reference, advantages=with_advantages)
     batch = {name: np.zeros(array.shape, array.dtype) for name, array in shapes.items()}
     for r, row in enumerate(rows):
         at = filled = segment = 0
         for i in row:
-            example, n = examples[i], len(examples[i])
+            example, n = examples[i], len(examples[i].tokens)
             batch["tokens"][r, at : at + n] = example.tokens
             begin = at
             for length in example.parts or (n,):
@@ -136,5 +170,14 @@ def assemble(
             batch["weights"][r, span] = example.weights[predicted + 1]
             if with_reference:
                 batch["reference_logprobs"][r, span] = example.reference_logprobs
+            if with_advantages:
+                batch["advantages"][r, span] = example.advantage
             at, filled = at + n, filled + len(predicted)
+    for name, targets in (beside or {}).items():
+        others = [example.beside.get(name) for example in examples]
+        some = [other for other in others if other is not None]
+        place = dict(zip((i for i, other in enumerate(others) if other is not None), range(len(some)), strict=True))
+        of_name = assemble(some, [[place[i] for i in row if i in place] for row in rows], num_rows=num_rows,
+                           row_length=row_length, num_targets=targets)
+        batch |= {f"{name}/{key}": array for key, array in of_name.items()}
     return batch

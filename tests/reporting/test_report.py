@@ -357,7 +357,7 @@ def test_number(value, text):
 
 def test_figures_take_their_colours_from_the_page(finished):
     drawn = plots.draw(workfolder.read(finished))
-    assert [plot.name for plot in drawn] == ["headline", "scorers", "loss", "lengths", "rates"]
+    assert [plot.name for plot in drawn] == ["headline", "methods", "scorers", "loss", "lengths", "rates"]
     for plot in drawn:
         xml.etree.ElementTree.fromstring(plot.svg)
         assert "#0a0b" not in plot.svg and "var(--ink)" in plot.svg and "var(--series-0)" in plot.svg

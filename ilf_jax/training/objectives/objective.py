@@ -4,11 +4,12 @@ An objective returns sums, not means, so that gradient accumulation and sharding
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
 
 import jax
 
+from ilf_jax.config import Config
 from ilf_jax.config_sections import Training
 from ilf_jax.models import transformer
 from ilf_jax.models.architecture import ModelConfig
@@ -18,11 +19,26 @@ from ilf_jax.records import Candidates, Draft, Example, Feedback, Scored, Target
 from ilf_jax.training.objectives import token_losses
 from ilf_jax.training.packing import TrainingExample
 
-Encode = Callable[[Sequence[str]], list[TrainingExample]]
-"""Texts about one document -> each behind the document's prompt and followed by the end token, as tokens.
+CONTEXTS = ("policy", "feedback", "demonstration", "refine", "critic")
 
-All fit into max_length behind the same prompt. Loss weights are 1 on the text, prompt_loss_weight on the prompt.
-"""
+
+class Encode(Protocol):
+    """Puts texts about one document into tokens."""
+
+    def __call__(self, texts: Sequence[str], context: str = "policy") -> list[TrainingExample]:
+        """Each text behind the same prompt and followed by the end token. All fit into max_length.
+
+        Args:
+            texts: what is to be learned.
+            context: of `CONTEXTS`, what the prompt holds: "policy": the document; "feedback": document and the
+                target's feedback; "demonstration": document and refinement; "refine": the refiner's prompt; "critic":
+                that which asks for feedback on the draft.
+
+        Returns:
+            Loss weights are 1 on the text, and prompt_loss_weight on the policy's prompt.
+        """
+
+
 Sums = tuple[jax.Array, jax.Array, dict[str, jax.Array]]
 REFERENCES = ("none", "logprobs", "frozen", "ema")
 
@@ -36,6 +52,7 @@ class LearnedFrom:
         text: what config.finetune.target picked; "" teaches nothing.
         source: config.finetune.target.
         usable: for each candidate, whether the task can use it.
+        feedback_prompt: the policy's prompt with the feedback in it.
     """
 
     example: Example
@@ -47,6 +64,7 @@ class LearnedFrom:
     candidates: Candidates | None = None
     scored: Scored | None = None
     usable: tuple[bool, ...] = ()
+    feedback_prompt: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +82,8 @@ class Objective:
             "frozen": a copy of the params that training starts from.
             "ema": an exponential moving average of the trained params. It is part of the training checkpoint.
         ema_decay: with "ema", how much of the average a step keeps.
+        beside: names of the texts that examples have beside them, see `packing.TrainingExample`.
+        advantages: whether examples have an advantage.
 
     Attributes:
         architecture: of the model that is trained.
@@ -79,6 +99,8 @@ class Objective:
 
     reference: ClassVar[str] = "none"
     ema_decay: ClassVar[float] = 0.99
+    beside: ClassVar[tuple[str, ...]] = ()
+    advantages: ClassVar[bool] = False
 
     def __call__(self, params: Params, ref_params: Params, batch: dict[str, jax.Array]) -> Sums:
         """The loss of a batch.
@@ -104,6 +126,22 @@ class Objective:
         if not learned.text.strip():
             return []
         return [Target(learned.example.id, learned.prompt, learned.text, learned.source)]
+
+    @classmethod
+    def check(cls, config: Config, model: ModelConfig) -> None:
+        """Raises InputError if a run's configuration lacks what this objective needs; called before any work.
+
+        Args:
+            config: of the run, or of one of its baselines.
+            model: architecture of the policy.
+        """
+        del config, model
+
+    @classmethod
+    def counted(cls, learned: LearnedFrom, settings: Training) -> str | None:
+        """The metric that counts this document among those from which nothing, or less, is learned."""
+        del learned, settings
+        return None
 
     @classmethod
     def training_example(cls, target: Target, encode: Encode) -> TrainingExample:

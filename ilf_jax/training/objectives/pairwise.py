@@ -1,5 +1,7 @@
 """The loss of a reward model with a scalar head."""
 
+from collections.abc import Callable, Sequence
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions
 from ilf_jax.models.transformer import Params
 from ilf_jax.training import packing
-from ilf_jax.training.objectives.objective import Encode, Objective, Sums
+from ilf_jax.training.objectives.objective import Objective, Sums
 
 
 class Pairwise(Objective):
@@ -25,7 +27,9 @@ class Pairwise(Objective):
         return cls(architecture, compute, settings.remat)
 
     @classmethod
-    def pair_example(cls, better: str, worse: str, encode: Encode) -> packing.TrainingExample:
+    def pair_example(
+        cls, better: str, worse: str, encode: Callable[[Sequence[str]], list[packing.TrainingExample]]
+    ) -> packing.TrainingExample:
         """Both texts behind the same prompt. Each has one predicted token, its end: there the reward is read."""
         return packing.pair(*(_only_end(example) for example in encode([better, worse])))
 

@@ -28,8 +28,7 @@ def token_losses(
         num_devices: devices that share the logits.
     """
     T = targets_RxT.shape[1]
-    chunks = max(1, -(-T * config.vocab_size * 4 // (_CHUNK_BYTES * num_devices)))
-    size = -(-T // chunks)
+    size = chunk_size(config, T, 1, num_devices)
 
     @jax.checkpoint
     def chunk_loss(hidden: jax.Array, targets: jax.Array) -> jax.Array:
@@ -39,6 +38,19 @@ def token_losses(
 
     pieces = [chunk_loss(hidden_RxTxD[:, i : i + size], targets_RxT[:, i : i + size]) for i in range(0, T, size)]
     return jnp.concatenate(pieces, axis=1)
+
+
+def chunk_size(config: ModelConfig, num_targets: int, copies: int, num_devices: int = 1) -> int:
+    """Positions whose logits exist at a time.
+
+    Args:
+        config: architecture of the model.
+        num_targets: positions of a row.
+        copies: how many such arrays of logits a loss holds.
+        num_devices: devices that share the logits.
+    """
+    chunks = max(1, -(-num_targets * config.vocab_size * 4 * copies // (_CHUNK_BYTES * num_devices)))
+    return -(-num_targets // chunks)
 
 
 def hidden_at_targets(

@@ -1,0 +1,190 @@
+"""Methods against each other: a row for ILF and each baseline, with what it cost and what the feedback's words did."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from ilf_jax.evaluation import paired, statistics
+from ilf_jax.reporting import figures, tables
+from ilf_jax.reporting.workfolder import Metric, WorkFolder
+
+_COMPARED_SECTIONS = ("feedback", "refine", "score", "finetune")
+_NORMAL_95 = 1.96
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One method, over all seeds.
+
+    Attributes:
+        tokens: trained on in all iterations, a seed; None where a run has not got there.
+        value: of the leading metric after the last iteration; with several seeds, their mean and its standard error.
+        from_ilf: its paired difference to ILF; None for ILF itself, and where documents have no values of their own.
+        from_control: the same to the method with shuffled feedback; None where there is no such run.
+        kl: divergence from the policy before training, in nats an output, as `value`; None where it was not measured.
+    """
+
+    label: str
+    tokens: float | None
+    value: Metric | None
+    from_ilf: paired.Difference | None
+    from_control: paired.Difference | None
+    kl: Metric | None
+
+
+def rows(seeds: Sequence[WorkFolder]) -> list[Row]:
+    """A row for ILF and each baseline that every seed has; [] where there is no baseline or nothing was evaluated.
+
+    Differences are taken on the same held-out documents; a document's value is the mean over seeds.
+
+    Args:
+        seeds: runs of one configuration that differ by their seed alone; one will do.
+    """
+    lead = tables.headline(seeds[0])
+    by_label = [tables.runs(work) for work in seeds]
+    labels = [label for label in by_label[0] if all(label in runs for runs in by_label)]
+    if lead is None or len(labels) < 2:
+        return []
+    per_document = {label: _per_document([runs[label] for runs in by_label], lead) for label in labels}
+    controls = _controls({label: by_label[0][label] for label in labels})
+    made = []
+    for label in labels:
+        runs = [of_seed[label] for of_seed in by_label]
+        made.append(Row(
+            label, _mean_tokens(runs), _over_seeds(runs, lead),
+            None if label == tables.ILF else _difference(per_document[label], per_document[tables.ILF]),
+            _difference(per_document[label], per_document[controls[label]]) if label in controls else None,
+            _over_seeds(runs, "kl_policy_base")))
+    return made
+
+
+def table(seeds: Sequence[WorkFolder]) -> tables.Table:
+    """`rows` as a table."""
+    lead = tables.headline(seeds[0])
+    shown = [[row.label, "–" if row.tokens is None else f"{row.tokens:,.0f}", tables.with_error(row.value),
+              _with_interval(row.from_ilf), _with_interval(row.from_control), tables.with_error(row.kl)]
+             for row in rows(seeds)]
+    return tables.Table(["method", "tokens trained", tables.spoken(lead or ""), "difference to ILF",
+                         "difference to its shuffled control", "KL from the start"], shown)
+
+
+def plot(seeds: Sequence[WorkFolder], name: str = "methods") -> figures.Plot | None:
+    """The table's numbers as dots with 95 % intervals; None where there is no table. `name` is unique in its page."""
+    found = rows(seeds)
+    if not found:
+        return None
+    lead = tables.spoken(tables.headline(seeds[0]) or "")
+    panels = {
+        lead: [_interval(row.value) for row in found],
+        "difference to ILF": [_of_difference(row.from_ilf) for row in found],
+        "to its shuffled control": [_of_difference(row.from_control) for row in found]}
+    with matplotlib.rc_context(figures.STYLE):
+        figure = Figure(figsize=(8.2, 1.0 + 0.3 * len(found)), layout="constrained")
+        FigureCanvasSVG(figure)
+        for i, (axes, (label, values)) in enumerate(zip(figure.subplots(1, 3, sharey=True), panels.items(),
+                                                       strict=True)):
+            for y, value in enumerate(values):
+                if value is not None:
+                    middle, low, high = value
+                    axes.errorbar(middle, y, xerr=[[middle - low], [high - middle]], marker=figures.MARKERS[i],
+                                  color=figures.SERIES[i], capsize=3, markersize=5)
+            if i:
+                axes.axvline(0, color=figures.INK, linewidth=1, linestyle=":")
+            axes.grid(axis="y", visible=False)
+            axes.grid(axis="x", visible=True)
+            axes.tick_params(length=0)
+            axes.set_xlabel(label)
+            axes.set_yticks(range(len(found)), [row.label for row in found])
+        axes.invert_yaxis()
+        title = "Methods"
+        caption = (f"{tables.direction(seeds[0], tables.headline(seeds[0]) or '').capitalize() or lead}. Bars: 95 % "
+                   "intervals, of differences by paired bootstrap over documents.")
+        return figures.Plot(name, title, caption, figures.to_svg(figure, name, title))
+
+
+def _controls(runs: Mapping[str, WorkFolder]) -> dict[str, str]:
+    """Label of a method -> label of the same with shuffled feedback."""
+
+    def settings(work: WorkFolder, control: str | None = None) -> str:
+        sections = {name: dict(work.config.get(name) or {}) for name in _COMPARED_SECTIONS}
+        if control is not None:
+            sections["feedback"]["control"] = control
+        return json.dumps(sections, sort_keys=True)
+
+    found = {settings(work): label for label, work in runs.items()}
+    made = {}
+    for label, work in runs.items():
+        own = (work.config.get("feedback") or {}).get("control", "")
+        control = found.get(settings(work, "shuffled")) if own == "" else None
+        if control is not None:
+            made[label] = control
+    return made
+
+
+def _per_document(runs: Sequence[WorkFolder], lead: str) -> dict[str, float]:
+    """The metric of each held-out document after the last iteration, mean over the runs; {} where there is none."""
+    values: dict[str, list[float]] = {}
+    for work in runs:
+        last = next((i for i in reversed(work.iterations) if i.rows("evaluate")), None)
+        for output in last.rows("evaluate").values() if last else ():
+            if lead in output.values:
+                values.setdefault(output.id, []).append(output.values[lead])
+    return {i: float(np.mean(of_document)) for i, of_document in values.items() if len(of_document) == len(runs)}
+
+
+def _difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> paired.Difference | None:
+    ids = sorted(set(ours) & set(theirs))
+    return paired.difference([ours[i] for i in ids], [theirs[i] for i in ids]) if ids else None
+
+
+def _over_seeds(runs: Sequence[WorkFolder], metric: str) -> Metric | None:
+    lasts = [tables.series(work, "evaluate", metric)[-1:] for work in runs]
+    if not all(lasts):
+        return None
+    if len(lasts) == 1:
+        return lasts[0][0]
+    values = [last.value for (last,) in lasts]
+    mean = statistics.mean(metric, values)
+    pooled = _pooled_share([last for (last,) in lasts])
+    low, high = pooled if pooled is not None else (None, None)
+    return Metric(lasts[0][0].iteration, "evaluate", metric, mean.value, mean.stderr, lasts[0][0].n, low, high)
+
+
+def _pooled_share(lasts: Sequence[Metric]) -> tuple[float, float] | None:
+    """Wilson's interval of a share near 0 or 1 in every seed, over the outputs of all of them; else None."""
+    if any(last.low is None or last.n is None for last in lasts):
+        return None
+    outputs = [last.n for last in lasts if last.n is not None]
+    return statistics.wilson(sum(round(last.value * n) for last, n in zip(lasts, outputs, strict=True)), sum(outputs))
+
+
+def _mean_tokens(runs: Sequence[WorkFolder]) -> float | None:
+    totals = [sum(m.value for m in tables.series(work, "finetune", "tokens_trained")) for work in runs]
+    return float(np.mean(totals)) if all(totals) else None
+
+
+def _with_interval(difference: paired.Difference | None) -> str:
+    if difference is None:
+        return "–"
+    value, low, high = (f"{x:+.3f}" for x in (difference.value, difference.low, difference.high))
+    return f"{value} [{low}, {high}]".replace("-", "−")
+
+
+def _of_difference(difference: paired.Difference | None) -> tuple[float, float, float] | None:
+    return None if difference is None else (difference.value, min(difference.low, difference.value),
+                                            max(difference.high, difference.value))
+
+
+def _interval(metric: Metric | None) -> tuple[float, float, float] | None:
+    if metric is None:
+        return None
+    if metric.low is not None and metric.high is not None:
+        return metric.value, min(metric.low, metric.value), max(metric.high, metric.value)
+    error = metric.stderr if metric.stderr is not None and math.isfinite(metric.stderr) else 0.0
+    return metric.value, metric.value - _NORMAL_95 * error, metric.value + _NORMAL_95 * error

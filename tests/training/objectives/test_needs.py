@@ -1,0 +1,125 @@
+"""What objectives ask of configuration and data, before any work; what they leave out, and count."""
+
+import dataclasses
+import json
+
+import cases
+import numpy as np
+import pytest
+
+from ilf_jax import config as config_lib
+from ilf_jax import preflight
+from ilf_jax import tasks as tasks_lib
+from ilf_jax.data import documents as documents_lib
+from ilf_jax.errors import InputError
+from ilf_jax.stages import finetune
+from ilf_jax.training import objectives
+from ilf_jax.training.objectives import dpo, grpo
+
+pytestmark = pytest.mark.fast
+FRESH = {"refine.source": "policy", "score.method": "reward_model", "reward_model.checkpoint": "init:tiny"}
+
+
+def config_with(tiny_config, objective, changes):
+    return config_lib.read({**tiny_config.to_dict(), "finetune.objective": objective, **changes})
+
+
+@pytest.mark.parametrize(("objective", "changes", "words"), [
+    ("dpo", {"finetune.beta": 0.0}, ["finetune.beta=0", "dpo"]),
+    ("dpo", {"finetune.target": "initial"}, ["target='initial'", "draft to itself"]),
+    ("dpo", {"finetune.rejected": "worst", "finetune.target": "initial"}, ["rejected='worst'", "target='refinement'"]),
+    ("dpo", {"finetune.rejected": "worst", "refine.num_candidates": 1}, ["num_candidates=1"]),
+    ("dpo", FRESH, ["rejected='draft'", "refine.source='policy'"]),
+    ("dpo", {"finetune.prompt_loss_weight": 0.1}, ["prompt_loss_weight=0.1", "'dpo'"]),
+    ("dpo", {"finetune.label_smoothing": 0.5}, ["label_smoothing"]),
+    ("sdpo", {"finetune.teacher_top_k": 4096}, ["teacher_top_k=4096", "vocabulary of"]),
+    ("sdft", {"finetune.teacher": "none"}, ["finetune.teacher", "'frozen'"]),
+    ("rltf_sd", {}, ["score.draft=True"]),
+    ("rltf_sd", {"score.draft": True, "finetune.target": "initial"}, ["target='refinement'"]),
+    ("grpo", {}, ["refine.source='policy'"]),
+    ("grpo", {**FRESH, "refine.num_candidates": 1}, ["num_candidates=1", "2 or more"]),
+    ("grpo", {**FRESH, "iterations": 2}, ["init='previous'", "data='new'"]),
+    ("grpo", {**FRESH, "score.method": "instruct_rm"}, ["score.method='instruct_rm'", "fresh drafts"]),
+    ("grpo", {**FRESH, "score.win_rate": True}, ["score.win_rate", "fresh drafts"]),
+    ("feedback_modelling", {"feedback.source": "none", "score.method": "random"}, ["feedback_modelling", "words"]),
+    ("fcpp", {}, ["did you mean 'fcp'"]),
+])
+def test_what_does_not_go_together_is_refused_before_any_work(tiny_config, objective, changes, words):
+    with pytest.raises(InputError) as error:
+        config = config_with(tiny_config, objective, changes)
+        preflight.check_sources(config, tasks_lib.make_task(config))
+    for word in words:
+        assert word in str(error.value)
+
+
+@pytest.mark.parametrize(("changes", "missing"), [
+    ({"finetune.target": "human_refinement", "draft.source": "recorded"}, "human_refinement"),
+    ({"draft.source": "recorded"}, "draft"),
+    ({"feedback.source": "recorded"}, "feedback"),
+])
+def test_what_the_data_lack_is_named_with_its_key(tiny_config, tmp_path, changes, missing):
+    row = {"document": "Ann", "draft": "A draft.", "feedback": "A comment.", "human_refinement": "Better."}
+    del row[missing]
+    (tmp_path / "data.jsonl").write_text(f"{json.dumps(row)}\n" * 8)
+    config = config_with(tiny_config, "dpo", {
+        "data.source": f"jsonl:{tmp_path / 'data.jsonl'}", "data.eval_source": None, "data.eval_size": 2, **changes})
+    task = tasks_lib.make_task(config)
+    preflight.check_sources(config, task)
+    with pytest.raises(InputError, match=rf"config\.data\.fields\.{missing}"):
+        preflight.check_documents(config, task, documents_lib.load_documents(config))
+
+
+def test_pairs_of_equal_texts_are_left_out_and_counted():
+    documents = cases.documents()
+    documents[2] = dataclasses.replace(documents[2], text=documents[2].draft.text)
+    settings = dataclasses.replace(cases.SETTINGS, objective="dpo")
+    targets, counts = finetune._targets(settings, documents)
+    assert len(targets) == cases.COUNT - 1 and counts == {dpo.SAME: 1}
+    assert "2" not in {t.id for t in targets}
+
+
+def test_the_best_candidate_over_the_worst():
+    document = next(d for d in cases.documents() if np.argmin(d.scored.scores) != d.scored.chosen)
+    settings = dataclasses.replace(cases.SETTINGS, rejected="worst")
+    (target,) = objectives.by_choice("dpo").targets(document, settings)
+    assert target.rejected == document.candidates.texts[int(np.argmin(document.scored.scores))]
+
+
+def test_groups_of_equal_rewards_have_no_advantage_and_are_counted():
+    (document, *others) = cases.documents()
+    document = dataclasses.replace(document, scored=dataclasses.replace(document.scored, scores=[0.3] * 3))
+    settings = dataclasses.replace(cases.SETTINGS, objective="grpo")
+    targets, counts = finetune._targets(settings, [document, *others])
+    assert [t.advantage for t in targets[:3]] == [0.0] * 3 and counts == {grpo.EQUAL: 1}
+    assert np.mean([t.advantage for t in targets[3:6]]) == pytest.approx(0, abs=1e-9)
+
+
+def test_drafts_that_were_cut_are_in_their_group_but_not_trained_on():
+    (document, *_) = cases.documents()
+    cut = dataclasses.replace(document.candidates, stopped=[True, False, True])
+    whole = objectives.by_choice("grpo").targets(document, cases.SETTINGS)
+    assert objectives.by_choice("grpo").targets(
+        dataclasses.replace(document, candidates=cut), cases.SETTINGS) == [whole[0], whole[2]]
+
+
+def test_without_feedback_a_teacher_has_nothing_to_say():
+    (document, *_) = cases.documents()
+    empty = dataclasses.replace(document, feedback=dataclasses.replace(document.feedback, text=" "))
+    for name in ("sdpo", "feedback_modelling"):
+        assert objectives.by_choice(name).targets(document, cases.SETTINGS)
+        assert objectives.by_choice(name).targets(empty, cases.SETTINGS) == []
+
+
+def test_feedback_is_learned_once_a_document_whatever_else_it_teaches():
+    settings = dataclasses.replace(cases.SETTINGS, objective="weighted", feedback_weight=0.5)
+    targets, _ = finetune._targets(settings, cases.documents())
+    assert len(targets) > cases.COUNT
+    assert [bool(t.feedback) for t in targets].count(True) == cases.COUNT
+
+
+def test_equal_objectives_compile_once():
+    for name in ("dpo", "sdpo", "grpo", "nll"):
+        settings = dataclasses.replace(cases.SETTINGS, feedback_weight=0.5, teacher="ema")
+        a, b = (cases.objective_of(name, settings) for _ in range(2))
+        assert a == b and hash(a) == hash(b)
+        assert a != cases.objective_of(name, dataclasses.replace(settings, feedback_weight=0.25))
