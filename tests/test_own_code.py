@@ -11,7 +11,7 @@ import pytest
 import ilf_jax
 from ilf_jax import config as config_lib
 from ilf_jax import registry
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, WaitingError
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -240,9 +240,9 @@ def test_an_instance_from_python_is_resumed_in_another_process(tmp_path):
 def test_a_stopped_baseline_leaves_no_lock(tiny_config, tmp_path):
     """As in a notebook, whose last traceback keeps the frames of the run alive."""
     tiny_config.baselines = {"asked": {"feedback": {"source": "human"}}}
-    with pytest.raises(InputError, match="wait for feedback") as kept:
+    with pytest.raises(WaitingError, match="wait for feedback") as kept:
         ilf_jax.run(tiny_config, tmp_path / "run")
-    with pytest.raises(InputError, match="wait for feedback"):
+    with pytest.raises(WaitingError, match="wait for feedback"):
         ilf_jax.run(tiny_config, tmp_path / "run")
     assert kept.value.__traceback__ is not None
 
