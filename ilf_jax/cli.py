@@ -17,6 +17,7 @@ _COMMANDS = {
     "report": ("ilf_jax.reporting.rebuild", "rebuild the report of a run"),
     "export": ("ilf_jax.export.hugging_face", "write a policy as a Hugging Face folder"),
     "compare": ("ilf_jax.comparison.command", "compare systems by people or by a judge"),
+    "review": ("ilf_jax.review.serving", "write feedback and compare systems in a browser"),
     "sweep": ("ilf_jax.sweeps.command_line", "run many configurations and compare their results"),
 }
 

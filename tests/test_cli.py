@@ -27,11 +27,12 @@ def test_help_and_version():
 
 @pytest.mark.parametrize(("arguments", "message"), [
     ((), "usage: ilf-jax COMMAND"), (("rnu",), "error: unknown command 'rnu'; did you mean run?\n"),
-    (("--config=a.py",), "commands are run, report, export, compare, sweep"),
+    (("--config=a.py",), "commands are run, report, export, compare, review, sweep"),
     (("run", "--workdri=x"), "error: unknown flag --workdri; did you mean --workdir?\n"),
     (("run", "--config=configs/quickstart.py", "--config.iterations=-1", "--workdir=x"), "config.iterations: -1"),
     (("run",), "error: --config=configs/NAME.py is needed\n"), (("report",), "error: --workdir=DIR is needed"),
     (("export", "--workdir=x"), "error: --iteration is needed\n"), (("compare",), "error: --workdir=DIR is needed"),
+    (("review",), "error: --workdir=DIR of a run, --data=FILE"),
     (("sweep", "--config=no.py", "--workdir=x"), "no.py: there is no such Python file"),
 ])
 def test_mistakes_end_with_2(arguments, message):

@@ -1,9 +1,9 @@
-"""Feedback that people write while the run waits, on the reviewing page or in a file; see `feedback/reviewed`."""
+"""Feedback that people write while the run waits, on the reviewing page or in a file; see `data/reviewed`."""
 
 from collections.abc import Sequence
 
+from ilf_jax.data import reviewed
 from ilf_jax.errors import InputError, WaitingError
-from ilf_jax.feedback import reviewed
 from ilf_jax.feedback.source import DraftedDocument, FeedbackSource
 from ilf_jax.records import Feedback
 from ilf_jax.runtime import distributed, progress

@@ -82,8 +82,11 @@ class Database:
 
     @contextlib.contextmanager
     def change(self) -> Iterator[None]:
-        """Inside, one transaction; an exception takes it back."""
+        """Inside, one transaction; an exception takes it back. One inside another is a part of it."""
         with self._lock:
+            if self._db.in_transaction:
+                yield
+                return
             self._db.execute("begin immediate")
             try:
                 yield

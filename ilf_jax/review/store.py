@@ -17,6 +17,7 @@ CLAIM_SECONDS = 15 * 60.0
 """How long an item that somebody opened, but said nothing of, is kept for them."""
 ACTIONS = {"submit": SUBMITTED, "skip": SKIPPED, "flag": FLAGGED, "reopen": DRAFT}
 """What a reviewer does with an item -> the status that it then has."""
+_ACTION_TO = {status: action for action, status in ACTIONS.items()}
 _MOST_SECONDS_A_SAVE = 120.0
 class ConflictError(Exception):
     """A change that no longer fits: another window saved later, or the item has its reviewers."""
@@ -61,6 +62,7 @@ class Review:
         revision: counts its saves; a save names the one that it was made from.
         seconds: spent on it.
         submitted: when, in seconds since 1970; None unless it is.
+        token: of its last save.
     """
 
     id: int
@@ -71,6 +73,7 @@ class Review:
     seconds: float
     revision: int
     submitted: float | None
+    token: str = ""
 
 
 class Store(Database):
@@ -80,6 +83,7 @@ class Store(Database):
         """Opens the file, or makes it. Raises InputError as `Database`."""
         super().__init__(path)
         self.form = form
+        self.open_rounds: frozenset[str] | None = None  # what queues are made from; None: all
 
     # Items.
 
@@ -106,14 +110,15 @@ class Store(Database):
 
     def item(self, number: int) -> Item | None:
         """An item by its number."""
-        rows = self.rows("select * from items where id = ?", number)
+        rows = self.rows("select * from items where id = ?", number) if number < 2**63 else []
         return _item(rows[0]) if rows else None
 
-    def items(self, round_: str | None = None) -> list[Item]:
-        """All items, or those of a round, in their order."""
+    def items(self, round_: str | None = None, short: bool = False) -> list[Item]:
+        """All items, or those of a round, in their order; `short`: their texts cut, for lists."""
+        columns = _SHORT if short else "i.*"
         if round_ is None:
-            return [_item(row) for row in self.rows("select * from items order by id")]
-        return [_item(row) for row in self.rows("select * from items where round = ? order by id", round_)]
+            return [_item(row) for row in self.rows(f"select {columns} from items i order by id")]
+        return [_item(row) for row in self.rows(f"select {columns} from items i where round = ? order by id", round_)]
 
     def rounds(self) -> list[str]:
         """Rounds (iterations of the run, or files) in the order in which they came."""
@@ -139,12 +144,14 @@ class Store(Database):
         return [_review(row) for row in self.rows("select * from reviews where item = ? order by id", item)]
 
     def queue(self, reviewer: str, by_gain: bool = False) -> list[tuple[Item, str]]:
-        """The items that a reviewer may work on, and their status for them. Full ones of others are left out."""
+        """The items that a reviewer may work on, their texts cut, and their status; not those that others have."""
         order = "i.gain is null, i.gain desc, i.id" if by_gain else "i.id"
         rows = self.rows(
-            f"select i.*, r.status as status from items i left join reviews r on r.item = i.id and r.reviewer = ?1 "
+            f"select {_SHORT}, r.status as status from items i "
+            "left join reviews r on r.item = i.id and r.reviewer = ?1 "
             f"where r.id is not null or {_TAKEN} < ?2 order by {order}", reviewer, self.form.overlap, _since())
-        return [(_item(row), row["status"] or PENDING) for row in rows]
+        return [(_item(row), row["status"] or PENDING) for row in rows
+                if self.open_rounds is None or row["round"] in self.open_rounds]
 
     def claim_next(self, reviewer: str, after: int = 0, by_gain: bool = False) -> int | None:
         """The next item that waits for this reviewer, after another, else from the start; it is kept for them."""
@@ -216,10 +223,10 @@ class Store(Database):
     def _write(self, item: Item, reviewer: str, entry: Entry, action: str, base: int, token: str,
                seconds: float) -> Review:
         review = self._claim(item.id, reviewer)
-        known = self.rows("select token from reviews where id = ?", review.id)[0][0]
-        if known == token and review.revision == base + 1:
-            return review
-        if review.revision != base:
+        if review.token == token and review.revision == base + 1:  # this save again, perhaps with more in it
+            if review.entry == entry and action in ("", _ACTION_TO.get(review.status)):
+                return review
+        elif review.revision != base:
             raise ConflictError("another window has saved this item since; reload the page to see it")
         now = time.time()
         if not action:
@@ -301,6 +308,9 @@ class Store(Database):
         """Item -> the review that somebody chose."""
         return {row[0]: row[1] for row in self.rows("select item, review from decisions")}
 
+
+_SHORT = ("i.id, i.round, i.key, i.is_pair, i.title, substr(i.document, 1, 200) as document, "
+          "substr(i.draft, 1, 200) as draft, '' as other, i.gain")
 # How many others have an item: who wrote something, or opened it not long ago (?3).
 _TAKEN = (f"(select count(*) from reviews o where o.item = i.id and o.reviewer <> ?1 and (o.status <> '{PENDING}' or "
           "o.changed > ?3))")
@@ -327,4 +337,4 @@ def _item(row: sqlite3.Row) -> Item:
 
 def _review(row: sqlite3.Row) -> Review:
     return Review(row["id"], row["item"], row["reviewer"], row["status"], entry_from_json(json.loads(row["entry"])),
-                  row["seconds"], row["revision"], row["submitted"])
+                  row["seconds"], row["revision"], row["submitted"], row["token"])

@@ -8,8 +8,9 @@ from conftest import run_main
 
 import ilf_jax
 from ilf_jax import config as config_lib
+from ilf_jax.data import reviewed
 from ilf_jax.errors import InputError, WaitingError
-from ilf_jax.feedback import human, reviewed
+from ilf_jax.feedback import human
 from ilf_jax.feedback.source import DraftedDocument, SourceContext
 from ilf_jax.records import Example
 
