@@ -1,4 +1,4 @@
-"""An attack for each guard of the reviewing page. Each attack is also tried with its guard away, where it must succeed."""
+"""An attack for each guard of the reviewing page; each is also tried with its guard away, where it must succeed."""
 
 import asyncio
 import json
