@@ -27,6 +27,8 @@ hypothesis.settings.load_profile("suite")
 
 def pytest_addoption(parser):
     parser.addoption("--flips", type=int, default=20, help="bytes that tests/fuzz/test_flipped_bytes.py flips")
+    parser.addoption("--review_kills", type=int, default=5, help="kills of tests/review/test_under_load.py")
+    parser.addoption("--review_items", type=int, default=60, help="items of tests/review/test_under_load.py")
     parser.addoption("--kills", type=int, default=3, help="kills of tests/fuzz/test_random_kills.py")
 
 

@@ -76,13 +76,13 @@ class Desk:
         """All items that are open, their texts cut."""
         return [item for round_ in self.rounds for item in self.store.items(round_.name, short=True)]
 
-    def queue(self, reviewer: str) -> list[tuple[Item, str]]:
-        """What a reviewer may work on, in order, with its status for them."""
+    def queue(self, reviewer: str) -> list[tuple[int, str]]:
+        """The numbers of what a reviewer may work on, in order, with its status for them."""
         return self.store.queue(reviewer, self.by_gain)
 
-    def counts(self, reviewer: str) -> Counts:
-        """How far everybody is, and this reviewer."""
-        states, queue = list(self._states(self.items()).values()), self.queue(reviewer)
+    def counts(self, queue: Sequence[tuple[int, str]]) -> Counts:
+        """How far everybody is, and the reviewer with this queue."""
+        states = list(self._states([r.name for r in self.rounds]).values())
         return Counts(len(states), sum(s in entries.CLOSED for s in states), states.count(SUBMITTED),
                       states.count(SKIPPED), len(queue), sum(status in entries.CLOSED for _, status in queue))
 
@@ -93,11 +93,11 @@ class Desk:
             by_item.setdefault(review.item, []).append(review)
         return by_item
 
-    def _states(self, items: Sequence[Item]) -> dict[int, str]:
+    def _states(self, rounds: Sequence[str]) -> dict[int, str]:
         """Item -> what it has come to."""
-        reviews, decisions = self.reviews_by_item(), self.store.decisions()
-        return {item.id: exchange.outcome(item, reviews.get(item.id, ()), decisions.get(item.id),
-                                          self.store.form.overlap)[0] for item in items}
+        states, decisions = self.store.states(), self.store.decisions()
+        return {number: exchange.status_of(states.get(number, {}), self.store.form.overlap, number in decisions)
+                for name in rounds for number in self.store.numbers(name)}
 
     def by_reviewer(self) -> list[tuple[str, dict[str, int], float]]:
         """(Reviewer, status -> items, seconds) of everybody."""
@@ -112,7 +112,7 @@ class Desk:
         of_run_ = [r for r in self.rounds if r.by_line]
         if self._workdir is None or not of_run_:
             return None
-        states = self._states(self.store.items(of_run_[-1].name, short=True))
+        states = self._states([of_run_[-1].name])
         skipped = [number for number, status in states.items() if status == SKIPPED]
         try:
             needed = reviewed.needed(self._min_reviewed, len(states), skipped)

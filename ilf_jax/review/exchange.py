@@ -1,6 +1,7 @@
 """Reviews in files, in both directions: JSON Lines and CSV, a line for each review, every error with its line."""
 
 import codecs
+import collections
 import csv
 import io
 import json
@@ -199,14 +200,22 @@ def outcome(item: Item, reviews: Sequence[Review], decided: int | None, overlap:
     An item is done once it has `overlap` reviews, or somebody has decided between them; it is skipped if nobody gave
     feedback. Of several submitted reviews the first counts, unless another was chosen.
     """
+    counts = collections.Counter(r.status for r in reviews)
+    status = status_of(counts, overlap, decided is not None)
+    if status != SUBMITTED:
+        return status, None
     submitted = sorted((r for r in reviews if r.status == SUBMITTED), key=lambda r: (r.submitted or 0.0, r.id))
-    chosen = next((r for r in submitted if r.id == decided), None)
-    skipped = sum(r.status == SKIPPED for r in reviews)
-    if chosen is not None:
-        return SUBMITTED, chosen
-    if len(submitted) + skipped >= overlap:
-        return (SUBMITTED, submitted[0]) if submitted else (SKIPPED, None)
-    return (entries.FLAGGED if any(r.status == entries.FLAGGED for r in reviews) else entries.PENDING), None
+    return SUBMITTED, next((r for r in submitted if r.id == decided), submitted[0])
+
+
+def status_of(counts: Mapping[str, int], overlap: int, decided: bool) -> str:
+    """What an item has come to, from how many reviews of it have which status; see `outcome`."""
+    submitted, skipped = counts.get(SUBMITTED, 0), counts.get(SKIPPED, 0)
+    if submitted and (decided or submitted + skipped >= overlap):
+        return SUBMITTED
+    if skipped >= overlap:
+        return SKIPPED
+    return entries.FLAGGED if counts.get(entries.FLAGGED) else entries.PENDING
 
 
 def outcome_row(item: Item, reviews: Sequence[Review], decided: int | None, overlap: int) -> dict[str, Any]:

@@ -120,6 +120,10 @@ class Store(Database):
             return [_item(row) for row in self.rows(f"select {columns} from items i order by id")]
         return [_item(row) for row in self.rows(f"select {columns} from items i where round = ? order by id", round_)]
 
+    def numbers(self, round_: str) -> list[int]:
+        """The numbers of the items of a round."""
+        return [row[0] for row in self.rows("select id from items where round = ? order by id", round_)]
+
     def rounds(self) -> list[str]:
         """Rounds (iterations of the run, or files) in the order in which they came."""
         return [row[0] for row in self.rows("select round from items group by round order by min(id)")]
@@ -143,20 +147,29 @@ class Store(Database):
             return [_review(row) for row in self.rows("select * from reviews order by id")]
         return [_review(row) for row in self.rows("select * from reviews where item = ? order by id", item)]
 
-    def queue(self, reviewer: str, by_gain: bool = False) -> list[tuple[Item, str]]:
-        """The items that a reviewer may work on, their texts cut, and their status; not those that others have."""
+    def queue(self, reviewer: str, by_gain: bool = False) -> list[tuple[int, str]]:
+        """The numbers of the items that a reviewer may work on, and their status; not those that others have."""
         order = "i.gain is null, i.gain desc, i.id" if by_gain else "i.id"
         rows = self.rows(
-            f"select {_SHORT}, r.status as status from items i "
-            "left join reviews r on r.item = i.id and r.reviewer = ?1 "
-            f"where r.id is not null or {_TAKEN} < ?2 order by {order}", reviewer, self.form.overlap, _since())
-        return [(_item(row), row["status"] or PENDING) for row in rows
-                if self.open_rounds is None or row["round"] in self.open_rounds]
+            f"with taken as (select o.item, count(*) as count from reviews o where o.reviewer <> ?1 and {_HELD} group by "
+            "o.item) select i.id, i.round, r.status from items i "
+            "left join reviews r on r.item = i.id and r.reviewer = ?1 left join taken t on t.item = i.id "
+            f"where r.id is not null or coalesce(t.count, 0) < ?2 order by {order}",
+            reviewer, self.form.overlap, _since())
+        return [(number, status or PENDING) for number, round_, status in rows
+                if self.open_rounds is None or round_ in self.open_rounds]
+
+    def states(self) -> dict[int, dict[str, int]]:
+        """Item -> status -> how many reviews of it have it, for items with any."""
+        states: dict[int, dict[str, int]] = {}
+        for item, status, count in self.rows("select item, status, count(*) from reviews group by item, status"):
+            states.setdefault(item, {})[status] = count
+        return states
 
     def claim_next(self, reviewer: str, after: int = 0, by_gain: bool = False) -> int | None:
         """The next item that waits for this reviewer, after another, else from the start; it is kept for them."""
         with self.change():
-            waiting = [item.id for item, status in self.queue(reviewer, by_gain) if status in (PENDING, DRAFT)]
+            waiting = [number for number, status in self.queue(reviewer, by_gain) if status in (PENDING, DRAFT)]
             if not waiting:
                 return None
             later = [] if by_gain else [number for number in waiting if number > after]
@@ -177,10 +190,11 @@ class Store(Database):
         found = self.review(item, reviewer)
         now = time.time()
         if found is None:
-            taken = self.rows(f"select {_TAKEN} from items i where i.id = ?2", reviewer, item, _since())
-            if not taken:
+            if self.item(item) is None:
                 raise RefusedError("there is no such item")
-            if taken[0][0] >= self.form.overlap:
+            taken = self.rows(f"select count(*) from reviews o where o.item = ?1 and o.reviewer <> ?2 and {_HELD}",
+                              item, reviewer, _since())[0][0]
+            if taken >= self.form.overlap:
                 raise ConflictError("others have taken this item")
             self._db.execute(
                 "insert into reviews (item, reviewer, status, entry, seconds, revision, token, changed) "
@@ -311,9 +325,8 @@ class Store(Database):
 
 _SHORT = ("i.id, i.round, i.key, i.is_pair, i.title, substr(i.document, 1, 200) as document, "
           "substr(i.draft, 1, 200) as draft, '' as other, i.gain")
-# How many others have an item: who wrote something, or opened it not long ago (?3).
-_TAKEN = (f"(select count(*) from reviews o where o.item = i.id and o.reviewer <> ?1 and (o.status <> '{PENDING}' or "
-          "o.changed > ?3))")
+# A review holds its item if something was said, or the item was opened not long ago (?3).
+_HELD = f"(o.status <> '{PENDING}' or o.changed > ?3)"
 
 
 def _since() -> float:

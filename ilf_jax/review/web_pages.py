@@ -41,9 +41,10 @@ class Pages:
 
     def _render(self, request: Request, name: str, code: int = 200, **values: Any) -> HTMLResponse:
         reviewer = self.reviewer(request)
+        queue = values.pop("of_reviewer", None) or self._desk.queue(reviewer)
         text = self._templates.get_template(name).render(
-            reviewer=reviewer, csrf=request.scope[CSRF], counts=self._desk.counts(reviewer),
-            needed=self._desk.still_needed(), learner=self._desk.learner is not None,
+            reviewer=reviewer, csrf=request.scope[CSRF], counts=self._desk.counts(queue),
+            learner=self._desk.learner is not None,
             statuses=entries.STATUSES, **values)
         return HTMLResponse(text, code)
 
@@ -82,11 +83,13 @@ class Pages:
         number = int(page) if page.isdecimal() and len(page) < 7 else 1
         queue = self._desk.queue(self.reviewer(request))
         counted = {name: sum(s == name for _, s in queue) for name in entries.STATUSES}
-        chosen = [(item, s) for item, s in queue if status in ("", s)]
+        chosen = [(number, s) for number, s in queue if status in ("", s)]
         pages = max(1, -(-len(chosen) // _SHOWN))
         start = (min(max(number, 1), pages) - 1) * _SHOWN
-        return self._render(request, "queue.html", status=status, counted=counted, total=len(queue),
-                            queue=chosen[start : start + _SHOWN], page=start // _SHOWN + 1, pages=pages)
+        by_number = {item.id: item for item in self._desk.items()}
+        return self._render(request, "queue.html", status=status, counted=counted, total=len(queue), of_reviewer=queue,
+                            queue=[(by_number[number], s) for number, s in chosen[start : start + _SHOWN]],
+                            page=start // _SHOWN + 1, pages=pages)
 
     def next(self, request: Request) -> Response:
         """Leads to the next item that waits."""
@@ -105,7 +108,8 @@ class Pages:
             review = self._desk.store.claim(item.id, reviewer)
         except (ConflictError, RefusedError) as e:
             return self._render(request, "message.html", 409, title="Not yours", said=f"{e}.".capitalize())
-        numbers = [i.id for i, _ in self._desk.queue(reviewer)]
+        queue = self._desk.queue(reviewer)
+        numbers = [number for number, _ in queue]
         at = numbers.index(item.id) if item.id in numbers else 0
         state = {"item": item.id, "draft": item.draft, "is_pair": item.is_pair, "entry": review.entry.to_json(),
                  "revision": review.revision, "token": review.token, "status": review.status, "reviewer": reviewer,
@@ -114,7 +118,8 @@ class Pages:
         form = self._desk.store.form
         return self._render(
             request, "pair.html" if item.is_pair else "item.html", item=item, review=review, form=form, state=state,
-            number=at + 1, of=len(numbers), guidelines=markdown(form.guidelines) if form.guidelines else "",
+            number=at + 1, of=len(numbers), of_reviewer=queue,
+            guidelines=markdown(form.guidelines) if form.guidelines else "",
             history=self._desk.store.history(review.id), clean=review.status in (entries.PENDING, entries.DRAFT))
 
     def adjudicate(self, request: Request) -> Response:
@@ -135,7 +140,7 @@ class Pages:
         """How far everybody is, how they agree, and the button that continues the run."""
         again = self._desk.again
         return self._render(request, "progress.html", **self._desk.figures(), people=self._desk.by_reviewer(),
-                            again=again.state() if again is not None else None,
+                            again=again.state() if again is not None else None, needed=self._desk.still_needed(),
                             results=[str(r.results) for r in self._desk.rounds])
 
     def export(self, request: Request) -> Response:

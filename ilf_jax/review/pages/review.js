@@ -138,7 +138,9 @@ function mark() {
   const before = document.createRange();
   before.selectNodeContents(draft);
   before.setEnd(range.startContainer, range.startOffset);
-  const start = toPoints(before.toString(), Infinity), end = start + toPoints(range.toString(), Infinity);
+  const chosen = range.toString(), text = chosen.trim();
+  if (!text) return;
+  const start = toPoints(before.toString() + chosen.slice(0, chosen.indexOf(text)), Infinity), end = start + toPoints(text, Infinity);
   spans.push({start, end, comment: ""});
   showSpans();
   changed();
