@@ -15,7 +15,7 @@ from ilf_jax.review.outbox import Outbox
 from ilf_jax.review.rounds import Round, of_run
 from ilf_jax.review.run_again import RunAgain
 from ilf_jax.review.store import Item, Review, Store
-from ilf_jax.runtime import storage
+from ilf_jax.runtime import progress, storage
 
 if TYPE_CHECKING:
     from ilf_jax.review.learner import Learner  # loads jax
@@ -53,6 +53,22 @@ class Desk:
         self._lock = threading.Lock()
         self._open(rounds)
         self.again = RunAgain(workdir, store.path.parent) if workdir is not None else None
+        self._ended = threading.Event()
+        if by_gain and learner is not None:
+            threading.Thread(target=self._measure_gains, args=(learner,), name="gains", daemon=True).start()
+
+    def _measure_gains(self, learner: "Learner") -> None:
+        """Draws refinements of every open item, one after another, while people review."""
+        for short in self.items():
+            item = self.store.item(short.id)
+            if self._ended.is_set():
+                return
+            if item is None or item.is_pair or item.gain is not None:
+                continue
+            try:
+                self.store.set_gain(item.id, *learner.gain(item))
+            except InputError as e:
+                progress.log(f"no refinements of {item.key!r:.60}: {e}")
 
     def _open(self, rounds: Sequence[Round]) -> None:
         for round_ in rounds:
@@ -62,6 +78,7 @@ class Desk:
 
     def close(self) -> None:
         """Leaves everything where others read it. Raises InputError if that cannot be written."""
+        self._ended.set()
         self.outbox.close()
 
     def next_round(self) -> None:

@@ -151,8 +151,8 @@ class Store(Database):
         """The numbers of the items that a reviewer may work on, and their status; not those that others have."""
         order = "i.gain is null, i.gain desc, i.id" if by_gain else "i.id"
         rows = self.rows(
-            f"with taken as (select o.item, count(*) as count from reviews o where o.reviewer <> ?1 and {_HELD} group by "
-            "o.item) select i.id, i.round, r.status from items i "
+            "with taken as (select o.item, count(*) as count from reviews o "
+            f"where o.reviewer <> ?1 and {_HELD} group by o.item) select i.id, i.round, r.status from items i "
             "left join reviews r on r.item = i.id and r.reviewer = ?1 left join taken t on t.item = i.id "
             f"where r.id is not null or coalesce(t.count, 0) < ?2 order by {order}",
             reviewer, self.form.overlap, _since())

@@ -116,7 +116,10 @@ class Api:
 
     def _colors(self, request: Request, body: Mapping[str, Any]) -> dict[str, Any]:
         item, learner = self._item(request), self._learner()
-        found = learner.colors(item, entries.compose(self._entry(body, item), item.draft))
+        try:
+            found = learner.colors(item, entries.compose(self._entry(body, item), item.draft))
+        except InputError as e:  # the prompt does not fit
+            raise RefusedError(str(e)) from e
         return {"tokens": found.tokens, "values": found.values, "mean": found.mean}
 
     async def refine(self, request: Request) -> Response:
@@ -127,8 +130,11 @@ class Api:
             return learner.refinements(item, entries.compose(self._entry(body, item), item.draft))
 
         def lines(texts: Iterator[str]) -> Iterator[str]:
-            for text in texts:
-                yield json.dumps({"text": text}, ensure_ascii=False) + "\n"
+            try:
+                for text in texts:
+                    yield json.dumps({"text": text}, ensure_ascii=False) + "\n"
+            except InputError as e:
+                yield json.dumps({"error": str(e)[:1000]}, ensure_ascii=False) + "\n"
 
         found = await self._attempt(request, work)
         if isinstance(found, Response):

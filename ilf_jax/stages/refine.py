@@ -2,10 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from ilf_jax.config import Config
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import diversity, statistics
 from ilf_jax.inference.generation import Generator, Sample
@@ -16,6 +17,7 @@ from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.stages.context import Outcome, Records, StageContext, encode_prompts, process_shards, run_stage
+from ilf_jax.tasks.task import Task
 
 # Documents on which the sampler's log-probabilities are compared with the trainer's.
 _CHECKED_DOCUMENTS = 2
@@ -36,14 +38,11 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
                              lambda e: task.refine_prompt(e, draft_texts[e.id], feedback_texts[e.id]),
                              settings.max_new_tokens)
     lengths = [len(prompts[e.id].ids) for e in examples]
-    sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
-    generator = Generator(refiner, sampling, settings.max_new_tokens, settings.batch_size, task.stop,
-                          refiner.row_lengths(lengths))
+    generator = _generator(context.config, task, refiner, settings.batch_size, refiner.row_lengths(lengths))
 
     def draw(batch: Sequence[Example], candidates: Sequence[int]) -> Pending[list[list[Sample]]]:
-        keys = decode.candidate_keys(context.config.seed, context.iteration, "refine", [e.id for e in batch],
-                                     candidates)
-        return generator.start([prompts[e.id] for e in batch], keys)
+        return generator.start([prompts[e.id] for e in batch], _keys(context.config, context.iteration, batch,
+                                                                     candidates))
 
     N, by_id = settings.num_candidates, {e.id: e for e in examples}
     may_redraw = settings.redraw and settings.temperature > 0 and N > 1
@@ -57,11 +56,11 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
                 checked = [(prompts[e.id], drawn[e.id]) for e in batch[:_CHECKED_DOCUMENTS]]
                 gap = _logprob_gap(context, refiner, checked)
                 folder.begin(logprob_gap=gap)
-            read = {i: _read(context, by_id[i], feedback_texts[i], samples) for i, samples in drawn.items()}
+            read = {i: _read(task, by_id[i], feedback_texts[i], samples) for i, samples in drawn.items()}
             again = [e for e in batch if may_redraw and _degenerate(context, e, read[e.id])]
             if again:
                 for e, more in zip(again, draw(again, range(N, 2 * N)).result(), strict=True):
-                    read[e.id] += _read(context, e, feedback_texts[e.id], more)
+                    read[e.id] += _read(task, e, feedback_texts[e.id], more)
             return [_candidates(context, e, read[e.id], N) for e in batch]
 
         return draw(batch, range(N)).map(make_candidates)
@@ -74,6 +73,36 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
                          "delete the stage's folder to run the stage again")
     metrics = [*_metrics(context, done.records, draft_texts, feedback_texts), statistics.plain("logprob_gap", gap)]
     return Outcome(done.shards, len(done.records), metrics, done.work, {"logprob_gap": gap})
+
+
+def _generator(
+    config: Config, task: Task, refiner: LanguageModel, batch_size: int, row_lengths: Sequence[int] = ()
+) -> Generator:
+    settings = config.refine
+    sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
+    return Generator(refiner, sampling, settings.max_new_tokens, batch_size, task.stop, row_lengths)
+
+
+def _keys(config: Config, iteration: int, batch: Sequence[Example], candidates: Sequence[int]) -> np.ndarray:
+    return decode.candidate_keys(config.seed, iteration, "refine", [e.id for e in batch], candidates)
+
+
+def first_draws(
+    config: Config, task: Task, refiner: LanguageModel, iteration: int, example: Example, draft: str, feedback: str
+) -> Iterator[str]:
+    """The N texts that the stage draws first for one document, with its keys, as they come: one, then the others.
+
+    Raises:
+        TooLongError: the prompt does not fit.
+    """
+    settings = config.refine
+    prompt = encode_prompts(refiner, [example], lambda e: task.refine_prompt(e, draft, feedback),
+                            settings.max_new_tokens)[example.id]
+    generator = _generator(config, task, refiner, 1)
+    for numbers in (range(1), range(1, settings.num_candidates)):
+        if numbers:
+            (samples,) = generator.start([prompt], _keys(config, iteration, [example], numbers)).result()
+            yield from (answer.text for answer in _read(task, example, feedback, samples))
 
 
 def _logprob_gap(
@@ -108,8 +137,8 @@ class _Answer:
     echo: bool
 
 
-def _read(context: StageContext, example: Example, feedback: str, samples: Sequence[Sample]) -> list[_Answer]:
-    task, answers = context.task, []
+def _read(task: Task, example: Example, feedback: str, samples: Sequence[Sample]) -> list[_Answer]:
+    answers = []
     for sample in samples:
         text = task.read_output(sample.text)
         echo = task.is_echo(text, example, feedback)

@@ -16,7 +16,11 @@ byId("refine").addEventListener("click", async () => {
     for (let part = await reader.read(); !part.done; part = await reader.read()) {
       const lines = (rest + part.value).split("\n");
       rest = lines.pop();
-      for (const line of lines) show(list, JSON.parse(line).text);
+      for (const line of lines) {
+        const said = JSON.parse(line);
+        if (said.error) notice(said.error);
+        else show(list, said.text);
+      }
     }
   }
   button.disabled = false;
