@@ -98,7 +98,9 @@ def first_draws(
     settings = config.refine
     prompt = encode_prompts(refiner, [example], lambda e: task.refine_prompt(e, draft, feedback),
                             settings.max_new_tokens)[example.id]
-    generator = _generator(config, task, refiner, 1)
+    # Powers of two, so that hardly any prompt takes programs of its own.
+    length = min(1 << max(5, (len(prompt.ids) - 1).bit_length()), refiner.architecture.max_positions)
+    generator = _generator(config, task, refiner, 1, [length])
     for numbers in (range(1), range(1, settings.num_candidates)):
         if numbers:
             (samples,) = generator.start([prompt], _keys(config, iteration, [example], numbers)).result()

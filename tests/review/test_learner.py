@@ -27,6 +27,7 @@ def waiting(tmp_path_factory, quick_compiles):
     """(config, folder, items, learner) of a run that waits."""
     config = make_tiny_config()
     config.feedback.source = "human"
+    config.data.train_size = 3
     config.refine.num_candidates, config.refine.redraw = 3, False
     folder = tmp_path_factory.mktemp("waiting") / "run"
     with pytest.raises(WaitingError):
@@ -72,8 +73,8 @@ def test_refinements_are_those_of_the_stage(waiting):
         one = next(texts)
         first.append(time.monotonic() - start)
         drawn[item.key] = sorted([one, *texts])
-    again = {item.key: sorted(learner.refinements(item, FEEDBACK)) for item in items}
-    assert drawn == again and all(len(texts) == 3 for texts in drawn.values())
+    assert sorted(learner.refinements(items[0], FEEDBACK)) == drawn[items[0].key]
+    assert all(len(texts) == 3 for texts in drawn.values())
     print(f"\nmedian time to the first refinement: {statistics.median(first):.2f} s")
     path = folder / "iteration_001/feedback/to_review.jsonl"
     path.write_text(path.read_text().replace('"feedback": ""', f'"feedback": "{FEEDBACK}"'))
