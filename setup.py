@@ -22,6 +22,7 @@ setup(
     package_data={
         "ilf_jax.assets": ["*.txt", "*/*.json", "*/*.safetensors"],
         "ilf_jax.reporting": ["*.html", "*.css"],
+        "ilf_jax.review": ["pages/*"],
     },
     install_requires=[
         "absl-py>=2.1",
@@ -33,6 +34,8 @@ setup(
         "importlib_resources>=6",  # tensorflow-datasets imports it without asking for it
         f"jax{VERSIONS['JAX_VERSIONS']}",
         "jinja2>=3.1",
+        "krippendorff>=0.8",
+        "markdown-it-py>=3.0",
         "matplotlib>=3.10",
         "ml-collections>=1.0",
         "numpy>=2.0",
@@ -43,9 +46,11 @@ setup(
         "safetensors>=0.5",
         "scipy>=1.14",
         "sentencepiece>=0.2",
+        "starlette>=0.46",
         "tensorboardX>=2.6",
         "tensorflow-datasets>=4.9.10",
         "tokenizers>=0.21",
+        "uvicorn>=0.34",
     ],
     entry_points={"console_scripts": ["ilf-jax = ilf_jax.cli:main"]},
     extras_require={

@@ -18,6 +18,7 @@ _COMMANDS = {
     "generate": ("ilf_jax.policy.generate", "write outputs of a trained policy for documents of yours"),
     "export": ("ilf_jax.export.hugging_face", "write a policy as a Hugging Face folder"),
     "compare": ("ilf_jax.comparison.command", "compare systems by people or by a judge"),
+    "review": ("ilf_jax.review.serving", "write feedback and compare systems in a browser"),
     "sweep": ("ilf_jax.sweeps.command_line", "run many configurations and compare their results"),
 }
 

@@ -140,6 +140,17 @@ class Feedback:
     batch_size: int = key(32, "documents a batch (and a shard)", low=1)
     control: str = key("", "what is put in the place of the source's feedback, to learn what the words are worth: "
                        "another document's feedback, none, or praise that says nothing", choices=CONTROLS)
+    min_reviewed: float = key(1.0, "of people's feedback, what the run goes on with: above 1 a number of documents, up "
+                              "to 1 a share of those that are not skipped; the others are left out", above=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Review:
+    overlap: int = key(1, "reviewers wanted for each item", low=1, high=100)
+    classes: tuple[str, ...] = key(("coverage", "accuracy", "coherence", "other"), "of the most important point")
+    rating: int = key(0, "the highest rating of a draft; 0: none is asked for", low=0, high=10)
+    criteria: tuple[str, ...] = key((), "of comparisons, beside which text is better")
+    guidelines: str = key("", "for reviewers, in Markdown")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -318,6 +329,7 @@ class Config:
     template: Template = section(Template)
     draft: Draft = section(Draft)
     feedback: Feedback = section(Feedback)
+    review: Review = section(Review)
     refine: Refine = section(Refine)
     score: Score = section(Score)
     finetune: Finetune = section(Finetune)

@@ -13,6 +13,13 @@ class InputError(Exception):
     """
 
 
+class WaitingError(Exception):
+    """The run waits for people: nothing is wrong, and the message says what they are to do.
+
+    `main` prints the message alone and exits with code 4; the same command goes on once they have done it.
+    """
+
+
 class TooLongError(InputError):
     """A text leaves no room in a prompt, or in a row to train on. See config.data.too_long."""
 

@@ -49,6 +49,7 @@ def run(
 
     Raises:
         InputError: bad input of any kind; nothing that was written is lost.
+        WaitingError: people have yet to write feedback.
     """
     with setting_up.set_up(config, workdir, profiled_steps, allow_change) as setup:
         if setup.comparisons is not None:
@@ -71,6 +72,7 @@ def learn(method: Method) -> None:
         context = method.begin_iteration(k)
         drafts = draft(context)
         feedback = give_feedback(context, drafts)
+        context = context.with_feedback(feedback)
         candidates = refine(context, drafts, feedback)
         scored = score(context, drafts, feedback, candidates)
         history.append(IterationRecords(context.examples, drafts, feedback, candidates, scored))

@@ -112,8 +112,8 @@ def parse_or_exit(argv: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str]) -> int:
     """Exit code 0 if the run is complete, 2 on bad input, 3 if a dry run finds that it does not fit.
 
-    70 where something happens that nobody foresaw; 75 where trying again later helps, a bucket does not answer say;
-    130 after SIGINT, 143 after SIGTERM.
+    4 where the run waits for people (config.feedback.source='human'); 70 where something happens that nobody foresaw;
+    75 where trying again later helps, a bucket does not answer say; 130 after SIGINT, 143 after SIGTERM.
     """
     preemption.install_interrupt()
     if not flags.FLAGS["verbosity"].present:

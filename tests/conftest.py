@@ -36,6 +36,8 @@ def pytest_addoption(parser):
                      "on each server of tests/cloud/test_bucket_faults.py")
     parser.addoption("--outage", type=float, default=2.0, help="seconds that a bucket is away, in two stages; 60: in "
                      "every stage (tests/cloud/test_bucket_faults.py)")
+    parser.addoption("--review_kills", type=int, default=5, help="kills of tests/review/test_under_load.py")
+    parser.addoption("--review_items", type=int, default=60, help="items of tests/review/test_under_load.py")
     parser.addoption("--losses", type=int, default=2, help="lost processes of tests/cloud/test_losses.py")
 
 

@@ -10,7 +10,7 @@ import ilf_jax
 from ilf_jax import cli
 
 ROOT = pathlib.Path(__file__).parents[1]
-COMMANDS = ("run", "report", "generate", "export", "compare", "sweep")
+COMMANDS = ("run", "report", "generate", "export", "compare", "review", "sweep")
 
 
 def call(*arguments):
@@ -27,12 +27,13 @@ def test_help_and_version():
 
 @pytest.mark.parametrize(("arguments", "message"), [
     ((), "usage: ilf-jax COMMAND"), (("rnu",), "error: unknown command 'rnu'; did you mean run?\n"),
-    (("--config=a.py",), "commands are run, report, generate, export, compare, sweep"),
+    (("--config=a.py",), "commands are run, report, generate, export, compare, review, sweep"),
     (("run", "--workdri=x"), "error: unknown flag --workdri; did you mean --workdir?\n"),
     (("run", "--config=configs/quickstart.py", "--config.iterations=-1", "--workdir=x"), "config.iterations: -1"),
     (("run",), "error: --config=configs/NAME.py is needed\n"), (("report",), "error: --workdir=DIR is needed"),
     (("generate", "x"), "error: --workdir=DIR is needed"),
     (("export", "--workdir=x"), "error: --iteration is needed\n"), (("compare",), "error: --workdir=DIR is needed"),
+    (("review",), "error: --workdir=DIR of a run, --data=FILE"),
     (("sweep", "--config=no.py", "--workdir=x"), "no.py: there is no such Python file"),
 ])
 def test_mistakes_end_with_2(arguments, message):

@@ -10,7 +10,7 @@ import pytest
 import ilf_jax
 from ilf_jax import config as config_lib
 from ilf_jax import registry
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, WaitingError
 from ilf_jax.tasks.word_removal import WordRemoval
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -239,9 +239,9 @@ def test_an_instance_from_python_is_resumed_in_another_process(tiny_config, tmp_
 def test_a_stopped_baseline_leaves_no_lock(tiny_config, tmp_path):
     """As in a notebook, whose last traceback keeps the frames of the run alive."""
     tiny_config.baselines = {"asked": {"feedback": {"source": "human"}}}
-    with pytest.raises(InputError, match="wait for feedback") as kept:
+    with pytest.raises(WaitingError, match="wait for feedback") as kept:
         ilf_jax.run(tiny_config, tmp_path / "run")
-    with pytest.raises(InputError, match="wait for feedback"):
+    with pytest.raises(WaitingError, match="wait for feedback"):
         ilf_jax.run(tiny_config, tmp_path / "run")
     assert kept.value.__traceback__ is not None
 

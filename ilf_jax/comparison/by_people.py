@@ -10,15 +10,14 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-from ilf_jax.errors import InputError, shown
+from ilf_jax.data import judged_pairs
+from ilf_jax.errors import InputError
 from ilf_jax.evaluation import ranking
 from ilf_jax.records import Example, Match
 from ilf_jax.runtime import storage
-from ilf_jax.runtime.files import read_json, read_json_lines, write_atomically
+from ilf_jax.runtime.files import read_json, write_atomically
 
-ANSWERS = {"A": 1.0, "B": 0.0, "tie": 0.5}
-"""What may stand in `better`, and the outcome for the text shown as A."""
-_LINE = "a line is an object with pair, and the texts A, B and better"
+ANSWERS = judged_pairs.ANSWERS
 
 
 def export(
@@ -53,6 +52,9 @@ def export(
 def read(path: storage.Path, systems: Mapping[str, Mapping[str, str]]) -> list[Match]:
     """The win rates that the answers in `path` give. Pairs without an answer are left out; equal texts are ties.
 
+    Of the documents with equal texts, which nobody was asked about, as large a share counts as was answered of the
+    others: all of them beside a few answers would draw the win rate to a half, with too small an error.
+
     Raises:
         InputError: a file is missing or not as it was exported, an answer is none of A, B, tie, or there are none.
     """
@@ -62,25 +64,15 @@ def read(path: storage.Path, systems: Mapping[str, Mapping[str, str]]) -> list[M
             raise InputError(f"--read {needed}: there is no such file; --export makes both")
     key = read_json(key_path, "export the pairs again")
     outcomes: dict[tuple[str, str], dict[str, float]] = {pair: {} for pair in itertools.combinations(systems, 2)}
-    seen: set[int] = set()
     answered = 0
-    for number, row in read_json_lines(path, _LINE):
-        where = f"{path}:{number}"
-        texts = all(isinstance(row.get(name), str) for name in ("A", "B", "better"))
-        if not texts or not isinstance(row.get("pair"), int):
-            raise InputError(f"{where}: {_LINE}")
-        if row["pair"] in seen:
-            raise InputError(f"{where}: pair {row['pair']} appears twice")
-        seen.add(row["pair"])
+    for where, row in judged_pairs.read_pairs(path):
         entry: Any = key.get(str(row["pair"]))
         if not _is_of(systems, entry) or any(systems[entry[side]][entry["document"]] != row[side] for side in "AB"):
             raise InputError(f"{where}: is not a pair of these systems as it was exported; only \"better\" may be "
                              "changed, and --systems and --workdir must be those of the export")
-        if not row["better"].strip():
+        if not row["better"]:
             continue
-        if row["better"].strip() not in ANSWERS:
-            raise InputError(f"{where}: better is {shown(row['better'])}; allowed are {', '.join(ANSWERS)}")
-        outcome, answered = ANSWERS[row["better"].strip()], answered + 1
+        outcome, answered = ANSWERS[row["better"]], answered + 1
         if (entry["A"], entry["B"]) in outcomes:
             outcomes[entry["A"], entry["B"]][entry["document"]] = outcome
         else:
@@ -88,9 +80,18 @@ def read(path: storage.Path, systems: Mapping[str, Mapping[str, str]]) -> list[M
     if not answered:
         raise InputError(f"{path}: no line has an answer in \"better\" yet: A, B or tie")
     for (first, second), of_pair in outcomes.items():
-        of_pair |= {i: 0.5 for i in systems[first] if systems[first][i] == systems[second][i]}
+        of_pair |= dict.fromkeys(_equal(systems[first], systems[second], len(of_pair)), 0.5)
     return [ranking.match(first, second, of_pair, systems[first], systems[second])
             for (first, second), of_pair in outcomes.items() if of_pair]
+
+
+def _equal(first: Mapping[str, str], second: Mapping[str, str], answered: int) -> list[str]:
+    """Documents with equal texts: the share of them that `answered` is of the others, the same ones each time."""
+    equal = sorted(i for i in first if first[i] == second[i])
+    asked = len(first) - len(equal)
+    if asked in (0, answered):
+        return equal
+    return random.Random(0).sample(equal, round(len(equal) * answered / asked))
 
 
 def _is_of(systems: Mapping[str, Mapping[str, str]], entry: Any) -> bool:

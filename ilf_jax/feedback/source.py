@@ -45,9 +45,11 @@ class FeedbackSource(abc.ABC):
     Attributes:
         sharded: feedback is asked for and written a shard at a time, so that a stopped run does not ask twice: for
             sources that are slow or cost money.
+        complete: every document gets feedback; those without are left out of the iteration.
     """
 
     sharded: bool = False
+    complete: bool = True
 
     def __init__(self, context: SourceContext) -> None:
         self.context = context

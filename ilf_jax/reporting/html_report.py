@@ -7,7 +7,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from ilf_jax.reporting import judgements, methods, plots, samples, tables, workfolder
+from ilf_jax.reporting import judgements, methods, plots, reviews, samples, tables, workfolder
 from ilf_jax.runtime import files
 
 
@@ -61,6 +61,7 @@ def render(work: workfolder.WorkFolder) -> str:
         scorers=tables.scorer_table(work),
         stage_metrics=tables.stage_metrics(work),
         rates=tables.rate_table(work),
+        reviews=reviews.read(work),
         times=tables.time_table(work),
         training_iteration=iteration,
         training=training,

@@ -24,6 +24,8 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "draft": ("draft",),
     "feedback": ("feedback",),
     "feedback.source": ("draft", "feedback"),  # with draft.source='auto', recorded feedback is about recorded drafts
+    "feedback.min_reviewed": (),  # asked only while the stage waits
+    "review": (),
     "critic": ("feedback",),
     "refine": ("refine",),
     "refiner": ("refine",),

@@ -10,10 +10,10 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from ilf_jax.errors import InputError, TryAgainError
+from ilf_jax.errors import InputError, TryAgainError, WaitingError
 from ilf_jax.runtime import distributed, os_errors, preemption, progress, storage
 
-BAD_INPUT, UNFORESEEN, INTERRUPTED = 2, 70, 130
+BAD_INPUT, WAITING, UNFORESEEN, INTERRUPTED = 2, 4, 70, 130
 """Exit codes."""
 Main = Callable[[Sequence[str]], int]
 
@@ -35,6 +35,8 @@ def guarded(what: str, folder: Callable[[], str | None]) -> Callable[[Main], Mai
                 return _say(BAD_INPUT, f"error: {e}")
             except TryAgainError as e:
                 return _say(distributed.TRY_AGAIN, f"error: {e}")
+            except WaitingError as e:
+                return _say(WAITING, f"waiting: {e}")
             except KeyboardInterrupt:
                 return _say(INTERRUPTED, "SIGINT: stopped; the same command resumes from here")
             except Exception as e:

@@ -19,7 +19,7 @@ from ilf_jax.evaluation import statistics
 from ilf_jax.evaluation.statistics import Metric
 from ilf_jax.inference.model_pool import Roles
 from ilf_jax.models import padding
-from ilf_jax.records import Example, Record, Scored
+from ilf_jax.records import Example, Feedback, Record, Scored
 from ilf_jax.runtime import distributed, performance, preemption, progress, storage
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder, Workdir
@@ -77,6 +77,13 @@ class StageContext:
     def folder(self, stage: str) -> StageFolder:
         """Folder of a stage of this iteration."""
         return self.workdir.stage(self.iteration, stage)
+
+    def with_feedback(self, feedback: "Records[Feedback]") -> "StageContext":
+        """The iteration without the documents on which there is no feedback: people may skip some."""
+        if feedback.folder is None:
+            return self
+        given = feedback.by_id()
+        return dataclasses.replace(self, examples=tuple(e for e in self.examples if e.id in given))
 
     def measure(self, texts: Mapping[str, str], examples: Sequence[Example] | None = None) -> list[Metric]:
         """The task's own numbers about one text per example, averaged.

@@ -41,8 +41,12 @@ def _give_feedback(context: StageContext, drafts: Records[Draft], folder: StageF
                           for e, row in zip(batch, rows, strict=True)])
 
     if not source.sharded:
-        folder.write_shard(0, 1, start(examples).result())
-        return Outcome(shards=1, count=len(examples))
+        given = start(examples).result()
+        folder.write_shard(0, 1, given)
+        ids = {row.id for row in given}
+        metrics = [] if source.complete else [
+            statistics.mean("left_out_rate", [e.id not in ids for e in examples])]
+        return Outcome(shards=1, count=len(given), metrics=metrics)
 
     done = process_shards(
         context, folder, examples, [source.length(documents[givers[e.id]]) for e in examples],

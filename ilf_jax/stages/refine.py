@@ -2,15 +2,16 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from ilf_jax.config import Config
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import diversity, statistics
 from ilf_jax.inference import sampler_agreement
 from ilf_jax.inference.generation import Generator, Sample
-from ilf_jax.inference.language_model import Encoded
+from ilf_jax.inference.language_model import Encoded, LanguageModel
 from ilf_jax.inference.look_ahead import LookAhead, text_size
 from ilf_jax.inference.sampler_agreement import Agreement
 from ilf_jax.inference.written_texts import LEFT_OUT, WrittenTexts
@@ -20,6 +21,7 @@ from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.stages.context import Outcome, Records, StageContext, process_shards, run_stage
+from ilf_jax.tasks.task import Task
 
 # Documents, and samples of each, on which the sampler's log-probabilities are compared with the trainer's.
 _CHECKED_DOCUMENTS, _CHECKED_SAMPLES = 2, 2
@@ -55,15 +57,13 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
     prompts = LookAhead(
         examples, key=lambda e: e.id, tokens=lambda prompt: len(prompt.ids) if prompt else 0, encode=encode,
         size=lambda e: text_size(e.document, e.title, draft_texts.get(e.id, ""), feedback_texts[e.id]))
-    sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
-    generator = Generator(refiner, sampling, settings.max_new_tokens, settings.batch_size, task.stop,
-                          refiner.row_lengths(prompts.sampled_tokens, prompts.share))
+    generator = _generator(context.config, task, refiner, settings.batch_size,
+                           refiner.row_lengths(prompts.sampled_tokens, prompts.share))
 
     def draw(batch: Sequence[tuple[Example, Encoded]], candidates: Sequence[int]) -> Pending[list[list[Sample]]]:
         if not batch:
             return Pending.ready([])
-        keys = decode.candidate_keys(context.config.seed, context.iteration, "refine", [e.id for e, _ in batch],
-                                     candidates)
+        keys = _keys(context.config, context.iteration, [e for e, _ in batch], candidates)
         return generator.start([prompt for _, prompt in batch], keys)
 
     N, by_id = settings.num_candidates, {e.id: e for e in examples}
@@ -81,10 +81,10 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
                     refiner, [(prompt, drawn[e.id]) for e, prompt in prompted[:_CHECKED_DOCUMENTS]], _CHECKED_SAMPLES,
                     _CHECKED_DOCUMENTS * _CHECKED_SAMPLES, settings.max_logprob_gap_mean)
                 folder.begin(**{_AGREEMENT: dataclasses.asdict(agreement)})
-            read = {i: _read(context, by_id[i], feedback_texts[i], samples) for i, samples in drawn.items()}
+            read = {i: _read(task, by_id[i], feedback_texts[i], samples) for i, samples in drawn.items()}
             again = [(e, prompt) for e, prompt in prompted if may_redraw and _degenerate(context, e, read[e.id])]
             for (e, _), more in zip(again, draw(again, range(N, 2 * N)).result(), strict=True):
-                read[e.id] += _read(context, e, feedback_texts[e.id], more)
+                read[e.id] += _read(task, e, feedback_texts[e.id], more)
             return [_candidates(context, e, read[e.id], N) if e.id in read else _no_candidates(e, N) for e in batch]
 
         return draw(prompted, range(N)).map(make_candidates)
@@ -106,6 +106,38 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
     return Outcome(done.shards, len(done.records), metrics, done.work, {_AGREEMENT: dataclasses.asdict(agreement)})
 
 
+def _generator(
+    config: Config, task: Task, refiner: LanguageModel, batch_size: int, row_lengths: Sequence[int] = ()
+) -> Generator:
+    settings = config.refine
+    sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
+    return Generator(refiner, sampling, settings.max_new_tokens, batch_size, task.stop, row_lengths)
+
+
+def _keys(config: Config, iteration: int, batch: Sequence[Example], candidates: Sequence[int]) -> np.ndarray:
+    return decode.candidate_keys(config.seed, iteration, "refine", [e.id for e in batch], candidates)
+
+
+def first_draws(
+    config: Config, task: Task, refiner: LanguageModel, iteration: int, example: Example, draft: str, feedback: str
+) -> Iterator[str]:
+    """The N texts that the stage draws first for one document, with its keys, as they come: one, then the others.
+
+    Raises:
+        TooLongError: the prompt does not fit.
+    """
+    settings = config.refine
+    (prompt,) = refiner.encode(example.id, [task.refine_prompt(example, draft, feedback)],
+                               refiner.room(settings.max_new_tokens))
+    # Powers of two, so that hardly any prompt takes programs of its own.
+    length = min(1 << max(5, (len(prompt.ids) - 1).bit_length()), refiner.architecture.max_positions)
+    generator = _generator(config, task, refiner, 1, [length])
+    for numbers in (range(1), range(1, settings.num_candidates)):
+        if numbers:
+            (samples,) = generator.start([prompt], _keys(config, iteration, [example], numbers)).result()
+            yield from (answer.text for answer in _read(task, example, feedback, samples))
+
+
 @dataclasses.dataclass(frozen=True)
 class _Answer:
     """A sample, and the refinement in it; an echo of the prompt counts as empty."""
@@ -116,8 +148,8 @@ class _Answer:
     echo: bool
 
 
-def _read(context: StageContext, example: Example, feedback: str, samples: Sequence[Sample]) -> list[_Answer]:
-    task, answers = context.task, []
+def _read(task: Task, example: Example, feedback: str, samples: Sequence[Sample]) -> list[_Answer]:
+    answers = []
     for sample in samples:
         text = task.read_output(sample.text)
         echo = task.is_echo(text, example, feedback)

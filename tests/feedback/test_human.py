@@ -4,9 +4,12 @@ import json
 import pathlib
 
 import pytest
+from conftest import run_main
 
 import ilf_jax
-from ilf_jax.errors import InputError
+from ilf_jax import config as config_lib
+from ilf_jax.data import reviewed
+from ilf_jax.errors import InputError, WaitingError
 from ilf_jax.feedback import human
 from ilf_jax.feedback.source import DraftedDocument, SourceContext
 from ilf_jax.records import Example
@@ -16,10 +19,11 @@ pytestmark = [pytest.mark.fast, pytest.mark.versions]
 DOCUMENTS = tuple(DraftedDocument(Example(id=i, document=f"about {i}"), f"draft {i}") for i in ("a", "b"))
 
 
-def give(folder):
-    source = human.Human(SourceContext(config=None, task=None, roles=None, iteration=1, folder=folder,
-                                       documents=DOCUMENTS))
-    return source.start(DOCUMENTS).result()
+def give(folder, documents=DOCUMENTS, min_reviewed=1.0):
+    config = config_lib.with_overrides(config_lib.Config(), {"feedback.min_reviewed": min_reviewed})
+    source = human.Human(SourceContext(config=config, task=None, roles=None, iteration=1, folder=folder,
+                                       documents=documents))
+    return source.start(documents).result()
 
 
 def fill(path, **feedback):
@@ -29,11 +33,11 @@ def fill(path, **feedback):
 
 def test_waits_until_all_is_written(tmp_path):
     path = tmp_path / human.FILE
-    with pytest.raises(InputError, match="2 of 2 drafts wait for feedback, the first is 'a'"):
+    with pytest.raises(WaitingError, match="2 of 2 drafts wait for feedback, the first is 'a'"):
         give(tmp_path)
     assert [json.loads(line)["draft"] for line in path.read_text().splitlines()] == ["draft a", "draft b"]
     fill(path, a="Shorter, please.")
-    with pytest.raises(InputError, match="1 of 2 drafts wait for feedback, the first is 'b'"):
+    with pytest.raises(WaitingError, match="1 of 2 drafts wait for feedback, the first is 'b'"):
         give(tmp_path)
     fill(path, a="Shorter, please.", b=" Say why.\n")
     feedback = give(tmp_path)  # the stage takes the blanks away
@@ -50,7 +54,7 @@ def test_waits_until_all_is_written(tmp_path):
 ])
 def test_a_spoiled_file_is_told_and_kept(change, words, tmp_path):
     path = tmp_path / human.FILE
-    with pytest.raises(InputError):
+    with pytest.raises(WaitingError):
         give(tmp_path)
     fill(path, a="one", b="two")
     spoiled = "\n".join(change(path.read_text().splitlines()))
@@ -65,7 +69,7 @@ def test_a_spoiled_file_is_told_and_kept(change, words, tmp_path):
 def test_a_run_goes_on_with_what_was_written(tiny_config, tmp_path):
     tiny_config.feedback.source = "human"
     folder = tmp_path / "run"
-    with pytest.raises(InputError, match="wait for feedback"):
+    with pytest.raises(WaitingError, match="wait for feedback"):
         ilf_jax.run(tiny_config, folder)
     path = folder / "iteration_001/feedback" / human.FILE
     drafts = (folder / "iteration_001/draft").glob("0*.jsonl")
@@ -84,7 +88,7 @@ CASES = pathlib.Path(__file__).parents[1] / "cases/human_files"
 
 def read(path):
     wanted = {"row-000001": {"draft": ""}, "row-000002": {"draft": "Remove"}}
-    return human._read(path, wanted)
+    return {i: row.feedback for i, row in reviewed.by_hand(path, wanted).items()}
 
 
 def test_a_byte_order_mark_is_read():
@@ -108,3 +112,81 @@ def test_half_a_surrogate_pair_is_refused(half, tmp_path):
     path.write_text(f'{{"id": "row-000001", "draft": "", "feedback": "{half}"}}\n')
     with pytest.raises(InputError, match=r"half\.jsonl:1: is not valid JSON"):
         read(path)
+
+
+SEVEN = tuple(DraftedDocument(Example(id=f"d{i}", document=f"about {i}"), f"draft {i}") for i in range(7))
+
+
+def note(folder, **by_id):
+    """Lines of the reviewing page: id -> feedback, or a status."""
+    drafts = {d.example.id: d.draft for d in SEVEN}
+    with (folder / reviewed.REVIEWS).open("a") as f:
+        for i, said in by_id.items():
+            status = said if said in ("skipped", "flagged", "pending") else "submitted"
+            f.write(json.dumps({"id": i, "draft": drafts[i], "status": status,
+                                "feedback": said if status == "submitted" else ""}) + "\n")
+
+
+def test_the_last_line_of_the_page_counts_and_goes_before_the_file(tmp_path):
+    with pytest.raises(WaitingError, match=r"7 of 7 .* 7 more are needed"):
+        give(tmp_path, SEVEN)
+    fill(tmp_path / human.FILE, d0="by hand", d1="by hand")
+    note(tmp_path, d1="on the page", d2="first", d3="skipped", d4="flagged", d5="x", d6="y")
+    note(tmp_path, d2="second", d6="pending")
+    with pytest.raises(WaitingError, match="2 of 7 drafts wait for feedback, the first is 'd4'; 2 more"):
+        give(tmp_path, SEVEN)
+    assert {f.id: f.text for f in give(tmp_path, SEVEN, 4)} == {
+        "d0": "by hand", "d1": "on the page", "d2": "second", "d5": "x"}
+
+
+@pytest.mark.parametrize(("share", "skipped", "needed"), [
+    (1.0, 0, 7), (1.0, 2, 5), (0.5, 0, 4), (0.5, 1, 3), (0.01, 6, 1), (3, 0, 3), (7, 2, 5)])
+def test_how_many_are_needed(share, skipped, needed):
+    assert reviewed.needed(share, 7, range(skipped)) == needed
+
+
+def test_more_than_there_are_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"min_reviewed: 8 given, but .* only 7 documents"):
+        give(tmp_path, SEVEN, 8)
+
+
+def test_all_skipped_is_refused(tmp_path):
+    with pytest.raises(WaitingError):
+        give(tmp_path)
+    path = tmp_path / human.FILE
+    path.write_text("".join(json.dumps({**json.loads(line), "status": "skipped"}) + "\n"
+                            for line in path.read_text().splitlines()))
+    with pytest.raises(InputError, match="all 2 documents were skipped"):
+        give(tmp_path)
+
+
+def test_a_part_of_a_line_is_no_line(tmp_path):
+    with pytest.raises(WaitingError):
+        give(tmp_path, SEVEN)
+    note(tmp_path, **{d.example.id: "said" for d in SEVEN})
+    path = tmp_path / reviewed.REVIEWS
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(WaitingError, match=r"1 of 7 .* 'd6'"):
+        give(tmp_path, SEVEN)
+    path.write_bytes(b"{\n" + path.read_bytes())
+    with pytest.raises(InputError, match=r"reviews\.jsonl:1: is not valid JSON"):
+        give(tmp_path, SEVEN)
+
+
+@pytest.mark.usefixtures("quick_compiles")
+def test_skipped_documents_are_left_out_of_the_iteration(tiny_config, tmp_path, capsys):
+    tiny_config.feedback.source = "human"
+    folder = tmp_path / "run"
+    code, said = run_main(tiny_config, folder, capsys)
+    assert code == 4 and "waiting: " in said and "error" not in said and f"--workdir={folder}" in said
+    path = folder / "iteration_001/feedback" / human.FILE
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    status = {rows[1]["id"]: {"status": "skipped"}, rows[4]["id"]: {"status": "skipped"}}
+    path.write_text("".join(json.dumps({**r, **status.get(r["id"], {"feedback": "Say more."})}) + "\n" for r in rows))
+    metrics = ilf_jax.run(tiny_config, folder)
+    kept = {row["id"] for row in rows} - set(status)
+    for stage in ("feedback", "refine", "score", "finetune"):
+        shards = sorted((folder / "iteration_001" / stage).glob("0*.jsonl"))
+        assert {json.loads(line)["id"] for shard in shards for line in shard.read_text().splitlines()} == kept, stage
+    assert [(m["value"], m["n"]) for m in metrics if m["metric"] == "left_out_rate"] == [(pytest.approx(2 / 6), 6)]
+    assert ilf_jax.run(tiny_config, folder) == metrics

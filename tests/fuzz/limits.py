@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume
 from hypothesis import strategies as st
 
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, WaitingError
 
 SECONDS, BYTES = 10, 8 << 30
 
@@ -36,7 +36,7 @@ class Outcomes(collections.Counter):
         try:
             yield
             self["equal"] += 1
-        except InputError as error:
+        except (InputError, WaitingError) as error:
             assert str(error).isprintable() and len(str(error)) < 1000, repr(str(error))[:1000]
             self["InputError"] += 1
         finally:

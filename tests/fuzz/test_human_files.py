@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from limits import Outcomes, counted
 
 from ilf_jax.comparison import by_people
-from ilf_jax.errors import InputError
+from ilf_jax.config_sections import Config
+from ilf_jax.errors import InputError, WaitingError
 from ilf_jax.feedback import human
 from ilf_jax.feedback.source import DraftedDocument, SourceContext
 from ilf_jax.records import Example
@@ -33,7 +34,7 @@ def outcomes():
 
 
 def give(folder):
-    context = SourceContext(config=None, task=None, roles=None, iteration=1, folder=folder, documents=DRAFTS)
+    context = SourceContext(config=Config(), task=None, roles=None, iteration=1, folder=folder, documents=DRAFTS)
     return {f.id: f.text for f in human.Human(context).start(DRAFTS).result()}
 
 
@@ -155,5 +156,5 @@ def test_deep_nesting_and_keys_that_stand_twice_are_refused(tmp_path):
 @pytest.mark.parametrize("blank", ["", " \r\n", "\u200b", "\u3000", "\ufeff"])
 def test_what_looks_blank_waits(blank, tmp_path):
     write_reviews(tmp_path, feedback=blank)
-    with pytest.raises(InputError, match="2 of 2 drafts wait for feedback"):
+    with pytest.raises(WaitingError, match="2 of 2 drafts wait for feedback"):
         give(tmp_path)

@@ -1,0 +1,162 @@
+"""What the pages are made from: the store and what is open in it, the run that waits, and the learner, if any."""
+
+import collections
+import dataclasses
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ilf_jax.data import reviewed
+from ilf_jax.errors import InputError
+from ilf_jax.evaluation import agreement
+from ilf_jax.review import entries, exchange
+from ilf_jax.review.entries import SKIPPED, SUBMITTED
+from ilf_jax.review.outbox import Outbox
+from ilf_jax.review.rounds import Round, of_run
+from ilf_jax.review.run_again import RunAgain
+from ilf_jax.review.store import Item, Review, Store
+from ilf_jax.runtime import progress, storage
+
+if TYPE_CHECKING:
+    from ilf_jax.review.learner import Learner  # loads jax
+
+
+@dataclasses.dataclass(frozen=True)
+class Counts:
+    """Of the items that are open: done by all, and of them submitted and skipped; what this reviewer has done."""
+
+    total: int
+    done: int
+    submitted: int
+    skipped: int
+    own_total: int
+    own_done: int
+
+
+class Desk:
+    """One for the server. Methods may be called from any thread."""
+
+    def __init__(self, store: Store, rounds: Sequence[Round], *, workdir: storage.Path | None = None,
+                 min_reviewed: float = 1.0, by_gain: bool = False, learner: "Learner | None" = None) -> None:
+        """
+        Args:
+            rounds: what is reviewed now; they are entered into the store.
+            workdir: of the run that waits.
+            min_reviewed: config.feedback.min_reviewed of that run.
+            by_gain: drafts on which refinements differ most come first.
+
+        Raises:
+            InputError: see `Round.enter` and `Outbox`.
+        """
+        self.store, self.by_gain, self.learner = store, by_gain, learner
+        self._workdir, self._min_reviewed = workdir, min_reviewed
+        self._lock = threading.Lock()
+        self._open(rounds)
+        self.again = RunAgain(workdir, store.path.parent) if workdir is not None else None
+        self._ended = threading.Event()
+        if by_gain and learner is not None:
+            threading.Thread(target=self._measure_gains, args=(learner,), name="gains", daemon=True).start()
+
+    def _measure_gains(self, learner: "Learner") -> None:
+        """Draws refinements of every open item, one after another, while people review."""
+        for short in self.items():
+            item = self.store.item(short.id)
+            if self._ended.is_set():
+                return
+            if item is None or item.is_pair or item.gain is not None:
+                continue
+            try:
+                self.store.set_gain(item.id, *learner.gain(item))
+            except InputError as e:
+                progress.log(f"no refinements of {item.key!r:.60}: {e}")
+
+    def _open(self, rounds: Sequence[Round]) -> None:
+        for round_ in rounds:
+            round_.enter(self.store)
+        self.rounds, self.outbox = list(rounds), Outbox(self.store, rounds)
+        self.store.open_rounds = frozenset(round_.name for round_ in rounds)
+
+    def close(self) -> None:
+        """Leaves everything where others read it. Raises InputError if that cannot be written."""
+        self._ended.set()
+        self.outbox.close()
+
+    def next_round(self) -> None:
+        """Opens what the run waits for now, if it has gone on to another iteration. Raises InputError."""
+        with self._lock:
+            found = of_run(self._workdir) if self._workdir is not None else None
+            if found is not None and found.name not in {r.name for r in self.rounds}:
+                self.outbox.close()
+                self._open([*(r for r in self.rounds if not r.by_line), found])
+
+    def items(self) -> list[Item]:
+        """All items that are open, their texts cut."""
+        return [item for round_ in self.rounds for item in self.store.items(round_.name, short=True)]
+
+    def queue(self, reviewer: str) -> list[tuple[int, str]]:
+        """The numbers of what a reviewer may work on, in order, with its status for them."""
+        return self.store.queue(reviewer, self.by_gain)
+
+    def counts(self, queue: Sequence[tuple[int, str]]) -> Counts:
+        """How far everybody is, and the reviewer with this queue."""
+        states = list(self._states([r.name for r in self.rounds]).values())
+        return Counts(len(states), sum(s in entries.CLOSED for s in states), states.count(SUBMITTED),
+                      states.count(SKIPPED), len(queue), sum(status in entries.CLOSED for _, status in queue))
+
+    def reviews_by_item(self) -> dict[int, list[Review]]:
+        """All reviews, by item."""
+        by_item: dict[int, list[Review]] = {}
+        for review in self.store.reviews():
+            by_item.setdefault(review.item, []).append(review)
+        return by_item
+
+    def _states(self, rounds: Sequence[str]) -> dict[int, str]:
+        """Item -> what it has come to."""
+        states, decisions = self.store.states(), self.store.decisions()
+        return {number: exchange.status_of(states.get(number, {}), self.store.form.overlap, number in decisions)
+                for name in rounds for number in self.store.numbers(name)}
+
+    def by_reviewer(self) -> list[tuple[str, dict[str, int], float]]:
+        """(Reviewer, status -> items, seconds) of everybody."""
+        people: dict[str, list[Review]] = {}
+        for review in self.store.reviews():
+            people.setdefault(review.reviewer, []).append(review)
+        return [(name, dict(collections.Counter(r.status for r in own)), sum(r.seconds for r in own))
+                for name, own in sorted(people.items())]
+
+    def still_needed(self) -> int | None:
+        """How many more submitted items the run waits for; None where no run waits."""
+        of_run_ = [r for r in self.rounds if r.by_line]
+        if self._workdir is None or not of_run_:
+            return None
+        states = self._states([of_run_[-1].name])
+        skipped = [number for number, status in states.items() if status == SKIPPED]
+        try:
+            needed = reviewed.needed(self._min_reviewed, len(states), skipped)
+        except InputError:
+            needed = len(states)
+        return max(0, needed - list(states.values()).count(SUBMITTED))
+
+    def figures(self) -> dict[str, Any]:
+        """Agreement, time and classes over all reviews, for the page of figures."""
+        items = {item.id: item for item in self.store.items(short=True)}
+        reviews = [r for r in self.store.reviews() if r.status == SUBMITTED]
+        said: dict[str, dict[int, dict[str, Any]]] = collections.defaultdict(lambda: collections.defaultdict(dict))
+        for review in reviews:
+            for name, value in (("classes", review.entry.category), ("ratings", review.entry.rating),
+                                ("comparisons", review.entry.better)):
+                if value:
+                    said[name][review.item][review.reviewer] = value
+        agreements = []
+        for name, level in (("classes", "nominal"), ("ratings", "ordinal"), ("comparisons", "nominal")):
+            for label, found in (("Krippendorff's alpha", agreement.alpha(said[name], level)),
+                                 ("Cohen's kappa", agreement.kappa(said[name]))):
+                if found is not None:
+                    agreements.append((name, label, found))
+        times = {}
+        for label, is_pair in (("feedback", False), ("comparison", True)):
+            seconds = [r.seconds for r in reviews if items[r.item].is_pair == is_pair]
+            if seconds:
+                times[label] = (*agreement.quartiles(seconds), len(seconds))
+        classes = collections.Counter(r.entry.category for r in reviews if r.entry.category)
+        return {"agreements": agreements, "times": times, "classes": classes.most_common()}

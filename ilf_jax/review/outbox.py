@@ -1,0 +1,141 @@
+"""Leaves what people said where others read it: reviews.jsonl of the iteration or file, `better` in a file of pairs."""
+
+import json
+import os
+import pathlib
+import threading
+from collections.abc import Sequence
+
+from ilf_jax.data import judged_pairs
+from ilf_jax.errors import InputError
+from ilf_jax.review import entries, exchange
+from ilf_jax.review.rounds import Round
+from ilf_jax.review.store import Review, Store
+from ilf_jax.runtime import progress, storage
+from ilf_jax.runtime.files import write_atomically
+from ilf_jax.runtime.os_errors import explained
+
+_PAUSE = 1.0  # seconds between two writes of a whole file
+
+
+class Outbox:
+    """One for the rounds that are open now. Methods may be called from any thread."""
+
+    def __init__(self, store: Store, rounds: Sequence[Round]) -> None:
+        """Brings the files up to date with the store. Raises InputError if one cannot be written."""
+        self._store = store
+        self._rounds = {r.name: r for r in rounds}
+        self._written: dict[int, str] = {}
+        self._waiting: set[int] = set()
+        self._stale: set[str] = set()
+        self._lock, self._wake, self._ended = threading.Lock(), threading.Event(), threading.Event()
+        for round_ in rounds:
+            self._rewrite(round_)
+        self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
+        self._thread.start()
+
+    def note(self, item: int) -> None:
+        """An item has changed. On a local disk, its line is written before this returns.
+
+        Raises:
+            InputError: it cannot be written; it is tried again with the next item.
+        """
+        with self._lock:
+            self._waiting.add(item)
+            for number in sorted(self._waiting):
+                found = self._store.item(number)
+                round_ = self._rounds.get(found.round) if found is not None else None
+                if found is None or round_ is None:
+                    self._waiting.discard(number)
+                elif round_.by_line and storage.is_local(round_.results):
+                    self._append(round_, number)
+                    self._waiting.discard(number)
+                else:
+                    self._stale.add(round_.name)
+                    self._waiting.discard(number)
+        self._wake.set()
+
+    def flush(self) -> None:
+        """Writes what waits. Raises InputError if it cannot be written."""
+        with self._lock:
+            for name in sorted(self._stale):
+                self._rewrite(self._rounds[name])
+                self._stale.discard(name)
+
+    def close(self) -> None:
+        """Writes what waits, and ends."""
+        self._ended.set()
+        self._wake.set()
+        self._thread.join()
+        self.flush()
+
+    def _work(self) -> None:
+        while not self._ended.is_set():
+            self._wake.wait()
+            self._wake.clear()
+            try:
+                self.flush()
+            except InputError as e:
+                progress.log(f"{e}; tried again with the next change")
+            self._ended.wait(_PAUSE)
+
+    def _append(self, round_: Round, number: int) -> None:
+        item = self._store.item(number)
+        assert item is not None
+        row = exchange.outcome_row(item, self._store.reviews(number), self._store.decisions().get(number),
+                                   self._store.form.overlap)
+        line = json.dumps(row, ensure_ascii=False) + "\n"
+        if self._written.get(number) == line or (number not in self._written and row["status"] == entries.PENDING):
+            return
+        path = pathlib.Path(round_.results)
+        with explained(path), path.open("ab") as f:
+            size = f.tell()
+            try:
+                f.write(line.encode())
+                f.flush()
+                os.fsync(f.fileno())
+            except OSError:
+                os.truncate(path, size)  # a part of a line would spoil the next
+                raise
+        self._written[number] = line
+
+    def _rewrite(self, round_: Round) -> None:
+        if not round_.by_line:
+            _write_answers(round_, self._store)
+            return
+        decisions, lines = self._store.decisions(), []
+        by_item: dict[int, list[Review]] = {}
+        for review in self._store.reviews():
+            by_item.setdefault(review.item, []).append(review)
+        for item in self._store.items(round_.name):
+            row = exchange.outcome_row(item, by_item.get(item.id, []), decisions.get(item.id),
+                                       self._store.form.overlap)
+            if row["status"] != entries.PENDING:
+                self._written[item.id] = json.dumps(row, ensure_ascii=False) + "\n"
+                lines.append(self._written[item.id])
+        if lines or round_.results.exists():
+            write_atomically(round_.results, "".join(lines))
+
+
+def _write_answers(round_: Round, store: Store) -> None:
+    """Fills `better` of a file of pairs: what was decided, else what most say; equally many for both is a tie."""
+    decisions = store.decisions()
+    answers = {}
+    for item in store.items(round_.name):
+        status, counts = exchange.outcome(item, store.reviews(item.id), decisions.get(item.id), store.form.overlap)
+        if status == entries.SUBMITTED and counts is not None:
+            said = [counts] if item.id in decisions else store.reviews(item.id)
+        else:  # what somebody wrote into the file stays there
+            said = [r for r in store.reviews(item.id) if r.reviewer == exchange.BY_HAND]
+        given = [r.entry.better for r in said if r.status == entries.SUBMITTED]
+        answers[item.key] = _majority(given) if given else ""
+    path = pathlib.Path(round_.results)
+    rows = [{**row, "better": answers.get(str(row["pair"]), "")} for _, row in judged_pairs.read_pairs(path)]
+    write_atomically(path, exchange.to_json_lines(rows))
+
+
+def _majority(answers: Sequence[str]) -> str:
+    share = sum(judged_pairs.ANSWERS[answer] for answer in answers) / len(answers)
+    return "A" if share > 0.5 else "B" if share < 0.5 else "tie"
+
+

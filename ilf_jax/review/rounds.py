@@ -1,0 +1,142 @@
+"""Where items to review come from: a run that waits, a file of documents and drafts, a file of pairs.
+
+Each is a round of the store, and names the file in which what came of it is left.
+"""
+
+import dataclasses
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ilf_jax.data import judged_pairs, reviewed
+from ilf_jax.data.field_paths import MISSING, look_up, to_text
+from ilf_jax.errors import InputError
+from ilf_jax.review import exchange
+from ilf_jax.review.store import NewItem, Store
+from ilf_jax.runtime import storage
+from ilf_jax.runtime.files import read_json, read_json_lines
+
+FIELDS = ("id", "document", "draft", "title")
+_ITERATION = re.compile(r"iteration_\d+")
+_CURE = "restore it, or take another --workdir"
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+    """Items that are reviewed together.
+
+    Attributes:
+        name: in the store, and for people.
+        source: file that the items come from.
+        items: in its order.
+        said: (file:line, row) of what the source says of them already.
+        results: file that takes what people say.
+        by_line: a line is added for each change; otherwise the answers of pairs are written into `results` itself.
+    """
+
+    name: str
+    source: storage.Path
+    items: list[NewItem]
+    said: list[tuple[str, dict[str, Any]]]
+    results: storage.Path
+    by_line: bool = True
+
+    def enter(self, store: Store) -> None:
+        """Puts items into the store, and what the source says of those on which the store has nothing yet.
+
+        Raises:
+            InputError: the store has other texts under the same ids, or what the source says is not valid.
+        """
+        store.add_items(self.name, self.items, str(self.source))
+        by_key = {item.key: item for item in store.items(self.name)}
+        begun = {review.item for review in store.reviews() if review.status != "pending"}
+        new = [(where, row) for where, row in self.said if by_key[row["id"]].id not in begun]
+        exchange.import_reviews(store, new, replace=False, round_=self.name)
+
+
+def of_run(workdir: storage.Path) -> Round | None:
+    """The iteration that waits for feedback; None where none does.
+
+    Raises:
+        InputError: it is no work folder, or a file is damaged.
+    """
+    if not (workdir / "config.json").exists():
+        raise InputError(f"--workdir {workdir}: is not a work folder, it has no config.json; give the --workdir of a "
+                         "run, or --data=FILE to review drafts without one")
+    waiting = [folder for folder in workdir.iterdir() if _ITERATION.fullmatch(folder.name) and _waits(folder)]
+    if not waiting:
+        return None
+    folder = max(waiting, key=lambda p: p.name) / "feedback"
+    path = folder / reviewed.FILE
+    wanted: dict[str, dict[str, Any]] = {}
+    for number, row in read_json_lines(path):
+        if not all(isinstance(row.get(name), str) for name in ("id", "document", "draft")):
+            raise InputError(f"{path}:{number}: a line is an object with the texts id, document, draft and feedback")
+        wanted[row["id"]] = row
+    said = []
+    for i, found in reviewed.by_hand(path, wanted).items():
+        if found.feedback.strip() or found.status == reviewed.SKIPPED:
+            said.append((str(path), {"id": i, "feedback": found.feedback.strip(),
+                                     "status": "submitted" if found.feedback.strip() else found.status}))
+    items = [NewItem(i, row["document"], row["draft"], str(row.get("title", ""))) for i, row in wanted.items()]
+    return Round(folder.parent.name, path, items, said, folder / reviewed.REVIEWS)
+
+
+def _waits(folder: storage.Path) -> bool:
+    if not (folder / "feedback" / reviewed.FILE).exists():
+        return False
+    manifest = folder / "feedback" / "manifest.json"
+    return not (manifest.exists() and read_json(manifest, _CURE).get("complete"))
+
+
+def of_data(path: pathlib.Path, fields: Mapping[str, str], encoding: str, results: pathlib.Path) -> Round:
+    """The documents and drafts of a JSON Lines or CSV file.
+
+    Args:
+        fields: field of `FIELDS` -> dotted path in the rows.
+
+    Raises:
+        InputError: a line is damaged, has no document or draft, or an id appears twice.
+    """
+    items: list[NewItem] = []
+    said = []
+    seen: set[str] = set()
+    for number, (where, row) in enumerate(exchange.read_rows(path, encoding), start=1):
+        texts = {}
+        for name in FIELDS:
+            value = look_up(row, fields.get(name, name))
+            if value is MISSING and name in ("document", "draft"):
+                raise InputError(f"{where}: has no {fields.get(name, name)!r}; name the field of the {name} with "
+                                 f"--fields={name}=PATH")
+            texts[name] = "" if value is MISSING else to_text(f"{where}: {name}", value)
+        key = texts["id"] or f"row-{number:06d}"
+        if key in seen:
+            raise InputError(f"{where}: the id {key!r:.60} appears twice")
+        if not texts["document"].strip():
+            raise InputError(f"{where}: the document is empty")
+        seen.add(key)
+        items.append(NewItem(key, texts["document"], texts["draft"], texts["title"]))
+        if any(row.get(name) for name in ("feedback", "status")):
+            said.append((where, {**{k: v for k, v in row.items() if k in exchange.COLUMNS}, "id": key,
+                                 "draft": texts["draft"]}))
+    if not items:
+        raise InputError(f"{path}: has no line to review")
+    return Round(path.name, path, items, said, results)
+
+
+def of_pairs(path: pathlib.Path) -> Round:
+    """The pairs that `ilf-jax compare --export` wrote; blinded and in the order of its seed.
+
+    Raises:
+        InputError: it is no such file.
+    """
+    items, said = [], []
+    for where, row in judged_pairs.read_pairs(path):
+        key = str(row["pair"])
+        items.append(NewItem(key, str(row.get("document", "")), row["A"], str(row.get("title", "")), row["B"], True))
+        if row["better"]:
+            said.append((where, {"id": key, "better": row["better"]}))
+    if not items:
+        raise InputError(f"{path}: has no pair")
+    return Round(f"pairs: {path.name}", path, items, said, path, by_line=False)
