@@ -1,5 +1,6 @@
 """Controls: what is put in the place of a source's feedback, so that a run shows what the words are worth."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -57,6 +58,5 @@ def replaced(control: str, context: SourceContext) -> FeedbackSource | None:
 
 
 def exchanged(givers: Mapping[str, str], of_givers: Mapping[str, Feedback]) -> list[Feedback]:
-    """Each document's feedback after `shuffled`: what its giver was told, under its own id."""
-    return [Feedback(i, of_givers[giver].text, of_givers[giver].source, of_givers[giver].redrawn)
-            for i, giver in givers.items()]
+    """Each document's feedback: what its giver was told, under its own id. None where the giver was told nothing."""
+    return [dataclasses.replace(of_givers[giver], id=i) for i, giver in givers.items() if giver in of_givers]

@@ -6,7 +6,6 @@ ilf-jax generate --workdir=DIR --interactive           asks for one document aft
 """
 
 import json
-import pathlib
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -41,15 +40,15 @@ def _batches(given: Sequence[str]) -> Iterator[list[str]]:
             if line:
                 yield [line]
     elif _FILE.value is not None:
-        yield [line for line in _lines() if line.strip()]
+        yield [line for line in _lines(_FILE.value) if line.strip()]
     else:
         yield list(given)
 
 
-def _lines() -> list[str]:
-    if _FILE.value == "-":
+def _lines(name: str) -> list[str]:
+    if name == "-":
         return sys.stdin.read().splitlines()
-    path = pathlib.Path(storage.local(_FILE.value))
+    path = storage.path(name)
     try:
         return path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError as e:

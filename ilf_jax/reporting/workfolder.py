@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -208,7 +209,7 @@ def _absent(config: dict[str, Any], iterations: list[Iteration], is_baseline: bo
 
 
 @contextlib.contextmanager
-def on_disk(path: str | Path) -> Iterator[Path]:
+def on_disk(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A work folder, or a copy of what reports read of one in a bucket.
 
     Raises:
@@ -221,7 +222,7 @@ def on_disk(path: str | Path) -> Iterator[Path]:
         yield place
 
 
-def read(path: str | Path, *, is_baseline: bool = False) -> WorkFolder:
+def read(path: str | os.PathLike[str], *, is_baseline: bool = False) -> WorkFolder:
     """Reads a work folder and, unless it is a baseline's, the baselines under its baselines/.
 
     Raises:

@@ -26,19 +26,21 @@ def _give_feedback(context: StageContext, drafts: Records[Draft], folder: StageF
     givers = {e.id: e.id for e in examples}
     if settings.control == "shuffled":
         givers = control.shuffled(list(documents), context.config.seed, context.iteration)
-        given = _already_given(context)
-        if given is not None:
-            of_givers = given.by_id()
-            folder.write_shard(0, 1, control.exchanged({e.id: givers[e.id] for e in examples}, of_givers))
-            return Outcome(shards=1, count=len(examples))
+        already_given = _already_given(context)
+        if already_given is not None:
+            exchanged = control.exchanged({e.id: givers[e.id] for e in examples}, already_given.by_id())
+            folder.write_shard(0, 1, exchanged)
+            return Outcome(shards=1, count=len(exchanged))
     of_source = SourceContext(
         context.config, context.task, context.roles, context.iteration, folder.path, tuple(documents.values()))
     source = control.replaced(settings.control, of_source) or sources.make_source(of_source)
 
     def start(batch: Sequence[Example]) -> Pending[list[Feedback]]:
-        return source.start([documents[givers[e.id]] for e in batch]).map(
-            lambda rows: [dataclasses.replace(row, id=e.id, text=answers.clean(row.text))
-                          for e, row in zip(batch, rows, strict=True)])
+        def hand_out(rows: list[Feedback]) -> list[Feedback]:
+            by_giver = {row.id: dataclasses.replace(row, text=answers.clean(row.text)) for row in rows}
+            return control.exchanged({e.id: givers[e.id] for e in batch}, by_giver)
+
+        return source.start([documents[givers[e.id]] for e in batch]).map(hand_out)
 
     if not source.sharded:
         given = start(examples).result()
