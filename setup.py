@@ -48,8 +48,8 @@ setup(
     extras_require={
         "test": ["pytest>=8", "pytest-xdist>=3.6", "ruff>=0.9"],
         "tpu": ["libtpu>=0.0.42"],
-        "gs": ["gcsfs"],
-        "s3": ["s3fs"],
+        "gcs": ["gcsfs>=2025.3"],
+        "s3": ["s3fs>=2025.3"],
         "parity": ["torch==2.13.0", "transformers>=5.23"],
     },
 )

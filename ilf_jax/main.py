@@ -27,11 +27,14 @@ _TOPOLOGY = flags.DEFINE_string("topology", None, "With --dry_run: compile for t
 _COORDINATOR = flags.DEFINE_string("coordinator_address", None, "HOST:PORT of process 0, if there are several.")
 _PROCESSES = flags.DEFINE_integer("num_processes", None, "How many processes there are.", lower_bound=1)
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0.", lower_bound=0)
+_HEARTBEAT = flags.DEFINE_float("heartbeat_timeout", distributed.HEARTBEAT_TIMEOUT, "Seconds without a sign of life "
+                                "after which one of several processes counts as lost, and the others exit with code "
+                                "75. So does one that has not joined in as much time.", 1, 86400)
 _ALLOW_CHANGE = flags.DEFINE_list("allow_change", [], "Sections of the config, or keys, in which a resumed run may "
                                   "differ from its folder, as long as no stage that reads them has begun.")
 _PROFILE = flags.DEFINE_integer("profile", 0, "Number of training steps to record a profile of.", lower_bound=0)
 _OWN_FLAGS = ("config", "workdir", "dry_run", "topology", "coordinator_address", "num_processes", "process_id",
-              "profile", "allow_change")
+              "profile", "allow_change", "heartbeat_timeout")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -129,7 +132,7 @@ def main(argv: Sequence[str]) -> int:
     if not _WORKDIR.value:
         raise InputError("--workdir=DIR is needed: where the run keeps its files")
     storage.check(storage.path(_WORKDIR.value))
-    distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value)
+    distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value, _HEARTBEAT.value)
     preemption.install()
     from ilf_jax import ilf
     from ilf_jax.runtime import jax_settings

@@ -86,7 +86,22 @@ state() {
 }
 
 delete() {
-  [ -n "${KEEP:-}" ] || run gcloud compute tpus queued-resources delete "$name" "${where[@]}" --force --quiet
+  [ -n "${KEEP:-}" ] || run gcloud compute tpus queued-resources delete "$name" "${where[@]}" --force --quiet ||
+    echo "warning: $name was not deleted; see: gcloud compute tpus queued-resources list ${where[*]}" >&2
+}
+
+# now: the state that gcloud has told last, "" if it told none. Ten times in a row none: the slice is gone, or gcloud
+# cannot reach Google Cloud.
+now="" silent=0
+ask() {
+  now="$(state || true)"
+  silent=$((silent + 1))
+  [ -z "$now" ] || silent=0
+  if [ "$silent" -ge 10 ]; then
+    echo "error: gcloud does not tell the state of $name; if it is not in the list of" \
+      "gcloud compute tpus queued-resources list ${where[*]}, then the same command resumes the run" >&2
+    exit 75
+  fi
 }
 
 forget_token() {
@@ -127,14 +142,16 @@ if [ -n "${PRINT:-}" ]; then
   echo "# until it says ACTIVE:"
   state
 else
-  until [ "$(state)" = ACTIVE ]; do
-    case "$(state)" in
+  ask
+  until [ "$now" = ACTIVE ]; do
+    case "$now" in
       FAILED | SUSPENDED | SUSPENDING)
         echo "error: the request for $name has failed; see: gcloud compute tpus queued-resources describe $name" >&2
         exit 75
         ;;
     esac
     sleep "${POLL_SECONDS:-20}"
+    ask
   done
 fi
 
@@ -155,8 +172,9 @@ while [ "$code" -eq 255 ]; do
 tail -n 100 -F run.log & log=\$!; until [ -f run.code ]; do sleep 2; done; sleep 1; kill \$log; exit \$(cat run.code)" \
     || code=$?
   if [ "$code" -eq 255 ]; then
-    case "$(state)" in
-      SUSPEND*)
+    ask
+    case "$now" in
+      FAILED | SUSPEND*)
         echo "the slice was preempted; the same command resumes the run" >&2
         delete
         exit 75

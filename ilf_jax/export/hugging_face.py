@@ -26,11 +26,11 @@ def export(workdir: str | pathlib.Path, iteration: int, out: str | pathlib.Path)
         InputError: the iteration has no finished checkpoint, or the target folder holds something.
     """
     source = storage.path(workdir) / f"iteration_{iteration:03d}" / "checkpoint"
-    out = storage.path(out)
+    target = storage.path(out)
     if "model.json" not in storage.names(source):
         raise InputError(f"--workdir {workdir}: iteration {iteration} has no finished checkpoint ({source})")
-    is_file = storage.is_local(out) and out.is_file()
-    if is_file or storage.names(out):
+    is_file = storage.is_local(target) and target.is_file()
+    if is_file or storage.names(target):
         raise InputError(f"--out {out}: is {'a file' if is_file else 'not empty'}; take another folder")
     config = checkpoint_io.read_config(f"orbax:{source}")
     with storage.read_locally(source / "tokenizer") as place:
@@ -40,7 +40,7 @@ def export(workdir: str | pathlib.Path, iteration: int, out: str | pathlib.Path)
     placement = Placement(sharding.make_mesh(-1, 1, 1), config)
     params = checkpoint.load_model(source, placement.with_shardings(transformer.param_shapes(config), "decode"))
     ends = list(tokenizer.stop_ids)
-    with storage.written_locally(out) as place:
+    with storage.written_locally(target) as place:
         checkpoint_io.save_hf(
             config, params, place,
             token_ids={"bos_token_id": tokenizer.bos_id, "eos_token_id": ends[0] if len(ends) == 1 else ends},

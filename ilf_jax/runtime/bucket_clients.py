@@ -13,7 +13,7 @@ from typing import Any
 from ilf_jax.errors import InputError, TryAgainError
 from ilf_jax.runtime import patience
 
-PACKAGES = {"gs": ("gcsfs", "gs"), "s3": ("s3fs", "s3")}
+PACKAGES = {"gs": ("gcsfs", "gcs"), "s3": ("s3fs", "s3")}
 """Scheme -> package of its client, and the extra of ours that installs it."""
 _SAME = {"gcs": "gs", "s3a": "s3", "s3n": "s3"}
 _TO_CONNECT = 3.0

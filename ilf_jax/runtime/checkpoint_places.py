@@ -1,7 +1,7 @@
 """Where Orbax writes and reads: on a disk in place; for a bucket, on this machine's disk, from which we copy.
 
 That way, one patience holds for all requests, s3:// works as gs:// does, and files travel several at a time. Several
-processes on gs:// let Orbax write there itself (`is_direct`), each its own shards.
+processes on gs:// let Orbax write there itself (`is_direct`), each its own shards; on s3://, process 0 writes for all.
 """
 
 import concurrent.futures
@@ -73,12 +73,11 @@ def write(place: storage.BucketPath, size: int, start: Callable[[pathlib.Path], 
     def upload() -> None:
         try:
             wait()
-            (copy / COMPLETE).unlink(missing_ok=True)  # some versions of Orbax write one here, too
-            if distributed.is_main():
-                (place / COMPLETE).unlink(missing_ok=True)  # first: what is left of an earlier one is no checkpoint
-                place.rmtree()
-                bucket_path.copy_in(copy, place)
-                (place / COMPLETE).write_bytes(b"")
+            (copy / COMPLETE).unlink(missing_ok=True)  # Orbax writes one here, too
+            (place / COMPLETE).unlink(missing_ok=True)  # first: what is left of an earlier one is no checkpoint
+            place.rmtree()
+            bucket_path.copy_in(copy, place)
+            (place / COMPLETE).write_bytes(b"")
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 

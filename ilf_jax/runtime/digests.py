@@ -107,7 +107,7 @@ def check_beside(path: storage.Path, data: bytes, cure: str) -> None:
 
 def list_folder(folder: storage.Path) -> dict[str, str]:
     """Digest by file name of what a folder holds, subfolders left out; for a folder on a disk, just written."""
-    return {p.name: of_bytes(p.read_bytes()) for p in sorted(folder.iterdir())
+    return {p.name: of_bytes(p.read_bytes()) for p in storage.inside(folder)
             if p.is_file() and not p.name.startswith(".") and p.name != _LIST}
 
 

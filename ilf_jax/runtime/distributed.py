@@ -8,24 +8,26 @@ Where `start` was not called, there is one process, and all of this costs nothin
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import sys
-import traceback
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from absl import logging
 
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, TryAgainError
+from ilf_jax.runtime.heartbeat import TRY_AGAIN, Heartbeat
 
 T = TypeVar("T")
 
-TRY_AGAIN = 75
-"""Exit code of a process that lost another one: the same command resumes the run."""
+HEARTBEAT_TIMEOUT = 60.0
+"""Seconds of silence after which a process counts as lost, and the others end."""
 
-# How long it takes to notice that a process is gone, upon which the others end.
-_HEARTBEAT_SECONDS = 20
+# jax's own heartbeat would end a run whose processes were all stopped for a while, and with many lines of C++.
+_JAX_HEARTBEAT_SECONDS = 7 * 24 * 3600
 # Process 0 may work alone (read data, write a report) for as long as that.
 _PATIENCE_MS = 24 * 3600 * 1000
 _DECISIONS = "ilf_jax/decisions"
@@ -34,6 +36,7 @@ _MAX_KEPT = 32
 # One of these is in jax's error message when another process is the cause.
 _SIGNS_OF_LOSS = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED", "ABORTED", "Gloo", "NCCL", "onnection", "heartbeat",
                   "coordination service", "Coordination")
+_SECONDS_TO_NOTICE = 2.0
 
 
 @dataclasses.dataclass
@@ -42,21 +45,25 @@ class _Group:
     count: int = 1
     decisions: int = 0  # and barriers, so far; the same number on every process
     kept: int = 0  # decisions since the last barrier, which may still be unread
+    heartbeat: Heartbeat | None = None
 
 
 _group = _Group()
 
 
 def start(coordinator_address: str | None = None, num_processes: int | None = None,
-          process_id: int | None = None) -> None:
+          process_id: int | None = None, heartbeat_timeout: float = HEARTBEAT_TIMEOUT) -> None:
     """Joins the other processes, if there are any. Call it before anything asks jax for devices.
 
     Args:
         coordinator_address: HOST:PORT of process 0. Give all three, and nothing is looked up; give none, and jax
             detects the cluster (SLURM, Open MPI, TPU pods, GKE, Kubernetes). A process outside of any stays alone.
+        heartbeat_timeout: seconds. When another process was silent for so long, or did not join, this one says so and
+            exits with code 75, whatever it is at.
 
     Raises:
-        InputError: some of the three are given and others not, or the other processes do not answer.
+        InputError: some of the three are given and others not, or the processes do not agree on them.
+        SystemExit: some process did not join in time.
     """
     given: dict[str, Any] = {
         "coordinator_address": coordinator_address, "num_processes": num_processes, "process_id": process_id}
@@ -68,16 +75,26 @@ def start(coordinator_address: str | None = None, num_processes: int | None = No
                          f"(--num_processes={num_processes})")
     if missing and "JAX_COORDINATOR_ADDRESS" not in os.environ and _detected_processes() == 1:
         return
+    # What C++ logs when a connection ends: the heartbeat says it in a line. Errors are raised nevertheless.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import jax
+    from jax._src import clusters
 
     jax.config.update("jax_enable_preemption_service", True)
+    where = "that the environment announces" if missing else f"at {coordinator_address}"
     try:
+        if missing:  # as initialize would; but the heartbeat needs to know, too
+            coordinator_address, num_processes, process_id, _ = (
+                clusters.ClusterEnv.auto_detect_unset_distributed_params(
+                    os.environ.get("JAX_COORDINATOR_ADDRESS"), None, None, None, None, math.ceil(heartbeat_timeout)))
+        if num_processes and num_processes > 1 and coordinator_address and process_id is not None:
+            _group.heartbeat = Heartbeat(coordinator_address, process_id, num_processes, heartbeat_timeout)
+            _group.heartbeat.join()
         jax.distributed.initialize(
-            coordinator_address, num_processes, process_id, heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=_HEARTBEAT_SECONDS,
+            coordinator_address, num_processes, process_id, heartbeat_timeout_seconds=_JAX_HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=math.ceil(heartbeat_timeout),
         )
     except (RuntimeError, ValueError, TypeError) as e:
-        where = "that the environment announces" if missing else f"at {coordinator_address}"
         raise InputError(f"cannot join the other processes {where}: {_first_line(e)}") from e
     _group.index, _group.count = jax.process_index(), jax.process_count()
 
@@ -173,30 +190,35 @@ def _client() -> Any:
 
 @contextlib.contextmanager
 def exit_with_the_others() -> Iterator[None]:
-    """Around a run: if a step fails or another process is gone, says so and exits at once, with code 1 or 75.
+    """Around a run: if it fails because another process is gone, says so and exits at once, with code 75.
 
     An ordinary exit would wait for the process that is gone.
     """
-    if _group.count == 1:
+    if _group.heartbeat is None:
         yield
         return
     import jax
 
     try:
         yield
-    except InputError:
+    except (InputError, TryAgainError):
         raise
-    except jax.errors.JaxRuntimeError as e:
-        code = 1
-        if any(sign in str(e) for sign in _SIGNS_OF_LOSS):
-            code = TRY_AGAIN
-            outcome = f"stops because another one is gone or failed (see its log): {_first_line(e)}"
-        else:
-            traceback.print_exc()
-            outcome = f"failed: {_first_line(e)}"
-        print(f"error: process {_group.index} of {_group.count} {outcome}; start the same command on all of them to "
-              "resume", file=sys.stderr, flush=True)
-        os._exit(code)
+    except Exception as e:
+        is_loss = isinstance(e, jax.errors.JaxRuntimeError) and any(sign in str(e) for sign in _SIGNS_OF_LOSS)
+        # The heartbeat ends this process as soon as it knows which one is lost. A connection that has ended it knows
+        # at once, silence after a while.
+        time.sleep(_group.heartbeat.patience if is_loss else _SECONDS_TO_NOTICE)
+        if not is_loss:
+            raise
+        print(f"error: process {_group.index} of {_group.count} stops because another one failed (see its log): "
+              f"{_first_line(e)}; start the same command on all of them to resume", file=sys.stderr, flush=True)
+        os._exit(TRY_AGAIN)
+
+
+def leave(code: int) -> None:
+    """Tells the other processes that this one ends. With a code that is not 0, they end with it, too."""
+    if _group.heartbeat is not None:
+        _group.heartbeat.leave(code)
 
 
 def _first_line(error: Exception) -> str:

@@ -27,11 +27,11 @@ def write_atomically(path: storage.Path, text: str, *, shared: bool = False) -> 
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp" if shared else f".{path.name}.tmp")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not storage.is_local(path):
+        if isinstance(path, storage.BucketPath):
             path.write_text(text)
             return
         try:
-            with temporary.open("w", encoding="utf-8") as f:
+            with open(temporary, "w", encoding="utf-8") as f:
                 f.write(text)
                 f.flush()
                 os.fsync(f.fileno())
@@ -145,7 +145,7 @@ def read_json_lines(
                              f"{cure}")
 
 
-def note_folder(folder: pathlib.Path) -> None:
+def note_folder(folder: storage.Path) -> None:
     """Notes the digests of all files of a folder, just written, in a file of its own. `check_folder` checks them."""
     write_json(digests.folder_list(folder), digests.list_folder(folder))
 
@@ -159,17 +159,18 @@ def check_folder(folder: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def lock(folder: pathlib.Path, message: str) -> Iterator[None]:
-    """Inside, this process has the lock of a folder, through the file `.lock` in it. A killed process loses it.
+def lock(folder: pathlib.Path, message: str, name: str = ".lock") -> Iterator[None]:
+    """Inside, this process has the lock of a folder, through a file in it. A killed process loses it.
 
     Args:
         message: of the error where another process has the lock.
+        name: of the file.
 
     Raises:
         InputError: another process has the lock, or the folder cannot be written.
     """
     # Elsewhere filelock would fall back on the file's existence, which outlives a process that is killed.
-    held = filelock.FileLock(folder / ".lock", blocking=False, fallback_to_soft=False)
+    held = filelock.FileLock(folder / name, blocking=False, fallback_to_soft=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held.acquire()

@@ -49,13 +49,15 @@ def guarded(what: str, folder: Callable[[], str | None]) -> Callable[[Main], Mai
 def at_once_when_stopped() -> Iterator[None]:
     """Inside, an exit after SIGINT or SIGTERM ends the process without taking the interpreter apart.
 
-    XLA's threads may still be at work on what was stopped, and crash when that goes away under them.
+    XLA's threads may still be at work on what was stopped, and crash when that goes away under them. Several processes
+    say goodbye to each other instead; but one that fails may be the only one, so it waits for nobody.
     """
     try:
         yield
     except SystemExit as e:
-        # Several processes say goodbye to each other first.
-        if isinstance(e.code, int) and e.code in preemption.EXIT_CODES.values() and distributed.count() == 1:
+        stopped = e.code in preemption.EXIT_CODES.values()
+        if isinstance(e.code, int) and e.code and stopped == (distributed.count() == 1):
+            distributed.leave(e.code)
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(e.code)

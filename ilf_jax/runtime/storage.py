@@ -116,12 +116,17 @@ def flush(folder: Path) -> None:
         folder.bucket.flush()
 
 
+def inside(folder: Path) -> list[Path]:
+    """What is in a folder, sorted; nothing where there is none."""
+    try:
+        return [folder / name for name in sorted(p.name for p in folder.iterdir())]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def names(folder: Path) -> set[str]:
     """Of what is in a folder; empty where there is none."""
-    try:
-        return {p.name for p in folder.iterdir()}
-    except (FileNotFoundError, NotADirectoryError):
-        return set()
+    return {p.name for p in inside(folder)}
 
 
 def delete(folder: Path) -> None:

@@ -22,7 +22,6 @@ import hashlib
 import importlib.metadata
 import json
 import os
-import pathlib
 import platform
 import re
 import time
@@ -262,8 +261,8 @@ class Workdir:
     def _manifests(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
         """(Iteration, stage, manifest) of all stages, oldest first."""
         order = {name: i for i, name in enumerate(records.OF_STAGES)}
-        for folder in sorted(p for p in self.path.iterdir() if re.fullmatch(r"iteration_\d+", p.name)):
-            for stage in sorted(folder.iterdir(), key=lambda p: order.get(p.name, 99)):
+        for folder in (p for p in storage.inside(self.path) if re.fullmatch(r"iteration_\d+", p.name)):
+            for stage in sorted(storage.inside(folder), key=lambda p: order.get(p.name, 99)):
                 manifest = stage / "manifest.json"
                 if manifest.exists():
                     yield int(folder.name.removeprefix("iteration_")), stage.name, manifests.read(manifest)
@@ -307,8 +306,8 @@ class Workdir:
 
 
 def open_workdir(
-    path: str | pathlib.Path, config: dict[str, Any], metric_directions: Mapping[str, str] = types.MappingProxyType({}),
-    allow_change: Collection[str] = (),
+    where: str | os.PathLike[str], config: dict[str, Any],
+    metric_directions: Mapping[str, str] = types.MappingProxyType({}), allow_change: Collection[str] = (),
 ) -> tuple[Workdir, contextlib.ExitStack]:
     """Takes the folder for this run: locks it, and checks that it was begun with the same configuration.
 
@@ -325,7 +324,7 @@ def open_workdir(
         InputError: another process uses the folder, it cannot be written, it has another format, it belongs to a run
             with another configuration (the differences are shown), or it holds something else.
     """
-    path = storage.path(path)
+    path = storage.path(where)
     config = json.loads(json.dumps(config))
     stack = contextlib.ExitStack()
     try:
@@ -376,7 +375,7 @@ def _take(
     stack: contextlib.ExitStack,
 ) -> None:
     taken = f"--workdir {path}: another process is using it; wait for it or take another folder"
-    stack.enter_context(lock(path, taken) if storage.is_local(path) else lease.held(path))
+    stack.enter_context(lease.held(path) if isinstance(path, storage.BucketPath) else lock(path, taken))
     storage.own(path)
     stack.callback(storage.flush, path)
     saved = path / "config.json"

@@ -1,8 +1,12 @@
-"""Where a sweep keeps its cells: `cells/NAME/` is a cell's work folder, `cells/NAME.log` its output, and
-`cells/NAME.done` marks it as complete."""
+"""Where a sweep keeps its cells: `cells/NAME/` is a cell's work folder, `cells/NAME.log` its output, `cells/NAME.done`
+marks it as complete, and `cells/NAME.lock` is held by whoever runs it or moves it."""
 
+import contextlib
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
+from ilf_jax.runtime import files
 from ilf_jax.sweeps import grid
 from ilf_jax.sweeps.grid import Cell
 
@@ -22,9 +26,31 @@ def is_done(workdir: Path, cell: Cell) -> bool:
     return beside(cell_folder(workdir, cell), ".done").exists()
 
 
+def claim(workdir: Path, cell: Cell) -> contextlib.AbstractContextManager[None]:
+    """Inside, no other process runs the cell, or moves it. Raises InputError if one does."""
+    folder = cell_folder(workdir, cell)
+    return files.lock(folder.parent, f"--workdir {workdir}: another process runs the cell {grid.name(cell)}; wait for "
+                                     "it, or run another cell", beside(folder, ".lock").name)
+
+
+def done_text(data: Mapping[str, str], seconds: float | None = None) -> str:
+    """What a `.done` file holds: `data_digests.of` the cell's config before it was run, and the seconds it took."""
+    return json.dumps({**({} if seconds is None else {"seconds": round(seconds, 1)}), "data": data})
+
+
+def data_of(workdir: Path, cell: Cell) -> Mapping[str, str]:
+    """`data_digests.of` the cell's config when it was run; {} if it is not complete, or nothing was noted."""
+    path = beside(cell_folder(workdir, cell), ".done")
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8")).get("data", {})
+    except (OSError, ValueError, AttributeError):  # an empty file marks a cell as complete, too
+        return {}
+    return noted if isinstance(noted, dict) else {}
+
+
 def mark_as_incomplete(workdir: Path, cell: Cell) -> None:
     """Lets a complete cell go on."""
-    beside(cell_folder(workdir, cell), ".done").unlink()
+    beside(cell_folder(workdir, cell), ".done").unlink(missing_ok=True)
 
 
 def move(workdir: Path, cell: Cell, to: Path) -> None:

@@ -4,22 +4,21 @@ import collections
 import contextlib
 import ctypes
 import dataclasses
-import json
 import shlex
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import progress
+from ilf_jax.runtime import last_defence, progress
 from ilf_jax.runtime.files import lock, write_atomically
+from ilf_jax.sweeps import data_digests, stale
 from ilf_jax.sweeps import grid as cells_lib
-from ilf_jax.sweeps import stale
-from ilf_jax.sweeps.folders import beside, cell_folder, is_done
+from ilf_jax.sweeps.folders import beside, cell_folder, claim, done_text, is_done
 from ilf_jax.sweeps.grid import Cell, Sweep
 
 _LOG_LINES = 12
@@ -43,7 +42,7 @@ def _flag(value: Any) -> str:
 
 def shell_lines(sweep: Sweep, workdir: Path) -> list[str]:
     """A shell command for each incomplete cell. It marks the cell as complete, as `run` does."""
-    return [f"{shlex.join(command(sweep, cell, folder))} && {_mark(folder)}"
+    return [f"{shlex.join(command(sweep, cell, folder))} && {_mark(sweep, cell, folder)}"
             for cell, folder in _incomplete(sweep, workdir)]
 
 
@@ -51,8 +50,9 @@ def _incomplete(sweep: Sweep, workdir: Path) -> list[tuple[Cell, Path]]:
     return [(cell, cell_folder(workdir, cell)) for cell in sweep.cells if not is_done(workdir, cell)]
 
 
-def _mark(folder: Path) -> str:
-    return f"touch {shlex.quote(str(beside(folder, '.done')))}"
+def _mark(sweep: Sweep, cell: Cell, folder: Path) -> str:
+    text = done_text(data_digests.of(cells_lib.config_of(sweep, cell)))
+    return f"echo {shlex.quote(text)} > {shlex.quote(str(beside(folder, '.done')))}"
 
 
 def slurm_script(sweep: Sweep, workdir: Path) -> str:
@@ -71,7 +71,8 @@ def slurm_script(sweep: Sweep, workdir: Path) -> str:
     logs = workdir / "cells"
     logs.mkdir(parents=True, exist_ok=True)  # Slurm opens a log before the script runs, and ends the task if it cannot
     python, *_ = command(sweep, *incomplete[0])
-    lines = [f"{shlex.join(['bash', str(_SBATCH), *command(sweep, cell, folder)[3:]])} && {_mark(folder)}"
+    lines = [f"{shlex.join(['bash', str(_SBATCH), *command(sweep, cell, folder)[3:]])} && "
+             f"{_mark(sweep, cell, folder)}"
              for cell, folder in incomplete]
     return "\n".join([
         "#!/usr/bin/env bash", f"#SBATCH --array=0-{len(lines) - 1}", f'#SBATCH --output="{logs}/slurm-%A_%a.log"',
@@ -132,7 +133,11 @@ def run(
             while todo or running:
                 while todo and len(running) < jobs:
                     started = _start(sweep, workdir, todo.popleft(), make_command)
-                    running[started.process] = started
+                    if isinstance(started, Failure):
+                        failures.append(started)
+                        bar.advance(1)
+                    else:
+                        running[started.process] = started
                 time.sleep(_POLL_SECONDS)
                 for process in [p for p in running if p.poll() is not None]:
                     started = running.pop(process)
@@ -159,31 +164,32 @@ def run_cell(
         The exit code of the cell's run; 128 + N if signal N killed it.
 
     Raises:
-        InputError: there is no such cell, its config is wrong, or not that of the run in its folder.
+        InputError: there is no such cell, another process runs it, its config is wrong, or not that of the run in its
+            folder.
     """
     if not 0 <= number < len(sweep.cells):
         raise InputError(f"--cell={number}: cells are 0 to {len(sweep.cells) - 1}")
     cell = sweep.cells[number]
     cells_lib.config_of(sweep, cell)
-    stale.settle(dataclasses.replace(sweep, cells=[cell]), workdir, rerun=rerun)
-    if is_done(workdir, cell):
-        progress.log(f"{cells_lib.name(cell)} is complete")
-        return 0
     folder, start = cell_folder(workdir, cell), time.monotonic()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    process = subprocess.Popen(make_command(sweep, cell, folder),
-                               preexec_fn=_die_with_parent if sys.platform == "linux" else None)
-    signal.signal(signal.SIGTERM, lambda *_: process.terminate())
-    with _terminate_on_exit([process]):
-        code = process.wait()
-    if code == 0:
-        _mark_done(folder, start)
+    with claim(workdir, cell):
+        stale.settle(dataclasses.replace(sweep, cells=[cell]), workdir, rerun=rerun, claimed=True)
+        if is_done(workdir, cell):
+            progress.log(f"{cells_lib.name(cell)} is complete")
+            return 0
+        data = data_digests.of(cells_lib.config_of(sweep, cell))
+        process = subprocess.Popen(make_command(sweep, cell, folder),
+                                   preexec_fn=_die_with_parent if sys.platform == "linux" else None)
+        signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        with _terminate_on_exit([process]):
+            code = process.wait()
+        if code == 0:
+            _mark_done(folder, data, start)
     return code if code >= 0 else 128 - code
 
 
-def _mark_done(folder: Path, start: float) -> None:
-    seconds = round(time.monotonic() - start, 1)
-    write_atomically(beside(folder, ".done"), json.dumps({"seconds": seconds}) + "\n")
+def _mark_done(folder: Path, data: Mapping[str, str], start: float) -> None:
+    write_atomically(beside(folder, ".done"), done_text(data, time.monotonic() - start) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,15 +198,21 @@ class _Started:
     folder: Path
     log: TextIO
     start_time: float
+    data: Mapping[str, str]
+    claim: contextlib.ExitStack
 
 
-def _start(sweep: Sweep, workdir: Path, cell: Cell, make_command: Command) -> _Started:
-    folder = cell_folder(workdir, cell)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+def _start(sweep: Sweep, workdir: Path, cell: Cell, make_command: Command) -> _Started | Failure:
+    """A Failure if another process runs the cell."""
+    folder, claimed = cell_folder(workdir, cell), contextlib.ExitStack()
+    try:
+        claimed.enter_context(claim(workdir, cell))
+    except InputError as e:
+        return Failure(folder.name, last_defence.BAD_INPUT, beside(folder, ".log"), str(e))
     log = beside(folder, ".log").open("a", encoding="utf-8")
     process = subprocess.Popen(make_command(sweep, cell, folder), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                preexec_fn=_die_with_parent if sys.platform == "linux" else None)
-    return _Started(process, folder, log, time.monotonic())
+    return _Started(process, folder, log, time.monotonic(), data_digests.of(cells_lib.config_of(sweep, cell)), claimed)
 
 
 def _die_with_parent() -> None:
@@ -211,9 +223,10 @@ def _die_with_parent() -> None:
 def _end(started: _Started) -> Failure | None:
     started.log.close()
     log, code = Path(started.log.name), started.process.returncode
-    if code == 0:
-        _mark_done(started.folder, started.start_time)
-        return None
+    with started.claim:
+        if code == 0:
+            _mark_done(started.folder, started.data, started.start_time)
+            return None
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
     return Failure(started.folder.name, code, log, "\n".join(lines[-_LOG_LINES:]))
 

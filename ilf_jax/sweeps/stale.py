@@ -1,8 +1,9 @@
-"""Cells whose folders hold runs of another configuration than the sweep's file now gives them."""
+"""Cells whose folders hold runs of another configuration, or of other data, than the sweep's file now gives them."""
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.runtime import config_changes, progress
 from ilf_jax.runtime.config_changes import Difference
 from ilf_jax.runtime.files import read_json
-from ilf_jax.sweeps import folders
+from ilf_jax.sweeps import data_digests, folders
 from ilf_jax.sweeps import grid as cells_lib
 from ilf_jax.sweeps.grid import Cell, Sweep
 
@@ -36,6 +37,8 @@ class Stale:
 def find(sweep: Sweep, workdir: Path) -> list[Stale]:
     """The cells that have been run, or begun, with another configuration. More iterations only continue a run.
 
+    Complete cells whose data files have changed are among them; one that was only begun refuses other data itself.
+
     Raises:
         InputError: the config of a cell is wrong.
     """
@@ -52,9 +55,17 @@ def find(sweep: Sweep, workdir: Path) -> list[Stale]:
         except InputError as e:
             found.append(Stale(cell, (), str(e)))
             continue
-        if changes:
-            found.append(Stale(cell, changes))
+        problem = _of_data(folders.data_of(workdir, cell), config)
+        if changes or problem:
+            found.append(Stale(cell, changes, problem))
     return found
+
+
+def _of_data(noted: Mapping[str, str], config: config_lib.Config) -> str:
+    """A file that is gone changes nothing for a cell that has read it."""
+    now = data_digests.of(config)
+    changed = [f"config.{key}" for key, digest in noted.items() if now.get(key, digest) != digest]
+    return f"the file of {', '.join(changed)} has another content than when the cell was run" if changed else ""
 
 
 def _changes(path: Path, config: config_lib.Config) -> list[Difference]:
@@ -70,16 +81,19 @@ def _as_json(tree: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(tree))
 
 
-def settle(sweep: Sweep, workdir: Path, *, rerun: bool, only_look: bool = False) -> None:
+def settle(
+    sweep: Sweep, workdir: Path, *, rerun: bool, only_look: bool = False, claimed: bool = False
+) -> None:
     """Makes sure that what the cells' folders hold is what the sweep's file says.
 
     Args:
         rerun: move the folders of stale cells aside, to `replaced/N/cells/`, so that they are run again. Nothing is
             deleted: `replaced/N` can be shown with the sweep's file as it was.
         only_look: leave complete cells complete that are to have more iterations.
+        claimed: this process has claimed the cells.
 
     Raises:
-        InputError: a cell is stale, and `rerun` is False; or the config of a cell is wrong.
+        InputError: a cell is stale, and `rerun` is False; or another process runs it; or the config of a cell is wrong.
     """
     stale = find(sweep, workdir)
     if stale and not rerun:
@@ -93,7 +107,8 @@ def settle(sweep: Sweep, workdir: Path, *, rerun: bool, only_look: bool = False)
         aside = _new_folder(workdir / _REPLACED) / "cells"
         aside.mkdir()
         for one in stale:
-            folders.move(workdir, one.cell, aside)
+            with contextlib.nullcontext() if claimed else folders.claim(workdir, one.cell):
+                folders.move(workdir, one.cell, aside)
         progress.log(f"{len(stale)} cells are run again; what they held is in {aside}")
     if not only_look:
         _continue_grown(sweep, workdir)

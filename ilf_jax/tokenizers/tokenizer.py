@@ -60,8 +60,8 @@ class Tokenizer:
             InputError: the file is missing, has no tokenizer, or has one of an unknown kind.
         """
         if uri.startswith("file:"):
-            path = storage.fetched(uri.removeprefix("file:"), beside=(".json", ".jinja", ".txt"))
-            return cls(tokenizer_files.from_file(path))
+            file = storage.fetched(uri.removeprefix("file:"), beside=(".json", ".jinja", ".txt"))
+            return cls(tokenizer_files.from_file(file))
         kind, path = checkpoint_io.resolve(uri)
         if kind == "init":
             raise InputError(f"tokenizer {uri!r}: random params have none; give file:PATH or another checkpoint")

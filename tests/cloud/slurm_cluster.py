@@ -23,6 +23,7 @@ SlurmctldPidFile={folder}/slurmctld.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdPidFile={folder}/%n.pid
 SlurmdLogFile={folder}/%n.log
+SlurmdDebug=debug
 SlurmdSpoolDir={folder}/%n
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -89,10 +90,19 @@ class Cluster:
 
     def state(self, job: str) -> str:
         """Such as RUNNING or PENDING."""
-        said = self.call("scontrol", "show", "job", job)
-        return next(word.partition("=")[2] for word in said.split() if word.startswith("JobState="))
+        return self.fact(job, "JobState")
 
-    def wait(self, happened, seconds: float = 240) -> None:
+    def fact(self, job: str, name: str) -> str:
+        """One of the facts that `scontrol show job` lists."""
+        said = self.call("scontrol", "show", "job", job)
+        return next(word.partition("=")[2] for word in said.split() if word.startswith(f"{name}="))
+
+    def has_sent(self, signal: str, job: str, nodes: int = 2) -> bool:
+        """Whether so many nodes have sent the job's first step a signal: "signal 15", or "SIGKILL signal"."""
+        logs = [(self.folder / f"{node}.log").read_text() for node in ("n1", "n2")]
+        return sum(f"Sent {signal} to StepId={job}.0" in log for log in logs) == nodes
+
+    def wait(self, happened, seconds: float = 400) -> None:
         """Until `happened()`; fails after so many seconds."""
         end = time.monotonic() + seconds
         while not happened():

@@ -62,7 +62,6 @@ def test_written_read_listed_deleted(folder, fresh, owned):
     (folder / "a" / "one.txt").write_text("ä")
     (folder / "a" / "two.jsonl").write_bytes(b"2")
     (folder / "top").write_soon(b"3")
-    fresh_folder = storage.path(str(folder))
     storage.flush(folder)
     fresh()
     fresh_folder = storage.path(str(folder))
@@ -169,7 +168,9 @@ def test_a_stage_resumes_and_its_manifest_has_the_digests(store, folder, fresh):
     with pytest.raises(InputError, match=r"config\.seed: 1 -> 2"):
         workdir.open_workdir(str(folder), {"seed": 2})
     (stage.path / "00001-of-00002.jsonl").write_bytes(b'{"id": "b", "text": "other", "source": "policy"}\n')
-    with pytest.raises(digests.DamagedError):
+    fresh()
+    again, lock = workdir.open_workdir(str(folder), {"seed": 1})
+    with lock, pytest.raises(digests.DamagedError):
         again.stage(1, "draft").verify()
 
 

@@ -69,7 +69,7 @@ with (home / "calls").open("a") as f:
     f.write(json.dumps([verb, *rest]) + "\\n")
 if verb == "describe":
     states = (home / "states").read_text().split()
-    print(states[0])
+    print(states[0].strip("-"))  # "-": it tells nothing
     (home / "states").write_text(" ".join(states[1:] or states))
 elif verb == "scp" and words[-1] == "mine:":
     for file in words[:-1]:
@@ -95,7 +95,7 @@ def tpu_pod(home, *arguments, states="WAITING_FOR_RESOURCES ACTIVE", code=0, **e
     return subprocess.run(
         ["bash", LAUNCH / "tpu_pod.sh", *(arguments or POD)], capture_output=True, text=True, timeout=60,
         env={**os.environ, "HOME": str(home), "PATH": f"{home / 'bin'}:{os.environ['PATH']}", "TMPDIR": str(home),
-             "POLL_SECONDS": "0.1", **environment})
+             "POLL_SECONDS": "0.01", **environment})
 
 
 def calls(home):
@@ -109,8 +109,8 @@ def test_tpu_pod_runs_with_the_flags_given_and_ends_with_the_run_s_code(code, tm
     assert "<-m><ilf_jax.main><--config=configs/tldr_5k.py><--workdir=gs://bucket/run>" in done.stdout
     assert "<--config.data.folder=it's a space>" in done.stdout and f"<token={SECRET}>" in done.stdout
     made = calls(tmp_path)
-    assert [verb for verb, *_ in made] == ["create", "describe", "describe", "describe", "scp", "ssh", "ssh", "ssh",
-                                           "scp", "delete"]
+    assert [verb for verb, *_ in made] == ["create", "describe", "describe", "scp", "ssh", "ssh", "ssh", "scp",
+                                           "delete"]
     assert {"--accelerator-type=v5litepod-16", "--runtime-version=v2-alpha-tpuv5-lite"} < set(made[0])
     assert all("--zone=us-west4-a" in call for call in made)
     assert SECRET not in (tmp_path / "calls").read_text()
@@ -153,13 +153,56 @@ def test_a_reservation_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(("states", "words"), [("FAILED", "request for mine has failed"),
-                                               ("ACTIVE SUSPENDING", "preempted")])
+                                               ("- ACTIVE SUSPENDING", "preempted"), ("ACTIVE FAILED", "preempted"),
+                                               ("WAITING_FOR_RESOURCES -", "does not tell the state of mine")])
 def test_a_slice_that_is_lost_ends_in_75_and_is_deleted(states, words, tmp_path):
-    if states.startswith("ACTIVE"):
+    if "ACTIVE" in states.split():
         (tmp_path / "broken").touch()
     done = tpu_pod(tmp_path, states=states)
     assert done.returncode == 75 and words in done.stderr, done.stderr
     assert calls(tmp_path)[-1][0] == "delete"
+
+
+def test_a_slice_of_which_nothing_is_heard_is_left_alone_for_the_run_may_go_on(tmp_path):
+    (tmp_path / "broken").touch()
+    done = tpu_pod(tmp_path, states="ACTIVE -")
+    assert done.returncode == 75 and "does not tell the state of mine" in done.stderr, done.stderr
+    assert [verb for verb, *_ in calls(tmp_path)].count("describe") == 11 and calls(tmp_path)[-1][0] == "describe"
+
+
+SLURM = {
+    "srun": 'exec bash -c "exit $(head -n 1 codes)"',
+    "scontrol": 'if [ "$1" = show ]; then echo JobState=RUNNING; else echo "$@" >> requeued; fi',
+}
+
+
+def slurm_job(folder, codes):
+    """Whether a job is requeued after each of these exit codes of its run; the script's own exit code must be that."""
+    (folder / "bin").mkdir()
+    for name, body in SLURM.items():
+        (folder / "bin" / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (folder / "bin" / name).chmod(0o755)
+    environment = {"PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(folder),
+                   "SLURM_JOB_ID": "7"}
+    requeued = []
+    for i, code in enumerate(codes):
+        (folder / "codes").write_text(f"{code}\n")
+        (folder / "requeued").unlink(missing_ok=True)
+        done = subprocess.run(["bash", LAUNCH / "slurm.sbatch", "--workdir=x"], capture_output=True, text=True,
+                              env={**os.environ, **environment, "SLURM_RESTART_COUNT": str(i)})
+        assert done.returncode == code and not done.stderr, done.stderr
+        requeued.append((folder / "requeued").exists())
+    return requeued
+
+
+@pytest.mark.parametrize(("codes", "requeued"), [
+    ((0,), [False]), ((2,), [False]), ((70,), [False]), ((130,), [False]),
+    ((143,) * 12 + (75, 137), [True] * 14), ((75,) * 11, [True] * 10 + [False]),
+    ((75,) * 9 + (143, 137) + (75,) * 9, [True] * 20),
+])
+def test_a_slurm_job_requeues_itself_after_what_is_worth_it(codes, requeued, tmp_path):
+    assert slurm_job(tmp_path, codes) == requeued
+    assert (tmp_path / "ilf-jax-7.failures").exists() == (requeued[-1] and codes[-1] != 143)
 
 
 def strict(schema):
@@ -208,8 +251,8 @@ def test_jobset_has_a_process_for_each_host_and_fails_only_where_a_restart_is_in
     wide, high = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
     (container,) = pod["containers"]
     assert wide * high == int(container["resources"]["limits"]["google.com/tpu"]) * batch["parallelism"]
-    (rule,) = batch["podFailurePolicy"]["rules"]
-    assert rule["onExitCodes"] == {"containerName": container["name"], "operator": "NotIn", "values": [75, 137, 143]}
+    assert job["spec"]["failurePolicy"]["rules"][0]["onJobFailureReasons"] == ["PodFailurePolicy"]
+    assert job["spec"]["failurePolicy"]["rules"][0]["action"] == "FailJobSet"
     assert pod["serviceAccountName"] and not any("value" in e for e in container["env"] if e["name"] == "HF_TOKEN")
 
 
@@ -220,9 +263,25 @@ def test_sweep_job(jobset_schema):
     jsonschema.validate(job["spec"], schema)
     with pytest.raises(jsonschema.ValidationError, match="completion_mode"):
         jsonschema.validate({**job["spec"], "completion_mode": "Indexed"}, schema)
-    (rule,) = job["spec"]["podFailurePolicy"]["rules"]
-    assert rule["action"] == "FailIndex" and rule["onExitCodes"]["values"] == [75, 137, 143]
     assert "--cell=$(JOB_COMPLETION_INDEX)" in job["spec"]["template"]["spec"]["containers"][0]["args"]
+
+
+def action(job_spec, code):
+    """What Kubernetes does when a pod's container ends with a code: the action of the first rule that matches it."""
+    (container,) = job_spec["template"]["spec"]["containers"]
+    for rule in job_spec["podFailurePolicy"]["rules"]:
+        on = rule["onExitCodes"]
+        if on["containerName"] == container["name"] and code and (code in on["values"]) == (on["operator"] == "In"):
+            return rule["action"]
+    return "Count"  # against backoffLimit, upon which JobSet restarts; a Job restarts the pod
+
+
+@pytest.mark.parametrize(("code", "restarts"), [(75, True), (137, True), (143, True), (1, False), (2, False),
+                                                (3, False), (70, False), (134, False)])
+def test_kubernetes_restarts_what_is_worth_it(code, restarts):
+    of_jobset = manifest("gke_jobset.yaml")["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert action(of_jobset, code) == ("Count" if restarts else "FailJob")
+    assert action(manifest("gke_sweep.yaml")["spec"], code) == ("Count" if restarts else "FailIndex")
 
 
 def test_image_runs_as_a_user_and_leaves_out_what_is_not_needed():

@@ -41,8 +41,9 @@ def caused(error, cause):
 
 
 @pytest.mark.parametrize(("error", "code", "passing"), [
-    (AnswerError(503), 503, True), (AnswerError("429"), 429, True), (AnswerError(408), 408, True), (AnswerError(401), 401, False),
-    (AnswerError(412), 412, False), (caused(OSError(5, "io"), BotoError(500)), 500, True),
+    (AnswerError(503), 503, True), (AnswerError("429"), 429, True), (AnswerError(408), 408, True),
+    (AnswerError(401), 401, False), (AnswerError(412), 412, False),
+    (caused(OSError(5, "io"), BotoError(500)), 500, True),
     (caused(OSError(5, "io"), BotoError(400)), 400, False), (PermissionError("no"), 403, False),
     (OSError("Forbidden: x"), 403, False), (FileNotFoundError("x"), 404, False), (FileExistsError("x"), 412, False),
     (ConnectionResetError(), None, True), (TimeoutError(), None, True), (ValueError("x"), None, False),

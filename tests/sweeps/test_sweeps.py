@@ -211,6 +211,48 @@ def test_one_cell_by_its_number(tmp_path):
     assert (tmp_path / "cells" / name / "started").read_text() == "xx"  # complete: not run a third time
 
 
+@pytest.mark.fast
+def test_two_jobs_on_one_cell(tmp_path):
+    sweep = make_sweep(10, 20, seeds=(0,))
+    changed = make_sweep(10, 20, seeds=(0,), always={"finetune.epochs": 3})
+    runner.run(sweep, tmp_path, make_command=fake)
+    with folders.claim(tmp_path, sweep.cells[0]):
+        for rerun in (False, True):
+            with pytest.raises(InputError, match="another process runs the cell train_size=10,seed=0"):
+                runner.run_cell(changed, tmp_path, 0, make_command=fake, rerun=rerun)
+        with pytest.raises(InputError, match="another process runs the cell train_size=10,seed=0"):
+            runner.run(changed, tmp_path, make_command=fake, rerun=True)
+        assert (tmp_path / "cells/train_size=10,seed=0/started").read_text() == "x"
+        folders.mark_as_incomplete(tmp_path, sweep.cells[0])
+        (failure,) = runner.run(sweep, tmp_path, make_command=fake)
+        assert "another process runs the cell" in failure.last_lines
+        assert runner.run_cell(sweep, tmp_path, 1, make_command=fake) == 0
+    assert runner.run_cell(sweep, tmp_path, 0, make_command=fake) == 0
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("how", ["run", "one cell", "commands"])
+def test_a_cell_whose_data_have_changed_is_refused_or_run_again(tmp_path, how):
+    data = tmp_path / "data.jsonl"
+    data.write_text("1")
+    sweep = make_sweep(10, seeds=(0,), always={"data.source": f"jsonl:{data}"})
+    if how == "run":
+        runner.run(sweep, tmp_path, make_command=fake)
+    elif how == "one cell":
+        runner.run_cell(sweep, tmp_path, 0, make_command=fake)
+    else:
+        (line,) = runner.shell_lines(sweep, tmp_path)
+        fake(sweep, sweep.cells[0], folders.cell_folder(tmp_path, sweep.cells[0]))
+        subprocess.run(["bash", "-c", line.partition(" && ")[2]], check=True)
+    assert folders.is_done(tmp_path, sweep.cells[0]) and stale.find(sweep, tmp_path) == []
+    data.write_text("2")
+    with pytest.raises(InputError, match=r"the file of config\.data\.source has another content"):
+        runner.run(sweep, tmp_path, make_command=fake)
+    assert run_again(sweep, tmp_path, rerun=True) == {"train_size=10,seed=0": "x"}
+    data.unlink()
+    assert stale.find(sweep, tmp_path) == []
+
+
 def test_real_runs(tmp_path):
     """Two cells as the program runs them, through flags and all; started again, they are left alone."""
     path = tmp_path / "seeds.py"

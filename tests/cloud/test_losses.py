@@ -1,0 +1,156 @@
+"""One of several processes is lost or stopped, anywhere: the others say which and end, and another number of them
+goes on, with equal records.
+
+The losses are drawn from a seed. More of them, with their times:
+python -m pytest -n 0 tests/cloud/test_losses.py --losses=40
+"""
+
+import contextlib
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import make_tiny_config
+
+ROOT = pathlib.Path(__file__).parents[2]
+SEED = 20261128
+_PATIENCE = 30.0
+_STRIDE = 12  # examples in a batch: as many for each of 2, 3 or 4 processes
+_CONFIG = """
+import json
+from ilf_jax.config import base_config
+
+
+def get_config():
+    c = base_config()
+    c.update(json.loads({!r}))
+    return c
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    c = make_tiny_config()
+    c.data.train_size, c.data.eval_size = 24, 12
+    for section in (c.draft, c.feedback, c.refine, c.score, c.evaluate, c.finetune):
+        section.batch_size = _STRIDE
+    path = tmp_path_factory.mktemp("losses") / "config_of_test.py"
+    path.write_text(_CONFIG.format(c.to_json()))
+    return path
+
+
+class Run:
+    """Processes of one run, and what they say on stderr."""
+
+    def __init__(self, config, workdir, count, environment, logs):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            address = f"127.0.0.1:{s.getsockname()[1]}"
+        self.logs = [logs.with_name(f"{logs.name}.{i}.log") for i in range(count)]
+        self.processes = []
+        for i, log in enumerate(self.logs):
+            several = [f"--coordinator_address={address}", f"--num_processes={count}", f"--process_id={i}",
+                       f"--heartbeat_timeout={_PATIENCE}"]
+            with log.open("w") as f:
+                self.processes.append(subprocess.Popen(
+                    [sys.executable, "-m", "ilf_jax.main", f"--config={config}", f"--workdir={workdir}",
+                     *(several if count > 1 else [])], cwd=ROOT, env={**os.environ, **environment}, stdout=f, stderr=f))
+
+    def said(self):
+        return [log.read_text(errors="replace") for log in self.logs]
+
+    def codes(self):
+        return [process.wait(timeout=400) for process in self.processes]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.kill()
+            process.wait()
+
+
+def names(folder):
+    """Of all files that a run has written; [] before there is one."""
+    if not folder.exists():
+        return []
+    with contextlib.suppress(FileNotFoundError):  # it is being written to
+        return [str(p.relative_to(folder)) for p in folder.rglob("*") if p.suffix in (".json", ".jsonl")]
+    return []
+
+
+def records(folder):
+    return {name: (folder / name).read_bytes() for name in names(folder)
+            if name.endswith(".jsonl") and not name.endswith("performance.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(config, tmp_path_factory):
+    """Records of a run by one process, and how many files it writes."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    with Run(config, folder, 1, ENVIRONMENT, folder.parent / "run") as run:
+        assert run.codes() == [0], run.said()
+    return records(folder), len(names(folder))
+
+
+ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+
+def test_losses(config, undisturbed, tmp_path, capsys, request):
+    wanted, rng = request.config.getoption("--losses"), random.Random(SEED)
+    expected, files = undisturbed
+    rows = []
+    for n in range(wanted):
+        count = rng.choice((2, 3, 4))
+        victim, how = rng.randrange(count), (signal.SIGKILL, signal.SIGSTOP)[n % 2]
+        when, then = rng.randrange(1, files * 3 // 4), rng.choice([c for c in (1, 2, 3, 4) if c != count])
+        folder = tmp_path / f"run-{n}"
+        with Run(config, folder, count, ENVIRONMENT, tmp_path / f"lost-{n}") as run:
+            seconds = lose(run, folder, victim, how, when)
+            for i, (code, said) in enumerate(zip(run.codes(), run.said(), strict=True)):
+                case = f"loss {n}: {how.name} of {victim} of {count} at file {when}; process {i}: {code}\n{said}"
+                if i == victim and how == signal.SIGKILL:
+                    assert code == -signal.SIGKILL, case
+                    continue
+                assert code == 75 and "Traceback" not in said and said.count("error: ") == 1, case
+                if i != victim:
+                    outcome = "is gone" if how == signal.SIGKILL else f"was silent for {_PATIENCE:g} s"
+                    assert f"process {victim} of {count} on {socket.gethostname()} {outcome};" in said, case
+        with Run(config, folder, then, ENVIRONMENT, tmp_path / f"resumed-{n}") as run:
+            assert run.codes() == [0] * then, run.said()
+        assert records(folder) == expected
+        rows.append((how.name, count, then, seconds))
+    if wanted > 3:
+        with capsys.disabled():
+            report(rows)
+
+
+def lose(run, folder, victim, how, when):
+    """Signals a process once so many files are there, and waits for the others. Seconds until the last has ended."""
+    end = time.monotonic() + 400
+    while len(names(folder)) < when:
+        assert time.monotonic() < end and run.processes[0].poll() is None, run.said()
+        time.sleep(0.02)
+    start = time.monotonic()
+    run.processes[victim].send_signal(how)
+    for i, process in enumerate(run.processes):
+        if i != victim:
+            process.wait(timeout=400)
+    seconds = time.monotonic() - start
+    run.processes[victim].send_signal(signal.SIGCONT)
+    return seconds
+
+
+def report(rows):
+    print(f"\n{len(rows)} losses, seed {SEED}, patience {_PATIENCE:g} s; records that differ: 0")
+    for how in ("SIGKILL", "SIGSTOP"):
+        seconds = sorted(row[3] for row in rows if row[0] == how)
+        print(f"{how}: {len(seconds)} losses, the others ended after {seconds[0]:.1f} to {seconds[-1]:.1f} s, median "
+              f"{seconds[len(seconds) // 2]:.1f}")
