@@ -220,6 +220,20 @@ class Bucket:
         for key in keys:
             self.index.remove(key)
 
+    def move(self, source: str, target: str) -> None:
+        """Copies what is at or below a key within the bucket, several objects at a time, then deletes it there."""
+        self.flush()
+        self.before_write()
+        found = self.under(source) or {source: Known()}
+
+        def copy(key: str) -> None:
+            to = target + key.removeprefix(source)
+            self._request(key, lambda fs: fs.cp_file(self._at(key), self._at(to)))
+            self.index.add(to, found[key])
+
+        self.each(copy, list(found))
+        self.delete(list(found))
+
     def _delete_one(self, key: str) -> None:
         def request(fs: Any) -> None:
             try:

@@ -181,3 +181,11 @@ def copy(source: pathlib.Path, target: Path) -> None:
         bucket_path.copy_in(source, target)
     else:
         shutil.copytree(source, target, dirs_exist_ok=True)
+
+
+def move(source: Path, target: Path) -> None:
+    """Renames a file or a folder, on one disk or in one bucket. In a bucket, each object is copied, then deleted."""
+    if isinstance(source, BucketPath) and isinstance(target, BucketPath):
+        source.bucket.move(source.key, target.key)
+    else:
+        os.replace(source, target)

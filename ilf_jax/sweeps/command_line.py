@@ -24,7 +24,7 @@ from ilf_jax.sweeps import folders, grid, page, results, runner, stale
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", required=True, help="a file with get_sweep()")
-    parser.add_argument("--workdir", required=True, type=Path, help="the sweep's folder; a sweep that stopped resumes")
+    parser.add_argument("--workdir", required=True, help="the sweep's folder; a sweep that stopped resumes")
     parser.add_argument("--jobs", type=int, default=1, help="cells to run at once")
     parser.add_argument("--dry_run", action="store_true", help="check and list all cells; run nothing")
     parser.add_argument("--emit", choices=("commands", "slurm"), help="print what would run, for another scheduler")
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     flags = _parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cells end, too
     try:
-        sweep, workdir = grid.load(flags.config), storage.local(flags.workdir).absolute()
+        sweep, workdir = grid.load(flags.config), storage.path(flags.workdir)
         if flags.jobs < 1:
             raise InputError(f"--jobs={flags.jobs}: must be at least 1")
         if flags.table and flags.rerun:

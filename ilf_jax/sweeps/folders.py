@@ -4,31 +4,32 @@ marks it as complete, and `cells/NAME.lock` is held by whoever runs it or moves 
 import contextlib
 import json
 from collections.abc import Mapping
-from pathlib import Path
 
-from ilf_jax.runtime import files
+from ilf_jax.runtime import files, storage
 from ilf_jax.sweeps import grid
 from ilf_jax.sweeps.grid import Cell
 
 
-def cell_folder(workdir: Path, cell: Cell) -> Path:
+def cell_folder(workdir: storage.Path, cell: Cell) -> storage.Path:
     """A cell's work folder."""
     return workdir / "cells" / grid.name(cell)
 
 
-def beside(folder: Path, ending: str) -> Path:
+def beside(folder: storage.Path, ending: str) -> storage.Path:
     """A file that belongs to a cell's work folder."""
     return folder.with_name(folder.name + ending)  # with_suffix would cut the name at its last dot
 
 
-def is_done(workdir: Path, cell: Cell) -> bool:
+def is_done(workdir: storage.Path, cell: Cell) -> bool:
     """Whether a cell is complete."""
     return beside(cell_folder(workdir, cell), ".done").exists()
 
 
-def claim(workdir: Path, cell: Cell) -> contextlib.AbstractContextManager[None]:
+def claim(workdir: storage.Path, cell: Cell) -> contextlib.AbstractContextManager[None]:
     """Inside, no other process runs the cell, or moves it. Raises InputError if one does."""
     folder = cell_folder(workdir, cell)
+    if not storage.is_local(folder):
+        return contextlib.nullcontext()  # the cell's own run holds the lease of its folder
     return files.lock(folder.parent, f"--workdir {workdir}: another process runs the cell {grid.name(cell)}; wait for "
                                      "it, or run another cell", beside(folder, ".lock").name)
 
@@ -38,7 +39,7 @@ def done_text(data: Mapping[str, str], seconds: float | None = None) -> str:
     return json.dumps({**({} if seconds is None else {"seconds": round(seconds, 1)}), "data": data})
 
 
-def data_of(workdir: Path, cell: Cell) -> Mapping[str, str]:
+def data_of(workdir: storage.Path, cell: Cell) -> Mapping[str, str]:
     """`data_digests.of` the cell's config when it was run; {} if it is not complete, or nothing was noted."""
     path = beside(cell_folder(workdir, cell), ".done")
     try:
@@ -48,15 +49,15 @@ def data_of(workdir: Path, cell: Cell) -> Mapping[str, str]:
     return noted if isinstance(noted, dict) else {}
 
 
-def mark_as_incomplete(workdir: Path, cell: Cell) -> None:
+def mark_as_incomplete(workdir: storage.Path, cell: Cell) -> None:
     """Lets a complete cell go on."""
     beside(cell_folder(workdir, cell), ".done").unlink(missing_ok=True)
 
 
-def move(workdir: Path, cell: Cell, to: Path) -> None:
+def move(workdir: storage.Path, cell: Cell, to: storage.Path) -> None:
     """Moves all that there is of a cell into another folder."""
     folder = cell_folder(workdir, cell)
     # The mark first: a kill must not leave it without the folder.
     for path in (beside(folder, ".done"), folder, beside(folder, ".log")):
         if path.exists():
-            path.rename(to / path.name)
+            storage.move(path, to / path.name)

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 import markupsafe
 import numpy as np
 
 from ilf_jax.evaluation import scaling
 from ilf_jax.reporting import figures, html_report, tables
+from ilf_jax.runtime import storage
 from ilf_jax.runtime.files import write_atomically
 from ilf_jax.sweeps import folders, results
 from ilf_jax.sweeps import grid as cells_lib
@@ -18,7 +18,7 @@ from ilf_jax.sweeps.grid import Sweep
 _EXTRAPOLATION = 3.0
 
 
-def build(sweep: Sweep, rows: Sequence[results.Row], workdir: Path, title: str) -> Path:
+def build(sweep: Sweep, rows: Sequence[results.Row], workdir: storage.Path, title: str) -> storage.Path:
     """Writes `workdir/report.html` and `workdir/figures/*.svg` from the complete cells; returns the page's path."""
     lines_by_metric = {metric: results.lines(sweep, rows, metric) for metric in sweep.metrics}
     fitted = lines_by_metric[sweep.metrics[0]] if sweep.fit else {}

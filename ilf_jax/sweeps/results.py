@@ -3,11 +3,11 @@
 import dataclasses
 import math
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from ilf_jax.evaluation import scaling, statistics
 from ilf_jax.reporting import markdown as markdown_lib
+from ilf_jax.runtime import storage
 from ilf_jax.runtime.files import read_json_lines
 from ilf_jax.sweeps import folders
 from ilf_jax.sweeps import grid as cells_lib
@@ -46,7 +46,7 @@ class Row:
     cells: int
 
 
-def collect(sweep: Sweep, workdir: Path) -> list[Row]:
+def collect(sweep: Sweep, workdir: storage.Path) -> list[Row]:
     """A row per setting, in the sweep's order. Incomplete cells count only towards `Row.cells`."""
     groups: dict[str, list[Cell]] = {}
     for cell in sweep.cells:
@@ -66,7 +66,7 @@ def _setting(sweep: Sweep, cell: Cell) -> Cell:
     return {key: value for key, value in cell.items() if key != sweep.seed}
 
 
-def _last_metrics(folder: Path) -> dict[str, tuple[float, float | None]]:
+def _last_metrics(folder: storage.Path) -> dict[str, tuple[float, float | None]]:
     """"stage/metric" -> (value, standard error) in the last iteration that has it."""
     metrics: dict[str, tuple[float, float | None]] = {}
     for _, row in read_json_lines(folder / "metrics.jsonl"):

@@ -5,16 +5,18 @@ import contextlib
 import ctypes
 import dataclasses
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import last_defence, progress
+from ilf_jax.runtime import last_defence, progress, storage
 from ilf_jax.runtime.files import lock, write_atomically
 from ilf_jax.sweeps import data_digests, stale
 from ilf_jax.sweeps import grid as cells_lib
@@ -26,10 +28,10 @@ _POLL_SECONDS = 0.2
 _SBATCH = Path(__file__).parents[2] / "launch" / "slurm.sbatch"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
-Command = Callable[[Sweep, Cell, Path], list[str]]
+Command = Callable[[Sweep, Cell, storage.Path], list[str]]
 
 
-def command(sweep: Sweep, cell: Cell, workdir: Path) -> list[str]:
+def command(sweep: Sweep, cell: Cell, workdir: storage.Path) -> list[str]:
     """The command line that runs a cell."""
     uri, overrides = cells_lib.overrides(sweep, cell)
     flags = [f"--config.{key}={_flag(value)}" for key, value in overrides.items()]
@@ -40,22 +42,25 @@ def _flag(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def shell_lines(sweep: Sweep, workdir: Path) -> list[str]:
+def shell_lines(sweep: Sweep, workdir: storage.Path) -> list[str]:
     """A shell command for each incomplete cell. It marks the cell as complete, as `run` does."""
     return [f"{shlex.join(command(sweep, cell, folder))} && {_mark(sweep, cell, folder)}"
             for cell, folder in _incomplete(sweep, workdir)]
 
 
-def _incomplete(sweep: Sweep, workdir: Path) -> list[tuple[Cell, Path]]:
+def _incomplete(sweep: Sweep, workdir: storage.Path) -> list[tuple[Cell, storage.Path]]:
     return [(cell, cell_folder(workdir, cell)) for cell in sweep.cells if not is_done(workdir, cell)]
 
 
-def _mark(sweep: Sweep, cell: Cell, folder: Path) -> str:
+def _mark(sweep: Sweep, cell: Cell, folder: storage.Path) -> str:
     text = done_text(data_digests.of(cells_lib.config_of(sweep, cell)))
-    return f"echo {shlex.quote(text)} > {shlex.quote(str(beside(folder, '.done')))}"
+    file = beside(folder, ".done")
+    if not storage.is_local(file):
+        return shlex.join([sys.executable, "-m", "ilf_jax.sweeps.mark", str(file), text])
+    return f"echo {shlex.quote(text)} > {shlex.quote(str(file))}"
 
 
-def slurm_script(sweep: Sweep, workdir: Path) -> str:
+def slurm_script(sweep: Sweep, workdir: storage.Path) -> str:
     """A Slurm job array with one task for each incomplete cell. Makes the folder of their logs.
 
     A task runs its cell by launch/slurm.sbatch, so it saves, requeues itself and resumes as any job does.
@@ -68,7 +73,7 @@ def slurm_script(sweep: Sweep, workdir: Path) -> str:
     incomplete = _incomplete(sweep, workdir)
     if not incomplete:
         return "#!/usr/bin/env bash\n# all cells are complete: nothing to run\n"
-    logs = workdir / "cells"
+    logs = workdir / "cells" if storage.is_local(workdir) else Path("slurm-logs").absolute()
     logs.mkdir(parents=True, exist_ok=True)  # Slurm opens a log before the script runs, and ends the task if it cannot
     python, *_ = command(sweep, *incomplete[0])
     lines = [f"{shlex.join(['bash', str(_SBATCH), *command(sweep, cell, folder)[3:]])} && "
@@ -96,12 +101,12 @@ class Failure:
 
     name: str
     code: int
-    log: Path
+    log: storage.Path
     last_lines: str
 
 
 def run(
-    sweep: Sweep, workdir: Path, *, jobs: int = 1, make_command: Command = command,
+    sweep: Sweep, workdir: storage.Path, *, jobs: int = 1, make_command: Command = command,
     rerun: bool = False,
 ) -> list[Failure]:
     """Runs the incomplete cells, `jobs` at a time. A failed cell does not stop the others.
@@ -122,7 +127,9 @@ def run(
     """
     for cell in sweep.cells:
         cells_lib.config_of(sweep, cell)
-    with lock(workdir, f"--workdir {workdir}: another sweep is using it; wait for it or take another folder"):
+    taken = f"--workdir {workdir}: another sweep is using it; wait for it or take another folder"
+    # In a bucket each cell's run holds the lease of its folder.
+    with lock(workdir, taken) if storage.is_local(workdir) else contextlib.nullcontext():
         stale.settle(sweep, workdir, rerun=rerun)
         todo = collections.deque(cell for cell in sweep.cells if not is_done(workdir, cell))
         num_complete = len(sweep.cells) - len(todo)
@@ -149,7 +156,7 @@ def run(
 
 
 def run_cell(
-    sweep: Sweep, workdir: Path, number: int, *, make_command: Command = command, rerun: bool = False
+    sweep: Sweep, workdir: storage.Path, number: int, *, make_command: Command = command, rerun: bool = False
 ) -> int:
     """Runs one cell, unless it is complete, and marks it as such. SIGTERM goes on to the cell, which saves.
 
@@ -188,28 +195,31 @@ def run_cell(
     return code if code >= 0 else 128 - code
 
 
-def _mark_done(folder: Path, data: Mapping[str, str], start: float) -> None:
+def _mark_done(folder: storage.Path, data: Mapping[str, str], start: float) -> None:
     write_atomically(beside(folder, ".done"), done_text(data, time.monotonic() - start) + "\n")
 
 
 @dataclasses.dataclass(frozen=True)
 class _Started:
     process: subprocess.Popen
-    folder: Path
+    folder: storage.Path
     log: TextIO
     start_time: float
     data: Mapping[str, str]
     claim: contextlib.ExitStack
 
 
-def _start(sweep: Sweep, workdir: Path, cell: Cell, make_command: Command) -> _Started | Failure:
+def _start(sweep: Sweep, workdir: storage.Path, cell: Cell, make_command: Command) -> _Started | Failure:
     """A Failure if another process runs the cell."""
     folder, claimed = cell_folder(workdir, cell), contextlib.ExitStack()
     try:
         claimed.enter_context(claim(workdir, cell))
     except InputError as e:
         return Failure(folder.name, last_defence.BAD_INPUT, beside(folder, ".log"), str(e))
-    log = beside(folder, ".log").open("a", encoding="utf-8")
+    place = beside(folder, ".log")
+    if not storage.is_local(place):  # a bucket's objects do not grow
+        place = Path(tempfile.mkdtemp(prefix="ilf_jax-")) / place.name
+    log = place.open("a", encoding="utf-8")
     process = subprocess.Popen(make_command(sweep, cell, folder), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                preexec_fn=_die_with_parent if sys.platform == "linux" else None)
     return _Started(process, folder, log, time.monotonic(), data_digests.of(cells_lib.config_of(sweep, cell)), claimed)
@@ -222,7 +232,11 @@ def _die_with_parent() -> None:
 
 def _end(started: _Started) -> Failure | None:
     started.log.close()
-    log, code = Path(started.log.name), started.process.returncode
+    log, code = beside(started.folder, ".log"), started.process.returncode
+    if not storage.is_local(log):
+        written = Path(started.log.name)
+        log.write_bytes((log.read_bytes() if log.exists() else b"") + written.read_bytes())
+        shutil.rmtree(written.parent)
     with started.claim:
         if code == 0:
             _mark_done(started.folder, started.data, started.start_time)

@@ -4,12 +4,11 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import config_changes, progress
+from ilf_jax.runtime import config_changes, progress, storage
 from ilf_jax.runtime.config_changes import Difference
 from ilf_jax.runtime.files import read_json
 from ilf_jax.sweeps import data_digests, folders
@@ -34,7 +33,7 @@ class Stale:
         return f"  {cells_lib.name(self.cell)}:{f' {self.problem}' if self.problem else ''}{changes}"
 
 
-def find(sweep: Sweep, workdir: Path) -> list[Stale]:
+def find(sweep: Sweep, workdir: storage.Path) -> list[Stale]:
     """The cells that have been run, or begun, with another configuration. More iterations only continue a run.
 
     Complete cells whose data files have changed are among them; one that was only begun refuses other data itself.
@@ -68,7 +67,7 @@ def _of_data(noted: Mapping[str, str], config: config_lib.Config) -> str:
     return f"the file of {', '.join(changed)} has another content than when the cell was run" if changed else ""
 
 
-def _changes(path: Path, config: config_lib.Config) -> list[Difference]:
+def _changes(path: storage.Path, config: config_lib.Config) -> list[Difference]:
     """Keys that are newer than the folder have their defaults in it."""
     saved = read_json(path)
     whole = config_lib.to_dict(config_lib.read(saved))
@@ -82,7 +81,7 @@ def _as_json(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def settle(
-    sweep: Sweep, workdir: Path, *, rerun: bool, only_look: bool = False, claimed: bool = False
+    sweep: Sweep, workdir: storage.Path, *, rerun: bool, only_look: bool = False, claimed: bool = False
 ) -> None:
     """Makes sure that what the cells' folders hold is what the sweep's file says.
 
@@ -114,7 +113,7 @@ def settle(
         _continue_grown(sweep, workdir)
 
 
-def _new_folder(parent: Path) -> Path:
+def _new_folder(parent: storage.Path) -> storage.Path:
     """A new folder with the next number as its name; others may make one at the same time."""
     parent.mkdir(parents=True, exist_ok=True)
     while True:
@@ -126,7 +125,7 @@ def _new_folder(parent: Path) -> Path:
         return folder
 
 
-def _continue_grown(sweep: Sweep, workdir: Path) -> None:
+def _continue_grown(sweep: Sweep, workdir: storage.Path) -> None:
     """A complete cell that is to have more iterations is no longer complete."""
     for cell in sweep.cells:
         if folders.is_done(workdir, cell):
