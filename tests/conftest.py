@@ -27,8 +27,8 @@ hypothesis.settings.load_profile("suite")
 
 def pytest_addoption(parser):
     parser.addoption("--flips", type=int, default=20, help="bytes that tests/fuzz/test_flipped_bytes.py flips")
-    parser.addoption("--kills", type=int, default=3, help="kills of tests/fuzz/test_random_kills.py, and on each server "
-                     "of tests/cloud/test_bucket_faults.py")
+    parser.addoption("--kills", type=int, default=3, help="kills of tests/fuzz/test_random_kills.py, and on each "
+                     "server of tests/cloud/test_bucket_faults.py")
     parser.addoption("--outage", type=float, default=2.0, help="seconds that a bucket is away, in two stages; 60: in "
                      "every stage (tests/cloud/test_bucket_faults.py)")
     parser.addoption("--losses", type=int, default=2, help="lost processes of tests/cloud/test_losses.py")
