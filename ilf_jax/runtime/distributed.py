@@ -146,7 +146,7 @@ def on_main(work: Callable[[], T]) -> T:
         work: returns what JSON can hold.
 
     Raises:
-        InputError: `work` raised it on process 0; every process raises it.
+        InputError, TryAgainError: `work` raised it on process 0; every process raises it.
     """
     if _group.count == 1:
         return work()
@@ -158,12 +158,12 @@ def on_main(work: Callable[[], T]) -> T:
         answer = json.loads(_client().blocking_key_value_get(key, _PATIENCE_MS))
         if "error" in answer:
             barrier()
-            raise InputError(answer["error"])
+            raise (TryAgainError if answer["again"] else InputError)(answer["error"])
         return answer["value"]
     try:
         value = work()
-    except InputError as e:
-        _client().key_value_set(key, json.dumps({"error": str(e)}))
+    except (InputError, TryAgainError) as e:
+        _client().key_value_set(key, json.dumps({"error": str(e), "again": isinstance(e, TryAgainError)}))
         barrier()  # the others read it before this process, which serves it, ends
         raise
     text = json.dumps({"value": value})

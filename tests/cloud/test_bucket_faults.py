@@ -52,12 +52,11 @@ def test_killed_between_requests(runs, store, local, request):
     while killed < wanted:
         folder, code = f"killed-{folders}", None
         while code != 0:
-            kill = forked_runs.KillAt(rng.randint(1, REQUESTS // 3) if killed < wanted else 10**9)
+            kill = forked_runs.KillAt(rng.randint(1, REQUESTS * 2 // 3) if killed < wanted else 10**9)
             with store.proxy.settings(before=kill):
                 code, said = runs([*SMALL, f"--workdir={store.uri}/{folder}"], store.environment(), kill.started)
             assert code in (0, -9) and "damaged" not in said, said
             killed += code == -9
-            print(store.scheme, killed, kill.number, code)
         assert records(store.objects(folder)) == records(local)
         folders += 1
     print(f"\n{store.scheme}: {killed} kills of {folders} runs, seed {SEED}: all record files equal")
