@@ -28,6 +28,8 @@ HEARTBEAT_TIMEOUT = 60.0
 
 # jax's own heartbeat would end a run whose processes were all stopped for a while, and with many lines of C++.
 _JAX_HEARTBEAT_SECONDS = 7 * 24 * 3600
+# At the end, the processes wait for each other for so long.
+_SHUTDOWN_SECONDS = 20
 # Process 0 may work alone (read data, write a report) for as long as that.
 _PATIENCE_MS = 24 * 3600 * 1000
 _DECISIONS = "ilf_jax/decisions"
@@ -63,7 +65,6 @@ def start(coordinator_address: str | None = None, num_processes: int | None = No
 
     Raises:
         InputError: some of the three are given and others not, or the processes do not agree on them.
-        SystemExit: some process did not join in time.
     """
     given: dict[str, Any] = {
         "coordinator_address": coordinator_address, "num_processes": num_processes, "process_id": process_id}
@@ -92,7 +93,7 @@ def start(coordinator_address: str | None = None, num_processes: int | None = No
             _group.heartbeat.join()
         jax.distributed.initialize(
             coordinator_address, num_processes, process_id, heartbeat_timeout_seconds=_JAX_HEARTBEAT_SECONDS,
-            shutdown_timeout_seconds=math.ceil(heartbeat_timeout),
+            shutdown_timeout_seconds=_SHUTDOWN_SECONDS,
         )
     except (RuntimeError, ValueError, TypeError) as e:
         raise InputError(f"cannot join the other processes {where}: {_first_line(e)}") from e

@@ -20,7 +20,6 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from ilf_jax.errors import InputError
@@ -92,7 +91,17 @@ class Heartbeat:
     """Of this process."""
 
     def __init__(self, address: str, index: int, count: int, patience: float) -> None:
-        """See `join`."""
+        """Connects nothing yet; see `join`.
+
+        Args:
+            address: HOST:PORT, the coordinator's of jax.
+            index: of this process, from 0.
+            count: of processes.
+            patience: seconds without a sign of life after which a process counts as lost.
+
+        Raises:
+            InputError: the address has no port.
+        """
         self._index, self._count, self.patience = index, count, patience
         self._host, self._port = _split(address)
         self._address = address
@@ -110,9 +119,10 @@ class Heartbeat:
     def join(self) -> None:
         """Waits until all processes are connected, then watches over them in a thread.
 
+        Where some do not come in time, says which, and exits with code 75.
+
         Raises:
-            InputError: the processes do not agree on how many they are, or who is who.
-            SystemExit: some did not come in time; says which, and exits with code 75.
+            InputError: the processes do not agree on how many they are, or who is who; or the address is taken.
         """
         if self._index == 0:
             self._gather()
@@ -129,7 +139,8 @@ class Heartbeat:
     def _gather(self) -> None:
         """Process 0 waits for a connection of each other process, and tells all of them that they are complete."""
         end = time.monotonic() + self.patience
-        with self._listening(end) as listener:
+        with self._listen(end) as listener:
+            listener.setblocking(False)
             self._selector.register(listener, selectors.EVENT_READ)
             while len(self._links) < self._count - 1:
                 left = end - time.monotonic()
@@ -137,9 +148,7 @@ class Heartbeat:
                     self._give_up()
                 for key, _ in self._selector.select(min(left, self._interval)):
                     if key.data is None:
-                        connection, _ = listener.accept()
-                        connection.setblocking(False)
-                        self._selector.register(connection, selectors.EVENT_READ, _Link(connection))
+                        self._open_door(listener)
                     else:
                         self._hear_newcomer(key.data)
                 for link in self._links.values():
@@ -152,23 +161,25 @@ class Heartbeat:
         for link in self._links.values():
             link.send({"complete": self._hosts})
 
-    @contextlib.contextmanager
-    def _listening(self, end: float) -> Iterator[socket.socket]:
-        """At the port where jax's service listens next."""
+    def _listen(self, end: float) -> socket.socket:
+        """At the port where jax's service listens next. Until `end`, waits for the port to be free."""
         bind = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS")
         host, port = _split(bind) if bind else ("", self._port)
         six = socket.has_dualstack_ipv6() and (not host or ":" in host)
         while True:
             try:
-                with socket.create_server((host, port), family=socket.AF_INET6 if six else socket.AF_INET,
-                                          backlog=self._count + 16, dualstack_ipv6=six and not host) as listener:
-                    listener.setblocking(False)
-                    yield listener
-                    return
+                return socket.create_server((host, port), family=socket.AF_INET6 if six else socket.AF_INET,
+                                            backlog=self._count + 16, dualstack_ipv6=six and not host)
             except OSError as e:
                 if time.monotonic() > end:
                     raise InputError(f"process 0 cannot listen at {bind or self._address}: {e.strerror or e}") from e
                 time.sleep(_RETRY_SECONDS)
+
+    def _open_door(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # whoever knocked has gone again
+            connection, _ = listener.accept()
+            connection.setblocking(False)
+            self._selector.register(connection, selectors.EVENT_READ, _Link(connection))
 
     def _hear_newcomer(self, link: _Link) -> None:
         try:

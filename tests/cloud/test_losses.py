@@ -22,7 +22,7 @@ from conftest import make_tiny_config
 
 ROOT = pathlib.Path(__file__).parents[2]
 SEED = 20261128
-_PATIENCE = 30.0
+_PATIENCE = 15.0
 _STRIDE = 12  # examples in a batch: as many for each of 2, 3 or 4 processes
 _CONFIG = """
 import json
@@ -68,7 +68,7 @@ class Run:
         return [log.read_text(errors="replace") for log in self.logs]
 
     def codes(self):
-        return [process.wait(timeout=400) for process in self.processes]
+        return [process.wait(timeout=900) for process in self.processes]
 
     def __enter__(self):
         return self
@@ -177,7 +177,7 @@ def test_losses(config, place, undisturbed, tmp_path, capsys, request):
 
 def lose(run, count_files, victim, how, when):
     """Signals a process once so many files are there, and waits for the others. Seconds until the last has ended."""
-    end = time.monotonic() + 400
+    end = time.monotonic() + 900
     while count_files() < when:
         assert time.monotonic() < end and run.processes[0].poll() is None, run.said()
         time.sleep(0.02)
@@ -185,7 +185,7 @@ def lose(run, count_files, victim, how, when):
     run.processes[victim].send_signal(how)
     for i, process in enumerate(run.processes):
         if i != victim:
-            process.wait(timeout=400)
+            process.wait(timeout=900)
     seconds = time.monotonic() - start
     run.processes[victim].send_signal(signal.SIGCONT)
     return seconds
