@@ -142,10 +142,11 @@ def explained(where: str) -> Iterator[None]:
     try:
         yield
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise InputError(f"{where}: does not describe a model: {_reason(error)}") from error
+        raise InputError(f"{where}: does not describe a model: {reason(error)}") from error
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What an error says, for a message: printable, of 300 characters at most."""
     if isinstance(error, KeyError):
         return f"{short(error.args[0])} is missing"
     text = str(error) if type(error) is ValueError else f"{type(error).__name__}: {error}"

@@ -83,10 +83,11 @@ def from_hf(config: Mapping[str, Any], where: str) -> ModelConfig:
         raise InputError(f"{where}: model_type = {short(config.get('model_type'))}; allowed: {', '.join(MODEL_TYPES)}")
     if "text_config" in config:  # multimodal Gemma 3: use its decoder
         check_value(config["text_config"], "text_config", where)
-        config = {"tie_word_embeddings": config.get("tie_word_embeddings"), **config["text_config"]}
+        outer = {key: config.get(key) for key in ("tie_word_embeddings", float8.KEY)}
+        config = {**outer, **config["text_config"]}
     given = {k: v for k, v in config.items() if v is not None or k in NULL_MEANS_OFF}
-    if "quantization_config" in given:
-        float8.check_method(given["quantization_config"], where)
+    if float8.KEY in given:
+        float8.check_method(given[float8.KEY], where)
     keys = Keys({**DEFAULTS[family], **given}, where)
     for key, needed in MUST_BE[family].items():
         if given.get(key, needed) != needed:

@@ -10,6 +10,8 @@ import numpy as np
 from ilf_jax.errors import InputError
 from ilf_jax.models.config_values import short
 
+KEY = "quantization_config"
+"""Key of config.json."""
 # Names of types in a safetensors header -> numpy types; safetensors' own reader for numpy knows none of them.
 TYPES: dict[str, Any] = {
     "F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2, "F8_E8M0": ml_dtypes.float8_e8m0fnu,
@@ -46,7 +48,8 @@ def check_method(quantisation: Any, where: str) -> None:
 
 def block_size(config: Mapping[str, Any]) -> tuple[int, int]:
     """Rows and columns that share a scale, by a checked config.json."""
-    rows, columns = (config.get("quantization_config") or {}).get("weight_block_size") or (128, 128)
+    quantisation = {**config, **config.get("text_config", {})}.get(KEY)  # of a multimodal model: its decoder's
+    rows, columns = (quantisation or {}).get("weight_block_size") or (128, 128)
     return rows, columns
 
 

@@ -63,7 +63,8 @@ class SafetensorsFolder:
         except OSError as error:
             raise InputError(f"{file}: missing, or cannot be read: {error}") from error
         except safetensors.SafetensorError as error:
-            raise InputError(f"{file}: cut short, damaged or not safetensors ({error})") from error
+            raise InputError(f"{file}: cut short, damaged or not safetensors "
+                             f"({config_values.reason(error)})") from error
         for name in handle.keys():  # noqa: SIM118 (not a dict)
             config_values.check_name(name, "a tensor's name", str(file))
             if name in self.shapes:
@@ -94,8 +95,8 @@ class SafetensorsFolder:
                 return self._float32(name)
             return float8.dequantise(self._float32(name), self._float32(scale), self._block)
         except (AttributeError, OSError, TypeError, ValueError, KeyError, safetensors.SafetensorError) as error:
-            raise InputError(f"{self._files[name]}: tensor {name} of type {self.types[name]} cannot be read ({error})"
-                             ) from error
+            raise InputError(f"{self._files[name]}: tensor {name} of type {self.types[name]} cannot be read "
+                             f"({config_values.reason(error)})") from error
 
     def _float32(self, name: str) -> np.ndarray:
         kind = float8.TYPES.get(self.types[name])
@@ -135,4 +136,5 @@ def _weight_map(index: Path) -> Mapping[str, str]:
         config_values.check_name(tensor, "a tensor's name", str(index))
         if not isinstance(name, str) or Path(name).name != name or not name:
             raise InputError(f"{index}: weight_map.{tensor} = {name!r:.80}; expected the name of a file beside it")
+        config_values.check_name(name, f"weight_map.{tensor}", str(index))
     return names

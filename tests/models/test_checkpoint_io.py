@@ -350,3 +350,20 @@ def test_export_replaces_an_older_one(tmp_path):
 def test_missing_or_strange_index(tmp_path, folder):
     (folder / FULL).rename(folder / "pytorch_model.bin")
     refused(folder, "convert it to safetensors")
+
+
+@pytest.mark.fast
+def test_what_a_damaged_file_says_is_short_and_printable(tmp_path):
+    from ilf_jax.models.safetensors_files import SafetensorsFolder
+
+    header = json.dumps({"__metadata__": "x" * 10_000}).encode()
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(InputError, match="damaged or not safetensors") as error:
+        SafetensorsFolder(tmp_path, (128, 128))
+    assert len(str(error.value)) < 600
+    (tmp_path / "model.safetensors").unlink()
+    for name in ("a\0b", "x" * 5000, "\u2028"):
+        (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+        with pytest.raises(InputError, match=r"index\.json: weight_map\.a is '") as error:
+            SafetensorsFolder(tmp_path, (128, 128))
+        assert str(error.value).isprintable() and len(str(error.value)) < 600

@@ -159,3 +159,20 @@ def test_float64_beyond_float32(model, tmp_path):
     (tmp_path / "config.json").write_text((model / "config.json").read_text())
     with pytest.raises(InputError, match="too large for float32"):
         checkpoint_io.load_params(f"hf:{tmp_path}")
+
+
+@pytest.mark.fast
+def test_of_a_multimodal_model_either_section_may_say_it():
+    from ilf_jax.models import family_configs, float8
+
+    text = dict(model_type="gemma3_text", vocab_size=24, hidden_size=16, intermediate_size=24, num_hidden_layers=2,
+                num_attention_heads=4, num_key_value_heads=2, head_dim=4)
+    good = {"quant_method": "fp8", "weight_block_size": [4, 8]}
+    for config in ({"text_config": text, "quantization_config": good},
+                   {"text_config": {**text, "quantization_config": good}}):
+        family_configs.from_hf({"model_type": "gemma3", **config}, "config.json")
+        assert float8.block_size(config) == (4, 8)
+    for config in ({"text_config": text, "quantization_config": True},
+                   {"text_config": {**text, "quantization_config": True}, "quantization_config": good}):
+        with pytest.raises(InputError, match=r"config\.json: quantization_config = True; expected an object"):
+            family_configs.from_hf({"model_type": "gemma3", **config}, "config.json")
