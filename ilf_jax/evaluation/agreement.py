@@ -4,7 +4,7 @@ import dataclasses
 import math
 import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import krippendorff
 import numpy as np
@@ -30,7 +30,7 @@ class Agreement:
     n: int
 
 
-def alpha(judgements: Judgements, level: str = "nominal") -> Agreement | None:
+def alpha(judgements: Judgements, level: Literal["nominal", "ordinal"] = "nominal") -> Agreement | None:
     """Krippendorff's alpha (Krippendorff 2004, chapter 11) of any number of people, who need not judge all items.
 
     Args:

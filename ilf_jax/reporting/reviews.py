@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 from ilf_jax.data import reviewed
 from ilf_jax.evaluation import agreement
@@ -60,11 +60,12 @@ def _classes(by_iteration: dict[int, tuple[dict[str, Any], int]]) -> Table:
 
 def _agreement(by_iteration: dict[int, tuple[dict[str, Any], int]]) -> Table:
     lines = []
-    for label, field, level in (("class", "class", "nominal"), ("rating", "rating", "ordinal")):
+    levels: dict[str, Literal["nominal", "ordinal"]] = {"class": "nominal", "rating": "ordinal"}
+    for field, level in levels.items():
         said = {(number, i): {str(r.get("reviewer")): r[field] for r in _reviews(row) if r.get(field)}
                 for number, (rows, _) in by_iteration.items() for i, row in rows.items()}
         for name, found in (("Krippendorff's alpha", agreement.alpha(said, level)),
                             ("Cohen's kappa", agreement.kappa(said))):
             if found is not None:
-                lines.append([label, name, f"{found.value:.2f}", f"{found.low:.2f} to {found.high:.2f}", str(found.n)])
+                lines.append([field, name, f"{found.value:.2f}", f"{found.low:.2f} to {found.high:.2f}", str(found.n)])
     return Table(["of", "coefficient", "value", "95 % interval", "items"], lines)

@@ -4,7 +4,7 @@ import collections
 import dataclasses
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ilf_jax.data import reviewed
 from ilf_jax.errors import InputError
@@ -148,7 +148,9 @@ class Desk:
                 if value:
                     said[name][review.item][review.reviewer] = value
         agreements = []
-        for name, level in (("classes", "nominal"), ("ratings", "ordinal"), ("comparisons", "nominal")):
+        levels: dict[str, Literal["nominal", "ordinal"]] = {
+            "classes": "nominal", "ratings": "ordinal", "comparisons": "nominal"}
+        for name, level in levels.items():
             for label, found in (("Krippendorff's alpha", agreement.alpha(said[name], level)),
                                  ("Cohen's kappa", agreement.kappa(said[name]))):
                 if found is not None:

@@ -25,6 +25,7 @@ from ilf_jax import config as config_lib
 from ilf_jax.config_sections import Config
 from ilf_jax.errors import InputError
 from ilf_jax.review import entries, exchange, locks, rounds
+from ilf_jax.review.outbox import Outbox
 from ilf_jax.review.store import Store
 from ilf_jax.runtime import files, last_defence, storage
 
@@ -226,9 +227,11 @@ def main(argv: Sequence[str]) -> int:
     with _open(state, config) as store:
         if _IMPORT.value:
             given = list(exchange.read_rows(storage.local(_IMPORT.value), _ENCODING.value))
-            for round_ in _rounds(workdir, state):
+            opened = _rounds(workdir, state)
+            for round_ in opened:
                 round_.enter(store)
             count = exchange.import_reviews(store, given, _REPLACE.value)
+            Outbox(store, opened).close()  # the run, too, has them now
             print(f"{_IMPORT.value}: {count} reviews put in")
         elif _EXPORT.value:
             print(f"{_EXPORT.value}: {_write(store)} reviews")

@@ -91,3 +91,19 @@ def test_answers_in_another_encoding_are_named():
     path = pathlib.Path(__file__).parents[1] / "cases/human_files/pairs_cp1252.jsonl"
     with pytest.raises(InputError, match=r"pairs_cp1252\.jsonl:1: is not UTF-8"):
         by_people.read(path, {"a": {}, "b": {}})
+
+
+@pytest.mark.parametrize(("answered", "equal_counted"), [(344, 20), (30, 2), (172, 10), (1, 0)])
+def test_equal_pairs_count_at_the_share_that_was_answered(answered, equal_counted, tmp_path):
+    """20 of 364 documents have equal texts; all of them beside 30 answers would draw the win rate to a half."""
+    documents = {f"d{i}": Example(f"d{i}", f"text {i}") for i in range(364)}
+    systems = {"new": {i: f"new {i}" for i in documents}, "old": {i: f"old {i}" for i in documents}}
+    for i in list(documents)[:20]:
+        systems["old"][i] = systems["new"][i]
+    path = tmp_path / "pairs.jsonl"
+    assert by_people.export(path, documents, systems, seed=0) == 344
+    answer(path, lambda row: ("A" if row["A"].startswith("new") else "B") if row["pair"] <= answered else "")
+    (found,) = by_people.read(path, systems)
+    assert len(found.outcomes) == answered + equal_counted
+    assert found.win_rate == pytest.approx((answered + equal_counted / 2) / (answered + equal_counted))
+    assert by_people.read(path, systems)[0].outcomes == found.outcomes

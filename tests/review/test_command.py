@@ -1,0 +1,175 @@
+"""`ilf-jax review`: what it refuses, files in and out, work folders in a bucket, and the learner's answers."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from etils import epath
+from etils.epath import backend
+from fsspec.implementations.memory import MemoryFileSystem
+from test_page_safety import HOST, Page, serving_module
+
+from ilf_jax.errors import InputError
+from ilf_jax.evaluation.agreement import Agreement
+from ilf_jax.review.desk import Desk
+from ilf_jax.review.entries import Entry, Form
+from ilf_jax.review.learner import Colors
+from ilf_jax.review.outbox import Outbox
+from ilf_jax.review.rounds import of_run
+from ilf_jax.review.store import Store
+
+ROWS = [{"id": f"d{i}", "document": f"document {i}", "draft": f"draft {i}", "feedback": ""} for i in range(3)]
+
+
+def call(*arguments):
+    return subprocess.run([sys.executable, "-m", "ilf_jax.review", *map(str, arguments)], check=False, timeout=200,
+                          capture_output=True, text=True, cwd=pathlib.Path(__file__).parents[2])
+
+
+def write(path, *rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def waiting_run(folder):
+    """A work folder as a run leaves it that waits for feedback."""
+    stage = folder / "iteration_001" / "feedback"
+    stage.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (stage / "to_review.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    return folder
+
+
+def test_reviews_of_a_file_reach_the_run(tmp_path):
+    folder = waiting_run(tmp_path / "run")
+    path = tmp_path / "said.csv"
+    path.write_text("id,feedback,status\nd0,Too long.,\nd1,,skipped\n")
+    done = call(f"--workdir={folder}", f"--import={path}")
+    assert (done.returncode, done.stdout) == (0, f"{path}: 2 reviews put in\n"), done.stderr
+    rows = [json.loads(line) for line in (folder / "iteration_001/feedback/reviews.jsonl").read_text().splitlines()]
+    assert [(row["id"], row["status"], row["feedback"]) for row in rows] == [
+        ("d0", "submitted", "Too long."), ("d1", "skipped", "")]
+    path.write_text("id,feedback\nd0,Other.\n")
+    done = call(f"--workdir={folder}", f"--import={path}")
+    assert done.returncode == 2 and f"error: {path}:2: 'file' has reviewed 'd0' already" in done.stderr
+
+
+@pytest.fixture
+def flags(monkeypatch):
+    serving = serving_module()
+
+    def set_flags(**values):
+        from types import SimpleNamespace
+
+        defaults = {"workdir": None, "data": None, "pairs": None, "state": None, "fields": [], "encoding": ""}
+        for name, value in {**defaults, **values}.items():
+            monkeypatch.setattr(serving, f"_{name.upper()}", SimpleNamespace(value=value))
+        return serving
+
+    return set_flags
+
+
+@pytest.mark.fast
+def test_a_bucket_needs_a_local_folder_for_the_store(flags, tmp_path):
+    bucket = epath.Path("gs://bucket/run")
+    with pytest.raises(InputError, match=r"is in a bucket, .* name a local folder .* --state=DIR"):
+        flags(workdir=str(bucket))._state_folder(bucket)
+    with pytest.raises(InputError, match="--state=s3://b/x: the store is a database"):
+        flags(state="s3://b/x")._state_folder(bucket)
+    assert flags(state=str(tmp_path))._state_folder(bucket) == tmp_path
+    assert flags(data=str(tmp_path / "a.jsonl"))._state_folder(None) == tmp_path / "a.jsonl.review"
+
+
+@pytest.mark.fast
+def test_what_is_submitted_goes_to_the_bucket(tmp_path, monkeypatch):
+    memory = MemoryFileSystem()
+    memory.store.clear()
+    monkeypatch.setattr(backend._FileSystemSpecBackend, "_get_filesystem", lambda self, name: memory)
+    bucket = waiting_run(epath.Path("gs://bucket/run"))
+    store = Store(tmp_path / "review.sqlite", Form())
+    round_ = of_run(bucket)
+    round_.enter(store)
+    outbox = Outbox(store, [round_])
+    store.act(store.item(2), "ann", Entry(feedback="Why?"), "submit", base=0, token="t", seconds=1)
+    outbox.note(2)
+    outbox.close()
+    store.close()
+    rows = (bucket / "iteration_001/feedback/reviews.jsonl").read_text().splitlines()
+    assert [(json.loads(row)["id"], json.loads(row)["feedback"]) for row in rows] == [("d1", "Why?")]
+
+
+@pytest.mark.fast
+def test_a_run_that_does_not_wait_is_told(flags, tmp_path):
+    with pytest.raises(InputError, match="is not a work folder"):
+        of_run(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match=r"does not wait for feedback; start it with --config.feedback.source=human"):
+        flags(workdir=str(tmp_path))._rounds(tmp_path, tmp_path)
+    with pytest.raises(InputError, match=r"--fields=drft=x: write FIELD=PATH; fields are id, document, draft, title"):
+        flags(fields=["drft=x"])._fields()
+
+
+class TwoRefinements:
+    """Stands for a loaded model: what the page does with its answers is tested here, the answers in test_learner."""
+
+    def refinements(self, item, feedback):
+        yield f"one of {item.key} for {feedback}"
+        if feedback == "long":
+            raise InputError("does not fit")
+        yield "two"
+
+    def colors(self, item, feedback):
+        return Colors([item.draft], [-0.5], -0.5)
+
+
+@pytest.mark.fast
+def test_the_learners_answers(tmp_path):
+    page = Page(tmp_path)
+    browser, headers = page.entered(), {"content-type": "application/json"}
+
+    def ask(path, feedback):
+        return browser.post(f"/items/1/{path}", headers=headers, content=json.dumps({"entry": {"feedback": feedback}}))
+
+    assert ask("refine", "x").status_code == 422 and 'id="learner"' not in browser.get("/items/1").text
+    page.desk.learner = TwoRefinements()
+    assert 'id="learner"' in browser.get("/items/1").text
+    assert [json.loads(line) for line in ask("refine", "so").text.splitlines()] == [
+        {"text": "one of a for so"}, {"text": "two"}]
+    assert json.loads(ask("refine", "long").text.splitlines()[-1]) == {"error": "does not fit"}
+    assert ask("colors", "so").json() == {"tokens": ["draft"], "values": [-0.5], "mean": -0.5}
+    page.close()
+
+
+@pytest.mark.fast
+def test_figures_of_several_reviewers(tmp_path):
+    page = Page(tmp_path, overlap=2)
+    for name, said in (("ann", ("coverage", "accuracy")), ("bob", ("coverage", "coverage"))):
+        for number, category in zip((1, 3), said, strict=True):
+            page.store.act(page.store.item(number), name, Entry("x", category=category), "submit", base=0, token="t",
+                           seconds=60 * number)
+    figures = page.desk.figures()
+    assert figures["classes"] == [("coverage", 3), ("accuracy", 1)] and figures["times"]["feedback"][1] == 90
+    assert [(of, label) for of, label, found in figures["agreements"] if isinstance(found, Agreement)] == [
+        ("classes", "Krippendorff's alpha"), ("classes", "Cohen's kappa")]
+    text = page.entered().get("/progress").text
+    assert "Krippendorff&#39;s alpha" in text and HOST not in text
+    assert page.entered("cid").get("/adjudicate").text.count("Choose this one") == 2
+    page.close()
+
+
+@pytest.mark.fast
+def test_what_the_run_still_needs(tmp_path):
+    folder = waiting_run(tmp_path / "run")
+    store = Store(tmp_path / "review.sqlite", Form())
+    desk = Desk(store, [of_run(folder)], workdir=folder, min_reviewed=1.0)
+    assert desk.still_needed() == 3
+    store.act(store.item(1), "ann", Entry("x"), "submit", base=0, token="t", seconds=1)
+    store.act(store.item(2), "ann", Entry(), "skip", base=0, token="t", seconds=1)
+    assert desk.still_needed() == 1
+    desk.close()
+    half = Desk(store, [of_run(folder)], workdir=folder, min_reviewed=0.5)
+    assert half.still_needed() == 0
+    half.close()
+    store.close()
