@@ -160,7 +160,7 @@ def test_finished_run(finished):
     assert "Finished run." in text and "Missing or unreadable" not in text
     assert "0.600 ± 0.020" in text and "0.200 ± 0.020" in text and "0.440 ± 0.020" in text  # before, ILF, random arm
     assert "Lower is better." in text and "references" in text
-    assert page.tags.count("svg") == 5
+    assert page.tags.count("svg") == 6
     assert "scorer (instruct_rm)" in text and "0.840 ± 0.020" in text
     assert "5:21" in text and "c0ffee" not in text and "0.10.2" in text
     assert text.count('<li class="chosen">') == 8 and text.count(">After iteration 2") == 8
