@@ -65,7 +65,7 @@ def test_a_single_key_may_be_allowed(folder):
     ({"refine.temperature": 0.5}, r"refine\.temperature: 1\.0 -> 0\.5 \(refine has begun, in iteration 1\)"),
     ({"refiner.chat": "never"}, r"refiner\.chat: 'auto' -> 'never' \(refine has begun, in iteration 1\)"),
     ({"feedback.source": "critic"}, r"\(draft has begun, in iteration 1\)"),
-    ({"precision": "bfloat16"}, r"precision: 'float32' -> 'bfloat16' \(every stage may depend on it\)"),
+    ({"precision": "bfloat16"}, r"precision: 'auto' -> 'bfloat16' \(every stage may depend on it\)"),
     ({"data.eval_size": 3}, r"every stage may depend on it"),
 ])
 def test_a_stage_that_has_begun_refuses_with_both_values(folder, changes, message):
