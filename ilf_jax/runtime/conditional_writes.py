@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from ilf_jax.errors import InputError
 from ilf_jax.runtime import bucket_clients, patience
 from ilf_jax.runtime.bucket import bucket
 
@@ -18,6 +19,7 @@ T = TypeVar("T")
 _REFUSED = 412
 _ANOTHER_UNDER_WAY = 409
 """S3: a conditional request on the same object was under way; this one is to be made again."""
+_NOT_OFFERED = 501
 
 
 class Found(NamedTuple):
@@ -78,7 +80,10 @@ def _insist(request: Callable[[], T], uri: str, scheme: str, bucket_name: str) -
             if code == _REFUSED:
                 raise FileExistsError(uri) from e
             if code == _ANOTHER_UNDER_WAY:
-                raise ConnectionAbortedError("another conditional request is under way") from e
+                raise ConnectionAbortedError("another conditional request is under way") from None
+            if code == _NOT_OFFERED:
+                raise InputError(f"{uri}: this store offers no conditional writes (HTTP 501), which keep two runs out "
+                                 "of one folder; take a store that does, or a disk") from None
             raise
 
     with bucket_clients.explained(uri, scheme, bucket_name):

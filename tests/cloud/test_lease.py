@@ -13,7 +13,7 @@ import time
 import object_stores
 import pytest
 
-from ilf_jax.errors import TryAgainError
+from ilf_jax.errors import InputError, TryAgainError
 from ilf_jax.runtime import conditional_writes, lease
 from ilf_jax.runtime.lease import Holder, Timing
 
@@ -77,6 +77,17 @@ def test_a_write_whose_answer_is_lost_counts(store, folder):
     with store.proxy.settings(lose=lose):
         version = conditional_writes.create_if_absent(uri, b"ours")
     assert lost[:2] == [True, False] and conditional_writes.read(uri) == (b"ours", version)
+
+
+def test_a_conflict_passes_and_a_store_without_conditions_is_refused(store, folder):
+    def before(request):
+        store.proxy.failing = 1.0 if request.number < 3 else 0.0
+
+    with store.proxy.settings(before=before, failing=1.0, status=409):
+        assert conditional_writes.create_if_absent(f"{folder}/x", b"1")
+        assert len(store.proxy.requests) == 3
+    with store.proxy.settings(failing=1.0, status=501), pytest.raises(InputError, match="no conditional writes"):
+        conditional_writes.create_if_absent(f"{folder}/y", b"1")
 
 
 _RACER = """
