@@ -14,6 +14,7 @@ import uvicorn
 from ilf_jax.review.desk import Desk
 from ilf_jax.review.entries import Form
 from ilf_jax.review.guards import Access
+from ilf_jax.review.learner import Colors
 from ilf_jax.review.rounds import Round, of_pairs, of_run
 from ilf_jax.review.store import NewItem, Store
 from ilf_jax.review.web_app import make_app
@@ -360,3 +361,37 @@ def test_a_run_goes_on_with_what_was_typed(serve, open_page, tiny_config, tmp_pa
     picture(page, "reviewing_progress")
     given = StageFolder(folder / "iteration_001/feedback", {}).read(Feedback)
     assert {i: row.text for i, row in given.items()} == typed
+
+
+class Scripted:
+    """Stands for a loaded model: what the page shows of its answers is tested here, the answers in test_learner."""
+
+    def refinements(self, item, feedback):
+        yield f"<b>one</b> for {feedback}"
+        yield "another"
+
+    def colors(self, item, feedback):
+        return Colors([item.draft[:8], item.draft[8:]], [-1.5, 0.25], -0.6)
+
+
+def test_the_learner_beside_the_comment(serve, open_page, tmp_path):
+    server = serve(tmp_path, [round_of(tmp_path, 2)], learner=Scripted())
+    page = open_page()
+    page.goto(server.link())
+    page.wait_for_url("**/queue")
+    page.goto(f"http://{server.host}/items/1")
+    on_item(page, "Post 0")
+    page.keyboard.type("Say who.")
+    page.click("#refine")
+    page.wait_for_selector("#refinements li >> nth=1")
+    assert page.locator("#refinements bdi").all_text_contents() == ["<b>one</b> for Say who.", "another"]
+    page.click("#color")
+    page.wait_for_selector("#effect:has-text('less likely by 0.60 nats')")
+    tokens = page.locator("#draft .token")
+    assert "".join(tokens.all_text_contents()) == items()[0].draft
+    colors = tokens.evaluate_all("tokens => tokens.map(token => getComputedStyle(token).backgroundColor)")
+    assert colors == ["rgba(213, 94, 0, 0.75)", "rgba(0, 114, 178, 0.125)"]
+    picture(page, "reviewing_learner")
+    page.click("text=Take over >> nth=1")
+    saved(page)
+    assert server.store.review(1, "ann").entry.refinement == "another"
