@@ -25,7 +25,7 @@ def params():
 
 @pytest.fixture(scope="module")
 def ref():
-    return cases.make_params(1)
+    return cases.make_reference()
 
 
 @pytest.fixture(scope="module")
@@ -121,11 +121,11 @@ from ilf_jax.steps import finetune_step
 assert len(jax.devices()) == 8
 mesh = sharding.make_mesh(2, 2, 2)
 placement = Placement(mesh, cases.CONFIG)
-params, ref = (placement.params(cases.make_params(i), "train") for i in range(2))
+params, ref = (placement.params(tree, "train") for tree in (cases.make_params(0), cases.make_reference()))
 found = {}
 for name, (objective_name, settings, _) in cases.CASES.items():
     objective = cases.objective_of(objective_name, settings)
-    examples = cases.examples_of(objective_name, cases.make_params(1), settings)
+    examples = cases.examples_of(objective_name, cases.make_reference(), settings)
     rows = [[i] for i in range(len(examples))]
     batch = cases.batch_of(examples, rows, 8 * -(-len(rows) // 8))
     batch = placement.batch({key: array[None] for key, array in batch.items()}, axis=1)

@@ -22,7 +22,7 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def models():
-    return cases.make_params(0), cases.make_params(1)
+    return cases.make_params(0), cases.make_reference()
 
 
 class Accelerator:
