@@ -8,7 +8,7 @@ submitted, skipped or opened again; of several lines about an item the last one 
 import dataclasses
 import json
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sized
 from typing import Any
 
 from ilf_jax.errors import InputError, shown
@@ -107,7 +107,7 @@ def page_rows(path: storage.Path) -> Iterator[tuple[str, dict[str, Any]]]:
         yield where, row
 
 
-def needed(min_reviewed: float, total: int, skipped: Collection[str]) -> int:
+def needed(min_reviewed: float, total: int, skipped: Sized) -> int:
     """How many drafts must have feedback before the run goes on: config.feedback.min_reviewed of what is not skipped.
 
     Raises:

@@ -3,14 +3,14 @@
 import dataclasses
 import math
 import warnings
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import krippendorff
 import numpy as np
 import scipy.stats
 
-Judgements = Mapping[Hashable, Mapping[str, Hashable]]
+Judgements = Mapping[Any, Mapping[str, Any]]
 """Item -> reviewer -> what they said of it."""
 _RESAMPLES = 500
 _PERFECT = 1.0
@@ -80,7 +80,7 @@ def kappa(judgements: Judgements) -> Agreement | None:
     return _with_interval(coefficient, len(shared))
 
 
-def _shared(judgements: Judgements) -> list[Mapping[str, Hashable]]:
+def _shared(judgements: Judgements) -> list[Mapping[str, Any]]:
     return [of_item for of_item in judgements.values() if len(of_item) >= 2]
 
 
