@@ -96,7 +96,8 @@ def test_groups_of_equal_rewards_have_no_advantage_and_are_counted():
 
 def test_of_drafts_that_were_cut_the_end_is_not_learned():
     (document, *_) = cases.documents()
-    cut = dataclasses.replace(document, candidates=dataclasses.replace(document.candidates, stopped=[True, False, True]))
+    candidates = dataclasses.replace(document.candidates, stopped=[True, False, True])
+    cut = dataclasses.replace(document, candidates=candidates)
     cls = objectives.by_choice("grpo")
     targets = cls.targets(cut, cases.SETTINGS)
     assert [t.ended for t in targets] == [True, False, True]
