@@ -130,6 +130,7 @@ class Target:
         context: which prompt the text stands behind, or its teacher reads: see `training.objectives.CONTEXTS`.
         draft, feedback, refinement: what such prompts hold, and what is learned beside the text.
         advantage: how much better than expected the text was, by its reward.
+        ended: whether its end is learned, too; not of a draft that was cut at the limit, whose end was never drawn.
     """
 
     id: str
@@ -143,6 +144,7 @@ class Target:
     feedback: str = ""
     refinement: str = ""
     advantage: float | None = None
+    ended: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

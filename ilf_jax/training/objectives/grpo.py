@@ -36,8 +36,8 @@ class Grpo(Objective):
     Shao et al. 2024 (DeepSeekMath, arXiv 2402.03300, eq. 3 and 4): r_t = pi / pi_old of token t,
     d_t = log ref - log pi, and A the reward normalised within the group of one document's N drafts. pi_old and ref are
     the policy that the iteration's training starts from, as in the paper's algorithm with one draw an iteration. A
-    draft weighs 1. Tokens are those of the text as it is read; a draft that was cut at the limit counts in its group,
-    but is not trained on, for its end was never drawn.
+    draft weighs 1. Tokens are those of the text as it is read; of a draft that was cut at the limit, the end is not
+    learned, for it was never drawn.
     """
 
     clip_ratio: float = 0.2
@@ -68,12 +68,12 @@ class Grpo(Objective):
 
     @classmethod
     def targets(cls, learned: LearnedFrom, settings: Training) -> list[Target]:
-        """The drafts that ended by themselves, each with its advantage."""
+        """The drafts, each with its advantage."""
         assert learned.candidates is not None and learned.scored is not None
         advantages = group_advantages(np.array(learned.scored.scores))
-        return [Target(learned.example.id, learned.prompt, text, "policy", advantage=float(advantage))
+        return [Target(learned.example.id, learned.prompt, text, "policy", advantage=float(advantage), ended=stopped)
                 for text, stopped, advantage in zip(learned.candidates.texts, learned.candidates.stopped, advantages,
-                                                    strict=True) if stopped and text.strip()]
+                                                    strict=True) if text.strip()]
 
     @classmethod
     def counted(cls, learned: LearnedFrom, settings: Training) -> str | None:
@@ -85,6 +85,8 @@ class Grpo(Objective):
     def training_example(cls, target: Target, encode: Encode) -> packing.TrainingExample:
         """See `Objective`. Each token weighs 1/|y|."""
         (example,) = encode([target.completion])
+        if not target.ended:
+            example = packing.TrainingExample(example.tokens[:-1], example.weights[:-1])
         return dataclasses.replace(example.scaled(target.weight / example.num_targets), advantage=target.advantage)
 
     def __call__(self, params: Params, ref_params: Params, batch: dict[str, jax.Array]) -> Sums:

@@ -18,7 +18,7 @@ from ilf_jax.training.objectives.objective import Encode, LearnedFrom, Sums
 
 
 class SelfDistilledReward(NextToken):
-    """-(R(y1) - R(y0)) log pi(y1 | c), summed over the tokens of all usable refinements y1 of the draft y0.
+    """-(R(y1) - R(y0)) log pi(y1 | c), summed over the tokens of all refinements y1 of the draft y0.
 
     RLTF-SD, arXiv 2602.02482: the baseline is the mean reward of the first turn, of which a document has one draft
     here. R is config.score.method. Sums over tokens, each of weight 1, whatever its advantage.
@@ -39,12 +39,11 @@ class SelfDistilledReward(NextToken):
 
     @classmethod
     def targets(cls, learned: LearnedFrom, settings: Training) -> list[Target]:
-        """The usable refinements, each with what it gains on the draft."""
+        """The refinements, each with what it gains on the draft; the reward speaks for those of no use, too."""
         assert learned.candidates is not None and learned.scored is not None and learned.scored.draft_score is not None
         return [Target(learned.example.id, learned.prompt, text, "refinement",
                        advantage=score - learned.scored.draft_score)
-                for text, score, usable in zip(learned.candidates.texts, learned.scored.scores, learned.usable,
-                                               strict=True) if usable and text.strip()]
+                for text, score in zip(learned.candidates.texts, learned.scored.scores, strict=True) if text.strip()]
 
     @classmethod
     def training_example(cls, target: Target, encode: Encode) -> packing.TrainingExample:

@@ -152,4 +152,5 @@ def test_eight_devices_give_what_one_gives(tmp_path, by_formula):
         loss, weight, grads = by_formula(name)
         assert float(found[f"{name}:loss"]) == pytest.approx(loss, rel=2e-5, abs=1e-5)
         assert float(found[f"{name}:weight"]) == pytest.approx(weight)
-        assert_close([found[f"{name}:{i}"] for i in range(len(jax.tree.leaves(grads)))], jax.tree.leaves(grads))
+        leaves = jax.tree.leaves(grads)
+        assert_close([found[f"{name}:{i}"] for i in range(len(leaves))], leaves, 1e-4)

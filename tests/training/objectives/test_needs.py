@@ -13,7 +13,7 @@ from ilf_jax import tasks as tasks_lib
 from ilf_jax.data import documents as documents_lib
 from ilf_jax.errors import InputError
 from ilf_jax.stages import finetune
-from ilf_jax.training import objectives
+from ilf_jax.training import objectives, packing
 from ilf_jax.training.objectives import dpo, grpo
 
 pytestmark = pytest.mark.fast
@@ -94,12 +94,20 @@ def test_groups_of_equal_rewards_have_no_advantage_and_are_counted():
     assert np.mean([t.advantage for t in targets[3:6]]) == pytest.approx(0, abs=1e-9)
 
 
-def test_drafts_that_were_cut_are_in_their_group_but_not_trained_on():
+def test_of_drafts_that_were_cut_the_end_is_not_learned():
     (document, *_) = cases.documents()
-    cut = dataclasses.replace(document.candidates, stopped=[True, False, True])
-    whole = objectives.by_choice("grpo").targets(document, cases.SETTINGS)
-    assert objectives.by_choice("grpo").targets(
-        dataclasses.replace(document, candidates=cut), cases.SETTINGS) == [whole[0], whole[2]]
+    candidates = dataclasses.replace(document.candidates, stopped=[True, False, True])
+    cut = dataclasses.replace(document, candidates=candidates)
+    cls = objectives.by_choice("grpo")
+    targets = cls.targets(cut, cases.SETTINGS)
+    assert [t.ended for t in targets] == [True, False, True]
+
+    def encode(texts, context="policy"):
+        return [packing.training_example([1, 2], cases.ids(text), cases.END, prompt_weight=0.0) for text in texts]
+
+    made = [cls.training_example(target, encode) for target in targets]
+    assert [e.num_targets - len(t.completion) for e, t in zip(made, targets, strict=True)] == [1, 0, 1]
+    assert cases.END not in made[1].tokens and all(e.weights.sum() == pytest.approx(1) for e in made)
 
 
 def test_without_feedback_a_teacher_has_nothing_to_say():
