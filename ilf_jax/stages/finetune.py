@@ -14,6 +14,7 @@ from ilf_jax.errors import InputError, TooLongError
 from ilf_jax.evaluation import statistics
 from ilf_jax.inference import fitting, likelihoods, trained_model, training_texts
 from ilf_jax.inference.language_model import LanguageModel
+from ilf_jax.inference.look_ahead import LOOKED_AT
 from ilf_jax.models import checkpoint_io
 from ilf_jax.records import Candidates, Draft, Example, Feedback, Scored, Target
 from ilf_jax.runtime import manifests, performance, progress, storage
@@ -141,7 +142,7 @@ def _encoded(
     """
     settings, policy = context.config.finetune, context.config.data.too_long
     kept, examples, reasons = [], [], []
-    for target in targets:
+    for target in _shown(context, targets):
         example, encode = by_id[target.id], functools.partial(encode_target, settings, context.task, lm)
         try:
             made = encode(example, target)
@@ -163,6 +164,18 @@ def _encoded(
         progress.log(f"{len(reasons)} of {len(targets)} texts to imitate are too long; {len(targets) - len(kept)} are "
                      f"left out, the others cut; the first: {reasons[0]}")
     return kept, examples, len(reasons)
+
+
+def _shown(context: StageContext, targets: Sequence[Target]) -> Iterator[Target]:
+    """The targets; of many it is shown how far this has come, for all are put into tokens before the first step."""
+    if len(targets) <= LOOKED_AT:
+        yield from targets
+        return
+    with progress.Progress(f"finetune {context.iteration}, tokens", len(targets), "texts") as bar:
+        for start in range(0, len(targets), LOOKED_AT):
+            part = targets[start : start + LOOKED_AT]
+            yield from part
+            bar.advance(len(part))
 
 
 def _cut(

@@ -116,3 +116,11 @@ def test_the_longest_beginning(limit, expected):
 @pytest.mark.parametrize("text", ["plain", "é日本", "\ufdfa" * 5, "\u1e9b\u0323", "\U0001f468\u200d\U0001f469"])
 def test_bytes_bound_tokens(tokenizer, text):
     assert len(tokenizer.encode(text)) <= text_bounds.num_bytes(text)
+
+
+@pytest.mark.fast
+def test_thoughts_take_room_where_the_model_writes():
+    generates, thinker = dataclasses.replace(REFINE, generates=True), Model(600, None, False, lambda: 0, None, 500)
+    assert REFINE.fits_for_sure(thinker, example(0), len)
+    assert not generates.fits_for_sure(thinker, example(0), len)
+    assert generates.fits_for_sure(dataclasses.replace(thinker, thinking=0), example(0), len)

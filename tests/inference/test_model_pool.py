@@ -1,9 +1,13 @@
 """The rule of the pool: checkpoints are loaded once, training takes params out, a checkpoint replaces the last one."""
 
+import os
+
 import pytest
 
 import ilf_jax
 from ilf_jax.inference.model_pool import ModelPool
+from ilf_jax.models import checkpoint_io
+from ilf_jax.models.architecture import SHAPES
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 BASE = "init:tiny"
@@ -42,3 +46,28 @@ def test_each_checkpoint_is_loaded_once_until_training_takes_it(tiny_config, tmp
     assert loaded == loads
     assert taken == [BASE, BASE if init == "base" else first]
     assert pools[0] is pools[1] and set(pools[0]._params) == {second}
+
+
+@pytest.mark.fast
+def test_tokenizers_for_a_model_are_made_once():
+    class Limited:
+        def for_embeddings(self, count, uri):
+            return object()
+
+    pool = ModelPool(None, 0)
+    pool._tokenizers["t"] = Limited()
+    first = pool.tokenizer_for("t", 5, "m")
+    assert pool.tokenizer_for("t", 5, "m") is first and pool.tokenizer_for("t", 6, "m") is not first
+
+
+def test_headers_are_read_once_until_a_file_changes(tmp_path, monkeypatch):
+    model, read = SHAPES["tiny"], []
+    checkpoint_io.save_hf(model, checkpoint_io.random_params(model, 0), tmp_path)
+    original = checkpoint_io._hf_source
+    monkeypatch.setattr(checkpoint_io, "_hf_source", lambda path: read.append(path) or original(path))
+    assert checkpoint_io.read_config(f"hf:{tmp_path}") == checkpoint_io.read_config(f"hf:{tmp_path}")
+    assert len(read) == 1
+    file = tmp_path / "config.json"
+    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1))
+    checkpoint_io.read_config(f"hf:{tmp_path}")
+    assert len(read) == 2

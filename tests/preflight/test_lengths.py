@@ -9,6 +9,7 @@ from conftest import run_main
 import ilf_jax
 from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
+from ilf_jax.tokenizers import bpe_training
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -130,6 +131,24 @@ def test_such_rows_are_left_out_or_shortened(tmp_path, begin, caplog):
     assert "1 of 6 documents shortened" in caplog.text
     assert LONG.startswith(cut[3].feedback) and 20 < len(cut[3].feedback) < len(LONG)
     assert begin(small(rows, **{"data.too_long": "truncate"}), tmp_path / "truncate") == cut
+
+
+def test_a_tokenizer_is_checked_as_the_run_trains_it(tmp_path, begin, monkeypatch):
+    """Without the rows that are left out, of which it would have learned other tokens."""
+    learned_from, train = [], bpe_training.train_bpe
+
+    def spy(texts, *settings):
+        learned_from.append(list(texts))
+        return train(learned_from[-1], *settings)
+
+    monkeypatch.setattr(bpe_training, "train_bpe", spy)
+    source = written(tmp_path, feedback=LONG)
+    path = tmp_path / "rows.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[4]["feedback"] = LONG[:400]  # fits, but bytes do not show it
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    begin(small(source, **{"data.too_long": "skip"}), tmp_path / "run")
+    assert [len(texts) for texts in learned_from] == [6, 5, 5] and learned_from[1] == learned_from[2]
 
 
 def test_rows_that_only_a_baseline_cannot_read_are_left_out_of_both(tmp_path, begin):
