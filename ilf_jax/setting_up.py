@@ -25,7 +25,6 @@ from ilf_jax.runtime import (
     digests,
     distributed,
     files,
-    hardware,
     jax_settings,
     os_errors,
     progress,
@@ -220,8 +219,15 @@ def _with_precision(config: config_lib.Config, folder: storage.Path) -> config_l
     if config.precision != "auto":
         return config
 
-    here, saved = hardware.default_precision(jax.default_backend()), folder / "config.json"
-    precision = distributed.on_main(lambda: files.read_json(saved)["precision"] if saved.exists() else here)
+    here = model_pool.with_precision(config, jax.default_backend()).precision
+
+    def decide() -> str:
+        if not (folder / "config.json").exists():
+            return here
+        workdir_lib.read_run_facts(folder)  # of another version, the folder may hold anything
+        return str(files.read_json(folder / "config.json").get("precision", here))
+
+    precision = distributed.on_main(decide)
     if precision != here:
         progress.log(f"config.precision={precision}: {folder} was begun with it; the default here is {here}")
     return dataclasses.replace(config, precision=precision)

@@ -157,7 +157,7 @@ def test_methods_on_a_text_of_one_s_own(tiny_run, tmp_path):
               "feedback": {"explanation": f"Wrong number {i}.", "summary": f"Better {i}."}} for i in range(9)]
     (tmp_path / "reviews.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     c.data.source = f"jsonl:{tmp_path / 'reviews.jsonl'}"
-    c.baselines = {name: c.baselines[name] for name in ("fcp", "sdpo-shuffled", "rltf_sd", "grpo")}
+    c.baselines = {name: c.baselines[name] for name in ("fcp", "sdpo-shuffled", "rltf_sd")}
     found = {(m["stage"], m["metric"]) for m in ilf_jax.run(c, tmp_path / "run")}
     assert {("evaluate", "nll_human_refinement"), ("score", "score_draft"), ("finetune", "tokens_trained")} <= found
 

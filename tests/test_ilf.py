@@ -139,7 +139,9 @@ def test_files_and_manifests(tiny_run):
 def test_metrics(tiny_run):
     _, folder, metrics = tiny_run
     assert metrics == [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert all(set(m) == {"iteration", "stage", "metric", "value", "stderr", "n"} for m in metrics)
+    keys = {"iteration", "stage", "metric", "value", "stderr", "n"}
+    assert all(set(m) in (keys, keys | {"low", "high"}) for m in metrics)  # an interval where a share is near 0 or 1
+    assert all(m["low"] <= m["value"] <= m["high"] for m in metrics if "low" in m)
     names = [(m["iteration"], m["stage"], m["metric"]) for m in metrics]
     assert len(set(names)) == len(names)
     assert [k for k, stage, name in names if (stage, name) == ("evaluate", "insult_rate")] == [0, 1, 2]

@@ -77,6 +77,7 @@ def compile_all(config: config_lib.Config, placements: Mapping[str, Placement], 
     Args:
         placements: of the models that play refiner, judge and policy.
     """
+    config = model_pool.with_precision(config, placements["policy"].mesh.devices.flat[0].platform)
     needed = needed_stages(config)
     chosen = [("refine", "refiner", _refine)] if "refine" in needed else []
     if "score" in needed and config.score.method == "instruct_rm":

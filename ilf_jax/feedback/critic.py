@@ -35,14 +35,14 @@ class Critic(FeedbackSource):
 
     def __init__(self, context: SourceContext) -> None:
         super().__init__(context)
-        self._lm = context.roles.get("critic")
+        self._lm = lm = context.roles.get("critic")
         settings = context.config.feedback
-        self._written = WrittenTexts("feedback", context.config.data.too_long)
+        self._written = written = WrittenTexts("feedback", context.config.data.too_long)
+        # Not through `self`: a cycle would keep the critic's params until the garbage is collected.
         self._prompts = LookAhead(
             context.documents, key=lambda d: d.example.id, tokens=lambda prompt: len(prompt.ids) if prompt else 0,
-            encode=lambda d: self._written.fit(d.example.id, (d.draft,), lambda draft: self._lm.encode(
-                d.example.id, [context.task.critic_prompt(d.example, draft)],
-                self._lm.room(settings.max_new_tokens))[0]),
+            encode=lambda d: written.fit(d.example.id, (d.draft,), lambda draft: lm.encode(
+                d.example.id, [context.task.critic_prompt(d.example, draft)], lm.room(settings.max_new_tokens))[0]),
             size=lambda d: text_size(d.example.document, d.example.title, d.draft))
         self._lengths = dict(zip((d.example.id for d in context.documents), self._prompts.lengths, strict=True))
         lengths = self._lm.row_lengths(self._prompts.sampled_tokens, self._prompts.share)

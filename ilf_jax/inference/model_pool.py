@@ -18,7 +18,7 @@ from ilf_jax.models import checkpoint_io, finite_weights, kernels, transformer
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions, in_precision
 from ilf_jax.models.placement import Placement
-from ilf_jax.runtime import checkpoint, files, progress, sharding, storage
+from ilf_jax.runtime import checkpoint, files, hardware, progress, sharding, storage
 from ilf_jax.tokenizers.tokenizer import Tokenizer
 
 # Parts that are described by the section of another one.
@@ -42,6 +42,13 @@ def tokenizer_uri(settings: config_sections.Model, tokenizer_folder: storage.Pat
     return settings.checkpoint
 
 
+def with_precision(config: config_lib.Config, platform: str) -> config_lib.Config:
+    """The configuration with what config.precision='auto' means on devices of this platform."""
+    if config.precision != "auto":
+        return config
+    return dataclasses.replace(config, precision=hardware.default_precision(platform))
+
+
 def compute_of(config: config_lib.Config, mesh: Mesh, model: ModelConfig | None = None) -> ComputeOptions:
     """How this run computes its models, or one of them, on the devices of `mesh`.
 
@@ -52,6 +59,7 @@ def compute_of(config: config_lib.Config, mesh: Mesh, model: ModelConfig | None 
     """
     device, kernel = mesh.devices.flat[0], config.attention
     platform = device.platform
+    config = with_precision(config, platform)
     if kernel == "auto":
         kernel = "xla"
         if config.precision == "bfloat16":
@@ -95,6 +103,8 @@ class ModelPool:
             precision: of the params that are read only.
             now: what chat templates are told that the time is: a run's start, so that a run over midnight has one date.
         """
+        if precision == "auto":
+            precision = hardware.default_precision(mesh.devices.flat[0].platform)
         self.mesh, self._seed, self._dtype, self.now = mesh, seed, _DTYPES[precision], now
         self._params: dict[str, transformer.Params] = {}
         self._trained: dict[str, ModelConfig] = {}

@@ -7,6 +7,7 @@ import numpy as np
 
 from ilf_jax.evaluation import statistics
 from ilf_jax.inference import answer_scoring
+from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.inference.look_ahead import LookAhead, text_size
 from ilf_jax.inference.written_texts import WrittenTexts
 from ilf_jax.records import Scored
@@ -14,6 +15,7 @@ from ilf_jax.runtime import progress
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.scoring import selection
 from ilf_jax.scoring.scorer import RefinedDocument, Scorer, ScorerContext, Scores
+from ilf_jax.tasks.task import Task
 
 # Documents that are judged in the paper's layout as well, to measure how far the tree layout agrees with it.
 _COMPARED_DOCUMENTS = 16
@@ -24,17 +26,26 @@ def ensemble(probabilities_CxP: np.ndarray) -> np.ndarray:
     return probabilities_CxP.mean(axis=-1)
 
 
+def _ask(
+    judge: LanguageModel, task: Task, document: RefinedDocument, prompts: str
+) -> answer_scoring.TokenizedQuestions:
+    return answer_scoring.ask(judge, document.example.id, [
+        task.judge_questions(document.example, document.draft, document.feedback, text, prompts)
+        for text in document.candidates])
+
+
 class InstructRM(Scorer):
     """Asks config.judge whether a candidate takes in the feedback. Prompts share what they have in common."""
 
     def __init__(self, context: ScorerContext) -> None:
         super().__init__(context)
-        self._judge = context.roles.get("judge")
-        self._written = WrittenTexts("score", context.config.data.too_long)
+        self._judge = judge = context.roles.get("judge")
+        self._written = written = WrittenTexts("score", context.config.data.too_long)
+        # Not through `self`: a cycle would keep the judge's params until the garbage is collected.
         self._questions = LookAhead(
-            context.documents, key=lambda d: d.example.id, encode=lambda d: self._written.fit(
+            context.documents, key=lambda d: d.example.id, encode=lambda d: written.fit(
                 d.example.id, (d.draft, d.feedback, *d.candidates),
-                lambda draft, feedback, *candidates: self._ask(dataclasses.replace(
+                lambda draft, feedback, *candidates: _ask(judge, context.task, dataclasses.replace(
                     d, draft=draft, feedback=feedback, candidates=candidates), context.config.score.prompts)),
             tokens=lambda asked: asked.together.num_tokens if asked else 0,
             size=lambda d: text_size(d.example.document, d.draft, d.feedback, *d.candidates))
@@ -43,12 +54,6 @@ class InstructRM(Scorer):
         if not all(questions.exact for questions in sample):
             progress.log("judge: an answer takes several tokens with this tokenizer; it is scored by the first token "
                          "that distinguishes the answers")
-
-    def _ask(self, document: RefinedDocument, prompts: str) -> answer_scoring.TokenizedQuestions:
-        task = self.context.task
-        return answer_scoring.ask(self._judge, document.example.id, [
-            task.judge_questions(document.example, document.draft, document.feedback, text, prompts)
-            for text in document.candidates])
 
     def start(self, documents: Sequence[RefinedDocument]) -> Pending[list[Scores]]:
         """Sets the device to work and returns. A document whose texts are too long has scores of 0, and no others."""
@@ -76,7 +81,8 @@ class InstructRM(Scorer):
         if too_long or not documents:  # the other layout's prompts may be too long, too
             return too_long
         probabilities = answer_scoring.favourable_probabilities(
-            self._judge, [self._ask(d, "paper") for d in documents], self.context.config.score.batch_size)
+            self._judge, [_ask(self._judge, self.context.task, d, "paper") for d in documents],
+            self.context.config.score.batch_size)
         same_pick, correlations = [], []
         for document, scores_CxP in zip(documents, probabilities, strict=True):
             row = scored[document.example.id]

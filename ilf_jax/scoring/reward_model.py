@@ -13,10 +13,11 @@ class RewardModel(Scorer):
 
     def __init__(self, context: ScorerContext) -> None:
         super().__init__(context)
-        self._model = RewardScorer(context.roles.get("reward_model"), context.task, context.config.reward.kind)
+        # Below not through `self`: a cycle would keep the model's params until the garbage is collected.
+        self._model = model = RewardScorer(context.roles.get("reward_model"), context.task, context.config.reward.kind)
         self._questions = LookAhead(
             context.documents, key=lambda d: d.example.id, tokens=lambda asked: asked.together.num_tokens,
-            encode=lambda d: self._model.ask(d.example, d.candidates, d.draft),
+            encode=lambda d: model.ask(d.example, d.candidates, d.draft),
             size=lambda d: text_size(d.example.document, d.draft, *d.candidates))
         self._layout = self._model.choose_layout(self._questions.sample, self._questions.share)
 

@@ -33,7 +33,7 @@ def give(monkeypatch, tmp_path):
         def room(self, new_tokens):
             return new_tokens
 
-        def row_lengths(self, lengths):
+        def row_lengths(self, lengths, share):
             return ()
 
     def run(first, second):

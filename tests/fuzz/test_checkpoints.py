@@ -107,7 +107,7 @@ def test_a_flipped_bit_is_found_and_the_older_state_taken(states, tmp_path, capl
 
 @pytest.mark.fast
 def test_a_checkpoint_of_an_older_version_is_read(tmp_path):
-    with checkpoint._context():
+    with checkpoint._context(tmp_path):
         checkpoint.ocp.save(pathlib.Path(tmp_path / "params"), tree(1))
     shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree(1))
     assert same(checkpoint.load_model(tmp_path, shapes), tree(1))
