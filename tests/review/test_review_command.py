@@ -6,9 +6,6 @@ import subprocess
 import sys
 
 import pytest
-from etils import epath
-from etils.epath import backend
-from fsspec.implementations.memory import MemoryFileSystem
 from test_page_safety import HOST, Page, serving_module
 
 from ilf_jax.errors import InputError
@@ -16,9 +13,9 @@ from ilf_jax.evaluation.agreement import Agreement
 from ilf_jax.review.desk import Desk
 from ilf_jax.review.entries import Entry, Form
 from ilf_jax.review.learner import Colors
-from ilf_jax.review.outbox import Outbox
 from ilf_jax.review.rounds import of_run
 from ilf_jax.review.store import Store
+from ilf_jax.runtime import storage
 
 ROWS = [{"id": f"d{i}", "document": f"document {i}", "draft": f"draft {i}", "feedback": ""} for i in range(3)]
 
@@ -73,31 +70,13 @@ def flags(monkeypatch):
 
 @pytest.mark.fast
 def test_a_bucket_needs_a_local_folder_for_the_store(flags, tmp_path):
-    bucket = epath.Path("gs://bucket/run")
+    bucket = storage.path("gs://bucket/run")
     with pytest.raises(InputError, match=r"is in a bucket, .* name a local folder .* --state=DIR"):
         flags(workdir=str(bucket))._state_folder(bucket)
     with pytest.raises(InputError, match="--state=s3://b/x: the store is a database"):
         flags(state="s3://b/x")._state_folder(bucket)
     assert flags(state=str(tmp_path))._state_folder(bucket) == tmp_path
     assert flags(data=str(tmp_path / "a.jsonl"))._state_folder(None) == tmp_path / "a.jsonl.review"
-
-
-@pytest.mark.fast
-def test_what_is_submitted_goes_to_the_bucket(tmp_path, monkeypatch):
-    memory = MemoryFileSystem()
-    memory.store.clear()
-    monkeypatch.setattr(backend._FileSystemSpecBackend, "_get_filesystem", lambda self, name: memory)
-    bucket = waiting_run(epath.Path("gs://bucket/run"))
-    store = Store(tmp_path / "review.sqlite", Form())
-    round_ = of_run(bucket)
-    round_.enter(store)
-    outbox = Outbox(store, [round_])
-    store.act(store.item(2), "ann", Entry(feedback="Why?"), "submit", base=0, token="t", seconds=1)
-    outbox.note(2)
-    outbox.close()
-    store.close()
-    rows = (bucket / "iteration_001/feedback/reviews.jsonl").read_text().splitlines()
-    assert [(json.loads(row)["id"], json.loads(row)["feedback"]) for row in rows] == [("d1", "Why?")]
 
 
 @pytest.mark.fast
