@@ -114,7 +114,7 @@ def saved(page):
 
 def on_item(page, title):
     page.wait_for_selector(f"h1:has-text('{title}')")
-    page.wait_for_selector("#feedback:focus")
+    page.wait_for_selector("html[data-ready] #feedback:focus")
 
 
 def picture(page, name, **more):
@@ -267,7 +267,7 @@ def test_comparisons_by_keys(serve, open_page, tmp_path):
     page.wait_for_url("**/queue")
     page.goto(f"http://{server.host}/next")
     for number, key in ((1, "a"), (2, "t"), (3, "b")):
-        page.wait_for_selector(f"h1:has-text('Pair {number}')")
+        page.wait_for_selector(f"html[data-ready] h1:has-text('Pair {number}')")
         page.keyboard.press(key)
         if number == 1:
             picture(page, "reviewing_pair")

@@ -329,6 +329,7 @@ if (state) {
   });
   byId("single-keys").checked = localStorage.getItem("ilf single keys") !== "off";
   byId("single-keys").addEventListener("change", (event) => localStorage.setItem("ilf single keys", event.target.checked ? "on" : "off"));
+  document.documentElement.dataset.ready = "yes"; // from here on keys are heard
 }
 
 export function takeOver(text) { // a refinement of the learner becomes the reviewer's own
