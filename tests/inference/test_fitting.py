@@ -120,7 +120,7 @@ def test_bytes_bound_tokens(tokenizer, text):
 
 @pytest.mark.fast
 def test_thoughts_take_room_where_the_model_writes():
-    generates, thinker = dataclasses.replace(REFINE, generates=True), Model(600, None, False, lambda: 0, None, 500)
+    writes, thinker = dataclasses.replace(REFINE, writes=True), Model(600, None, False, 500, lambda: 0, None)
     assert REFINE.fits_for_sure(thinker, example(0), len)
-    assert not generates.fits_for_sure(thinker, example(0), len)
-    assert generates.fits_for_sure(dataclasses.replace(thinker, thinking=0), example(0), len)
+    assert not writes.fits_for_sure(thinker, example(0), len)
+    assert writes.fits_for_sure(dataclasses.replace(thinker, thoughts=0), example(0), len)
