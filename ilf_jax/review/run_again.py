@@ -13,14 +13,13 @@ _CONFIG = '''"""The configuration of the run in {workdir}, for the reviewing pag
 
 import json
 
-from etils import epath
-
 from ilf_jax.config import base_config
+from ilf_jax.runtime import storage
 
 
 def get_config():
     config = base_config()
-    saved = json.loads(epath.Path({workdir!r}).joinpath("config.json").read_text())
+    saved = json.loads((storage.path({workdir!r}) / "config.json").read_text())
     with config.unlocked(), config.ignore_type():
         config.update({{key: value for key, value in saved.items() if key in config}})
     return config
