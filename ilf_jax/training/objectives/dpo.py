@@ -13,7 +13,7 @@ from ilf_jax.models.compute import ComputeOptions
 from ilf_jax.models.transformer import Params
 from ilf_jax.records import Target
 from ilf_jax.training import packing
-from ilf_jax.training.objectives.objective import Encode, LearnedFrom, Objective, Sums
+from ilf_jax.training.objectives.objective import Encode, LearnedFrom, Objective, Sums, refuse_prompt_loss
 from ilf_jax.training.objectives.sequences import sums_by_text, weights_by_text
 
 SAME = "draft_equals_refinement"
@@ -98,10 +98,3 @@ class Dpo(Objective):
                   + self.label_smoothing * jax.nn.softplus(margins))
         return jnp.sum(losses * weights), jnp.sum(weights), {
             "margin": jnp.sum(margins * weights), "pair_accuracy": jnp.sum((margins > 0) * weights)}
-
-
-def refuse_prompt_loss(config: Config) -> None:
-    """Raises InputError if prompts are to be trained by a loss that is about outputs."""
-    if config.finetune.prompt_loss_weight:
-        raise InputError(f"config.finetune.prompt_loss_weight={config.finetune.prompt_loss_weight} does not go with "
-                         f"objective={config.finetune.objective!r}, a loss about outputs; set it to 0")

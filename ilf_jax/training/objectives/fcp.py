@@ -4,10 +4,8 @@ from ilf_jax.config import Config
 from ilf_jax.config_sections import Training
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.records import Target
-from ilf_jax.training import packing
-from ilf_jax.training.objectives.dpo import refuse_prompt_loss
 from ilf_jax.training.objectives.nll import NextToken
-from ilf_jax.training.objectives.objective import Encode, LearnedFrom
+from ilf_jax.training.objectives.objective import LearnedFrom, refuse_prompt_loss
 
 
 class FeedbackConditional(NextToken):
@@ -31,9 +29,3 @@ class FeedbackConditional(NextToken):
             return []
         return [Target(learned.example.id, learned.feedback_prompt, learned.draft.text, "initial",
                        context="feedback", feedback=learned.feedback.text)]
-
-    @classmethod
-    def training_example(cls, target: Target, encode: Encode) -> packing.TrainingExample:
-        """See `Objective`."""
-        (example,) = encode([target.completion], target.context)
-        return example.scaled(target.weight)

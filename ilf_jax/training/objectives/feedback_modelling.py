@@ -11,9 +11,8 @@ from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.transformer import Params
 from ilf_jax.records import Target
 from ilf_jax.training import packing
-from ilf_jax.training.objectives.dpo import refuse_prompt_loss
 from ilf_jax.training.objectives.nll import NextToken
-from ilf_jax.training.objectives.objective import Encode, LearnedFrom, Objective, Sums
+from ilf_jax.training.objectives.objective import LearnedFrom, Objective, Sums, refuse_prompt_loss
 
 BESIDE = "feedback"
 
@@ -35,12 +34,6 @@ class FeedbackModelling(NextToken):
             return []
         return [Target(learned.example.id, learned.prompt, learned.feedback.text, "feedback",
                        context="critic", draft=learned.draft.text)]
-
-    @classmethod
-    def training_example(cls, target: Target, encode: Encode) -> packing.TrainingExample:
-        """See `Objective`."""
-        (example,) = encode([target.completion], target.context)
-        return example.scaled(target.weight)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,8 +14,7 @@ from ilf_jax.models.compute import ComputeOptions
 from ilf_jax.models.transformer import Params
 from ilf_jax.records import Target
 from ilf_jax.training import packing
-from ilf_jax.training.objectives.dpo import refuse_prompt_loss
-from ilf_jax.training.objectives.objective import Encode, LearnedFrom, Objective, Sums
+from ilf_jax.training.objectives.objective import Encode, LearnedFrom, Objective, Sums, refuse_prompt_loss
 
 EQUAL = "groups_of_equal_rewards"
 _LEAST_SPREAD = 1e-4  # added to the standard deviation, as TRL does

@@ -11,6 +11,7 @@ import jax
 
 from ilf_jax.config import Config
 from ilf_jax.config_sections import Training
+from ilf_jax.errors import InputError
 from ilf_jax.models import transformer
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import FLOAT32, ComputeOptions
@@ -146,7 +147,7 @@ class Objective:
     @classmethod
     def training_example(cls, target: Target, encode: Encode) -> TrainingExample:
         """The tokens and loss weights of a target."""
-        (example,) = encode([target.completion])
+        (example,) = encode([target.completion], target.context)
         return example.scaled(target.weight)
 
     def logprobs(self, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
@@ -165,3 +166,10 @@ class Objective:
     def hidden(self, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
         """Hidden states that predict the targets, R x T x D; undefined on padding."""
         return token_losses.hidden_at_targets(self.architecture, params, batch, self.compute, self.remat)
+
+
+def refuse_prompt_loss(config: Config) -> None:
+    """Raises InputError if prompts are to be trained by a loss that is about outputs."""
+    if config.finetune.prompt_loss_weight:
+        raise InputError(f"config.finetune.prompt_loss_weight={config.finetune.prompt_loss_weight} does not go with "
+                         f"objective={config.finetune.objective!r}, a loss about outputs; set it to 0")

@@ -12,9 +12,8 @@ from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.transformer import Params
 from ilf_jax.records import Target
 from ilf_jax.training import packing
-from ilf_jax.training.objectives.dpo import refuse_prompt_loss
 from ilf_jax.training.objectives.nll import NextToken
-from ilf_jax.training.objectives.objective import Encode, LearnedFrom, Sums
+from ilf_jax.training.objectives.objective import Encode, LearnedFrom, Sums, refuse_prompt_loss
 
 
 class SelfDistilledReward(NextToken):

@@ -16,8 +16,7 @@ from ilf_jax.models.transformer import Params
 from ilf_jax.records import Target
 from ilf_jax.training import packing
 from ilf_jax.training.objectives import token_losses
-from ilf_jax.training.objectives.dpo import refuse_prompt_loss
-from ilf_jax.training.objectives.objective import Encode, LearnedFrom, Objective, Sums
+from ilf_jax.training.objectives.objective import Encode, LearnedFrom, Objective, Sums, refuse_prompt_loss
 
 TEACHER = "teacher"
 
