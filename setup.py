@@ -25,7 +25,7 @@ setup(
     package_data={
         "ilf_jax.assets": ["*.txt", "*.jsonl", "*/*.json", "*/*.safetensors"],
         "ilf_jax.launch": ["*"],
-        "ilf_jax.reporting": ["*.html", "*.css"],
+        "ilf_jax.reporting": ["*.html", "*.css", "*.js"],
         "ilf_jax.review": ["pages/*"],
     },
     install_requires=[
