@@ -71,13 +71,14 @@ class Fields(_Paths):
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    source: str = key("builtin:word_removal", "jsonl:FILE, tfds:NAME or builtin:NAME")
+    source: str = key("builtin:word_removal", "a file (.jsonl .json .csv .tsv .parquet .arrow; or FORMAT:FILE), "
+                      "hf:NAME, tfds:NAME or builtin:NAME")
     fields: Fields = section(Fields)
     folder: str | None = key(None, "where a tfds source finds its files")
-    split: str = key("train", "split to train on (tfds, builtin)")
+    split: str = key("train", "split to train on (hf, tfds, builtin)")
     train_size: int | None = key(None, "documents an iteration, the next ones each time; unset: all", low=1)
     eval_source: str | None = key(None, "held-out data; unset: the last rows of `source`")
-    eval_split: str = key("test", "split of eval_source (tfds, builtin)")
+    eval_split: str = key("test", "split of eval_source (hf, tfds, builtin)")
     eval_size: int = key(64, "held-out documents; 0: no evaluation", low=0)
     on_error: str = key("stop", "what a bad row does", choices=("stop", "skip"))
     skip_empty: tuple[str, ...] = key((), "leave out rows in which one of these fields is blank")
@@ -249,14 +250,14 @@ class Reward(Training):
 
     kind: str = key("classification", "language model that compares two outputs (A/B) or rates one (Yes/No), or a "
                      "scalar head", choices=("comparison", "classification", "scalar"))
-    source: str | None = key(None, "comparisons: jsonl:FILE, tfds:NAME or builtin:NAME; unset: none are learned from")
+    source: str | None = key(None, "comparisons, as data.source; unset: none are learned from")
     fields: ComparisonFields = section(ComparisonFields)
     sides: tuple[str, ...] = key(("first", "second"), "what `preferred` says where the first, or second, is better")
     folder: str | None = key(None, "where a tfds source finds its files")
-    split: str = key("train", "split to train on (tfds, builtin)")
+    split: str = key("train", "split to train on (hf, tfds, builtin)")
     train_size: int | None = key(None, "comparisons to train on, the first ones; unset: all", low=1)
     eval_source: str | None = key(None, "held-out comparisons; unset: the last rows of `source`")
-    eval_split: str = key("test", "split of eval_source (tfds, builtin)")
+    eval_split: str = key("test", "split of eval_source (hf, tfds, builtin)")
     eval_size: int = key(200, "held-out comparisons", low=1)
     on_error: str = key("stop", "what a bad row does", choices=("stop", "skip"))
     where: tuple[str, ...] = key((), "conditions 'PATH=VALUE' or 'PATH!=VALUE'; rows that fail one are left out")
