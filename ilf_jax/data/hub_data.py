@@ -6,6 +6,7 @@ found by their names: `data/train-00000-of-00002.parquet`, `train.csv`, `train/p
 """
 
 import dataclasses
+import glob
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,12 +35,12 @@ class Repository:
     Attributes:
         uri: what messages call it.
         names: of its files, from its top folder.
-        fetch: gives one of them as a file on this machine's disk.
+        fetch: gives some of them as files on this machine's disk.
     """
 
     uri: str
     names: Sequence[str]
-    fetch: Callable[[str], pathlib.Path]
+    fetch: Callable[[Sequence[str]], list[pathlib.Path]]
 
 
 def read(name: str, split: str) -> Iterator[Row]:
@@ -58,17 +59,19 @@ def read(name: str, split: str) -> Iterator[Row]:
     splits = splits_of(repository, configuration)
     if split not in splits:
         raise InputError(f"{repository.uri}: has no split {split!r}; there are {', '.join(splits)}")
+    if not splits[split]:
+        raise InputError(f"{repository.uri}/{_CARD}: the files that it names for the split {split!r} are not there")
     return _rows(repository, splits[split])
 
 
 def _rows(repository: Repository, names: Sequence[str]) -> Iterator[Row]:
-    number = 0
     for name in names:
-        kind = formats.of_name(name)
-        if kind is None:
+        if formats.of_name(name) is None:
             raise InputError(f"{repository.uri}: {name} is of a format that is not read; those that are end in "
                              f"{', '.join(formats.ENDINGS)}")
-        for row in formats.read(kind, repository.fetch(name), f"{repository.uri}/{name}"):
+    number = 0
+    for name, path in zip(names, repository.fetch(names), strict=True):
+        for row in formats.read(formats.of_name(name) or "", path, f"{repository.uri}/{name}"):
             number += 1
             yield dataclasses.replace(row, number=number)
 
@@ -81,8 +84,10 @@ def _open(name: str) -> tuple[Repository, str | None]:
     if head and "/" not in tail and not place.is_dir():
         name, configuration, place = head, tail, storage.path(head)
     if place.is_dir():
-        return Repository(f"hf:{name}", storage.names_below(place),
-                          lambda file: storage.fetched(f"{name.rstrip('/')}/{file}")), configuration
+        top = name.rstrip("/")
+        here = Repository(f"hf:{name}", storage.names_below(place),
+                          lambda files: [storage.fetched(f"{top}/{file}") for file in files])
+        return here, configuration
     if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", name, re.ASCII):
         raise InputError(f"hf:{name}: there is no such folder, and it is no hub id of the form OWNER/NAME")
     return _on_hub(name), configuration
@@ -94,25 +99,25 @@ def _on_hub(name: str) -> Repository:
     hub_id, _, revision = name.partition("@")
     asked = hub.ask(lambda: huggingface_hub.HfApi().dataset_info(
         hub_id, revision=revision or None, timeout=hub.SECONDS))
+
+    def fetch(files: Sequence[str]) -> list[pathlib.Path]:
+        try:
+            folder = pathlib.Path(huggingface_hub.snapshot_download(
+                hub_id, repo_type="dataset", revision=revision or None, local_files_only=asked.value is None,
+                allow_patterns=[glob.escape(file) for file in files]))
+        except Exception as error:  # the client lets through errors of whichever HTTP library it uses
+            raise InputError(f"hf:{name}: the Hugging Face hub did not give {files[0]} ({hub.first_line(error)})"
+                             ) from error
+        return [folder / file for file in files]
+
     if asked.value is not None:
-        commit = asked.value.sha
-
-        def fetch(file: str) -> pathlib.Path:
-            try:
-                return pathlib.Path(huggingface_hub.hf_hub_download(
-                    hub_id, file, repo_type="dataset", revision=commit))
-            except Exception as error:  # the client lets through errors of whichever HTTP library it uses
-                raise InputError(f"hf:{name}: the Hugging Face hub did not give {file} ({hub.first_line(error)})"
-                                 ) from error
-
         return Repository(f"hf:{name}", sorted(file.rfilename for file in asked.value.siblings or ()), fetch)
     try:  # an earlier download may be here
-        folder = pathlib.Path(huggingface_hub.snapshot_download(
-            hub_id, repo_type="dataset", revision=revision or None, local_files_only=True))
+        files = huggingface_hub.get_cached_repo_tree(hub_id, repo_type="dataset", revision=revision or None)
     except Exception as error:
         raise InputError(f"hf:{name}: there is no folder {name} here, and the Hugging Face hub did not give the data "
                          f"set ({asked.reason}); download it elsewhere and name its folder: hf:DIR") from error
-    return Repository(f"hf:{name}", storage.names_below(folder), lambda file: folder / file)
+    return Repository(f"hf:{name}", sorted(file.path for file in files), fetch)
 
 
 def splits_of(repository: Repository, configuration: str | None) -> dict[str, list[str]]:
@@ -139,14 +144,14 @@ def splits_of(repository: Repository, configuration: str | None) -> dict[str, li
     configuration = configuration or next(iter(card))
     if configuration not in card:
         raise InputError(f"{repository.uri}: has no configuration {configuration!r}; there are {', '.join(card)}")
-    return _of_card(repository, configuration, card[configuration])
+    return _of_card(repository.names, card[configuration])
 
 
 def _card(repository: Repository) -> dict[str, Mapping[str, Any]]:
     """The configurations that the data set card names; none without a card, or if it leaves that to names of files."""
     if _CARD not in repository.names:
         return {}
-    text = repository.fetch(_CARD).read_text(encoding="utf-8", errors="replace")
+    text = repository.fetch([_CARD])[0].read_text(encoding="utf-8", errors="replace")
     header = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
     try:
         facts = yaml.safe_load(header[1]) if header else None
@@ -160,9 +165,9 @@ def _card(repository: Repository) -> dict[str, Mapping[str, Any]]:
     return {name: entry for name, entry in named.items() if "data_files" in entry or "data_dir" in entry}
 
 
-def _of_card(repository: Repository, configuration: str, entry: Mapping[str, Any]) -> dict[str, list[str]]:
+def _of_card(all_names: Sequence[str], entry: Mapping[str, Any]) -> dict[str, list[str]]:
     folder = f"{str(entry.get('data_dir') or '').strip('/')}/".removeprefix("/")
-    names = [name for name in repository.names if name.startswith(folder)]
+    names = [name for name in all_names if name.startswith(folder)]
     files = entry.get("data_files")
     if files is None:
         return _by_names(names)
@@ -171,11 +176,8 @@ def _of_card(repository: Repository, configuration: str, entry: Mapping[str, Any
         of_part = part if isinstance(part, dict) else {"split": "train", "path": part}
         patterns = of_part.get("path")
         for pattern in patterns if isinstance(patterns, list) else [patterns]:
-            found = [name for name in names if _matches(f"{folder}{pattern}", name)]
-            if not found:
-                raise InputError(f"{repository.uri}/{_CARD}: the configuration {configuration!r} names {pattern!r}, "
-                                 "but there is no such file")
-            splits.setdefault(str(of_part.get("split", "train")), []).extend(found)
+            splits.setdefault(str(of_part.get("split", "train")), []).extend(
+                name for name in names if _matches(f"{folder}{pattern}", name))
     return splits
 
 

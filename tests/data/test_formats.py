@@ -80,7 +80,8 @@ def test_columns_of_every_type(tmp_path):
         tmp_path, id=pa.array([7, 8], pa.int64()), document=pa.array(["a", "b"]).dictionary_encode(),
         said=pa.array(said), day=[datetime.date(2026, 11, 28), None],
         at=pa.array([when, None], pa.timestamp("ns")), price=[decimal.Decimal("1.50"), None],
-        raw=pa.array(["é".encode(), b""], pa.binary()), facts=pa.array([[("k", "v")], []], pa.map_(pa.string(), pa.string())))
+        raw=pa.array(["é".encode(), b""], pa.binary()),
+        facts=pa.array([[("k", "v")], []], pa.map_(pa.string(), pa.string())))
 
     def read(**fields):
         return [e.title for e in load_examples(source, {"title": "", **fields}).examples]
@@ -137,7 +138,7 @@ def test_damaged_columns(tmp_path):
     ("a.jsonl", b"\x28\xb5\x2f\xfd....", r"a\.jsonl: is compressed with Zstandard"),
     ("a.json", b'[{"document": "a"}] x', r"a\.json:1: is not valid JSON: there is more after the array's end: 'x'"),
     ("a.json", b'[{"document": "a"},\n\n{"document": }]', r"a\.json:3 \(row 2\): is not valid JSON"),
-    ("a.json", b'[{"document": "a"}\n{"document": "b"}]', r"a\.json:2: .*',' or the array's end ']' is missing after row 1"),
+    ("a.json", b'[{"document": "a"}\n{"document": "b"}]', r"a\.json:2: .*a ',' or .* is missing after row 1"),
     ("a.json", b'[{"document": "a"},]', r"a\.json:1 \(row 2\): is not valid JSON"),
     ("a.json", b'[{"document": "a"}', r"a\.json:1: .*is missing after row 1"),
     ("a.json", b'[{"document": "a", "document": "b"}]', r"a\.json:1 \(row 1\): .*'document' appears twice"),
@@ -155,7 +156,8 @@ def test_what_is_wrong_is_said_with_its_place(tmp_path, name, content, message):
 
 
 def test_tables_as_programs_write_them(tmp_path):
-    for content in (codecs.BOM_UTF8 + b'document;title\r\n"a;""b""\nc";t\r\n', b"document\ttitle\r\"a;\"\"b\"\"\nc\"\tt\r"):
+    european, old_mac = b'document;title\r\n"a;""b""\nc";t\r\n', b'document\ttitle\r"a;""b""\nc"\tt\r'
+    for content in (codecs.BOM_UTF8 + european, old_mac):
         (tmp_path / "a.csv").write_bytes(content)
         assert load_examples(str(tmp_path / "a.csv"), {}).examples == (Example("row-000001", 'a;"b"\nc', title="t"),)
     (tmp_path / "a.json").write_bytes(codecs.BOM_UTF8 + b'{"document": "a"}\n{"document": "b"}\n')  # JSON Lines
