@@ -279,6 +279,14 @@ class Storage:
 
 
 @dataclasses.dataclass(frozen=True)
+class Tracking:
+    """Trackers that are told of each stage's metrics once it is complete. Where they are, their own variables say."""
+
+    wandb: str | None = key(None, "project on Weights & Biases; unset: none")
+    mlflow: str | None = key(None, "experiment on MLflow; unset: none")
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluate:
     temperature: float = key(1.0, "of the policy's outputs", low=0)
     top_k: int = key(0, "0: off", low=0)
@@ -337,5 +345,6 @@ class Config:
     reward: Reward = section(Reward, epochs=3, learning_rate=5e-5)
     checkpoint: Checkpoint = section(Checkpoint)
     storage: Storage = section(Storage)
+    tracking: Tracking = section(Tracking)
     evaluate: Evaluate = section(Evaluate)
     mesh: Mesh = section(Mesh)
