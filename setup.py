@@ -33,6 +33,7 @@ setup(
         "etils[epath]>=1.9",
         "filelock>=4.2",
         "flax>=0.12",
+        "fsspec>=2024.6",
         "gguf>=0.17",
         "huggingface_hub>=0.30",
         "importlib_resources>=6",  # tensorflow-datasets imports it without asking for it
@@ -46,6 +47,8 @@ setup(
         "numpy>=2.0",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.12.8",
+        "pyarrow>=20.0",
+        "PyYAML>=6.0",
         "rich>=13.7",
         "rouge-score>=0.1.2",
         "safetensors>=0.5",

@@ -3,7 +3,8 @@
     import ilf_jax
     config = ilf_jax.base_config()
     config.data.source = "jsonl:reviews.jsonl"
-    metrics = ilf_jax.run(config, "runs/reviews")
+    result = ilf_jax.run(config, "runs/reviews")
+    print(result.metrics[-1], result.report)
     outputs = ilf_jax.load("runs/reviews").generate(["A document."], n=4)
 
 Importing this loads no jax; what needs it does so when it is called.
@@ -19,6 +20,7 @@ from ilf_jax.registry import register
 from ilf_jax.version import __version__
 
 if TYPE_CHECKING:
+    from ilf_jax.policy.run_result import RunResult
     from ilf_jax.policy.trained_policy import Policy
 
 __all__ = ["InputError", "__version__", "base_config", "load", "register", "run"]
@@ -31,8 +33,8 @@ _OWN_CODE = {"reward": ("scorer", "score.method"), "feedback": ("feedback", "fee
 def run(
     config: Config | Mapping[str, Any], workdir: str | pathlib.Path, *, reward: Callable[..., Any] | None = None,
     feedback: Callable[..., Any] | None = None, task: Any = None, objective: Any = None,
-    allow_change: Collection[str] = (),
-) -> list[dict[str, Any]]:
+    allow_change: Collection[str] = (), on_metrics: Callable[[list[dict[str, Any]]], Any] | None = None,
+) -> "RunResult":
     """Runs, or resumes, a whole ILF run.
 
     Args:
@@ -47,9 +49,12 @@ def run(
         allow_change: sections of the config, or keys, in which a resumed run may differ from what `workdir` holds, as
             long as no stage that reads them has begun: ("finetune",) for example. The change is noted in
             `workdir`/changes.jsonl.
+        on_metrics: is called with the new lines of metrics.jsonl whenever a stage is complete; those of a baseline
+            also have its name, as `baseline`. A resumed run calls it with what it has not been called with; only a
+            process killed during a call repeats that one. Of several processes, process 0 calls it.
 
     Returns:
-        The lines of metrics.jsonl.
+        The metrics, and where policy, checkpoints and report are.
 
     Raises:
         InputError: bad input of any kind, an exception in code of yours included; nothing that was written is lost.
@@ -70,8 +75,11 @@ def run(
     config = config_lib.with_overrides(config, choices)
     early_checks.check(config)
     from ilf_jax import ilf  # loads jax, so after what can be checked without
+    from ilf_jax.policy import run_result
+    from ilf_jax.runtime import storage
 
-    return ilf.run(config, workdir, allow_change=allow_change)
+    metrics = ilf.run(config, workdir, allow_change=allow_change, on_metrics=on_metrics)
+    return run_result.of(storage.path(workdir), metrics, config.iterations, list(config.baselines or {}))
 
 
 def load(workdir: str | pathlib.Path, iteration: int | None = None, baseline: str = "") -> "Policy":

@@ -71,13 +71,14 @@ class Fields(_Paths):
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    source: str = key("builtin:reviews_sample", "jsonl:FILE, tfds:NAME or builtin:NAME")
+    source: str = key("builtin:reviews_sample", "a file (.jsonl .json .csv .tsv .parquet .arrow; or FORMAT:FILE), "
+                      "hf:NAME, tfds:NAME or builtin:NAME")
     fields: Fields = section(Fields, "where a row has each field")
     folder: str | None = key(None, "where a tfds source finds its files")
-    split: str = key("train", "split to train on (tfds, builtin)")
+    split: str = key("train", "split to train on (hf, tfds, builtin)")
     train_size: int | None = key(None, "documents an iteration, the next ones each time; unset: all", low=1)
     eval_source: str | None = key(None, "held-out data; unset: the last rows of `source`")
-    eval_split: str = key("test", "split of eval_source (tfds, builtin)")
+    eval_split: str = key("test", "split of eval_source (hf, tfds, builtin)")
     eval_size: int = key(16, "held-out documents; 0: no evaluation", low=0)
     on_error: str = key("stop", "what a bad row does", choices=("stop", "skip"))
     skip_empty: tuple[str, ...] = key((), "leave out rows in which one of these fields is blank")
@@ -249,14 +250,14 @@ class Reward(Training):
 
     kind: str = key("classification", "language model that compares two outputs (A/B) or rates one (Yes/No), or a "
                      "scalar head", choices=("comparison", "classification", "scalar"))
-    source: str | None = key(None, "comparisons: jsonl:FILE, tfds:NAME or builtin:NAME; unset: none are learned from")
+    source: str | None = key(None, "comparisons, as data.source; unset: none are learned from")
     fields: ComparisonFields = section(ComparisonFields, "where a row has each field of a comparison")
     sides: tuple[str, ...] = key(("first", "second"), "what `preferred` says where the first, or second, is better")
     folder: str | None = key(None, "where a tfds source finds its files")
-    split: str = key("train", "split to train on (tfds, builtin)")
+    split: str = key("train", "split to train on (hf, tfds, builtin)")
     train_size: int | None = key(None, "comparisons to train on, the first ones; unset: all", low=1)
     eval_source: str | None = key(None, "held-out comparisons; unset: the last rows of `source`")
-    eval_split: str = key("test", "split of eval_source (tfds, builtin)")
+    eval_split: str = key("test", "split of eval_source (hf, tfds, builtin)")
     eval_size: int = key(200, "held-out comparisons", low=1)
     on_error: str = key("stop", "what a bad row does", choices=("stop", "skip"))
     where: tuple[str, ...] = key((), "conditions 'PATH=VALUE' or 'PATH!=VALUE'; rows that fail one are left out")
@@ -275,6 +276,14 @@ class Checkpoint:
 class Storage:
     patience: float = key(600.0, "seconds to wait for a bucket that does not answer, before the run ends with code 75",
                           low=0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tracking:
+    """Trackers that are told of each stage's metrics once it is complete. Where they are, their own variables say."""
+
+    wandb: str | None = key(None, "project on Weights & Biases; unset: none")
+    mlflow: str | None = key(None, "experiment on MLflow; unset: none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,5 +345,6 @@ class Config:
     reward: Reward = section(Reward, "how a reward model is trained from comparisons", epochs=3, learning_rate=5e-5)
     checkpoint: Checkpoint = section(Checkpoint, "which states are kept to resume from")
     storage: Storage = section(Storage, "work folders in buckets")
+    tracking: Tracking = section(Tracking, "services that show the metrics of runs")
     evaluate: Evaluate = section(Evaluate, "stage 6: what is measured on the held-out documents")
     mesh: Mesh = section(Mesh, "how arrays are split over devices")

@@ -19,6 +19,7 @@ import ml_collections
 
 from ilf_jax import config as config_lib
 from ilf_jax import setting_up
+from ilf_jax.runtime import told
 from ilf_jax.setting_up import Method
 from ilf_jax.stages.best_of_n import best_of_n
 from ilf_jax.stages.draft import draft
@@ -33,7 +34,7 @@ from ilf_jax.stages.score import score
 
 def run(
     config: config_lib.Config | ml_collections.ConfigDict | Mapping[str, Any], workdir: str | pathlib.Path,
-    profiled_steps: int = 0, allow_change: Collection[str] = (),
+    profiled_steps: int = 0, allow_change: Collection[str] = (), on_metrics: told.Listener | None = None,
 ) -> list[dict[str, Any]]:
     """Runs, or resumes, a whole ILF run and the baselines beside it.
 
@@ -43,6 +44,7 @@ def run(
         profiled_steps: training steps to record a profile of, in `workdir`/profile.
         allow_change: sections of the config, or keys, in which a resumed run may differ from what `workdir` holds, as
             long as no stage that reads them has begun.
+        on_metrics: is called with the new lines of metrics.jsonl whenever a stage is complete, on process 0.
 
     Returns:
         The lines of metrics.jsonl.
@@ -51,7 +53,7 @@ def run(
         InputError: bad input of any kind; nothing that was written is lost.
         WaitingError: people have yet to write feedback.
     """
-    with setting_up.set_up(config, workdir, profiled_steps, allow_change) as setup:
+    with setting_up.set_up(config, workdir, profiled_steps, allow_change, on_metrics) as setup:
         if setup.comparisons is not None:
             train_reward_model(setup.run.before_training(), setup.comparisons)
         with contextlib.closing(setup.methods()) as methods:

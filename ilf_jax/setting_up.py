@@ -19,7 +19,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.evaluation import systems as systems_lib
 from ilf_jax.inference import model_pool
 from ilf_jax.records import BestOfN, Comparison, Example, Output
-from ilf_jax.reporting import html_report, summary
+from ilf_jax.reporting import html_report, summary, tensorboard_files, trackers
 from ilf_jax.runtime import (
     config_changes,
     digests,
@@ -31,6 +31,7 @@ from ilf_jax.runtime import (
     provenance,
     sharding,
     storage,
+    told,
 )
 from ilf_jax.runtime import workdir as workdir_lib
 from ilf_jax.stages.context import SharedStages, StageContext
@@ -137,6 +138,7 @@ class Setup:
                 baseline_folder(self.run.workdir.path, name), config_lib.to_dict(config), self.run.task.directions(),
                 self.allow_change)
             with lock:
+                workdir.told = self.run.workdir.told
                 progress.log(f"baseline: {name}")
                 method = dataclasses.replace(self.run, name=name, config=config, workdir=workdir, profiled_steps=0)
                 self._baselines[name] = method
@@ -154,10 +156,12 @@ class Setup:
         """Writes metrics, TensorBoard files and the report, prints the closing table; returns the metrics."""
         folder = self.run.workdir
         metrics = folder.write_metrics()
+        for method in self._baselines.values():
+            distributed.on_main(method.workdir.tell)
 
         def write() -> None:
             with storage.read_locally(folder.path, leave_out=workdir_lib.NOT_REPORTED) as place:
-                progress.TensorBoard(place).rewrite([*metrics, *folder.performance()])
+                tensorboard_files.rewrite(place)
                 page = html_report.build_report(place)
                 summary.print_summary(place)
                 if not storage.is_local(folder.path):
@@ -173,11 +177,11 @@ class Setup:
 @contextlib.contextmanager
 def set_up(
     config: config_lib.Config | ml_collections.ConfigDict | Mapping[str, Any], workdir: str | pathlib.Path,
-    profiled_steps: int, allow_change: Collection[str] = (),
+    profiled_steps: int, allow_change: Collection[str] = (), on_metrics: told.Listener | None = None,
 ) -> Iterator[Setup]:
     """Checks configuration, data and checkpoints, then opens the work folder, which is locked until this is left.
 
-    `allow_change`: see `workdir.open_workdir`; it holds for the folders of baselines, too.
+    `allow_change`: see `workdir.open_workdir`; it holds for the folders of baselines, too. `on_metrics`: see `ilf.run`.
 
     Raises:
         InputError: bad input of any kind, before any work is done.
@@ -188,6 +192,7 @@ def set_up(
     config_changes.check_names(allow_change, config_lib.key_names())
     config = _with_precision(config, storage.path(workdir))
     task = tasks_lib.make_task(config)
+    trackers.check(config)
     preflight.check_sources(config, task)
     documents = documents_lib.load_documents(config)
     preflight.check_documents(config, task, documents)
@@ -201,7 +206,7 @@ def set_up(
     _check_baselines(storage.path(workdir), config, allow_change)
     folder, lock = workdir_lib.open_workdir(
         workdir, config_lib.to_dict(config), task.directions(), allow_change, provenance.here())
-    with lock, os_errors.explained(folder.path, own=False):
+    with lock, os_errors.explained(folder.path, own=False), contextlib.ExitStack() as stack:
         jax_settings.apply(config.precision)
         _train_tokenizer(config, task, folder.path, documents)
         if comparisons is not None:
@@ -210,6 +215,10 @@ def set_up(
         pool.now = folder.started
         writing = [name for name in config_lib.needed_roles(config) if name != "embedder"]
         model_pool.check_templates(model_pool.Roles(config, pool, folder.path / "tokenizer", None), writing)
+        listeners = stack.enter_context(trackers.opened(config, folder))
+        if on_metrics is not None:
+            listeners[told.ON_METRICS] = on_metrics
+        folder.told = told.Told(folder.path, listeners)
         yield Setup(
             Method("", config, folder, task, documents, pool, SharedStages(), folder.path / "tokenizer",
                    folder.reward_model if comparisons is not None else None, profiled_steps),

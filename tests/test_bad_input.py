@@ -175,7 +175,7 @@ def test_too_little_data(trained, run, tmp_path):
     refused(run(with_data(trained, data(tmp_path, []))), "the data set is empty")
     refused(run(with_data(trained, data(tmp_path, [row(i) for i in range(7)]))), "7 usable documents", "8 are needed")
     refused(run(with_data(trained, f"jsonl:{tmp_path / 'dta.jsonl'}")), "no file", "did you mean", "data.jsonl")
-    refused(run(with_data(trained, "data.jsonl")), "config.data.source", "jsonl:FILE")
+    refused(run(with_data(trained, "data")), "config.data.source", "jsonl:FILE")
     assert not (tmp_path / "run").exists()
 
 

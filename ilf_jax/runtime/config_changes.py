@@ -43,6 +43,7 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "baselines": ("rank",),  # each has a folder of its own, whose configuration is compared, too
     "checkpoint": (),
     "storage": (),
+    "tracking": (),
     "data.too_long": ("finetune",),  # where no row was too long before the run, only what models write can be
 }
 # They concern what one iteration is about to train, so they may change between iterations.
@@ -84,8 +85,8 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
         a, b = old.get(key), new.get(key)
         if b is not None and AUTO.get(prefix + key) == b:
             continue
-        if isinstance(a, Mapping) and isinstance(b, Mapping):
-            changes += differences(a, b, f"{prefix}{key}.")
+        if isinstance(a, Mapping | None) and isinstance(b, Mapping | None):  # an older folder lacks a section
+            changes += differences(a or {}, b or {}, f"{prefix}{key}.")
         elif a != b and not (prefix + key in MAY_GROW and isinstance(a, int) and isinstance(b, int) and b > a):
             changes.append(Difference(prefix + key, a, b))
     return changes

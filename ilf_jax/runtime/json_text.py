@@ -31,7 +31,7 @@ def parse_line(line: bytes, *, first: bool, all_texts: bool = False) -> Any:
         raise ValueError(f"not UTF-8 (byte {e.start + 1} of the line is 0x{line[e.start]:02x}, as in Windows-1252 or "
                          f"Latin-1); {_REMEDY}") from e
     try:
-        value = _DECODER.decode(text)
+        value = DECODER.decode(text)
         if all_texts and "\\u" in text:
             json.dumps(value, ensure_ascii=False).encode()
         return value
@@ -51,5 +51,5 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return value
 
 
-# Made once: `json.loads` with a hook makes one a line.
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
+DECODER = json.JSONDecoder(object_pairs_hook=_object)
+"""Refuses an object that holds a key twice. Made once: `json.loads` with a hook makes one a line."""

@@ -1,8 +1,11 @@
 """What a stage's manifest.json may hold: read, checked and refused here, whoever wrote it."""
 
+import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
+from ilf_jax import records
 from ilf_jax.errors import InputError, shown
 from ilf_jax.runtime import storage
 from ilf_jax.runtime.files import read_sealed
@@ -71,3 +74,13 @@ def _is_metric(row: Any) -> bool:
     if not isinstance(row, dict) or not all(isinstance(row.get(key), kind) for key, kind in _METRIC.items()):
         return False
     return all(row.get(key) is None or is_finite(row[key]) for key in ("value", "stderr", "n"))
+
+
+def of_stages(path: storage.Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """(Iteration, stage, manifest) of all stages in a work folder, oldest first."""
+    order = {name: i for i, name in enumerate(records.OF_STAGES)}
+    for folder in (p for p in storage.inside(path) if re.fullmatch(r"iteration_\d+", p.name)):
+        for stage in sorted(storage.inside(folder), key=lambda p: order.get(p.name, 99)):
+            manifest = stage / "manifest.json"
+            if manifest.exists():
+                yield int(folder.name.removeprefix("iteration_")), stage.name, read(manifest)

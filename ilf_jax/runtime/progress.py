@@ -1,11 +1,9 @@
-"""What a run shows while it works: log lines, progress bars, tables, TensorBoard. Imports no jax."""
+"""What a run shows while it works: log lines, progress bars, tables. Imports no jax."""
 
 import logging
-import shutil
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -210,62 +208,3 @@ def print_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]
     for row in cells:
         table.add_row(*(rich.text.Text(cell) for cell in row))
     console.print(table)
-
-
-class TensorBoard:
-    """Metrics as TensorBoard scalars in `workdir/tensorboard`, tag `stage/metric`, step = iteration.
-
-    A metric is a mapping with `iteration`, `stage`, `metric`, `value` as in metrics.jsonl; other keys are ignored.
-    Before the first metric nothing is written, and tensorboardX is not imported, which takes over a second.
-    """
-
-    def __init__(self, workdir: str | Path) -> None:
-        self.folder = Path(workdir) / "tensorboard"
-        self._writer: Any = None
-
-    def add(self, metrics: Iterable[Mapping[str, Any]]) -> None:
-        """Appends new metrics. After a resume call `rewrite` first, or events appear twice."""
-        metrics = list(metrics)
-        if not metrics:
-            return
-        if self._writer is None:
-            self._writer = self._open(self.folder)
-        self._write(self._writer, metrics)
-
-    def rewrite(self, metrics: Iterable[Mapping[str, Any]]) -> None:
-        """Replaces the contents of the folder by exactly these metrics.
-
-        The new events are complete before the old ones are deleted, so a kill leaves one or the other.
-        """
-        self.close()
-        metrics = list(metrics)
-        fresh = self.folder.with_name(self.folder.name + ".tmp")
-        shutil.rmtree(fresh, ignore_errors=True)
-        if metrics:
-            writer = self._open(fresh)
-            self._write(writer, metrics)
-            writer.close()
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
-        if metrics:
-            fresh.rename(self.folder)
-
-    def close(self) -> None:
-        """Flushes and closes the events file; `add` opens another."""
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-
-    @staticmethod
-    def _open(folder: Path) -> Any:
-        import tensorboardX
-
-        # tensorboardX names a file by the second: another writer in the same second would overwrite its events.
-        return tensorboardX.SummaryWriter(str(folder), filename_suffix=f".{time.time_ns()}")
-
-    @staticmethod
-    def _write(writer: Any, metrics: Sequence[Mapping[str, Any]]) -> None:
-        for metric in metrics:
-            if metric["value"] is not None:
-                writer.add_scalar(f"{metric['stage']}/{metric['metric']}", metric["value"], metric["iteration"])
-        writer.flush()

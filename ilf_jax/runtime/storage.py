@@ -129,6 +129,14 @@ def names(folder: Path) -> set[str]:
     return {p.name for p in inside(folder)}
 
 
+def names_below(folder: Path) -> list[str]:
+    """Names of the files in a folder and in its folders, from the folder itself, sorted."""
+    if isinstance(folder, BucketPath):
+        start = f"{folder.key}/" if folder.key else ""
+        return sorted(key.removeprefix(start) for key in folder.bucket.under(folder.key) if not key.endswith("/"))
+    return sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
+
+
 def delete(folder: Path) -> None:
     """Deletes the folder and all it contains, if there is one."""
     if isinstance(folder, BucketPath):

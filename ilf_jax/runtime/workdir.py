@@ -22,16 +22,16 @@ import datetime
 import hashlib
 import json
 import os
-import re
 import time
 import types
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ilf_jax import records
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import config_changes, digests, distributed, lease, manifests, os_errors, provenance, storage
 from ilf_jax.runtime.files import lock, read_json, read_json_lines, read_lines, read_sealed, write_json, write_lines
+from ilf_jax.runtime.told import Told
 from ilf_jax.version import __version__
 
 R = TypeVar("R", bound=records.Record)
@@ -208,11 +208,16 @@ def _resolved(path: storage.Path, relative: str) -> storage.Path:
 
 
 class Workdir:
-    """The folder of one run. Use `open_workdir` to get one."""
+    """The folder of one run. Use `open_workdir` to get one.
+
+    Attributes:
+        told: whoever is told of new metrics, once somebody is.
+    """
 
     def __init__(self, path: storage.Path, config: dict[str, Any]) -> None:
         self.path = path
         self.config = config
+        self.told: Told | None = None
         self._run = {"config_hash": config_hash({k: v for k, v in config.items() if k not in config_changes.MAY_GROW}),
                      "versions": provenance.versions()}
 
@@ -239,18 +244,9 @@ class Workdir:
         """Where the params of the reward model that this run trains are."""
         return self.iteration(0) / "reward_model"
 
-    def _manifests(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
-        """(Iteration, stage, manifest) of all stages, oldest first."""
-        order = {name: i for i, name in enumerate(records.OF_STAGES)}
-        for folder in (p for p in storage.inside(self.path) if re.fullmatch(r"iteration_\d+", p.name)):
-            for stage in sorted(storage.inside(folder), key=lambda p: order.get(p.name, 99)):
-                manifest = stage / "manifest.json"
-                if manifest.exists():
-                    yield int(folder.name.removeprefix("iteration_")), stage.name, manifests.read(manifest)
-
     def metrics(self) -> list[dict[str, Any]]:
         """All metrics of the complete stages, oldest first."""
-        return [row for _, _, manifest in self._manifests() for row in manifest.get("metrics", [])]
+        return [row for _, _, manifest in manifests.of_stages(self.path) for row in manifest.get("metrics", [])]
 
     def performance(self) -> list[dict[str, Any]]:
         """What the complete stages cost, as metrics named performance/...; the last one is the goodput.
@@ -259,7 +255,7 @@ class Workdir:
         last stage, idle time included. Of an interrupted stage only the last process's work counts.
         """
         rows, productive, end = [], 0.0, 0.0
-        for k, stage, manifest in self._manifests():
+        for k, stage, manifest in manifests.of_stages(self.path):
             cost = manifest.get("cost", {})
             rows += [_performance(k, stage, name, value) for name, value in cost.items()]
             productive += cost.get("seconds", 0.0) - cost.get("compile_seconds", 0.0)
@@ -268,6 +264,11 @@ class Workdir:
         if rows and end > started:
             rows.append(_performance(rows[-1]["iteration"], "run", "goodput", max(0.0, productive) / (end - started)))
         return rows
+
+    def tell(self) -> None:
+        """Tells whoever is to be told of complete stages, see `Told.tell`. On process 0."""
+        if self.told is not None:
+            self.told.tell(self.path)
 
     def write_metrics(self) -> list[dict[str, Any]]:
         """Rebuilds metrics.jsonl and performance.jsonl, so that a resumed run has no duplicates.
@@ -281,6 +282,7 @@ class Workdir:
             for name, lines in (("metrics", rows), ("performance", self.performance())):
                 text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in lines)
                 write_lines(self.path / f"{name}.jsonl", text, soon=True)
+            self.tell()
             return rows
 
         return distributed.on_main(write)

@@ -2,21 +2,21 @@
 
 import functools
 import hashlib
+import json
 from pathlib import Path
 
 from ilf_jax import config as config_lib
+from ilf_jax.data import sources
 from ilf_jax.runtime import storage
-
-_SCHEME = "jsonl:"
 
 
 def of(config: config_lib.Config) -> dict[str, str]:
-    """SHA-256 of each local file of data by the key that names it. A file that cannot be read has none."""
-    sources = {
+    """SHA-256 of each local file, or folder, of data by the key that names it. One that cannot be read has none."""
+    uris = {
         "data.source": config.data.source, "data.eval_source": config.data.eval_source,
         "reward.source": config.reward.source, "reward.eval_source": config.reward.eval_source}
-    digests = {key: _of_file(uri.removeprefix(_SCHEME)) for key, uri in sources.items()
-               if uri is not None and uri.startswith(_SCHEME)}
+    names = {key: sources.file_of(uri) for key, uri in uris.items() if uri is not None}
+    digests = {key: _of_file(name) for key, name in names.items() if name is not None}
     return {key: digest for key, digest in digests.items() if digest}
 
 
@@ -25,10 +25,17 @@ def _of_file(name: str) -> str:
     if not storage.is_local(path):
         return ""
     try:
-        facts = path.stat()
-        return _digest(storage.local(name), facts.st_size, facts.st_mtime_ns)
+        if not path.is_dir():
+            return _digest_now(path)
+        files = {file: _digest_now(path / file) for file in storage.names_below(path)}
     except OSError:
         return ""
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()
+
+
+def _digest_now(path: Path) -> str:
+    facts = path.stat()
+    return _digest(path, facts.st_size, facts.st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=256)  # the cells of a sweep mostly read the same file

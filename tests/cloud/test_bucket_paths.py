@@ -1,12 +1,15 @@
 """Paths in buckets of real servers: what they do, with how many requests, and what is said where that fails."""
 
+import gzip
 import json
 import sys
 import threading
 
 import object_stores
+import pyarrow.parquet
 import pytest
 
+from ilf_jax.data.loading import load_examples
 from ilf_jax.errors import InputError, TryAgainError
 from ilf_jax.records import Draft
 from ilf_jax.runtime import bucket as bucket_lib
@@ -291,3 +294,22 @@ def test_the_client_is_not_installed(store, folder, monkeypatch):
     package = {"gs": "gcsfs", "s3": "s3fs"}[store.scheme]
     monkeypatch.setitem(sys.modules, package, None)
     assert f"run: pip install {package}" in refused(str(folder))
+
+
+def test_data_of_every_format(folder, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"document": "a"}\n{"document": "b"}\n')
+    (tmp_path / "rows.csv.gz").write_bytes(gzip.compress(b"document\na\nb\n"))
+    (tmp_path / "rows.json").write_text('[{"document": "a"}, {"document": "b"}]')
+    pyarrow.parquet.write_table(pyarrow.table({"document": ["a", "b"]}), tmp_path / "rows.parquet")
+    for name in ("rows.jsonl", "rows.csv.gz", "rows.json", "rows.parquet"):
+        place = folder / f"of_{name.partition('.')[2]}" / "train" / name
+        place.write_bytes((tmp_path / name).read_bytes())
+        for source in (str(place), f"hf:{place.parent.parent}"):
+            assert [e.document for e in load_examples(source, {}).examples] == ["a", "b"]
+    (folder / "bad.csv").write_bytes(b"document\na,b\n")
+    with pytest.raises(InputError, match=f"^{folder}/bad.csv:2: has 2 cells"):
+        load_examples(f"csv:{folder}/bad.csv", {})
+    with pytest.raises(InputError, match=f"config.data.source: {folder}/none.csv: there is no such object"):
+        load_examples(f"{folder}/none.csv", {})
+    with pytest.raises(InputError, match=f"hf:{folder}: has no split 'dev'; there are train"):
+        load_examples(f"hf:{folder}", {}, split="dev")

@@ -107,8 +107,8 @@ def test_missing_and_unreadable_files(tmp_path, write):
 
 
 @pytest.mark.parametrize(("source", "fields", "more", "message"), [
-    ("csv:a.csv", {}, {}, r"config\.data\.source: 'csv:a\.csv' given; allowed are jsonl:FILE, tfds:NAME, builtin"),
-    ("rows.jsonl", {}, {}, r"allowed are jsonl:FILE"),
+    ("xml:a.csv", {}, {}, r"config\.data\.source: 'xml:a\.csv' given; allowed are jsonl:FILE .*, tfds:NAME, builtin"),
+    ("rows", {}, {}, r"allowed are jsonl:FILE"),
     ("jsonl:", {}, {}, r"allowed are jsonl:FILE"),
     ("jsonl:x", {"documnt": "a"}, {}, r"config\.data\.fields: unknown field 'documnt'; did you mean 'document'"),
     ("jsonl:x", {"document": 3}, {}, r"config\.data\.fields\.document: 3 given"),

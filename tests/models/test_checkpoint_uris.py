@@ -75,7 +75,7 @@ def test_only_a_name_that_is_no_place_here_is_looked_up(here, asked):
 def test_a_hub_that_does_not_answer(here, monkeypatch):
     never = threading.Event()
     monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda self, hub_id, timeout: never.wait())
-    monkeypatch.setattr(checkpoint_uris, "_HUB_SECONDS", 0.2)
+    monkeypatch.setattr(checkpoint_uris.hub, "SECONDS", 0.2)
     begin = time.monotonic()
     with pytest.raises(InputError, match=r"no answer within 0\.2 seconds"):
         checkpoint_uris.resolve("hf:someone/model")

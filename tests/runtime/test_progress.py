@@ -1,4 +1,4 @@
-"""Bars, log lines, tables and TensorBoard events."""
+"""Bars, log lines, tables."""
 
 import io
 import logging
@@ -7,7 +7,6 @@ import sys
 
 import pytest
 import rich.console
-from tensorboardX import proto
 
 from ilf_jax.runtime import progress
 
@@ -105,39 +104,6 @@ def test_table_without_rows():
 @pytest.mark.parametrize(("seconds", "text"), [(0.42, "0.4 s"), (12.3, "12 s"), (185, "3:05"), (7201, "2:00:01")])
 def test_duration(seconds, text):
     assert progress.duration(seconds) == text
-
-
-def read_events(folder):
-    """(tag, step, value) of every scalar: records are length (8), crc (4), payload, crc (4)."""
-    found = []
-    for path in sorted(folder.iterdir()):
-        data = path.read_bytes()
-        while data:
-            size = int.from_bytes(data[:8], "little")
-            event = proto.event_pb2.Event.FromString(data[12 : 12 + size])
-            data = data[16 + size :]
-            found += [(value.tag, event.step, round(value.simple_value, 4)) for value in event.summary.value]
-    return found
-
-
-def metric(iteration, value):
-    return {"iteration": iteration, "stage": "evaluate", "metric": "rouge1", "value": value, "stderr": 0.1, "n": 3}
-
-
-def test_tensorboard_rewrite_leaves_no_duplicates(tmp_path):
-    board = progress.TensorBoard(tmp_path)
-    board.add([])
-    assert not board.folder.exists()
-    board.add([metric(0, 0.25)])
-    board.close()
-    resumed = progress.TensorBoard(tmp_path)
-    resumed.rewrite([metric(0, 0.25), metric(1, 0.5), metric(2, None)])
-    resumed.add([metric(3, 0.75)])
-    resumed.close()
-    expected = [("evaluate/rouge1", 0, 0.25), ("evaluate/rouge1", 1, 0.5), ("evaluate/rouge1", 3, 0.75)]
-    assert sorted(read_events(tmp_path / "tensorboard")) == expected
-    resumed.rewrite([])
-    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.versions
