@@ -78,13 +78,18 @@ def _run_with_argparse(module: Any, arguments: Sequence[str]) -> int:
 
 
 def _run_with_absl(module: Any, argv: Sequence[str]) -> int:
-    from absl import app
+    from absl import app, flags, logging
 
     from ilf_jax.runtime import last_defence
 
+    def main(arguments: Sequence[str]) -> int:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # orbax logs much; our own lines pass nevertheless
+        return module.main(arguments)
+
     parser = {"flags_parser": module.parse_or_exit} if hasattr(module, "parse_or_exit") else {}
     with last_defence.at_once_when_stopped():
-        app.run(module.main, argv=list(argv), **parser)  # exits with what main returns
+        app.run(main, argv=list(argv), **parser)  # exits with what main returns
     raise AssertionError("app.run returned")
 
 

@@ -84,13 +84,15 @@ def table(cls: type) -> dict[str, Key]:
 @functools.cache
 def section_docs(cls: type) -> dict[str, str]:
     """What each section in a section class is about, by dotted name, in the order of the fields."""
-    docs = {}
-    for field in dataclasses.fields(cls):
-        value = getattr(cls(), field.name)
+    return dict(_sections(cls()))
+
+
+def _sections(instance: Any, prefix: str = "") -> typing.Iterator[tuple[str, str]]:
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
         if dataclasses.is_dataclass(value):
-            docs[field.name] = field.metadata["doc"]
-            docs |= {f"{field.name}.{name}": doc for name, doc in section_docs(type(value)).items()}
-    return docs
+            yield prefix + field.name, field.metadata["doc"]
+            yield from _sections(value, f"{prefix}{field.name}.")
 
 
 def _keys(instance: Any, prefix: str = "") -> typing.Iterator[tuple[str, Key]]:
@@ -125,7 +127,7 @@ def unknown_key(cls: type, path: str, renamed: Mapping[str, str]) -> InputError:
     if name in renamed:
         return InputError(f"config.{name}: was renamed; it is now config.{renamed[name]}")
     all_names = names(cls)
-    near = difflib.get_close_matches(name, all_names, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, all_names, n=1)
     same_name = [k for k in all_names if k.rpartition(".")[2] == name.rpartition(".")[2]]
     if not near or "." not in name:  # perhaps only the section was left out, and several have such a key
         near = same_name[:3] or near

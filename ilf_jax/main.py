@@ -62,7 +62,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 def _located(argv: Sequence[str]) -> list[str]:
     """The arguments with the path of the config file where its name was. Raises InputError if there is no such file."""
-    located = []
+    located: list[str] = []
     for before, arg in itertools.pairwise(["", *argv]):
         if before in ("--config", "-config"):
             located[-1] = f"--config={shipped.locate(arg)}"

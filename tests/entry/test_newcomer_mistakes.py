@@ -31,6 +31,7 @@ MISTAKES = [
     (["run", QUICKSTART, "--config.refine.top_p=95"], "config.refine.top_p: 95.0 is out of range; allowed: above 0"),
     (["run", QUICKSTART, "--config.finetune.init=bas"], "'bas' is not one of 'base', 'previous'; did you mean 'base'?"),
     (["run", QUICKSTART, "--config.data.source=reviews.jsonl"], "no file reviews.jsonl (looked from {here}); give"),
+    (["run", QUICKSTART, "--config.data.source=reviews.xlsx"], "config.data.source: 'reviews.xlsx' given; "),
     (["run", QUICKSTART, "--config.data.source=jsnl:reviews.jsonl"], "did you mean jsonl:reviews.jsonl?"),
     (["run", QUICKSTART, "--config.data.source=builtin:word_removl"], "did you mean builtin:word_removal?"),
     (["run", "--config=summarize_smollm2"], "reviews.jsonl (looked from {here}); give yours by --config.data.source="),
@@ -43,14 +44,17 @@ MISTAKES = [
     (["run", QUICKSTART, "--topology=v5e:4x4"], "--topology needs --dry_run"),
     (["run", QUICKSTART, "--num_processes=2"], "--coordinator_address, --process_id: missing"),
     (["run", QUICKSTART, "--workdir="], "--workdir=DIR is needed: where the run keeps its files"),
+    (["generate", "--workdir=models/lama", "A document."], "no such folder; did you mean {here}/models/llama?"),
     (["config", "finetune.learnin_rate"], "there is no such key; did you mean config.finetune.learning_rate?"),
 ]
-# Answers each line of arguments in a process of its own, forked so that Python and the package start once. Whatever
-# imports jax fails, with another exit code.
+# Answers each line of arguments in a process of its own, forked so that Python and most of the package start once. No
+# command is imported before, for each defines flags of the same names. Whatever imports jax fails, with another code.
 _PROGRAM = """
 import json, os, sys, tempfile, time
 sys.modules["jax"] = None
-from ilf_jax import cli, main
+import ml_collections.config_flags
+from ilf_jax import cli
+from ilf_jax.entry import early_checks, overrides
 for arguments in map(json.loads, sys.stdin):
     start = time.perf_counter()
     with tempfile.TemporaryFile() as said:
