@@ -1,6 +1,7 @@
 """Two systems on the same documents: what differs, by how much, and how sure that is."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,13 +31,18 @@ class Difference:
     n: int
 
     @property
+    def is_alike(self) -> bool:
+        """Whether all documents differ alike, but for rounding: then the interval has no width."""
+        return math.isclose(self.low, self.high, rel_tol=1e-9, abs_tol=1e-12)
+
+    @property
     def is_clear(self) -> bool:
         """Whether the interval excludes zero.
 
-        Where all documents differ alike it has no width, however few they are; then the sign test has to agree.
+        One without width excludes it however few documents there are; so the sign test has to agree there.
         """
         excludes_zero = self.low > 0 or self.high < 0
-        return excludes_zero and (self.low < self.high or self.p_sign < _SIGNIFICANT)
+        return excludes_zero and (not self.is_alike or self.p_sign < _SIGNIFICANT)
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> Difference:

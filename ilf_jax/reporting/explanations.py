@@ -49,10 +49,9 @@ def of_baseline(work: WorkFolder, name: str) -> str:
     return "; ".join([*said, *named, *([f"{more} more keys"] if more > 0 else [])]) or "the run's own settings"
 
 
-def of_best_of(work: WorkFolder, label: str) -> str:
+def of_best_of(work: WorkFolder) -> str:
     """Of the best of N outputs of a system."""
-    count = _value(work.config, "evaluate.best_of_n")
-    return f"of {count} outputs of {label} the one that the reward model likes best"
+    return f"the reward model's pick of {_value(work.config, 'evaluate.best_of_n')} outputs"
 
 
 BEFORE_TRAINING = "the policy as it was given"
@@ -81,5 +80,5 @@ def of_systems(work: WorkFolder) -> dict[str, str]:
     lines |= {tables.TARGET_LABELS.get(name, name): of_baseline(work, name) for name in work.baselines}
     for label, (run, stage) in tables.systems(work).items():
         if stage == "best_of_n":
-            lines[label] = of_best_of(run, label.rpartition(", best of ")[0])
+            lines[label] = of_best_of(run)
     return lines

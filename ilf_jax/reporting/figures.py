@@ -27,6 +27,7 @@ SERIES = [f"#0a0b1{i}" for i in range(7)]
 _CSS = {INK: "var(--ink)", GRID: "var(--rule)", **{color: f"var(--series-{i})" for i, color in enumerate(SERIES)}}
 MARKERS = "osD^vPX"
 _LEGEND_HANDLE, _POINTS_A_LETTER = 45.0, 5.2  # of a legend's entry, in points
+_AFTER = "after training"
 _INCHES_A_BAR = 0.19
 _MOST_BARS = 4  # of a group
 _MAX_TICKS = 8  # of a logarithmic axis; up to this many measured values get a tick each
@@ -162,16 +163,16 @@ def grouped_bars(figure: Figure, axes: Axes, groups: Mapping[str, Mapping[int, t
     add_legend(figure, axes)
 
 
-def bars(axes: Axes, values: Mapping[str, tuple[float, float]]) -> None:
-    """Horizontal bars, one per label, of (value, half the width of the error bar)."""
-    like = max((abs(value) for value, _ in values.values()), default=0.0)
+def bars(axes: Axes, values: Mapping[str, tuple[float, float, float]]) -> None:
+    """Horizontal bars, one per label, of (value, how far its error bar reaches below, and above)."""
+    like = max((abs(value) for value, *_ in values.values()), default=0.0)
     axes.yaxis.grid(visible=False)
     axes.xaxis.grid(visible=True)
-    for y, (value, error) in enumerate(values.values()):
+    for y, (value, below, above) in enumerate(values.values()):
         axes.barh(y, value, 0.6, color=SERIES[0])
-        if error:
-            axes.errorbar(value, y, xerr=error, color=INK, capsize=3, linewidth=1)
-        axes.annotate(tables.number(value, like), (value + error, y), (4, 0), textcoords="offset points", va="center",
+        if below or above:
+            axes.errorbar(value, y, xerr=[[below], [above]], color=INK, capsize=3, linewidth=1)
+        axes.annotate(tables.number(value, like), (value + above, y), (4, 0), textcoords="offset points", va="center",
                       fontsize=8)
     axes.set_yticks(range(len(values)), _wrapped(values))
     axes.invert_yaxis()
@@ -247,8 +248,9 @@ def line_plot(
         figure, axes = make_axes(ylabel)
         for i, (label, line) in enumerate(lines.items()):
             color = SERIES[i % 7]
-            axes.errorbar(line.xs, line.ys, line.errors, label=label or None, color=color, marker=MARKERS[i % 7],
-                          linestyle="none" if line.curve else DASHES[i % 7], markersize=6, capsize=3)
+            axes.errorbar(line.xs, line.ys, line.errors, label=label or (_AFTER if before else None), color=color,
+                          marker=MARKERS[i % 7], linestyle="none" if line.curve else DASHES[i % 7], markersize=6,
+                          capsize=3)
             for x, values in zip(line.xs, line.points, strict=False):
                 axes.plot([x] * len(values), values, color=color, marker=MARKERS[i % 7], linestyle="none", markersize=3,
                           alpha=0.55)
@@ -272,6 +274,7 @@ def line_plot(
             ticks = _far_apart(all_xs)
             if len(ticks) <= _MAX_TICKS:
                 axes.set_xticks(ticks)
+                axes.minorticks_off()
             formatted = _plain_number if all_xs[0] >= 1 else "{:g}".format
             axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: formatted(x)))
             axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())

@@ -191,7 +191,7 @@ def with_interval(difference: paired.Difference | None, like: float | None = Non
     if difference is None:
         return "–"
     like = max(abs(difference.low), abs(difference.high)) if like is None else like
-    if difference.low == difference.high:
+    if difference.is_alike:
         return f"{tables.signed(difference.value, like)} in every document"
     value, low, high = (tables.signed(x, like) for x in (difference.value, difference.low, difference.high))
     return f"{value} [{low}, {high}]"

@@ -57,7 +57,7 @@ def _of_one_iteration(work: WorkFolder, lead: str, metrics: dict[str, Metric]) -
         return None
     figure, axes = figures.make_axes("")
     figure.set_size_inches(5.4, 0.9 + 0.42 * len(metrics))
-    figures.bars(axes, {label: (m.value, float(np.max(_intervals([m])))) for label, m in metrics.items()})
+    figures.bars(axes, {label: (m.value, *_intervals([m])[:, 0]) for label, m in metrics.items()})
     axes.set_xlabel(tables.spoken(lead))
     title = tables.spoken(lead).capitalize()
     return figures.Plot("headline", title, _caption(work, lead), figures.to_svg(figure, "headline", title))
@@ -143,8 +143,8 @@ def _lengths(work: WorkFolder) -> figures.Plot | None:
     if len(evaluated) > 1:
         texts["held out, after"] = [r.text for r in evaluated[-1].rows("evaluate").values()]
     words = {label: [len(text.split()) for text in group] for label, group in texts.items() if group}
-    if not words:
-        return None
+    if len(words) < 2:
+        return None  # nothing to compare
     figure, axes = figures.make_axes("")
     axes.grid(axis="x", visible=True)
     axes.grid(axis="y", visible=False)
@@ -179,7 +179,7 @@ def _win_rates(work: WorkFolder) -> figures.Plot | None:
     figure, axes = figures.make_axes("")
     figure.set_size_inches(5.4, max(2.0, 0.6 + 0.42 * len(win_rates)))
     errors = _errors(list(win_rates.values()))
-    figures.bars(axes, {judgements.spoken(name): (metric.value, error)
+    figures.bars(axes, {judgements.spoken(name): (metric.value, error, error)
                         for (name, metric), error in zip(win_rates.items(), errors, strict=True)})
     axes.set_xlim(0, 1.12)
     axes.axvline(0.5, color=figures.INK, linewidth=1, linestyle=":")

@@ -98,18 +98,24 @@
     return make("ol", { class: "candidates" }, ...rows);
   }
 
-  function trainingChain(sample) {
+  function candidateChain(sample) {
     const like = largest();
+    const texts = view.kind === "training" ? "refinements" : "outputs";
     const picked = sample.candidates.find((candidate) => candidate.chosen);
-    const [draft, pick] = picked ? sideBySide(sample.draft, picked.text) : [plain(sample.draft), null];
-    const steps = [step("draft_score" in sample ? `Draft, score ${number(sample.draft_score, like)}` : "Draft", draft)];
+    const steps = [];
+    let pick = picked ? plain(picked.text) : null;
+    if ("draft" in sample) {
+      const [draft, other] = picked ? sideBySide(sample.draft, picked.text) : [plain(sample.draft), null];
+      steps.push(step("draft_score" in sample ? `Draft, score ${number(sample.draft_score, like)}` : "Draft", draft));
+      pick = other;
+    }
     if (sample.feedback) steps.push(step(sample.source ? `Feedback (${sample.source})` : "Feedback", plain(sample.feedback)));
     if (picked) {
-      steps.push(step(`Picked of ${sample.candidates.length} refinements, score ${number(picked.score, like)}`, pick));
+      steps.push(step(`Picked of ${sample.candidates.length} ${texts}, score ${number(picked.score, like)}`, pick));
     }
     if (sample.candidates.length) {
       const all = candidates(sample, like);
-      const label = `${sample.candidates.length} refinements${picked ? " with scores" : ""}`;
+      const label = `${sample.candidates.length} ${texts}${picked ? " with scores" : ""}`;
       steps.push(make("li", {}, make("details", sample.candidates.length > 8 ? {} : { open: "" },
         make("summary", {}, make("span", { class: "label" }, label)), all)));
     }
@@ -134,7 +140,7 @@
   let view = null; // the list that is shown
   let shown = []; // its samples, searched and in order
   let chosen = 0; // index in `shown`
-  const documentOf = (sample) => data.documents[view.kind][sample.id];
+  const documentOf = (sample) => data.documents[view.kind === "training" ? "training" : "heldout"][sample.id];
   const name = (sample) => documentOf(sample).title || documentOf(sample).text.slice(0, 80) || sample.id;
 
   function haystack(sample) {
@@ -148,7 +154,8 @@
     if (options.some(([value]) => value === keep)) select.value = keep;
   }
 
-  const kindNames = { training: "training: draft to pick", heldout: "held out: before and after" };
+  const kindNames = { training: "training: draft to pick", heldout: "held out: before and after",
+    best_of_n: "held out: best of N" };
   const unique = (values) => [...new Set(values)];
 
   function choices() {
@@ -229,7 +236,7 @@
     copy.addEventListener("click", copySample);
     const steps = [];
     if (about.text) steps.push(folded("Document", about.text));
-    steps.push(...(view.kind === "training" ? trainingChain(sample) : heldOutChain(sample)));
+    steps.push(...(view.kind === "heldout" ? heldOutChain(sample) : candidateChain(sample)));
     if (about.human_refinement) steps.push(step("Refinement by a person", plain(about.human_refinement)));
     if (about.reference) steps.push(step("Reference", plain(about.reference)));
     place.replaceChildren(

@@ -1,8 +1,9 @@
 """The data of the report's sample browser: documents with all that was written about them, as plain JSON values.
 
-Two kinds of samples. A training sample is the chain of one document in one iteration: draft, feedback, candidates with
-their scores, the pick, and the policy's new draft where a later iteration drafts for the same document. A held-out
-sample is what a system wrote for one document before training and after each iteration.
+A training sample is the chain of one document in one iteration: draft, feedback, candidates with their scores, the
+pick, and the policy's new draft where a later iteration drafts for the same document. A held-out sample is what a
+system wrote for one document before training and after each iteration. Where N outputs were drawn for a held-out
+document, there is a third kind: all of them with their rewards.
 """
 
 import dataclasses
@@ -44,18 +45,18 @@ def collect(work: WorkFolder, most: int = MOST_SAMPLES, most_bytes: int = MOST_B
     """What the page holds as JSON.
 
     Returns:
-        `views`, one for each kind, system and iteration that has samples: {kind: "training" or "heldout", system,
-        iteration, of (how many documents there are), samples}; `documents` by kind and id; `metric`, the leading one,
-        or None. Views share `most` samples and `most_bytes` evenly. Which documents they show looks random and is the
-        same on every call; they stand in the order of the data.
+        `views`, one for each kind ("training", "heldout" or "best_of_n"), system and iteration that has samples: {kind,
+        system, iteration, of (how many documents there are), samples}; `documents`: those of training, and those held
+        out, by id; `metric`, the leading one, or None. Views share `most` samples and `most_bytes` evenly. Which
+        documents they show looks random and is the same on every call; they stand in the order of the data.
     """
     lead = tables.headline(work)
-    sources = [*_training_views(work), *_heldout_views(work, lead)]
+    sources = [*_training_views(work), *_heldout_views(work, lead), *_best_of_n_views(work)]
     chosen: list[dict[str, Sample]] = [{} for _ in sources]
     documents: dict[str, dict[str, dict[str, str]]] = {"training": {}, "heldout": {}}  # ids may be the same in both
     for index, key in _by_turns([in_fixed_order(source.ids) for source in sources], most):
         sample, example = sources[index].make(key)
-        of_kind = documents[sources[index].kind]
+        of_kind = documents["training" if sources[index].kind == "training" else "heldout"]
         added = {} if key in of_kind else {key: _document(example)}
         most_bytes -= len(script_json(sample)) + len(script_json(added))
         if most_bytes < 0:
@@ -134,7 +135,8 @@ def _training_sample(work: WorkFolder, iteration: Iteration, key: str) -> tuple[
             shown[-1] = picked.chosen
         sample["candidates"] = [
             {"text": cut(refined.texts[i]), "cut_off": not refined.stopped[i],
-             "score": _rounded(picked.scores[i]) if picked else None, "chosen": bool(picked) and i == picked.chosen,
+             "score": _rounded(picked.scores[i]) if picked else None,
+             "chosen": picked is not None and i == picked.chosen,
              "also": [name for name, pick in picked.picks.items() if pick == i] if picked else []} for i in shown]
     if refined is not None and picked is not None:
         sample["score"] = _rounded(picked.scores[picked.chosen])
@@ -165,7 +167,8 @@ def _heldout_views(work: WorkFolder, lead: str | None) -> list[_View]:
 
 
 def _heldout_sample(lead: str | None, evaluated: Sequence[Iteration], key: str) -> tuple[Sample, Example]:
-    outputs, example = [], Example(key, "")
+    outputs: list[dict[str, Any]] = []
+    example = Example(key, "")
     for iteration in evaluated:
         output = iteration.rows("evaluate").get(key)
         example = iteration.heldout.get(key, example)
@@ -176,6 +179,27 @@ def _heldout_sample(lead: str | None, evaluated: Sequence[Iteration], key: str) 
     first, last = outputs[0], outputs[-1]
     change = changed(first["text"], last["text"]) if len(outputs) > 1 else None
     return {"id": key, "outputs": outputs, "score": last["value"], "change": change}, example
+
+
+def _best_of_n_views(work: WorkFolder) -> list[_View]:
+    views = []
+    for system, run in tables.runs(work).items():
+        for iteration in run.iterations:
+            rows = iteration.rows("best_of_n")
+            ids = [key for key in dict.fromkeys([*iteration.heldout, *rows]) if key in rows]
+            if ids:
+                views.append(_View("best_of_n", system, iteration.number, ids,
+                                   functools.partial(_best_of_n_sample, iteration)))
+    return views
+
+
+def _best_of_n_sample(iteration: Iteration, key: str) -> tuple[Sample, Example]:
+    row = iteration.rows("best_of_n")[key]
+    candidates = [{"text": cut(text), "cut_off": False, "score": _rounded(reward), "also": [],
+                   "chosen": i == row.chosen}
+                  for i, (text, reward) in enumerate(zip(row.texts, row.rewards, strict=True))]
+    sample = {"id": key, "candidates": candidates, "score": _rounded(row.rewards[row.chosen]), "change": None}
+    return sample, iteration.heldout.get(key, Example(key, ""))
 
 
 def _document(example: Example) -> dict[str, str]:

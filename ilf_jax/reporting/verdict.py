@@ -100,7 +100,7 @@ def read(work: WorkFolder) -> Verdict:
         verdict = Verdict(f"{_capital(tables.spoken(lead))} is {value} {state}.", [])
     reward = _of_reward_model(work)
     if reward is not None and work.config.get("iterations") == 0:
-        verdict = Verdict(reward.headline, [verdict.headline, *reward.details, *verdict.details])
+        verdict = Verdict(reward.headline, [*reward.details, verdict.headline, *verdict.details])
     details = [*verdict.details, *_against_baselines(compared, better)]
     n = len(ours.values)
     if 0 < n < _FEW and compared:
@@ -163,8 +163,8 @@ def _of_difference(
 def _interval_sentence(found: paired.Difference) -> str:
     like = max(abs(found.low), abs(found.high))
     value, low, high = (tables.signed(x, like) for x in (found.value, found.low, found.high))
-    if found.low == found.high:
-        return (f"None of the {found.n} held-out documents differs." if found.value == 0 else
+    if found.is_alike:
+        return (f"None of the {found.n} held-out documents differs." if abs(found.value) < 1e-12 else
                 f"The difference is {value} in every one of the {found.n} held-out documents.")
     held = "excludes" if found.is_clear else "holds"
     return (f"Difference on the same {found.n} held-out documents: {value}, 95 % interval {low} to {high}, "
@@ -196,8 +196,9 @@ def _of_reward_model(work: WorkFolder) -> Verdict | None:
     right = accuracy.value * n
     is_count = n > 0 and abs(right - round(right)) < 1e-6  # not where some probabilities were exactly one half
     interval = statistics.wilson(round(right), n) if is_count else tables.interval(accuracy)
-    value = tables.number(accuracy.value, like=1)
-    headline = f"The reward model is right about {value} of {n} held-out comparisons."
+    share = tables.number(accuracy.value, like=1)
+    about = f"{round(right)} of {n} held-out comparisons ({share})" if is_count else f"{share} of held-out comparisons"
+    headline = f"The reward model is right about {about}."
     if interval is None:
         return Verdict(headline, [])
     low, high = (tables.number(x, like=1) for x in interval)

@@ -99,7 +99,10 @@ def _train(context: StageContext, comparisons: Comparisons, folder: StageFolder)
 def _metrics(rows: list[Preference]) -> list[statistics.Metric]:
     probabilities, truth = [row.probability for row in rows], [row.preferred == "first" for row in rows]
     error = calibration.expected_calibration_error(calibration.reliability(probabilities, truth))
-    return [statistics.mean("accuracy", calibration.right(probabilities, truth).tolist()),
+    right = calibration.right(probabilities, truth).tolist()
+    # Half right where both texts are equally likely: then it is a mean, but no share.
+    accuracy = (statistics.proportion if {*right} <= {0, 1} else statistics.mean)("accuracy", right)
+    return [accuracy,
             statistics.Metric("calibration_error", error, float("nan"), len(rows))]
 
 

@@ -154,7 +154,7 @@ def test_a_reward_model_run_says_how_often_it_is_right(tmp_path):
     work = reward_run(tmp_path)
     found = verdict.read(work)
     low, high = statistics.wilson(97, 100)
-    assert found.headline == "The reward model is right about 0.970 of 100 held-out comparisons."
+    assert found.headline == "The reward model is right about 97 of 100 held-out comparisons (0.970)."
     assert f"{low:.3f} to {high:.3f}; better than guessing" in " ".join(found.details)
     assert any("Picking helped: insult rate fell from" in sentence for sentence in found.details)
     assert [row.label for row in found.rows] == ["policy, best of 64", "policy"]
@@ -163,7 +163,7 @@ def test_a_reward_model_run_says_how_often_it_is_right(tmp_path):
     assert not any("ILF" in column for column in columns)
     page = html_report.render(work)
     assert "0.970 ± 0.017" in page and ">ILF<" not in page
-    assert verdict.read(reward_run(tmp_path, right=52)).details[1].endswith("not clearly better than guessing, 0.5.")
+    assert verdict.read(reward_run(tmp_path, right=52)).details[0].endswith("not clearly better than guessing, 0.5.")
 
 
 def test_nothing_was_evaluated(tmp_path):

@@ -287,8 +287,8 @@ def test_table_and_page(tmp_path):
     fit = results.fit(results.lines(sweep, rows, "evaluate/loss")[""])
     assert fit.law is not None and len(fit.draws) > 10
     text = page.build(sweep, rows, tmp_path, "sizes").read_text()
-    assert text.count("<svg") == 1 and "Power law" in text and "8 of 8 cells" in text
-    assert "Not complete yet" not in text and "http" not in text.replace("http://www.w3.org", "")
+    assert text.count("<figure") == 1 and "Power law" in text and "8 of 8 cells" in text
+    assert "Not complete yet" not in text and "://" not in text.replace("http://www.w3.org", "")
     (figure,) = (tmp_path / "figures").iterdir()
     assert figure.name == "evaluate_loss.svg"
     root = xml.etree.ElementTree.parse(figure).getroot()
@@ -349,6 +349,44 @@ def test_settings_by_name_and_where_they_stand_on_the_axis(tmp_path):
     assert text.count("<svg") == 3 and "Evaluate: loss by documents" in text
     assert ">4</text>" in text and ">400</text>" in text and "mathdefault" not in text
     assert results.to_json(sweep, rows)[0]["setting"] == {"method": "a", "documents": "few"}
+
+
+def leave(folder, cell, *rows):
+    """What a finished cell leaves: (iteration, value) of the loss."""
+    place = folders.cell_folder(folder, cell)
+    place.mkdir(parents=True)
+    (place / "metrics.jsonl").write_text("".join(json.dumps(
+        {"iteration": k, "stage": "evaluate", "metric": "loss", "value": value, "stderr": 0.1}) + "\n"
+        for k, value in rows))
+    folders.beside(place, ".done").touch()
+
+
+def test_before_training_is_one_line_where_all_began_alike(tmp_path):
+    arms = product(axis("finetune.target", "refinement", "initial"), axis(SIZE, 32, 64, 128, 256), axis("seed", 0, 1))
+    sweep = Sweep(CONFIG, arms, ("evaluate/loss",), x=SIZE)
+    for cell in sweep.cells:
+        leave(tmp_path, cell, (0, 2.0 + cell["seed"]), (1, 1.0 + cell["seed"] / 10))
+    rows = results.collect(sweep, tmp_path)
+    assert rows[0].before == {"evaluate/loss": 2.5} and rows[0].numbers["evaluate/loss"].value == 1.05
+    lines = results.lines(sweep, rows, "evaluate/loss")
+    assert results.before_training(lines) == {"before training": [(x, 2.5) for x in (32.0, 64.0, 128.0, 256.0)]}
+    text = page.build(sweep, rows, tmp_path, "<b>title").read_text()
+    assert ">before training</text>" in text and "Small marks: the seeds." in text
+    assert 'href="cells/target%3Drefinement%2Ctrain_size%3D32%2Cseed%3D1/report.html">seed 1</a>' in text
+    assert [f">{x}</text>" in text for x in (32, 64, 128, 256, 100)] == [True] * 4 + [False]  # a logarithmic axis
+
+    other = dataclasses.replace(sweep, cells=[{**cell, SIZE: cell[SIZE] + 1} for cell in sweep.cells])
+    for cell in other.cells:  # two policies
+        leave(tmp_path, cell, (0, 2.0 if cell["finetune.target"] == "initial" else 3.0), (1, 1.0))
+    lines = results.lines(other, results.collect(other, tmp_path), "evaluate/loss")
+    assert list(results.before_training(lines)) == ["refinement, before training", "initial, before training"]
+
+
+def test_cells_without_an_evaluation_before_training_have_no_such_line(tmp_path):
+    sweep = make_sweep(32, 64, seeds=(0,))
+    for cell in sweep.cells:
+        leave(tmp_path, cell, (1, 1.0))
+    assert results.before_training(results.lines(sweep, results.collect(sweep, tmp_path), "evaluate/loss")) == {}
 
 
 def test_lines_of_settings_by_different_keys_stay_apart(tmp_path):
