@@ -23,7 +23,7 @@ from orbax.checkpoint import v1 as ocp
 from ilf_jax.errors import InputError, TryAgainError
 from ilf_jax.runtime import array_digests, checkpoint_places, distributed, os_errors, performance, progress, storage
 from ilf_jax.runtime.digests import SEAL, DamagedError
-from ilf_jax.runtime.files import read_json, write_json
+from ilf_jax.runtime.files import read_sealed, write_json
 from ilf_jax.runtime.pending import Pending
 
 _FACTS = "model.json"
@@ -64,7 +64,7 @@ def read_model_facts(folder: storage.Path) -> dict[str, Any]:
     path = folder / _FACTS
     if not (path.exists() and (folder / "params").exists()):
         raise InputError(f"orbax:{folder}: not a model checkpoint, which is a folder with params/ and {_FACTS}")
-    return read_json(path)
+    return read_sealed(path)
 
 
 def load_model(folder: storage.Path, shapes: Any) -> Any:
