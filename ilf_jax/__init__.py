@@ -60,8 +60,7 @@ def run(
         InputError: bad input of any kind, an exception in code of yours included; nothing that was written is lost.
     """
     from ilf_jax import config as config_lib
-    from ilf_jax import ilf  # loads jax: only those who run something need it
-    from ilf_jax.policy import run_result
+    from ilf_jax.entry import early_checks
     from ilf_jax.runtime import storage
 
     if not isinstance(config, Config):
@@ -75,6 +74,10 @@ def run(
             register(kind, name, target)
             choices[key] = name
     config = config_lib.with_overrides(config, choices)
+    early_checks.check(config)
+    from ilf_jax import ilf  # loads jax, so after what can be checked without
+    from ilf_jax.policy import run_result
+
     metrics = ilf.run(config, workdir, allow_change=allow_change, on_metrics=on_metrics)
     return run_result.of(storage.path(workdir), metrics, config.iterations, list(config.baselines or {}))
 

@@ -5,6 +5,7 @@ Only the chosen command is imported: each defines a flag `workdir` of its own.
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +21,10 @@ _COMMANDS = {
     "compare": ("ilf_jax.comparison.command", "compare systems by people or by a judge"),
     "review": ("ilf_jax.review.serving", "write feedback and compare systems in a browser"),
     "sweep": ("ilf_jax.sweeps.command_line", "run many configurations and compare their results"),
+    "configs": ("ilf_jax.entry.shipped", "list the configurations that ship with ilf-jax"),
+    "config": ("ilf_jax.entry.config_help", "show the keys of the configuration: meaning, type, default, range"),
 }
+_WITH_ARGPARSE = ("sweep", "configs", "config")  # the others have absl's flags
 
 
 def usage() -> str:
@@ -44,7 +48,7 @@ def main() -> int:
         print(__version__)
         return 0
     if name not in _COMMANDS:
-        near = difflib.get_close_matches(name, _COMMANDS, n=1)
+        near = [] if name.startswith("-") else difflib.get_close_matches(name, _COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"commands are {', '.join(_COMMANDS)}"
         print(f"error: unknown command {name!r}; {hint}", file=sys.stderr)
         return 2
@@ -55,27 +59,44 @@ def main() -> int:
     except KeyboardInterrupt:
         print("SIGINT: stopped before anything was done", file=sys.stderr)
         return 130
-    if name == "sweep":
-        return module.main(rest)
+    if name in _WITH_ARGPARSE:
+        return _run_with_argparse(module, rest)
     if any(argument in ("-h", "-help", "--help") for argument in rest):
         print(_help(module))
         return 0
     return _run_with_absl(module, sys.argv)
 
 
+def _run_with_argparse(module: Any, arguments: Sequence[str]) -> int:
+    try:
+        code = module.main(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `| head`, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
+
+
 def _run_with_absl(module: Any, argv: Sequence[str]) -> int:
-    from absl import app
+    from absl import app, flags, logging
 
     from ilf_jax.runtime import last_defence
 
+    def main(arguments: Sequence[str]) -> int:
+        if not flags.FLAGS["verbosity"].present:
+            logging.set_verbosity(logging.WARNING)  # orbax logs much; our own lines pass nevertheless
+        return module.main(arguments)
+
     parser = {"flags_parser": module.parse_or_exit} if hasattr(module, "parse_or_exit") else {}
     with last_defence.at_once_when_stopped():
-        app.run(module.main, argv=list(argv), **parser)  # exits with what main returns
+        app.run(main, argv=list(argv), **parser)  # exits with what main returns
     raise AssertionError("app.run returned")
 
 
 def _help(module: Any) -> str:
     """A module's docstring and flags; absl would show the flags of the script that imports it."""
+    if hasattr(module, "help_text"):
+        return module.help_text()
     from absl import flags
 
     return f"{module.__doc__.strip()}\n{flags.FLAGS.module_help(module.__name__)}"

@@ -211,7 +211,7 @@ def set_up(
             write_records(folder.iteration(0) / "comparisons.jsonl", (*comparisons.train, *comparisons.held_out),
                           "config.reward")
         pool.now = folder.started
-        writing = [name for name in preflight.needed_roles(config) if name != "embedder"]
+        writing = [name for name in config_lib.needed_roles(config) if name != "embedder"]
         model_pool.check_templates(model_pool.Roles(config, pool, folder.path / "tokenizer", None), writing)
         listeners = stack.enter_context(trackers.opened(config, folder))
         if on_metrics is not None:

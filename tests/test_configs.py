@@ -94,7 +94,7 @@ def test_tldr_sizes(n, rate, prompt_weight):
 def test_tldr_refuses_other_arguments(arg, tmp_path, capsys):
     from conftest import main_with_flags
 
-    with pytest.raises(ValueError, match="allowed are n=100, n=1000, n=5000"):
+    with pytest.raises(InputError, match="allowed are n=100, n=1000, n=5000"):
         load("tldr_5k.py", arg)
     code, error = main_with_flags(capsys, f"--config={FOLDER / 'tldr_5k.py'}:{arg}", f"--workdir={tmp_path / 'run'}")
     assert code == 2 and "allowed are n=100, n=1000, n=5000" in error
@@ -163,7 +163,7 @@ def test_methods_on_a_text_of_one_s_own(tiny_run, tmp_path):
 
 
 def test_methods_refuses_other_arguments():
-    with pytest.raises(ValueError, match="allowed are word_removal and summarize"):
+    with pytest.raises(InputError, match="allowed are word_removal and summarize"):
         load("methods.py", "tldr")
 
 
@@ -204,6 +204,16 @@ def test_summarize(tiny_run, tmp_path):
     completed(tmp_path / "run", ALL)
     assert {"nll_human_refinement", "nll_reference", "rouge_l"} <= {m["metric"] for m in metrics}
     assert "row-000004" not in (tmp_path / "run/iteration_001/examples.jsonl").read_text()  # the row without feedback
+
+
+def test_summarize_the_sample(tiny_run, tmp_path):
+    c = shorten(load("summarize_smollm2.py", "sample"), tiny_run)
+    c.data.train_size, c.data.eval_size = 4, 2
+    metrics = ilf_jax.run(c, tmp_path / "run")
+    completed(tmp_path / "run", ALL)
+    assert "nll_human_refinement" in {m["metric"] for m in metrics}
+    shard = min((tmp_path / "run/iteration_001/draft").glob("0*.jsonl"))
+    assert json.loads(shard.read_text().splitlines()[0])["text"].startswith("The library on Mill Street will close")
 
 
 def test_tldr(tiny_run, tmp_path, monkeypatch):

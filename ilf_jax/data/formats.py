@@ -1,6 +1,5 @@
 """The formats of files that rows are read from: which there are, and how a file's name says which."""
 
-import difflib
 import os
 import pathlib
 from collections.abc import Callable, Iterator
@@ -8,7 +7,7 @@ from collections.abc import Callable, Iterator
 from ilf_jax.data import column_files, text_files
 from ilf_jax.data.rows import Row
 from ilf_jax.data.text_files import TextFile
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, near_path
 
 # Format, which is also the scheme of a URI -> (endings of names, reader).
 _TEXT: dict[str, tuple[tuple[str, ...], Callable[[TextFile], Iterator[Row]]]] = {
@@ -47,9 +46,8 @@ def read(kind: str, path: pathlib.Path, name: str, encoding: str = "", remedy: s
         InputError: it is not there, cannot be read, or is damaged.
     """
     if not path.exists():
-        siblings = os.listdir(path.parent) if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, siblings, n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else f" (looked from {os.getcwd()})"
+        near = near_path(path)
+        hint = f"; did you mean {near}?" if near is not None else f" (looked from {os.getcwd()})"
         raise InputError(f"no file {path}{hint}")
     if path.is_dir():
         raise InputError(f"{name} cannot be read: it is a folder; hf:{name} reads one that holds a Hugging Face data "

@@ -1,5 +1,6 @@
 """Sources of rows by URI: files in several formats, Hugging Face and TensorFlow data sets, built-in ones."""
 
+import difflib
 import os
 import re
 from collections.abc import Iterator
@@ -38,7 +39,7 @@ def read_rows(source: str, split: str, folder: str | None, section: str) -> Iter
     Raises:
         InputError: the source cannot be read.
     """
-    scheme, name = _parsed(source, section)
+    scheme, name = parsed(source, f"{section}.source")
     if scheme == "tfds":
         return _read_tfds(name, split, folder, section)
     if scheme == "builtin":
@@ -57,25 +58,33 @@ def read_rows(source: str, split: str, folder: str | None, section: str) -> Iter
 def file_of(source: str) -> str | None:
     """The path or URI of the file, or of the folder, that a source reads; None where it reads none."""
     try:
-        scheme, name = _parsed(source, "")
+        scheme, name = parsed(source, "")
     except InputError:
         return None
     return name if scheme in (*formats.NAMES, "hf") else None
 
 
-def _parsed(source: str, section: str) -> tuple[str, str]:
+def parsed(source: str, where: str) -> tuple[str, str]:
+    """(Scheme, what it names) of a source. Raises InputError for what is none, guessing at what is meant.
+
+    `where`: the config key that has it, for messages.
+    """
     scheme, colon, name = source.partition(":")
     if colon and scheme in SCHEMES and name:
         return scheme, name
+    hint = ""
     if not re.match(r"\w+:(?!//)", source):  # a path, or a URI such as gs://BUCKET/FILE
         kind = formats.of_name(source)
         if kind is not None:
             return kind, source
         for endings, what in _NOT_READ.items():
             if source.lower().endswith(endings):
-                raise InputError(f"{section}.source: {source!r} given; {what}. Allowed are {ALLOWED}")
-    hint = f"; did you mean 'hf:{source}'?" if re.fullmatch(r"[\w.-]+/[\w.-]+", source) or os.path.isdir(source) else ""
-    raise InputError(f"{section}.source: {source!r} given{hint}; allowed are {ALLOWED}")
+                raise InputError(f"{where}: {source!r} given; {what}. Allowed are {ALLOWED}")
+        if re.fullmatch(r"[\w.-]+/[\w.-]+", source) or os.path.isdir(source):
+            hint = f"; did you mean hf:{source}?"
+    elif near := difflib.get_close_matches(scheme.lower(), SCHEMES, n=1):
+        hint = f"; did you mean {near[0]}:{name or 'NAME'}?"
+    raise InputError(f"{where}: {source!r} given{hint}; allowed are {ALLOWED}")
 
 
 def _read_tfds(name: str, split: str, folder: str | None, section: str) -> Iterator[Row]:
