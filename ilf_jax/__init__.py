@@ -61,6 +61,7 @@ def run(
     """
     from ilf_jax import config as config_lib
     from ilf_jax.entry import early_checks
+    from ilf_jax.runtime import storage
 
     if not isinstance(config, Config):
         config = config_lib.read(config)
@@ -76,7 +77,6 @@ def run(
     early_checks.check(config)
     from ilf_jax import ilf  # loads jax, so after what can be checked without
     from ilf_jax.policy import run_result
-    from ilf_jax.runtime import storage
 
     metrics = ilf.run(config, workdir, allow_change=allow_change, on_metrics=on_metrics)
     return run_result.of(storage.path(workdir), metrics, config.iterations, list(config.baselines or {}))

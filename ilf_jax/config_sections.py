@@ -345,6 +345,6 @@ class Config:
     reward: Reward = section(Reward, "how a reward model is trained from comparisons", epochs=3, learning_rate=5e-5)
     checkpoint: Checkpoint = section(Checkpoint, "which states are kept to resume from")
     storage: Storage = section(Storage, "work folders in buckets")
-    tracking: Tracking = section(Tracking, "services that show the metrics of runs")
+    tracking: Tracking = section(Tracking, "trackers that are told of each stage's metrics")
     evaluate: Evaluate = section(Evaluate, "stage 6: what is measured on the held-out documents")
     mesh: Mesh = section(Mesh, "how arrays are split over devices")

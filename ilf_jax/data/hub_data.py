@@ -12,9 +12,6 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-import fsspec.utils
-import yaml
-
 from ilf_jax.data import formats
 from ilf_jax.data.rows import Row
 from ilf_jax.errors import InputError
@@ -23,6 +20,7 @@ from ilf_jax.runtime import hub, storage
 _CARD = "README.md"
 _NO_DATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
 _SHARD = re.compile(r"(?:.*/)?(\w[\w.-]*?)-\d{5}-of-\d{5}\.[\w.]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", re.ASCII)
 # Names of a split, as they stand in names of files and folders: the hub's own rule.
 _WORDS = {"train": ("train", "training"), "validation": ("validation", "valid", "val", "dev"),
           "test": ("test", "testing", "eval", "evaluation")}
@@ -41,6 +39,12 @@ class Repository:
     uri: str
     names: Sequence[str]
     fetch: Callable[[Sequence[str]], list[pathlib.Path]]
+
+
+def check(name: str) -> None:
+    """Raises InputError where `read` would, as far as can be seen on this machine at once."""
+    if "://" not in name:
+        _place(name)
 
 
 def read(name: str, split: str) -> Iterator[Row]:
@@ -76,21 +80,29 @@ def _rows(repository: Repository, names: Sequence[str]) -> Iterator[Row]:
             yield dataclasses.replace(row, number=number)
 
 
-def _open(name: str) -> tuple[Repository, str | None]:
-    """The data set, and the configuration that is asked for."""
+def _place(name: str) -> tuple[str, str | None, storage.Path | None]:
+    """(Name without the configuration, the configuration, the folder: None where it is a hub id)."""
     place = storage.path(name)
     configuration = None
     head, _, tail = name.rpartition(":")
     if head and "/" not in tail and not place.is_dir():
         name, configuration, place = head, tail, storage.path(head)
     if place.is_dir():
-        top = name.rstrip("/")
-        here = Repository(f"hf:{name}", storage.names_below(place),
-                          lambda files: [storage.fetched(f"{top}/{file}") for file in files])
-        return here, configuration
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?", name, re.ASCII):
+        return name, configuration, place
+    if not _HUB_ID.fullmatch(name):
         raise InputError(f"hf:{name}: there is no such folder, and it is no hub id of the form OWNER/NAME")
-    return _on_hub(name), configuration
+    return name, configuration, None
+
+
+def _open(name: str) -> tuple[Repository, str | None]:
+    """The data set, and the configuration that is asked for."""
+    name, configuration, place = _place(name)
+    if place is None:
+        return _on_hub(name), configuration
+    top = name.rstrip("/")
+    here = Repository(f"hf:{name}", storage.names_below(place),
+                      lambda files: [storage.fetched(f"{top}/{file}") for file in files])
+    return here, configuration
 
 
 def _on_hub(name: str) -> Repository:
@@ -151,6 +163,8 @@ def _card(repository: Repository) -> dict[str, Mapping[str, Any]]:
     """The configurations that the data set card names; none without a card, or if it leaves that to names of files."""
     if _CARD not in repository.names:
         return {}
+    import yaml
+
     text = repository.fetch([_CARD])[0].read_text(encoding="utf-8", errors="replace")
     header = re.match(r"---\s*\n(.*?)\n---\s*(\n|$)", text, re.DOTALL)
     try:
@@ -182,6 +196,8 @@ def _of_card(all_names: Sequence[str], entry: Mapping[str, Any]) -> dict[str, li
 
 
 def _matches(pattern: str, name: str) -> bool:
+    import fsspec.utils  # a fifth of a second, for which no mistake in a configuration is to wait
+
     try:
         return re.fullmatch(fsspec.utils.glob_translate(pattern), name) is not None
     except (ValueError, re.error):  # no pattern: then it is a name

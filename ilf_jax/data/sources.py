@@ -64,14 +64,10 @@ def file_of(source: str) -> str | None:
     return name if scheme in (*formats.NAMES, "hf") else None
 
 
-def parsed(source: str, key: str) -> tuple[str, str]:
-    """Scheme and name of a source.
+def parsed(source: str, where: str) -> tuple[str, str]:
+    """(Scheme, what it names) of a source. Raises InputError for what is none, guessing at what is meant.
 
-    Args:
-        key: of the config, for messages.
-
-    Raises:
-        InputError: it is none.
+    `where`: the config key that has it, for messages.
     """
     scheme, colon, name = source.partition(":")
     if colon and scheme in SCHEMES and name:
@@ -83,13 +79,12 @@ def parsed(source: str, key: str) -> tuple[str, str]:
             return kind, source
         for endings, what in _NOT_READ.items():
             if source.lower().endswith(endings):
-                raise InputError(f"{key}: {source!r} given; {what}. Allowed are {ALLOWED}")
+                raise InputError(f"{where}: {source!r} given; {what}. Allowed are {ALLOWED}")
         if re.fullmatch(r"[\w.-]+/[\w.-]+", source) or os.path.isdir(source):
             hint = f"; did you mean hf:{source}?"
-    else:
-        near = difflib.get_close_matches(scheme.lower(), SCHEMES, n=1)
-        hint = f"; did you mean {near[0]}:{name}?" if near and name else ""
-    raise InputError(f"{key}: {source!r} given{hint}; allowed are {ALLOWED}")
+    elif near := difflib.get_close_matches(scheme.lower(), SCHEMES, n=1):
+        hint = f"; did you mean {near[0]}:{name or 'NAME'}?"
+    raise InputError(f"{where}: {source!r} given{hint}; allowed are {ALLOWED}")
 
 
 def _read_tfds(name: str, split: str, folder: str | None, section: str) -> Iterator[Row]:

@@ -16,7 +16,6 @@ import pathlib
 import re
 import zlib
 from collections.abc import Iterator
-from typing import IO
 
 from ilf_jax.data.rows import Row
 from ilf_jax.errors import InputError, shown
@@ -60,7 +59,7 @@ class TextFile:
     remedy: str = ""
 
     @contextlib.contextmanager
-    def opened(self) -> Iterator[IO[bytes]]:
+    def opened(self) -> Iterator[io.BufferedReader | gzip.GzipFile]:
         """The unpacked bytes. Raises InputError if the file is of another kind, or the archive is damaged."""
         try:
             with self.path.open("rb") as file:

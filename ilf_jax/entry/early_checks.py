@@ -8,13 +8,10 @@ import os
 
 from ilf_jax import config as config_lib
 from ilf_jax.config_sections import Model
-from ilf_jax.data import builtin, sources
+from ilf_jax.data import builtin, formats, hub_data, sources
 from ilf_jax.errors import InputError, near_path
 from ilf_jax.models import checkpoint_uris
 from ilf_jax.runtime import storage
-
-# Schemes of data that are no files.
-_NO_FILES = ("builtin", "tfds", "hf")
 
 
 def check(config: config_lib.Config) -> None:
@@ -47,13 +44,13 @@ def check_run(workdir: str) -> None:
 
 def _check_source(source: str, where: str) -> None:
     scheme, name = sources.parsed(source, where)
-    if scheme == "builtin":
+    if scheme in formats.NAMES and "://" not in name:
+        _check_there(name, where, "file", f"; give yours by --{where}=FILE")
+    elif scheme in ("builtin", "hf"):
         try:
-            builtin.check(name)
+            (builtin if scheme == "builtin" else hub_data).check(name)
         except InputError as e:
             raise InputError(f"{where}: {e}") from e
-    elif scheme not in _NO_FILES and "://" not in name:
-        _check_there(name, where, "file", f"; give yours by --{where}={scheme}:FILE")
 
 
 def _check_there(name: str, where: str, kind: str, remedy: str = "") -> None:

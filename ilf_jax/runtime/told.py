@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 from ilf_jax import registry
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import distributed, manifests, storage
-from ilf_jax.runtime.files import read_json, write_json
+from ilf_jax.runtime.files import read_sealed, write_json
 
 Rows: TypeAlias = list[dict[str, Any]]
 Listener: TypeAlias = Callable[[Rows], Any]
@@ -39,7 +39,7 @@ class Told:
 
         def noted() -> dict[str, list[str]]:
             path = folder / FILE
-            before = read_json(path, _CURE) if path.exists() else {}
+            before = read_sealed(path, _CURE) if path.exists() else {}
             if not all(isinstance(stages, list) and {*map(type, stages)} <= {str} for stages in before.values()):
                 raise InputError(f"{path}: is no list of stages by listener; {_CURE}")
             new: dict[str, list[str]] = {name: [] for name in listeners if name not in before}

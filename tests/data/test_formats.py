@@ -194,7 +194,7 @@ def test_archives_that_are_damaged_or_larger_than_they_look(tmp_path, monkeypatc
 @pytest.mark.parametrize(("source", "message"), [
     ("reviews.xlsx", "a spreadsheet is not read; save the sheet as CSV. Allowed are jsonl:FILE"),
     ("reviews.zip", "an archive is not read; unpack it"), ("a/reviews.pkl", "pickled objects are not read"),
-    ("owner/name", "did you mean 'hf:owner/name'"), ("csv:", "allowed are jsonl:FILE"),
+    ("owner/name", "did you mean hf:owner/name"), ("csv:", "allowed are jsonl:FILE"),
     ("gs:reviews.csv", "allowed are jsonl:FILE"),
 ])
 def test_what_is_not_read(source, message):
@@ -203,7 +203,7 @@ def test_what_is_not_read(source, message):
 
 
 def test_a_folder_is_a_data_set(tmp_path):
-    with pytest.raises(InputError, match=rf"did you mean 'hf:{tmp_path}'"):
+    with pytest.raises(InputError, match=rf"did you mean hf:{tmp_path}"):
         sources.read_rows(str(tmp_path), "train", None, "config.data")
     with pytest.raises(InputError, match=rf"cannot be read: it is a folder; hf:{tmp_path}"):
         sources.read_rows(f"csv:{tmp_path}", "train", None, "config.data")

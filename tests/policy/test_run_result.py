@@ -75,12 +75,12 @@ def test_each_stage_is_told_once_to_each(tmp_path):
 
 def test_a_function_that_fails_is_called_again(tiny_config, tmp_path):
     """The run stops with the user's line, and goes on where it was; each row is heard once, the baseline's too."""
-    tiny_config.baselines = {"drafts": "initial"}
+    tiny_config.finetune.target, tiny_config.baselines = "initial", {"slow": {"finetune.learning_rate": 1e-5}}
     code = tmp_path / "my_code.py"
     code.write_text("""
 heard = []
 def on_metrics(rows):
-    if rows[0]["stage"] == "finetune" and len(heard) < 4:
+    if rows[0]["stage"] == "finetune" and [] not in heard:
         heard.append([])
         raise ConnectionError("the service is away")
     heard.append(rows)
@@ -94,8 +94,9 @@ def on_metrics(rows):
     result = ilf_jax.run(tiny_config, folder, on_metrics=on_metrics)
     rows = [row for told_rows in heard for row in told_rows]
     assert [row for row in rows if "baseline" not in row] == result.metrics
-    of_baseline = [json.loads(line) for line in (result.baselines["drafts"] / "metrics.jsonl").read_text().splitlines()]
-    assert [row for row in rows if "baseline" in row] == [{**row, "baseline": "drafts"} for row in of_baseline]
+    lines = (result.baselines["slow"] / "metrics.jsonl").read_text().splitlines()
+    assert [row for row in rows if "baseline" in row] == [
+        {**json.loads(line), "baseline": "slow"} for line in lines]
     count = len(heard)
     ilf_jax.run(tiny_config, folder, on_metrics=on_metrics)
     assert len(heard) == count
