@@ -84,7 +84,7 @@ def import_program(name):
 
     from absl import flags
 
-    module = {"main": "ilf_jax.main", "export": "ilf_jax.export.hugging_face"}[name]
+    module = {"main": "ilf_jax.main", "export": "ilf_jax.export.export_policy"}[name]
     if module not in sys.modules and "workdir" in flags.FLAGS:
         delattr(flags.FLAGS, "workdir")
     return importlib.import_module(module)

@@ -16,7 +16,8 @@ PACKAGE = ROOT / "ilf_jax"
 ROOMS = (
     ("cli", "main", "report", "compare"),
     ("ilf", "setting_up"),
-    ("sweeps", "dry_run", "comparison", "review", "export", "policy"),
+    ("sweeps", "dry_run", "comparison", "review", "export"),
+    ("policy",),
     ("preflight",),
     ("stages",),
     ("reporting",),
