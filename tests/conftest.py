@@ -168,3 +168,31 @@ def tiny_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny") / "run"
     with _optimisations(False):
         return c, folder, ilf_jax.run(c, folder)
+
+
+@pytest.fixture(scope="session")
+def fluent_run(tmp_path_factory):
+    """Folder of a run that evaluates the model that ships with the package, greedily, and trains nothing."""
+    import ilf_jax
+
+    c = make_tiny_config()
+    c.policy.checkpoint, c.policy.tokenizer = "builtin:word_removal_1m", None
+    c.iterations, c.evaluate.temperature, c.evaluate.max_new_tokens = 0, 0.0, 24
+    folder = tmp_path_factory.mktemp("fluent") / "run"
+    with _optimisations(False):
+        ilf_jax.run(c, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lora_run(tmp_path_factory):
+    """Folder of a run of two iterations, the second of which goes on from the first, with LoRA."""
+    import ilf_jax
+
+    c = make_tiny_config()
+    c.iterations, c.finetune.init, c.finetune.lora_rank, c.finetune.lora_alpha = 2, "policy", 2, 8.0
+    c.finetune.learning_rate = 0.05
+    folder = tmp_path_factory.mktemp("lora") / "run"
+    with _optimisations(False):
+        ilf_jax.run(c, folder)
+    return folder

@@ -82,10 +82,11 @@ def _pieces(
 
 def _bos(lm: LanguageModel) -> str:
     """What stands before a prompt that no chat template of the model's wraps."""
-    return _text_of(lm, lm.tokenizer.bos_id) if lm.tokenizer.adds_bos and not lm.uses_chat else ""
+    return text_of(lm, lm.tokenizer.bos_id) if lm.tokenizer.adds_bos and not lm.uses_chat else ""
 
 
-def _text_of(lm: LanguageModel, token_id: int | None) -> str:
+def text_of(lm: LanguageModel, token_id: int | None) -> str:
+    """A control token as templates write it; '' where there is none."""
     return next((text for text, i in lm.tokenizer.control_tokens.items() if i == token_id), "")
 
 
@@ -101,11 +102,11 @@ def _source(
         blank: stands behind BOS: tokenizers differ in whether they put one there themselves.
     """
     texts = {"title": "policy.title", "document": f"(policy.document{ends})" if ends else "policy.document"}
-    bos = _bos(lm) + blank if _bos(lm) else ""
+    start = _bos(lm) + blank if _bos(lm) else ""
 
     def written(pieces: Sequence[str]) -> str:
         parts = [texts[piece] if i % 2 else _literal(piece) for i, piece in enumerate(pieces) if i % 2 or piece]
-        return "{{- " + " + ".join([*([_literal(bos)] if bos else []), *parts] or ['""']) + " -}}"
+        return "{{- " + " + ".join([*([_literal(start)] if start else []), *parts] or ['""']) + " -}}"
 
     lines = [
         TASK_PROMPT,
@@ -135,7 +136,7 @@ def _source(
 def _answer(lm: LanguageModel, pieces: Sequence[str]) -> tuple[str, str]:
     """What stands before and behind an output that follows its prompt, the end token included."""
     before = lm.turn.opening if lm.uses_chat else "" if pieces[-1][-1:].isspace() else " "
-    return before, lm.turn.closing + (_text_of(lm, lm.end_id) if lm.end_ids else "")
+    return before, lm.turn.closing + (text_of(lm, lm.end_id) if lm.end_ids else "")
 
 
 def _literal(text: str) -> str:

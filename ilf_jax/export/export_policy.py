@@ -58,13 +58,14 @@ def export(
     exported = Exported.of(trained_policy.find(workdir, iteration, baseline))
     if format == "peft":
         peft_adapter.check(exported)
+    facts = gguf_export.metadata(exported) if format == "gguf" else None
     with storage.written_locally(target) as place:
         if format == "huggingface":
             hugging_face.write(exported, place)
-        elif format == "peft":
+        elif facts is None:
             peft_adapter.write(exported, place)
         else:
-            gguf_export.write(exported, place, dtype or DTYPES[0])
+            gguf_export.write(exported, *facts, place, dtype or DTYPES[0])
         model_card.write(exported, place, format)
 
 

@@ -14,6 +14,8 @@ from ilf_jax.inference import model_pool
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.models.transformer import Params
 from ilf_jax.policy.trained_policy import Finished
+from ilf_jax.reporting import workfolder
+from ilf_jax.reporting.workfolder import WorkFolder
 from ilf_jax.runtime import progress
 from ilf_jax.tasks.task import Task
 
@@ -66,6 +68,11 @@ class Exported:
     def params(self) -> Params:
         """The policy's params, float32."""
         return self.roles.take("policy")
+
+    @functools.cached_property
+    def work(self) -> WorkFolder:
+        """The run's records and metrics."""
+        return workfolder.read(self.finished.root)
 
     @property
     def writes_feedback(self) -> bool:

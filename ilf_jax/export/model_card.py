@@ -7,7 +7,7 @@ import re
 
 from ilf_jax import config as config_lib
 from ilf_jax.export.exported import Exported
-from ilf_jax.reporting import markdown, tables, workfolder
+from ilf_jax.reporting import markdown, tables
 from ilf_jax.runtime import storage, workdir
 from ilf_jax.version import __version__
 
@@ -122,8 +122,7 @@ def _use(exported: Exported, folder: pathlib.Path, format: str) -> str:
 
 def _results(exported: Exported) -> str:
     """The run's table: ILF and its baselines, before training and after each iteration."""
-    work = workfolder.read(exported.finished.root)
-    table = tables.headline_table(work)
+    work, table = exported.work, tables.headline_table(exported.work)
     if not table.rows:
         return "## Results\n\nThe run evaluated nothing."
     lead = tables.headline(work)
