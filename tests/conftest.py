@@ -190,8 +190,8 @@ def lora_run(tmp_path_factory):
     import ilf_jax
 
     c = make_tiny_config()
-    c.iterations, c.finetune.init, c.finetune.lora_rank, c.finetune.lora_alpha = 2, "policy", 2, 8.0
-    c.finetune.learning_rate = 0.05
+    c.iterations, c.finetune.init, c.finetune.lora_rank, c.finetune.lora_alpha = 2, "previous", 2, 8.0
+    c.finetune.learning_rate, c.data.eval_size = 0.05, 0
     folder = tmp_path_factory.mktemp("lora") / "run"
     with _optimisations(False):
         ilf_jax.run(c, folder)

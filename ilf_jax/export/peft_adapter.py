@@ -28,7 +28,7 @@ _TOLERANCE, _ROUNDING = 1e-4, 4 * float(np.finfo(np.float32).eps)
 def rank(exported: Exported) -> int:
     """The most that a kernel's difference from the base has."""
     settings = exported.config.finetune
-    return settings.lora_rank * (exported.finished.iteration if settings.init == "policy" else 1)
+    return settings.lora_rank * (exported.finished.iteration if settings.init == "previous" else 1)
 
 
 def check(exported: Exported) -> None:
