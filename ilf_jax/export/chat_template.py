@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ilf_jax.config import Config
 from ilf_jax.errors import InputError
@@ -27,7 +27,6 @@ _TRIALS = (
     "Ada the baker", "He said: \"it's {x}, {{y}}, {% z %}, {# c #} or \\n\".\n\n<b>New</b>\tline", "  blanks  \n",
     "Ünï 🙂 世界 e\u0301", "{document} {title}", "A long one. " * 40, "",
 )
-_TITLES = ("", 'On "titles" {title}')
 
 # What a chat template may do to a message at its ends, in Jinja.
 _ENDS = ("", ".rstrip()", ".lstrip()", " | trim")
@@ -62,11 +61,20 @@ def make(lm: LanguageModel, task: Task, config: Config, trained: bool) -> tuple[
     reads = policy_prompt(task, config, trained)
     variants = {(title, document): _pieces(lm, reads, title, document)
                 for title, document in itertools.product((True, False), repeat=2)}
-    for ends, blank in itertools.product(_ENDS, ("", " ")):
-        source = _source(lm, variants, ends, blank)
-        if _is_right(lm, reads, source):
-            parts = (_bos(lm) + blank if _bos(lm) else "") + variants[False, True][0], *variants[False, True][2::2]
-            return TaskPrompt(source, parts), ""
+    for blank in ("", " "):
+        ends: dict[bool, str] = {}
+        for title in (False, True):
+            examples = [Example("", document, f'On "titles" {{title}} {n}' if title else "")
+                        for n, document in enumerate(_TRIALS)]
+            for tried in _ENDS:
+                source = _source(lm, variants, {False: "", True: "", **ends, title: tried}, blank)
+                if _is_right(lm, reads, source, examples):
+                    ends[title] = tried
+                    break
+        if len(ends) == 2:
+            start = _bos(lm) + blank if _bos(lm) else ""
+            parts = variants[False, True]
+            return TaskPrompt(_source(lm, variants, ends, blank), (start + parts[0], *parts[2::2])), ""
     return None, "what its own chat template or tokenizer makes of a document cannot be said by a template"
 
 
@@ -91,20 +99,21 @@ def text_of(lm: LanguageModel, token_id: int | None) -> str:
 
 
 def _source(
-    lm: LanguageModel, variants: dict[tuple[bool, bool], tuple[str, ...]], ends: str, blank: str
+    lm: LanguageModel, variants: Mapping[tuple[bool, bool], tuple[str, ...]], ends: Mapping[bool, str], blank: str
 ) -> str:
     """The template in Jinja.
 
     Args:
         lm: the policy.
         variants: the prompt with and without title and document, see `_pieces`.
-        ends: see `_ENDS`.
+        ends: see `_ENDS`; for prompts without a title and with one.
         blank: stands behind BOS: tokenizers differ in whether they put one there themselves.
     """
-    texts = {"title": "policy.title", "document": f"(policy.document{ends})" if ends else "policy.document"}
     start = _bos(lm) + blank if _bos(lm) else ""
 
-    def written(pieces: Sequence[str]) -> str:
+    def written(title: bool, document: bool) -> str:
+        pieces, end = variants[title, document], ends[title]
+        texts = {"title": "policy.title", "document": f"(policy.document{end})" if end else "policy.document"}
         parts = [texts[piece] if i % 2 else _literal(piece) for i, piece in enumerate(pieces) if i % 2 or piece]
         return "{{- " + " + ".join([*([_literal(start)] if start else []), *parts] or ['""']) + " -}}"
 
@@ -121,12 +130,12 @@ def _source(
         "{%- endfor -%}",
     ]
     if "title" in variants[True, True]:
-        lines += ["{%- if policy.title and policy.document -%}", written(variants[True, True]),
-                  "{%- elif policy.title -%}", written(variants[True, False]),
-                  "{%- elif policy.document -%}", written(variants[False, True])]
+        lines += ["{%- if policy.title and policy.document -%}", written(True, True),
+                  "{%- elif policy.title -%}", written(True, False),
+                  "{%- elif policy.document -%}", written(False, True)]
     else:
-        lines += ["{%- if policy.document -%}", written(variants[False, True])]
-    lines += ["{%- else -%}", written(variants[False, False]), "{%- endif -%}"]
+        lines += ["{%- if policy.document -%}", written(False, True)]
+    lines += ["{%- else -%}", written(False, False), "{%- endif -%}"]
     before, after = _answer(lm, variants[False, True])
     lines += ['{%- if not add_generation_prompt and messages[-1]["role"] == "assistant" -%}',
               f'{{{{- {_literal(before)} + messages[-1]["content"] + {_literal(after)} -}}}}', "{%- endif -%}"]
@@ -144,9 +153,10 @@ def _literal(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def _is_right(lm: LanguageModel, reads: Callable[[Example], Prompt], source: str) -> bool:
-    """Whether the template gives the policy's own token ids on all trials."""
-    examples = [Example("", document, title) for document in _TRIALS for title in _TITLES]
+def _is_right(
+    lm: LanguageModel, reads: Callable[[Example], Prompt], source: str, examples: Sequence[Example]
+) -> bool:
+    """Whether the template gives the policy's own token ids."""
     chats = [[{"role": "user", "content": e.document, **({"title": e.title} if e.title else {})}] for e in examples]
     try:
         texts = ChatTemplates({"default": source}, {}, "the exported chat template").render(

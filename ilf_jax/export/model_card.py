@@ -5,10 +5,9 @@ import json
 import pathlib
 import re
 
-from ilf_jax import config as config_lib
 from ilf_jax.export.exported import Exported
 from ilf_jax.reporting import markdown, tables
-from ilf_jax.runtime import storage, workdir
+from ilf_jax.runtime import files, storage, workdir
 from ilf_jax.version import __version__
 
 _LIBRARIES = {"huggingface": "transformers", "peft": "peft", "gguf": "gguf"}
@@ -109,8 +108,8 @@ def _use(exported: Exported, folder: pathlib.Path, format: str) -> str:
     if format == "peft" and not _hub_name(exported):
         notes.append("`ilf-jax export --iteration=0` writes the base model that this adapter belongs to.")
     if format != "gguf":
-        notes.append("Control tokens inside a document, such as `<|im_end|>`, count as text in ilf-jax. For transformers "
-                     "to do the same, pass `sanitize_control_tokens=True` to `apply_chat_template`.")
+        notes.append("Control tokens inside a document, such as `<|im_end|>`, count as text in ilf-jax. To have "
+                     "transformers do the same, pass `sanitize_control_tokens=True` to `apply_chat_template`.")
     multi = [s for s in (exported.task.stop if exported.task else ()) if s.strip()]
     if multi:
         notes.append("Cut an answer at the first of these strings: "
@@ -138,7 +137,7 @@ def _results(exported: Exported) -> str:
 def _origin(exported: Exported) -> str:
     """The configuration, and digests of the documents."""
     finished = exported.finished
-    values = config_lib.to_dict(exported.config)
+    values = files.read_json(finished.folder / "config.json")
     rows = []
     for k in range(finished.iteration + 1):
         folder = finished.root / f"iteration_{k:03d}"

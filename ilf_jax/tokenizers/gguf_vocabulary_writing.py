@@ -19,7 +19,8 @@ _PREFIX = "tokenizer.ggml."
 _TEXTS = (
     "It's 9 a.m., they'll say: \"We've 12 eggs, 345 hens and 6789012 chicks!\"", "CamelCase, SHOUTING, snake_case_name",
     "  two  spaces\n\n\tand a tab\r\n   \n", "na\u00efve caf\u00e9, \u4e16\u754c \u3053\u3093\u306b\u3061\u306f, "
-    "\u041f\u0440\u0438\u0432\u0435\u0442", "\U0001f642\U0001f468\u200d\U0001f469", "x=1;y+=2**3//4 #c <b>$5.00</b> a-b",
+    "\u041f\u0440\u0438\u0432\u0435\u0442", "\U0001f642\U0001f468\u200d\U0001f469",
+    "x=1;y+=2**3//4 #c <b>$5.00</b> a-b",
     "I'M WE'RE DON'T i'd", "...?!! (so) [it] {goes} ~^|<>", "1 22 333 4444 55555",
 )
 

@@ -32,7 +32,8 @@ def logits(config, params, ids):
 def test_llama_cpp_answers_as_the_policy_does(fluent_run, written):
     llama_cpp = pytest.importorskip("xllamacpp")
     params = llama_cpp.CommonParams()
-    params.model.path, params.n_ctx, params.n_parallel, params.n_gpu_layers = str(written / "policy-F16.gguf"), 128, 1, 0
+    params.model.path = str(written / "policy-F16.gguf")
+    params.n_ctx, params.n_parallel, params.n_gpu_layers = 128, 1, 0
     params.warmup = params.fit_params = False
     params.cpuparams.n_threads = 1
     params.use_jinja = True

@@ -37,8 +37,8 @@ def test_peft_gives_the_logits_of_the_merged_model(lora_run, tmp_path):
     settings = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
     assert settings["r"] == 4 and not settings["rank_pattern"]  # two iterations of rank 2
     names = {p.name for p in (tmp_path / "adapter").iterdir()}
-    assert names == {"adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "generation_config.json",
-                     "README.md", "tokenizer.json", "tokenizer_config.json"}
+    assert names == {"adapter_config.json", "adapter_model.safetensors", "chat_template.jinja", "README.md",
+                     "generation_config.json", "tokenizer.json", "tokenizer_config.json"}
 
 
 @pytest.mark.fast

@@ -7,11 +7,11 @@ from flax import traverse_util
 pytest.importorskip("torch", reason="the models are made by transformers")
 pytest.importorskip("transformers", reason="the models are made by transformers")
 
-from test_parity import CASES, GGUF_CASES, GGUF_FAMILIES, torch_model, write_gguf  # noqa: E402
+from test_parity import CASES, GGUF_CASES, GGUF_FAMILIES, torch_model, write_gguf
 
-from ilf_jax.errors import InputError  # noqa: E402
-from ilf_jax.models import checkpoint_io, family_configs, family_configs_gguf  # noqa: E402
-from ilf_jax.models.families import GGUF_TABLES  # noqa: E402
+from ilf_jax.errors import InputError
+from ilf_jax.models import checkpoint_io, family_configs, family_configs_gguf
+from ilf_jax.models.families import GGUF_TABLES
 
 
 def architecture(case):
