@@ -112,7 +112,7 @@ class Ours:
         encoded = [self.lm.encode(i, [prompt], new_tokens)[0] for i, prompt in zip(ids, prompts, strict=True)]
         keys = decode.candidate_keys(self._config.seed, 1, purpose, ids, range(candidates))
         generator = dataclasses.replace(self.generator(new_tokens, min(batch_size, len(ids))),
-                                        row_lengths=self.lm.row_lengths(len(e.ids) for e in encoded))
+                                        row_lengths=self.lm.planner.row_lengths(len(e.ids) for e in encoded))
         samples = generator.start(encoded, keys).result()
         return lambda: {"tokens": sum(len(s.tokens) for group in samples for s in group),
                         "prompt_tokens": sum(len(e.ids) for e in encoded)}

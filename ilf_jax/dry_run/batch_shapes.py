@@ -4,11 +4,12 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from ilf_jax import config as config_lib
-from ilf_jax.inference import answer_scoring
+from ilf_jax.inference import answer_scoring, model_pool
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.inference.look_ahead import text_size
 from ilf_jax.models import padding
 from ilf_jax.models.placement import Placement
+from ilf_jax.models.row_planner import RowPlanner
 from ilf_jax.records import Example
 from ilf_jax.stages import finetune
 from ilf_jax.stages.context import Roles
@@ -65,7 +66,7 @@ class Shapes:
 def assumed(config: config_lib.Config, placement: Placement) -> Shapes:
     """Sizes from config.finetune.max_length, for when documents or tokenizer are not available."""
     settings, model = config.finetune, placement.model
-    row = padding.bucket(min(settings.max_length, model.max_positions))
+    row = padding.bucket(min(settings.max_length, model.max_positions), _multiple(config, placement))
     new_tokens = config.refine.max_new_tokens
     prompt = min(config.refiner.max_prompt_length or row, model.max_positions - new_tokens)
     micro = -(-settings.batch_size // settings.accumulation)
@@ -77,6 +78,11 @@ def assumed(config: config_lib.Config, placement: Placement) -> Shapes:
         source=f"assumed: prompts of {prompt} tokens, training rows of {row} (config.finetune.max_length)",
         policy_prompt=prompt, groups=1 if config.score.prompts == "tree" else _QUESTIONS,
     )
+
+
+def _multiple(config: config_lib.Config, placement: Placement) -> int:
+    device = placement.mesh.devices.flat[0]
+    return RowPlanner(placement.model, device, model_pool.compute_of(config, placement.mesh)).multiple
 
 
 def measured(config: config_lib.Config, task: Task, roles: Roles, documents: Sequence[Example]) -> Shapes:
@@ -107,7 +113,7 @@ def measured(config: config_lib.Config, task: Task, roles: Roles, documents: Seq
     )
     which = f"the {len(longest)} longest of" if len(longest) < len(documents) else "all"
     return Shapes(
-        prompt=refiner.row_lengths([prompt])[-1], prefix=layout.prefixes[-1], branch=layout.branches[-1],
+        prompt=refiner.planner.row_lengths([prompt])[-1], prefix=layout.prefixes[-1], branch=layout.branches[-1],
         questions=len(questions_by_document[0].groups(layout.together)[0].branches[0].ends), row=schedule.row_length,
         rows=schedule.rows, accumulation=schedule.accumulation, targets=schedule.targets,
         source=f"measured on {which} {len(documents)} documents, with generated texts at their maximal length",

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from ilf_jax.evaluation import statistics
 from ilf_jax.feedback.source import DraftedDocument, FeedbackSource, SourceContext
-from ilf_jax.inference.generation import Generator, Sample
+from ilf_jax.inference.generation import Generator, Sample, prompt_lengths
 from ilf_jax.inference.look_ahead import LookAhead, text_size
 from ilf_jax.inference.written_texts import LEFT_OUT, WrittenTexts
 from ilf_jax.records import Feedback
@@ -45,7 +45,7 @@ class Critic(FeedbackSource):
                 d.example.id, [context.task.critic_prompt(d.example, draft)], lm.room(settings.max_new_tokens))[0]),
             size=lambda d: text_size(d.example.document, d.example.title, d.draft))
         self._lengths = dict(zip((d.example.id for d in context.documents), self._prompts.lengths, strict=True))
-        lengths = self._lm.row_lengths(self._prompts.sampled_tokens, self._prompts.share)
+        lengths = prompt_lengths(lm, self._prompts, f"feedback {context.iteration}")
         self._first, self._second = (
             Generator(self._lm, make_sampling(temperature, 0, 1.0), settings.max_new_tokens, settings.batch_size,
                       context.task.stop, lengths)

@@ -23,6 +23,9 @@ D = TypeVar("D")
 ANSWER_ROOM = 4
 """Tokens kept free behind a question, for the part of an answer that both answers share."""
 
+# What `answer_all` may compile: a stage has other programs beside those of its metrics.
+_PROGRAMS_OF_METRICS = 2
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Group:
@@ -55,6 +58,13 @@ class TokenizedQuestions:
     def groups(self, together: bool) -> list[Group]:
         """The groups of one layout."""
         return [self.together] if together else self.apart
+
+    def with_texts(self, count: int) -> "TokenizedQuestions":
+        """The same about `count` texts, the last one again and again."""
+        def more(group: Group) -> Group:
+            return Group(group.prefix, [*group.branches, *group.branches[-1:] * (count - len(group.branches))])
+
+        return TokenizedQuestions([more(group) for group in self.apart], more(self.together), self.exact)
 
     def num_tokens(self, together: bool) -> int:
         """Tokens to compute in one layout."""
@@ -137,7 +147,8 @@ class PromptLayout:
 
 
 def choose_layout(
-    lm: LanguageModel, questions: Collection[TokenizedQuestions], share: float = 1.0
+    lm: LanguageModel, questions: Collection[TokenizedQuestions], share: float = 1.0, *,
+    most: int = padding.MOST_PROGRAMS, purpose: str = "",
 ) -> PromptLayout:
     """The layout that computes fewest tokens, padding and programs to compile included.
 
@@ -145,15 +156,22 @@ def choose_layout(
         lm: the model that will answer.
         questions: all that are going to be asked, or a sample of them.
         share: part of all that these are.
+        most: programs that there may be.
+        purpose: what is asked for; logged with what was chosen.
     """
     options = []
     for together in (False, True):
         groups = [group for document in questions for group in document.groups(together)]
         longest = [max(len(branch.tokens) for branch in group.branches) for group in groups]
         branches = [length for group, length in zip(groups, longest, strict=True) for _ in group.branches]
-        cost, *lengths = lm.paired_row_lengths([len(group.prefix) for group in groups], branches, share)
-        options.append((cost, PromptLayout(together, *lengths)))
-    return min(options, key=operator.itemgetter(0))[1]
+        prefixes = [len(group.prefix) for group in groups]
+        cost, *lengths = lm.planner.paired_row_lengths(prefixes, branches, share, most=most)
+        options.append((cost, PromptLayout(together, *lengths), prefixes, branches))
+    _, layout, prefixes, branches = min(options, key=operator.itemgetter(0))
+    if purpose and prefixes:
+        lm.planner.say_pairs(purpose, (prefixes, layout.prefixes), (branches, layout.branches),
+                             ("prefixes", "branches"))
+    return layout
 
 
 def choose_layout_for_part(questions: Collection[TokenizedQuestions]) -> PromptLayout:
@@ -169,15 +187,15 @@ def favourable_probability(logits: np.ndarray) -> np.ndarray:
 
 
 def favourable_probabilities(
-    lm: LanguageModel, questions: Sequence[TokenizedQuestions], batch_size: int
+    lm: LanguageModel, questions: Sequence[TokenizedQuestions], batch_size: int, most: int = padding.MOST_PROGRAMS
 ) -> list[np.ndarray]:
-    """p(favourable) / (p(favourable) + p(other)) of each question, one C x Q array a document."""
-    return start_scoring(lm, questions, batch_size, choose_layout(lm, questions)).result()
+    """p(favourable) / (p(favourable) + p(other)) of each question, one C x Q array a document, by `most` programs."""
+    return start_scoring(lm, questions, batch_size, choose_layout(lm, questions, most=most)).result()
 
 
 def answer_all(
     lm: LanguageModel, documents: LookAhead[D, TokenizedQuestions], items: Sequence[D], batch_size: int,
-    read: Callable[[np.ndarray], np.ndarray] = favourable_probability,
+    purpose: str = "", read: Callable[[np.ndarray], np.ndarray] = favourable_probability,
 ) -> list[np.ndarray]:
     """What `read` makes of the answers about each of the documents `items`, C x Q; not all are held at once.
 
@@ -186,9 +204,10 @@ def answer_all(
         documents: puts the questions about a document into tokens; made of the same `items`.
         items: the documents.
         batch_size: prefixes that are computed together.
+        purpose: see `choose_layout`.
         read: see `start_scoring`.
     """
-    layout = choose_layout(lm, documents.sample, documents.share)
+    layout = choose_layout(lm, documents.sample, documents.share, most=_PROGRAMS_OF_METRICS, purpose=purpose)
     answers: list[np.ndarray] = [np.empty(0)] * len(items)
     for part in padding.batches_by_length(documents.lengths, LOOKED_AT):
         part.sort()
@@ -224,7 +243,7 @@ def start_scoring(
     batches: list[tuple[list[int], jax.Array]] = []
     for picked in padding.batches_by_length([len(group.prefix) for group in groups], batch_size):
         prefixes, branches = [groups[i].prefix for i in picked], [groups[i].branches for i in picked]
-        prefix = padding.row_length(max(map(len, prefixes)), layout.prefixes)
+        prefix = padding.row_length(max(map(len, prefixes)), layout.prefixes, lm.planner.multiple)
         longest = max(len(branch.tokens) for group_branches in branches for branch in group_branches)
         branch = padding.row_length(longest, layout.branches)
         batches.append((picked, lm.answer_logits(prefixes, branches, batch_size, prefix, branch)))

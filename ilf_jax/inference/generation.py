@@ -13,6 +13,7 @@ import numpy as np
 
 from ilf_jax.inference import finite, thinking
 from ilf_jax.inference.language_model import Encoded, LanguageModel
+from ilf_jax.inference.look_ahead import LookAhead
 from ilf_jax.models import flops, padding
 from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import performance
@@ -40,6 +41,30 @@ def refill_program(placement: Placement) -> jax.stages.Wrapped:
     """`steps.refine_step.refill_step`, jitted, in the memory of the slots before."""
     return placement.jit(refine_step.refill_step, static_argnames=("config", "compute"), donate_argnames="slots",
                          out_shardings=None)
+
+
+# Programs that a length costs where slots are refilled: one that starts them, one that refills them. A model that
+# thinks first writes with the like of it.
+_REFILLING = 2
+
+
+def prompt_lengths(
+    lm: LanguageModel, prompts: LookAhead, purpose: str, *, refills: bool = False, others: int = 0,
+    most: int = padding.MOST_PROGRAMS,
+) -> tuple[int, ...]:
+    """What the prompts of a stage are padded to: so few lengths that sampling has no more programs than are allowed.
+
+    Args:
+        lm: the model that samples.
+        prompts: of the stage.
+        purpose: of the samples, for the log.
+        refills: whether slots are refilled, see `Generator`.
+        others: programs that the stage compiles beside these.
+        most: programs of the stage.
+    """
+    others += _REFILLING if lm.thinking_tokens else 0
+    return lm.planner.row_lengths(prompts.sampled_tokens, prompts.share, most=most - others,
+                                  each=_REFILLING if refills else 1, purpose=purpose)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +96,8 @@ class Generator:
         max_new_tokens: of each sample.
         batch_size: prompts that are worked on together.
         stop: an output is cut at the first of these strings.
-        row_lengths: what prompts are padded to, see `LanguageModel.row_lengths`; without them, each batch is padded to
-            its bucket.
+        row_lengths: what prompts are padded to, see `prompt_lengths`; without them, each batch is padded to its bucket.
+        refills: whether slots are refilled; without it, only where there are more prompts than slots.
         forced_length: nothing ends an output before max_new_tokens (for measurements).
         thinks: what is sampled are thoughts, which end where their block is closed.
     """
@@ -83,6 +108,7 @@ class Generator:
     batch_size: int
     stop: Sequence[str]
     row_lengths: Sequence[int] = ()
+    refills: bool = False
     forced_length: bool = False
     thinks: bool = False
 
@@ -124,9 +150,9 @@ class Generator:
 
     def _start_thinking(self, prompts: Sequence[Encoded], keys_BxCx2: np.ndarray) -> Pending[list[list[Sample]]]:
         thinker = dataclasses.replace(self, max_new_tokens=self.lm.thinking_tokens, stop=(), thinks=True)
-        # Thoughts make prompts longer by up to this; as many lengths as before keep the number of programs down.
-        room = self.lm.room(0)
-        writer = dataclasses.replace(self, row_lengths=tuple(padding.bucket(n + room) for n in self.row_lengths))
+        # Thoughts make prompts longer by up to this; one length for all keeps the number of programs down.
+        longest = [self.lm.planner.bucket(n + self.lm.room(0)) for n in self.row_lengths[-1:]]
+        writer = dataclasses.replace(self, row_lengths=longest, refills=True)
 
         def write(thoughts: list[list[Sample]]) -> list[list[Sample]]:
             behind = [thinking.answer_prompt(self.lm, prompt, sample.tokens.tolist())
@@ -139,7 +165,8 @@ class Generator:
         return thinker._start_samples(prompts, keys_BxCx2).map(write)
 
     def _start_samples(self, prompts: Sequence[Encoded], keys_BxCx2: np.ndarray) -> Pending[list[list[Sample]]]:
-        start = self._start_batch if len(prompts) <= self.batch_size else self._start_refilling
+        refills = self.refills or len(prompts) > self.batch_size
+        start = self._start_refilling if refills else self._start_batch
         generated = start([prompt.ids for prompt in prompts], keys_BxCx2)
 
         def samples(out: decode.Generated) -> list[list[Sample]]:
@@ -168,7 +195,7 @@ class Generator:
 
     def _start_batch(self, ids: Sequence[Sequence[int]], keys_BxCx2: np.ndarray) -> Pending[decode.Generated]:
         """One batch, filled up where there are fewer prompts. The result is on the host."""
-        length = padding.row_length(max(map(len, ids)), self.row_lengths)
+        length = self._row_length(max(map(len, ids)))
         arrays = self._arrays(ids, keys_BxCx2, self.lm.placement.padded(self.batch_size), length)
         out = refine_program(self.lm.placement)(
             self.lm.architecture, self.lm.params, *arrays, self.sampling, self.ends, max_new_tokens=self.max_new_tokens,
@@ -182,7 +209,7 @@ class Generator:
         order = sorted(range(len(ids)), key=lambda i: (-len(ids[i]), i))
         num_slots = lm.placement.padded(self.batch_size)
         refill_size = lm.placement.padded(max(1, self.batch_size // _REFILLED_PART))
-        length = padding.row_length(len(ids[order[0]]), self.row_lengths)
+        length = self._row_length(len(ids[order[0]]))
         # Which prompt each slot works on. All of this lives outside `finish`, so that it resumes after an interrupt.
         prompt_in_slot: list[int | None] = [*order[:num_slots], *[None] * (num_slots - len(order))]
         waiting = collections.deque(order[num_slots:])
@@ -222,6 +249,9 @@ class Generator:
                     prompt_in_slot[slot] = waiting.popleft()
 
         return Pending(finish)
+
+    def _row_length(self, longest: int) -> int:
+        return padding.row_length(longest, self.row_lengths, self.lm.planner.multiple)
 
     def _arrays(
         self, ids: Sequence[Sequence[int]], keys: np.ndarray, batch: int, length: int

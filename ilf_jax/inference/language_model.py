@@ -4,7 +4,7 @@ import dataclasses
 import datetime
 import functools
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
@@ -19,10 +19,11 @@ from ilf_jax.inference.assistant_turn import (
     left_open,
     read_turn,
 )
-from ilf_jax.models import flops, padding, transformer
+from ilf_jax.models import padding, transformer
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions
 from ilf_jax.models.placement import Placement
+from ilf_jax.models.row_planner import RowPlanner
 from ilf_jax.runtime import performance
 from ilf_jax.steps import score_step
 from ilf_jax.tasks.prompts import Prompt
@@ -31,10 +32,6 @@ from ilf_jax.training import packing
 from ilf_jax.training.objectives import sequence_logprobs
 
 _STATIC = ("config", "compute")
-
-# What could be computed while a layer of a program compiles, or is traced and loaded: a tenth of a second at 300
-# GFLOP/s, measured for SmolLM2-135M on two CPU cores (30 layers, compiled in 5 to 8 s, loaded in 1.5 to 2.5 s).
-_LAYER_FLOPS = 3e10
 
 # Room for what closes a block of thoughts that their budget has cut off.
 _CLOSING_TOKENS = 16
@@ -256,20 +253,27 @@ class LanguageModel:
         written = self.completion_text(prompt, text) + self.turn.closing
         return self.tokenizer.encode_continuation(prompt.ids, prompt.text, written)
 
-    def logprobs(self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int) -> list[np.ndarray]:
+    def logprobs(
+        self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int, row_lengths: Sequence[int] = (),
+        target_lengths: Sequence[int] = (),
+    ) -> list[np.ndarray]:
         """log p of each token of a continuation behind its prompt, in nats, by the training forward pass.
 
-        There are at most `batch_size` pairs; the rest of the batch is filled up.
+        Args:
+            pairs: prompt and continuation, at most `batch_size`; the rest of the batch is filled up.
+            batch_size: rows of the program.
+            row_lengths: what both together are padded to, see `planner`; to a bucket without them.
+            target_lengths: what continuations are padded to; to a bucket without them.
         """
         examples = []
         for prompt_ids, continuation in pairs:
             weights = np.zeros(len(prompt_ids) + len(continuation), np.float32)
             weights[len(prompt_ids):] = 1.0
             examples.append(packing.TrainingExample(np.array([*prompt_ids, *continuation], np.int32), weights))
-        length = padding.bucket(max(map(len, examples)))
+        length = padding.row_length(max(map(len, examples)), row_lengths, self.planner.multiple)
         batch = packing.assemble(
             examples, [[i] for i in range(len(examples))], num_rows=self.placement.padded(batch_size),
-            row_length=length, num_targets=padding.bucket(max(e.num_targets for e in examples)),
+            row_length=length, num_targets=padding.row_length(max(e.num_targets for e in examples), target_lengths),
         )
         logprobs = performance.fetch(
             self.placement.jit(sequence_logprobs, static_argnames=_STATIC)(
@@ -277,13 +281,24 @@ class LanguageModel:
         )
         return [logprobs[i, : e.num_targets] for i, e in enumerate(examples)]
 
-    def embed(self, texts: Sequence[str], batch_size: int) -> np.ndarray:
-        """Mean-pooled hidden states, one unit vector a text."""
-        ids = [self.tokenizer.encode(text)[: self.architecture.max_positions] or [0] for text in texts]
+    def text_ids(self, text: str) -> list[int]:
+        """The tokens that `embed` reads of a text: at least one, at most what the context holds."""
+        return self.tokenizer.encode(text)[: self.architecture.max_positions] or [0]
+
+    def embed(self, texts: Sequence[str], batch_size: int, row_lengths: Sequence[int] = ()) -> np.ndarray:
+        """Mean-pooled hidden states, one unit vector a text.
+
+        Args:
+            texts: to read.
+            batch_size: texts of a batch.
+            row_lengths: what texts are padded to, see `planner`; to buckets without them.
+        """
+        ids = [self.text_ids(text) for text in texts]
         vectors = np.zeros((len(texts), self.architecture.hidden_size), np.float32)
         step = self.placement.jit(score_step.embed_step, static_argnames=_STATIC)
         for group in padding.batches_by_length([len(i) for i in ids], batch_size):
-            tokens, lengths = self.pad([ids[i] for i in group], self.placement.padded(batch_size))
+            length = padding.row_length(len(ids[group[0]]), row_lengths, self.planner.multiple)
+            tokens, lengths = self.pad([ids[i] for i in group], self.placement.padded(batch_size), length)
             tokens, lengths = self.placement.batch((tokens, np.maximum(lengths, 1)))
             out = performance.fetch(step(self.architecture, self.params, tokens, lengths, compute=self.compute))
             vectors[group] = out[: len(group)]
@@ -319,31 +334,16 @@ class LanguageModel:
         arrays = self.placement.batch((tokens, lengths, suffix, offsets, leaves, ends, answers))
         return answer_logits_program(self.placement)(self.architecture, self.params, *arrays, compute=self.compute)
 
-    def row_lengths(self, lengths: Iterable[int], share: float = 1.0) -> tuple[int, ...]:
-        """What rows of these lengths are padded to; the smaller the model, the fewer lengths are worth a program.
-
-        Args:
-            lengths: tokens of each row.
-            share: part of all rows that these are.
-        """
-        return padding.row_lengths(lengths, share * self._program_tokens)
-
-    def paired_row_lengths(
-        self, first: Iterable[int], second: Iterable[int], share: float = 1.0
-    ) -> tuple[float, tuple[int, ...], tuple[int, ...]]:
-        """As `row_lengths`, for programs that take rows of two kinds; and what all of it costs, in tokens."""
-        return padding.paired_row_lengths(first, second, share * self._program_tokens)
-
-    @property
-    def _program_tokens(self) -> float:
-        """Tokens that could be computed while a program compiles."""
-        return self.architecture.num_layers * _LAYER_FLOPS / (2 * flops.num_params(self.architecture))
+    @functools.cached_property
+    def planner(self) -> RowPlanner:
+        """Says what rows of this model are padded to."""
+        return RowPlanner(self.architecture, self.placement.mesh.devices.flat[0], self.compute)
 
     def pad(
-        self, rows: Sequence[Sequence[int] | np.ndarray], batch: int, length: int | None = None
+        self, rows: Sequence[Sequence[int] | np.ndarray], batch: int, length: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Token rows right-padded to `length` or a bucket, and their lengths; rows beyond `rows` have length 0."""
-        tokens = np.zeros((batch, length or padding.bucket(max(map(len, rows)))), np.int32)
+        """Token rows right-padded to `length`, and their lengths; rows beyond `rows` have length 0."""
+        tokens = np.zeros((batch, length), np.int32)
         lengths = np.zeros(batch, np.int32)
         for i, row in enumerate(rows):
             tokens[i, : len(row)] = row

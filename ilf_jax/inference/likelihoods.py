@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ilf_jax.evaluation import kl, likelihood, statistics
-from ilf_jax.inference.generation import Generator
+from ilf_jax.inference.generation import Generator, prompt_lengths
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.inference.look_ahead import LookAhead, text_size
 from ilf_jax.inference.policy_outputs import prompts_of
@@ -16,6 +16,8 @@ from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.tasks.prompts import Prompt
 
 _BATCH = 8
+# Programs that each metric may compile for its forward passes: a stage has several metrics.
+_PROGRAMS = 2
 
 
 ReadsPrompt = Callable[[Example], Prompt]
@@ -35,9 +37,13 @@ def nll(
 
     rows = LookAhead(range(len(texts)), key=str, encode=encode, tokens=lambda row: len(row[0]) + len(row[1]),
                      size=lambda i: text_size(texts[i][0].document, texts[i][1]))
+    _, *lengths = lm.planner.paired_row_lengths(
+        [len(prompt) + len(continuation) for prompt, continuation in rows.sample],
+        [len(continuation) for _, continuation in rows.sample], rows.share, most=_PROGRAMS)
     logprobs_by_text: list[np.ndarray] = [np.empty(0)] * len(texts)
     for batch in padding.batches_by_length(rows.lengths, _BATCH):
-        for i, logprobs in zip(batch, lm.logprobs([rows.encoded(i) for i in batch], _BATCH), strict=True):
+        found = lm.logprobs([rows.encoded(i) for i in batch], _BATCH, *lengths)
+        for i, logprobs in zip(batch, found, strict=True):
             logprobs_by_text[i] = logprobs
     return likelihood.negative_log_likelihood(name, logprobs_by_text)
 
@@ -60,7 +66,10 @@ def divergence(
     look_ahead = prompts_of(sampler, of_sampler, examples, max_new_tokens)
     given = look_ahead if of_rescorer == of_sampler else prompts_of(rescorer, of_rescorer, examples, max_new_tokens)
     generator = Generator(sampler, make_sampling(1.0, 0, 1.0), max_new_tokens, batch_size, (),
-                          sampler.row_lengths(look_ahead.sampled_tokens, look_ahead.share))
+                          prompt_lengths(sampler, look_ahead, name, most=_PROGRAMS))
+    # Samples may have as many tokens as are allowed.
+    row_lengths = rescorer.planner.row_lengths(
+        [n + sampler.room(max_new_tokens) for n in given.sampled_tokens], given.share, most=_PROGRAMS)
     sampled, rescored = [], []
     for batch in padding.batches_by_length(look_ahead.lengths, batch_size):
         prompts = [look_ahead.encoded(examples[i]) for i in batch]
@@ -70,5 +79,5 @@ def divergence(
         pairs = [([*given.encoded(examples[i]).ids, *sample.thought], sample.tokens.tolist())
                  for i, sample in zip(batch, samples, strict=True)]
         for start in range(0, len(pairs), _BATCH):
-            rescored += rescorer.logprobs(pairs[start : start + _BATCH], _BATCH)
+            rescored += rescorer.logprobs(pairs[start : start + _BATCH], _BATCH, row_lengths, [max_new_tokens])
     return kl.divergence(name, sampled, rescored)

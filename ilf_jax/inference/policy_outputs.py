@@ -6,9 +6,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ilf_jax.config import Config
-from ilf_jax.inference.generation import Generator, Sample
+from ilf_jax.inference.generation import Generator, Sample, prompt_lengths
 from ilf_jax.inference.language_model import Encoded, LanguageModel
 from ilf_jax.inference.look_ahead import LookAhead, text_size
+from ilf_jax.models import padding
 from ilf_jax.records import Example
 from ilf_jax.runtime import performance
 from ilf_jax.runtime.pending import Pending
@@ -56,7 +57,7 @@ class PolicyOutputs:
     @classmethod
     def make(
         cls, lm: LanguageModel, task: Task, config: Config, examples: Sequence[Example], *, trained: bool,
-        batch_size: int,
+        batch_size: int, refills: bool = False, most: int = padding.MOST_PROGRAMS, purpose: str = "",
     ) -> "PolicyOutputs":
         """Begins to encode the prompts of `examples`.
 
@@ -67,6 +68,9 @@ class PolicyOutputs:
             examples: the documents.
             trained: whether it has been finetuned by this run.
             batch_size: documents a batch.
+            refills: see `Generator`.
+            most: programs that sampling may have.
+            purpose: of the outputs, for the log.
 
         Raises:
             InputError: a prompt does not fit into the context.
@@ -77,8 +81,8 @@ class PolicyOutputs:
             max_new_tokens += config.feedback.max_new_tokens
         prompts = prompts_of(lm, policy_prompt(task, config, trained), examples, max_new_tokens)
         sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
-        row_lengths = lm.row_lengths(prompts.sampled_tokens, prompts.share)
-        generator = Generator(lm, sampling, max_new_tokens, batch_size, task.stop, row_lengths)
+        row_lengths = prompt_lengths(lm, prompts, purpose, refills=refills, most=most)
+        generator = Generator(lm, sampling, max_new_tokens, batch_size, task.stop, row_lengths, refills)
         return cls(task, writes_feedback, generator, prompts)
 
     def start(self, examples: Sequence[Example], keys_BxCx2: np.ndarray) -> Pending[list[list[Sample]]]:

@@ -11,6 +11,7 @@ from ilf_jax.inference import answer_scoring
 from ilf_jax.inference.answer_scoring import PromptLayout, TokenizedQuestions
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.inference.look_ahead import LookAhead, text_size
+from ilf_jax.models import padding
 from ilf_jax.records import Comparison, Example
 from ilf_jax.runtime import performance
 from ilf_jax.runtime.pending import Pending
@@ -87,9 +88,12 @@ class RewardScorer:
         return [dataclasses.replace(shown_second, answers=shown_second.answers[::-1]),
                 self.task.compare_question(example, text, anchor)]
 
-    def choose_layout(self, questions: Collection[TokenizedQuestions], share: float) -> PromptLayout:
+    def choose_layout(
+        self, questions: Collection[TokenizedQuestions], share: float, *, most: int = padding.MOST_PROGRAMS,
+        purpose: str = "",
+    ) -> PromptLayout:
         """See `answer_scoring.choose_layout`."""
-        return answer_scoring.choose_layout(self.lm, questions, share)
+        return answer_scoring.choose_layout(self.lm, questions, share, most=most, purpose=purpose)
 
     def start(
         self, questions: Sequence[TokenizedQuestions], batch_size: int, layout: PromptLayout
@@ -119,6 +123,6 @@ class RewardScorer:
         questions = LookAhead(comparisons, key=lambda c: c.id, encode=ask,
                               tokens=lambda asked: asked.together.num_tokens,
                               size=lambda c: text_size(c.document, c.first, c.second))
-        rewards_xCxQ = answer_scoring.answer_all(self.lm, questions, comparisons, batch_size, READ[self.kind])
+        rewards_xCxQ = answer_scoring.answer_all(self.lm, questions, comparisons, batch_size, read=READ[self.kind])
         rewards = np.stack([over_questions(rewards_CxQ) for rewards_CxQ in rewards_xCxQ])
         return preference(rewards[:, 0], np.zeros(len(rewards)) if compared else rewards[:, 1])

@@ -40,11 +40,15 @@ def causal(
         compute: selects the kernel.
     """
     rows = q_BxLxKxGxH, k_BxKxLxH, v_BxKxLxH, segments_BxL, window
-    if compute.attention == "cudnn" and not softcap:  # cuDNN has no such cap
-        return kernels.flash(*rows)
-    mesh = compute.mesh
-    if compute.attention == "splash" and mesh is not None and kernels.splash_fits(q_BxLxKxGxH.shape, mesh):
-        return kernels.splash(*rows, mesh, softcap)
+    if compute.attention == "cudnn":
+        if not softcap:
+            return kernels.flash(*rows)
+        kernels.say_fallback("cuDNN", "has no soft cap of scores")
+    elif compute.attention == "splash" and compute.mesh is not None:
+        reason = kernels.why_not_splash(q_BxLxKxGxH.shape, compute.mesh)
+        if reason is None:
+            return kernels.splash(*rows, compute.mesh, softcap)
+        kernels.say_fallback("splash attention", reason)
     return blockwise(*rows, softcap)
 
 

@@ -8,9 +8,16 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, PartitionSpec
 
+from ilf_jax.runtime import progress
+
 _AMPERE, _HOPPER = (8, 0), (9, 0)
 SPLASH_BLOCK = 128
 """The splash kernel takes row lengths that are multiples of this."""
+
+
+def row_multiple(attention: str) -> int:
+    """What row lengths are multiples of for a kernel, see `ComputeOptions.attention`."""
+    return SPLASH_BLOCK if attention == "splash" else 1
 
 
 def why_not_flash(head_dim: int, compute_capability: str) -> str | None:
@@ -57,11 +64,23 @@ def flash(
     return out.reshape(B, L, K, G, H)
 
 
-def splash_fits(shape: tuple[int, ...], mesh: Mesh) -> bool:
-    """Whether the splash kernel accepts queries of this shape (B x L x K x G x H) on this mesh."""
+def why_not_splash(shape: tuple[int, ...], mesh: Mesh) -> str | None:
+    """Why the splash kernel does not take queries of this shape (B x L x K x G x H) on this mesh; None if it does."""
     B, L, K, _, _ = shape
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    return L % SPLASH_BLOCK == 0 and K % mesh.shape["tensor"] == 0 and B % shards == 0
+    shards, tensor = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["tensor"]
+    if L % SPLASH_BLOCK:
+        return f"takes rows of a multiple of {SPLASH_BLOCK} tokens, not {L}"
+    if K % tensor:
+        return f"takes a multiple of {tensor} key heads on this mesh, not {K}"
+    if B % shards:
+        return f"takes a multiple of {shards} rows on this mesh, not {B}"
+    return None
+
+
+@functools.cache  # said once
+def say_fallback(kernel: str, reason: str) -> None:
+    """Logs that plain XLA computes attention in place of a kernel, and why."""
+    progress.log(f"attention: XLA computes it in place of {kernel}, which {reason}")
 
 
 def splash(

@@ -7,11 +7,18 @@ import math
 from collections.abc import Iterable, Sequence
 
 _SHORTEST = 16
+MOST_PROGRAMS = 4
+"""Programs that a pass over a stage's texts compiles at most, however long they are."""
 
 
-def bucket(length: int) -> int:
-    """The row length for `length` tokens: four sizes an octave (16, 20, 24, 28, 32, ...), so few programs compile."""
-    return _round_up(length, steps_per_octave=4, smallest_step=1)
+def bucket(length: int, multiple: int = 1) -> int:
+    """The row length for `length` tokens: four sizes an octave (16, 20, 24, 28, 32, ...), so few programs compile.
+
+    Args:
+        length: tokens.
+        multiple: of which the row length is one.
+    """
+    return _up_to(_round_up(length, steps_per_octave=4, smallest_step=1), multiple)
 
 
 def _round_up(length: int, *, steps_per_octave: int, smallest_step: int) -> int:
@@ -22,40 +29,58 @@ def _round_up(length: int, *, steps_per_octave: int, smallest_step: int) -> int:
     return size
 
 
-def _fine(length: int) -> int:
-    return _round_up(length, steps_per_octave=16, smallest_step=4)
+def _fine(length: int, multiple: int) -> int:
+    return _up_to(_round_up(length, steps_per_octave=16, smallest_step=4), multiple)
 
 
-def row_lengths(lengths: Iterable[int], program_tokens: float) -> tuple[int, ...]:
+def _up_to(length: int, multiple: int) -> int:
+    return -(-length // multiple) * multiple
+
+
+def row_lengths(
+    lengths: Iterable[int], program_tokens: float, *, most: int = MOST_PROGRAMS, multiple: int = 1
+) -> tuple[int, ...]:
     """The few lengths that rows of these `lengths` are padded to, shortest first: a program is compiled for each.
 
-    Found exactly: of all sets of lengths, in steps of a sixteenth of an octave, the one with the fewest tokens after
-    padding, where another length in the set counts as `program_tokens` tokens (what could be computed while a program
-    compiles).
+    Found exactly, by dynamic programming: of all sets of up to `most` lengths, in steps of a sixteenth of an octave,
+    the one with the fewest tokens after padding, where another length in the set counts as `program_tokens` tokens
+    (what could be computed while a program compiles).
+
+    Args:
+        lengths: tokens of each row.
+        program_tokens: what a program costs.
+        most: lengths that there may be.
+        multiple: of which each length is one.
     """
-    return min((tokens + program_tokens * len(chosen), chosen) for tokens, chosen in _sets(lengths))[1]
+    return min((tokens + program_tokens * len(chosen), chosen) for tokens, chosen in _sets(lengths, most, multiple))[1]
 
 
 def paired_row_lengths(
-    first: Iterable[int], second: Iterable[int], program_tokens: float
+    first: Iterable[int], second: Iterable[int], program_tokens: float, *, most: int = MOST_PROGRAMS, multiple: int = 1
 ) -> tuple[float, tuple[int, ...], tuple[int, ...]]:
     """As `row_lengths`, for rows of two kinds of which a program takes some of each: one for each pair of lengths.
+
+    Args:
+        first, second: tokens of each row of either kind.
+        program_tokens: what a program costs.
+        most: pairs that there may be.
+        multiple: of which each length of the first kind is one.
 
     Returns:
         Tokens after padding, programs counted in, and the lengths of either kind.
     """
-    pairs = itertools.product(_sets(first), _sets(second))
+    pairs = itertools.product(_sets(first, most, multiple), _sets(second, most, 1))
     costs = ((a + b + program_tokens * len(chosen_a) * len(chosen_b), chosen_a, chosen_b)
-             for (a, chosen_a), (b, chosen_b) in pairs)
+             for (a, chosen_a), (b, chosen_b) in pairs if len(chosen_a) * len(chosen_b) <= most)
     return min(costs)
 
 
-def _sets(lengths: Iterable[int]) -> list[tuple[float, tuple[int, ...]]]:
+def _sets(lengths: Iterable[int], most: int, multiple: int) -> list[tuple[float, tuple[int, ...]]]:
     """For each number of lengths the set of that size with the fewest tokens after padding, and how many they are."""
-    counts = sorted(collections.Counter(map(_fine, lengths)).items())
+    counts = sorted(collections.Counter(_fine(length, multiple) for length in lengths).items())
     # Of the rows of the i shortest lengths, by i: tokens, and the set that holds them; one list for each size of sets.
     best: list[list[tuple[float, tuple[int, ...]]]] = [[(0, ()), *[(math.inf, ())] * len(counts)]]
-    for _ in counts:
+    for _ in counts[:most]:
         last = best[-1]
         current: list[tuple[float, tuple[int, ...]]] = [(math.inf, ())]
         for i, (size, _) in enumerate(counts, start=1):
@@ -70,18 +95,29 @@ def _sets(lengths: Iterable[int]) -> list[tuple[float, tuple[int, ...]]]:
     return [of_size[-1] for of_size in best[1:]] or [(0, ())]
 
 
-def lengths_between(shortest: int, longest: int) -> list[int]:
+def lengths_between(shortest: int, longest: int, multiple: int = 1) -> list[int]:
     """Row lengths in steps of a sixteenth of an octave, the first of them no less than `shortest`; one at least."""
-    lengths = [_fine(shortest)]
-    while (following := _fine(lengths[-1] + 1)) <= longest:
+    lengths = [_fine(shortest, multiple)]
+    while (following := _fine(lengths[-1] + 1, multiple)) <= longest:
         lengths.append(following)
     return lengths
 
 
-def row_length(longest: int, allowed: Sequence[int]) -> int:
-    """The shortest of the `allowed` lengths (ascending) that holds a row, or its bucket if none does."""
+def row_length(longest: int, allowed: Sequence[int], multiple: int = 1) -> int:
+    """The shortest of the `allowed` lengths (ascending) that holds a row.
+
+    Where none does, the last one is doubled until it does, so that long rows add few programs; without any, the row
+    gets its bucket.
+    """
+    if not allowed:
+        return bucket(longest, multiple)
     at = bisect.bisect_left(allowed, longest)
-    return allowed[at] if at < len(allowed) else bucket(longest)
+    if at < len(allowed):
+        return allowed[at]
+    length = allowed[-1]
+    while length < longest:
+        length *= 2
+    return length
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

@@ -10,6 +10,7 @@ from ilf_jax.inference import answer_scoring
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.inference.look_ahead import LookAhead, text_size
 from ilf_jax.inference.written_texts import WrittenTexts
+from ilf_jax.models import padding
 from ilf_jax.records import Scored
 from ilf_jax.runtime import progress
 from ilf_jax.runtime.pending import Pending
@@ -19,6 +20,8 @@ from ilf_jax.tasks.task import Task
 
 # Documents that are judged in the paper's layout as well, to measure how far the tree layout agrees with it.
 _COMPARED_DOCUMENTS = 16
+# Programs for that.
+_COMPARING = 1
 
 
 def ensemble(probabilities_CxP: np.ndarray) -> np.ndarray:
@@ -50,7 +53,10 @@ class InstructRM(Scorer):
             tokens=lambda asked: asked.together.num_tokens if asked else 0,
             size=lambda d: text_size(d.example.document, d.draft, d.feedback, *d.candidates))
         sample = [questions for questions in self._questions.sample if questions is not None]
-        self._layout = answer_scoring.choose_layout(self._judge, sample, self._questions.share)
+        others = _COMPARING if context.config.score.prompts == "tree" else 0
+        self._layout = answer_scoring.choose_layout(
+            self._judge, sample, self._questions.share, most=padding.MOST_PROGRAMS - others,
+            purpose=f"score {context.iteration}")
         if not all(questions.exact for questions in sample):
             progress.log("judge: an answer takes several tokens with this tokenizer; it is scored by the first token "
                          "that distinguishes the answers")
@@ -82,7 +88,7 @@ class InstructRM(Scorer):
             return too_long
         probabilities = answer_scoring.favourable_probabilities(
             self._judge, [_ask(self._judge, self.context.task, d, "paper") for d in documents],
-            self.context.config.score.batch_size)
+            self.context.config.score.batch_size, _COMPARING)
         same_pick, correlations = [], []
         for document, scores_CxP in zip(documents, probabilities, strict=True):
             row = scored[document.example.id]

@@ -19,7 +19,8 @@ class RewardModel(Scorer):
             context.documents, key=lambda d: d.example.id, tokens=lambda asked: asked.together.num_tokens,
             encode=lambda d: model.ask(d.example, d.candidates, d.draft),
             size=lambda d: text_size(d.example.document, d.draft, *d.candidates))
-        self._layout = self._model.choose_layout(self._questions.sample, self._questions.share)
+        self._layout = self._model.choose_layout(
+            self._questions.sample, self._questions.share, purpose=f"score {context.iteration}")
 
     def start(self, documents: Sequence[RefinedDocument]) -> Pending[list[Scores]]:
         """Sets the device to work and returns."""

@@ -4,9 +4,11 @@ import functools
 
 import numpy as np
 
+from ilf_jax.errors import InputError
 from ilf_jax.evaluation import output_metrics, statistics
 from ilf_jax.inference import answer_scoring, preferences
 from ilf_jax.inference.generation import Sample
+from ilf_jax.inference.look_ahead import LookAhead, text_size
 from ilf_jax.inference.policy_outputs import PolicyOutputs
 from ilf_jax.inference.reward_scorer import RewardScorer
 from ilf_jax.records import BestOfN, Example, Output
@@ -31,13 +33,14 @@ def best_of_n(context: StageContext, before_training: Records[Output] | None = N
 
 def _best_of_n(context: StageContext, before_training: Records[Output] | None, folder: StageFolder) -> Outcome:
     config, settings, examples = context.config, context.config.evaluate, context.held_out
-    N = settings.best_of_n
+    N, name = settings.best_of_n, f"best_of_n {context.iteration}"
     # config.evaluate.batch_size outputs are drawn together, and as many rewards computed together as in scoring.
     documents = max(1, settings.batch_size // N)
     prefixes = max(1, config.score.batch_size * config.refine.num_candidates // N)
     outputs = PolicyOutputs.make(context.roles.get("policy"), context.task, config, examples,
-                                 trained=context.iteration > 0, batch_size=documents)
+                                 trained=context.iteration > 0, batch_size=documents, most=2, purpose=name)
     model = RewardScorer(context.roles.get("reward_model"), context.task, config.reward.kind)
+    layout = _layout(context, model, N, f"rewards of {name}")
     work: dict[str, performance.Work] = {}
 
     def start(batch: list[Example]) -> Pending[list[BestOfN]]:
@@ -47,7 +50,6 @@ def _best_of_n(context: StageContext, before_training: Records[Output] | None, f
             texts = [[outputs.text(s.text) for s in samples] for samples in drawn]
             # A model that compares two texts compares each output with the first.
             questions = [model.ask(e, of_one, of_one[0]) for e, of_one in zip(batch, texts, strict=True)]
-            layout = answer_scoring.choose_layout_for_part(questions)
             rewards = model.start(questions, prefixes, layout).result()
             for e, samples, of_one in zip(batch, drawn, questions, strict=True):
                 drawing = outputs.work(e.id, [len(s.tokens) for s in samples])
@@ -73,6 +75,26 @@ def _best_of_n(context: StageContext, before_training: Records[Output] | None, f
         metrics += preferences.win_rates(
             context.roles.get("judge"), context.task, examples, texts, before, config.score.batch_size)
     return Outcome(done.shards, len(rows), metrics, done.work)
+
+
+def _layout(context: StageContext, model: RewardScorer, count: int, purpose: str) -> answer_scoring.PromptLayout:
+    """How outputs that are not drawn yet will be shown to the reward model: as if each took all of its tokens."""
+    tokens = context.config.evaluate.max_new_tokens
+
+    def ask(example: Example) -> answer_scoring.TokenizedQuestions | None:
+        words = example.document.split() or ["a"]
+        longer = words * (tokens // len(words) + 2)
+        # The first differs from the others at its first word, so that they share no prefix.
+        texts = [" ".join(longer[i : i + tokens]) for i in range(min(2, count))]
+        try:
+            return model.ask(example, texts, texts[0]).with_texts(count)
+        except InputError:  # shorter ones may fit
+            return None
+
+    asked = LookAhead(context.held_out, key=lambda e: e.id, encode=ask, size=lambda e: text_size(e.document),
+                      tokens=lambda questions: questions.together.num_tokens if questions else 0)
+    return model.choose_layout([questions for questions in asked.sample if questions], asked.share, most=2,
+                               purpose=purpose)
 
 
 def _pick(context: StageContext, example: Example, texts: list[str], rewards_N: np.ndarray) -> BestOfN:

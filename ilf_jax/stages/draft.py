@@ -3,7 +3,7 @@
 import functools
 
 from ilf_jax.evaluation import statistics
-from ilf_jax.inference.generation import Generator
+from ilf_jax.inference.generation import Generator, prompt_lengths
 from ilf_jax.inference.policy_outputs import policy_prompt, prompts_of
 from ilf_jax.records import Draft, Example
 from ilf_jax.runtime.pending import Pending
@@ -26,8 +26,9 @@ def _draft(context: StageContext, folder: StageFolder) -> Outcome:
     policy = context.roles.get("policy")
     prompts = prompts_of(policy, policy_prompt(task, config, context.iteration > 1), examples, settings.max_new_tokens)
     sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
+    refills = settings.batches_per_shard > 1
     generator = Generator(policy, sampling, settings.max_new_tokens, settings.batch_size, task.stop,
-                          policy.row_lengths(prompts.sampled_tokens, prompts.share))
+                          prompt_lengths(policy, prompts, f"draft {context.iteration}", refills=refills), refills)
 
     def start(batch: list[Example]) -> Pending[list[Draft]]:
         keys = decode.candidate_keys(config.seed, context.iteration, "draft", [e.id for e in batch], [0])

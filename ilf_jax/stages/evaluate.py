@@ -35,7 +35,8 @@ def _evaluate(
     settings, config, examples = context.config.evaluate, context.config, context.held_out
     policy = context.roles.get("policy")
     outputs = PolicyOutputs.make(policy, context.task, config, examples, trained=context.iteration > 0,
-                                 batch_size=settings.batch_size)
+                                 batch_size=settings.batch_size, refills=settings.batches_per_shard > 1,
+                                 purpose=f"evaluate {context.iteration}")
 
     def start(batch: list[Example]) -> Pending[list[Output]]:
         # The same keys in every iteration: runs differ by their policy, not by luck.

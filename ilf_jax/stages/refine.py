@@ -10,7 +10,7 @@ from ilf_jax.config import Config
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import diversity, statistics
 from ilf_jax.inference import sampler_agreement
-from ilf_jax.inference.generation import Generator, Sample
+from ilf_jax.inference.generation import Generator, Sample, prompt_lengths
 from ilf_jax.inference.language_model import Encoded, LanguageModel
 from ilf_jax.inference.look_ahead import LookAhead, text_size
 from ilf_jax.inference.sampler_agreement import Agreement
@@ -57,8 +57,10 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
     prompts = LookAhead(
         examples, key=lambda e: e.id, tokens=lambda prompt: len(prompt.ids) if prompt else 0, encode=encode,
         size=lambda e: text_size(e.document, e.title, draft_texts.get(e.id, ""), feedback_texts[e.id]))
-    generator = _generator(context.config, task, refiner, settings.batch_size,
-                           refiner.row_lengths(prompts.sampled_tokens, prompts.share))
+    refills = settings.batches_per_shard > 1
+    # Beside the programs that sample there is the one that scores samples again.
+    lengths = prompt_lengths(refiner, prompts, f"refine {context.iteration}", refills=refills, others=1)
+    generator = _generator(context.config, task, refiner, settings.batch_size, lengths, refills)
 
     def draw(batch: Sequence[tuple[Example, Encoded]], candidates: Sequence[int]) -> Pending[list[list[Sample]]]:
         if not batch:
@@ -107,11 +109,12 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
 
 
 def _generator(
-    config: Config, task: Task, refiner: LanguageModel, batch_size: int, row_lengths: Sequence[int] = ()
+    config: Config, task: Task, refiner: LanguageModel, batch_size: int, row_lengths: Sequence[int],
+    refills: bool = False,
 ) -> Generator:
     settings = config.refine
     sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
-    return Generator(refiner, sampling, settings.max_new_tokens, batch_size, task.stop, row_lengths)
+    return Generator(refiner, sampling, settings.max_new_tokens, batch_size, task.stop, row_lengths, refills)
 
 
 def _keys(config: Config, iteration: int, batch: Sequence[Example], candidates: Sequence[int]) -> np.ndarray:
@@ -131,7 +134,7 @@ def first_draws(
                                refiner.room(settings.max_new_tokens))
     # Powers of two, so that hardly any prompt takes programs of its own.
     length = min(1 << max(5, (len(prompt.ids) - 1).bit_length()), refiner.architecture.max_positions)
-    generator = _generator(config, task, refiner, 1, [length])
+    generator = _generator(config, task, refiner, 1, [refiner.planner.bucket(length)])
     for numbers in (range(1), range(1, settings.num_candidates)):
         if numbers:
             (samples,) = generator.start([prompt], _keys(config, iteration, [example], numbers)).result()

@@ -11,10 +11,11 @@ import numpy as np
 
 from ilf_jax import config_sections
 from ilf_jax.errors import InputError
-from ilf_jax.models import flops, kernels, lora, padding, transformer
+from ilf_jax.models import flops, lora, padding, transformer
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions
 from ilf_jax.models.placement import Placement
+from ilf_jax.models.row_planner import RowPlanner
 from ilf_jax.models.transformer import Params
 from ilf_jax.runtime import checkpoint, performance, preemption, progress, seeds, storage
 from ilf_jax.steps.finetune_step import Batch
@@ -202,9 +203,8 @@ def row_shape(
         compute: the kernels; some take only some row lengths.
         examples: all examples, held-back ones too.
     """
-    lengths = padding.lengths_between(max(map(len, examples)), settings.max_length)
-    if compute.attention == "splash":  # takes no other lengths
-        lengths = sorted({-(-length // kernels.SPLASH_BLOCK) * kernels.SPLASH_BLOCK for length in lengths})
+    planner = RowPlanner(model, placement.mesh.devices.flat[0], compute)
+    lengths = padding.lengths_between(max(map(len, examples)), settings.max_length, planner.multiple)
     return {"merge": settings.packing, "row_lengths": lengths, "row_multiple": placement.batch_shards,
             "row_cost": lambda length: flops.training(model, tokens=length, seen=length, targets=0)}
 

@@ -11,11 +11,14 @@ from ilf_jax.models import padding
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions
 from ilf_jax.models.placement import Placement
+from ilf_jax.models.row_planner import RowPlanner
 from ilf_jax.models.transformer import Params
 from ilf_jax.runtime import distributed, files, performance, storage
 from ilf_jax.training import packing
 from ilf_jax.training.objectives import sequence_logprobs
 
+# The stage compiles training's programs beside these.
+_PROGRAMS = 2
 _CURE = "delete it to compute it again"
 
 
@@ -38,11 +41,15 @@ def compute(
     program = placement.jit(sequence_logprobs, static_argnames=("config", "compute"))
     logprobs = [np.zeros(0, np.float32)] * len(examples)
     rows = placement.padded(batch_size)
+    planner = RowPlanner(architecture, placement.mesh.devices.flat[0], options)
+    _, row_lengths, target_lengths = planner.paired_row_lengths(
+        map(len, examples), (e.num_targets for e in examples), most=_PROGRAMS)
     for indices in padding.batches_by_length([len(e) for e in examples], batch_size):
         group = [examples[i] for i in indices]
         batch = packing.assemble(
-            group, [[i] for i in range(len(group))], num_rows=rows, row_length=padding.bucket(max(map(len, group))),
-            num_targets=padding.bucket(max(e.num_targets for e in group)),
+            group, [[i] for i in range(len(group))], num_rows=rows,
+            row_length=padding.row_length(max(map(len, group)), row_lengths),
+            num_targets=padding.row_length(max(e.num_targets for e in group), target_lengths),
         )
         logprobs_RxT = performance.fetch(program(architecture, params, placement.batch(batch), compute=options))
         for row, i in enumerate(indices):

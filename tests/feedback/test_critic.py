@@ -25,16 +25,14 @@ def give(monkeypatch, tmp_path):
     """give(first, second) -> (feedback by id, the temperatures and ids that were asked for); texts by document's id."""
 
     class Language:
-        name, tokenizer = "critic", SimpleNamespace(encode=str.split)
+        name, tokenizer, thinking_tokens = "critic", SimpleNamespace(encode=str.split), 0
+        planner = SimpleNamespace(row_lengths=lambda lengths, share, **_: ())
 
         def encode(self, example_id, prompts, reserve):
             return [Encoded(example_id, prompts[0].text, [1, 2])]
 
         def room(self, new_tokens):
             return new_tokens
-
-        def row_lengths(self, lengths, share):
-            return ()
 
     def run(first, second):
         asked = []

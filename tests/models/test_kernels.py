@@ -100,11 +100,17 @@ def test_head_by_head_is_all_at_once(rows, window):
     np.testing.assert_allclose(jax.jit(attend(True))(*given), jax.jit(attend(False))(*given), atol=1e-6)
 
 
-def test_splash_falls_back_where_it_does_not_fit(mesh, rows):
+def test_splash_falls_back_where_it_does_not_fit_and_says_so(mesh, rows, monkeypatch):
     compute, (q, k, v) = ComputeOptions(attention="splash", mesh=mesh), rows
     short = q[:, :100], k[:, :, :100], v[:, :, :100]
-    assert kernels.splash_fits(q.shape, mesh) and not kernels.splash_fits(short[0].shape, mesh)
-    found = attention.causal(*short, None, None, 0.0, compute)
+    assert kernels.why_not_splash(q.shape, mesh) is None
+    said = []
+    monkeypatch.setattr(progress, "log", said.append)
+    kernels.say_fallback.cache_clear()
+    for _ in range(2):  # said once
+        found = attention.causal(*short, None, None, 0.0, compute)
+    assert said == ["attention: XLA computes it in place of splash attention, which takes rows of a multiple of 128 "
+                    "tokens, not 100"]
     np.testing.assert_array_equal(found, attention.blockwise(*short, None, None))
 
 

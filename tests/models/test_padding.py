@@ -20,7 +20,7 @@ def test_row_lengths_are_the_best_of_all_sets(seed, program_tokens):
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 60, rng.integers(1, 40)).tolist()
     steps = sorted({max(16, -(-n // 4) * 4) for n in lengths})  # below 128: multiples of 4
-    sets = [s for k in range(1, len(steps) + 1) for s in itertools.combinations(steps, k)]
+    sets = [s for k in range(1, padding.MOST_PROGRAMS + 1) for s in itertools.combinations(steps, k)]
     found = padding.row_lengths(lengths, program_tokens)
     assert tokens(lengths, found, program_tokens) == min(tokens(lengths, s, program_tokens) for s in sets)
     assert list(found) == sorted(found)
@@ -36,21 +36,22 @@ def test_the_cost_of_programs_decides_how_many_there_are():
 
 
 @pytest.mark.parametrize("program_tokens", [0, 30, 200])
-@pytest.mark.parametrize("seed", range(4))
-def test_paired_row_lengths_are_the_best_of_all_pairs_of_sets(seed, program_tokens):
+@pytest.mark.parametrize(("seed", "most"), list(enumerate([1, 2, 3, 4])))
+def test_paired_row_lengths_are_the_best_of_all_pairs_of_sets(seed, most, program_tokens):
     rng = np.random.default_rng(seed)
     kinds = [rng.integers(1, 45, rng.integers(1, 20)).tolist() for _ in range(2)]
     sets = []
     for lengths in kinds:
         steps = sorted({max(16, -(-n // 4) * 4) for n in lengths})
-        sets.append([s for k in range(1, len(steps) + 1) for s in itertools.combinations(steps, k)])
+        sets.append([s for k in range(1, most + 1) for s in itertools.combinations(steps, k)])
 
     def cost(pair):
         padded = sum(tokens(lengths, chosen, 0) for lengths, chosen in zip(kinds, pair, strict=True))
         return padded + program_tokens * len(pair[0]) * len(pair[1])
 
-    found, *chosen = padding.paired_row_lengths(*kinds, program_tokens)
-    assert found == cost(chosen) == min(map(cost, itertools.product(*sets)))
+    found, *chosen = padding.paired_row_lengths(*kinds, program_tokens, most=most)
+    allowed = [pair for pair in itertools.product(*sets) if len(pair[0]) * len(pair[1]) <= most]
+    assert found == cost(chosen) == min(map(cost, allowed))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -69,5 +70,12 @@ def test_lengths_between_two_lengths():
 
 
 def test_a_row_takes_the_shortest_length_that_holds_it():
-    assert [padding.row_length(n, (24, 112)) for n in (1, 24, 25, 112, 113)] == [24, 24, 112, 112, 128]
-    assert padding.row_length(17, ()) == 20
+    assert [padding.row_length(n, (24, 112)) for n in (1, 24, 25, 112)] == [24, 24, 112, 112]
+    assert [padding.row_length(n, (24, 112)) for n in (113, 224, 225)] == [224, 224, 448]  # doubled: few programs
+    assert padding.row_length(17, ()) == 20 and padding.row_length(130, (), 128) == 256
+
+
+def test_lengths_are_multiples_of_what_a_kernel_takes():
+    assert padding.bucket(130, 128) == 256 and padding.lengths_between(130, 600, 128) == [256, 384, 512]
+    assert padding.row_lengths([20, 130, 300, 600], 0, multiple=128) == (128, 256, 384, 640)
+    assert padding.paired_row_lengths([20, 130], [20, 130], 0, multiple=128)[1:] == ((128, 256), (20, 136))
