@@ -21,7 +21,7 @@ setup(
     packages=find_packages(include=["ilf_jax", "ilf_jax.*"]),
     package_data={
         "ilf_jax.assets": ["*.txt", "*/*.json", "*/*.safetensors"],
-        "ilf_jax.reporting": ["*.html", "*.css"],
+        "ilf_jax.reporting": ["*.html", "*.css", "*.js"],
         "ilf_jax.review": ["pages/*"],
     },
     install_requires=[

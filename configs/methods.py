@@ -15,6 +15,7 @@ Expected: insult_rate near 1 before training, and far lower with ILF. Sized for 
 """
 
 from ilf_jax.config import base_config
+from ilf_jax.errors import InputError
 from ilf_jax.tasks import word_removal
 
 
@@ -40,7 +41,7 @@ _READ_FEEDBACK = {
 
 def get_config(task="word_removal"):
     if task not in ("word_removal", "summarize"):
-        raise ValueError(f"configs/methods.py:{task}: allowed are word_removal and summarize")
+        raise InputError(f"configs/methods.py:{task}: allowed are word_removal and summarize")
     c = base_config()
     c.task = task
     shuffled = {"feedback": {"control": "shuffled"}}

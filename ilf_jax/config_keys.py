@@ -46,6 +46,20 @@ class Key:
     choices: tuple[str, ...] | None
     registry: Registry | None
 
+    @property
+    def type_name(self) -> str:
+        """The type of its value, for people: `int`, `tuple of str`, `float or None`."""
+        name = "any" if self.kind is object else self.kind.__name__
+        of_elements = f" of {self.element.__name__}" if self.element is not None else ""
+        return f"{name}{of_elements}{' or None' if self.optional else ''}"
+
+    @property
+    def allowed(self) -> str:
+        """Which values of that type are allowed; "" where all are."""
+        if self.registry is not None:
+            return f"{', '.join(map(repr, self.registry.names()))}, file:PATH:NAME or module:PACKAGE.MODULE:NAME"
+        return ", ".join(map(repr, self.choices)) if self.choices is not None else _limits(self, self.high)
+
 
 def key(
     default: Any, doc: str, *, low: float | None = None, high: float | None = None, above: float | None = None,
@@ -56,15 +70,27 @@ def key(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def section(cls: type, **defaults: Any) -> Any:
-    """A field that is a section of its own, with other defaults where given."""
-    return dataclasses.field(default_factory=lambda: cls(**defaults))
+def section(cls: type, doc: str, **defaults: Any) -> Any:
+    """A field that is a section of its own: what it is about, and other defaults where given."""
+    return dataclasses.field(default_factory=lambda: cls(**defaults), metadata={"doc": doc})
 
 
 @functools.cache
 def table(cls: type) -> dict[str, Key]:
     """Every key of a section class and of the sections in it, by dotted name, in the order of the fields."""
     return dict(_keys(cls()))
+
+
+@functools.cache
+def section_docs(cls: type) -> dict[str, str]:
+    """What each section in a section class is about, by dotted name, in the order of the fields."""
+    docs = {}
+    for field in dataclasses.fields(cls):
+        value = getattr(cls(), field.name)
+        if dataclasses.is_dataclass(value):
+            docs[field.name] = field.metadata["doc"]
+            docs |= {f"{field.name}.{name}": doc for name, doc in section_docs(type(value)).items()}
+    return docs
 
 
 def _keys(instance: Any, prefix: str = "") -> typing.Iterator[tuple[str, Key]]:
@@ -258,10 +284,14 @@ def _check_range(entry: Key, value: Any, where: str) -> None:
     high = _LARGEST_INT if entry.high is None and entry.kind is int else entry.high
     too_low = (entry.low is not None and value < entry.low) or (entry.above is not None and value <= entry.above)
     if too_low or (high is not None and value > high):
-        limits = [f"at least {entry.low}" if entry.low is not None else "",
-                  f"above {entry.above}" if entry.above is not None else "",
-                  f"at most {high}" if high is not None else ""]
-        raise InputError(f"{where}: {shown(value)} is out of range; allowed: {' and '.join(filter(None, limits))}")
+        raise InputError(f"{where}: {shown(value)} is out of range; allowed: {_limits(entry, high)}")
+
+
+def _limits(entry: Key, high: float | None) -> str:
+    limits = [f"at least {entry.low}" if entry.low is not None else "",
+              f"above {entry.above}" if entry.above is not None else "",
+              f"at most {high}" if high is not None else ""]
+    return " and ".join(filter(None, limits))
 
 
 def check_text(text: str, where: str) -> None:

@@ -1,5 +1,7 @@
 """The exception that means "the user can mend this", and how a message shows what the user gave."""
 
+import difflib
+import pathlib
 from typing import Any
 
 _LONGEST_SHOWN = 60  # characters
@@ -42,3 +44,17 @@ def shown(value: Any) -> str:
     except (ValueError, RecursionError):  # whole numbers of thousands of digits, lists in thousands of lists
         return "(too large to be shown)"
     return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
+
+
+def near_path(path: pathlib.Path) -> pathlib.Path | None:
+    """Of what lies beside a path that does not exist, the one whose name is most like its own; None if none is alike.
+
+    Endings do not count: that two files are both called .jsonl makes their names no more alike.
+    """
+    try:
+        beside = list(path.parent.iterdir())
+    except OSError:
+        return None
+    near = difflib.get_close_matches(path.stem, [p.stem for p in beside], n=1)
+    alike = [p for p in beside if p.stem in near]
+    return max(alike, key=lambda p: difflib.SequenceMatcher(None, path.name, p.name).ratio(), default=None)

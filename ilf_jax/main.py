@@ -1,14 +1,14 @@
 """Runs ILF, or resumes a run that stopped.
 
-ilf-jax run --config=configs/NAME.py[:arg=value,...] --workdir=DIR [--config.a.b=VALUE ...]
+ilf-jax run --config=NAME[:ARGUMENT] --workdir=DIR [--config.KEY=VALUE ...]
             [--dry_run [--topology=v5e:4x4]] [--allow_change=SECTION,...]
 
-python -m ilf_jax.main is the same.
+NAME is a configuration that ships with ilf-jax, quickstart for example, or the path of a Python file of yours.
+--config.KEY=VALUE overrides a key of it; None unsets one that is optional. A run that stopped goes on when the same
+command is given again. python -m ilf_jax.main is the same.
 """
 
-import difflib
 import itertools
-import os
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from ilf_jax import config as config_lib
+from ilf_jax.entry import config_help, early_checks, overrides, shipped
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import distributed, last_defence, preemption, storage
 
@@ -35,6 +36,7 @@ _ALLOW_CHANGE = flags.DEFINE_list("allow_change", [], "Sections of the config, o
 _PROFILE = flags.DEFINE_integer("profile", 0, "Number of training steps to record a profile of.", lower_bound=0)
 _OWN_FLAGS = ("config", "workdir", "dry_run", "topology", "coordinator_address", "num_processes", "process_id",
               "profile", "allow_change", "heartbeat_timeout")
+_HELP = ("-h", "-help", "--help", "--helpshort", "--helpfull")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -43,51 +45,46 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         name = arg.lstrip("-").partition("=")[0]
         if arg.startswith("--config.") and name.removeprefix("config.") not in config_lib.key_names():
             raise config_lib.unknown_key(name)
-    # The shell leaves ~ in --config=~/my.py as it is.
-    argv = [f"--config={os.path.expanduser(arg.removeprefix('--config='))}" if arg.startswith("--config=~") else arg
-            for arg in argv]
-    _check_config_file(argv)
+    argv, unset = overrides.split_unset(_located(argv))
     try:
         rest = flags.FLAGS(argv)
         if _CONFIG.value is not None:
             dict(_CONFIG.value)  # ml_collections reports a file that it cannot open only when it is asked for a key
+            overrides.unset(_CONFIG.value, unset)
         return rest
     except flags.UnrecognizedFlagError as e:
-        near = difflib.get_close_matches(e.flagname, _OWN_FLAGS, n=1)
-        raise InputError(f"unknown flag --{e.flagname}{f'; did you mean --{near[0]}?' if near else ''}") from e
+        raise InputError(f"unknown flag --{e.flagname}{overrides.meant(e.flagname, _OWN_FLAGS)}") from e
     except Exception as e:
         if isinstance(e, flags.IllegalFlagValueError) and "Traceback" not in str(e):
-            raise InputError(_wrong_value(e)) from e
-        # A config file is a program: whatever goes wrong in it is an error in the input.
-        raise InputError(f"--config: {type(e).__name__}: {_without_traceback(str(e))}") from e
+            raise InputError(overrides.wrong_value(e)) from e
+        raise InputError(_config_error(e, argv)) from e  # whatever goes wrong in a config file is an error in the input
 
 
-def _check_config_file(argv: Sequence[str]) -> None:
-    """Raises InputError if the last --config names no file: ml_collections takes four lines to say so."""
-    uri = None
-    for arg, following in itertools.pairwise([*argv[1:], ""]):
-        if arg in ("--config", "-config"):
-            uri = following
+def _located(argv: Sequence[str]) -> list[str]:
+    """The arguments with the path of the config file where its name was. Raises InputError if there is no such file."""
+    located = []
+    for before, arg in itertools.pairwise(["", *argv]):
+        if before in ("--config", "-config"):
+            located[-1] = f"--config={shipped.locate(arg)}"
         elif arg.startswith(("--config=", "-config=")):
-            uri = arg.partition("=")[2]
-    if uri is None:
-        return
-    path = pathlib.Path(uri.partition(":")[0])
-    if not uri or path.is_dir():
-        raise InputError(f"--config={uri}: name a Python file, configs/quickstart.py for example")
-    if not path.exists():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, siblings, n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else f" (looked from {pathlib.Path.cwd()})"
-        raise InputError(f"--config={uri}: there is no such Python file{hint}")
+            located.append(f"--config={shipped.locate(arg.partition('=')[2])}")
+        else:
+            located.append(arg)
+    return located
 
 
-def _wrong_value(error: Exception) -> str:
-    """What absl says of a flag's value, and of a key of the configuration what it takes."""
-    text = " ".join(str(error).removeprefix("flag ").split())
-    name = text.removeprefix("--config.").partition("=")[0]
-    kind = config_lib.kind(name) if text.startswith("--config.") else None
-    return f"{text} (config.{name} takes {kind})" if kind else text
+def _config_error(error: Exception, argv: Sequence[str]) -> str:
+    """What went wrong in a config file, which is a program."""
+    if isinstance(error, AttributeError) and "has no attribute 'get_config'" in str(error):
+        uri = next(arg for arg in reversed(argv) if arg.startswith("--config="))
+        text = pathlib.Path(uri.removeprefix("--config=").partition(":")[0]).read_text(encoding="utf-8")
+        is_sweep = "; it is a sweep: ilf-jax sweep runs it" if "def get_sweep(" in text else ""
+        return f"{uri} has no get_config(){is_sweep}"
+    if isinstance(error, InputError):
+        return f"--config: {error}"
+    if isinstance(error, flags.IllegalFlagValueError):  # absl's, around an error in the file
+        return f"--config: {_without_traceback(str(error))}"
+    return f"--config: {type(error).__name__}: {error}"
 
 
 def _without_traceback(message: str) -> str:
@@ -99,8 +96,20 @@ def _without_traceback(message: str) -> str:
     return ": ".join([*places[-1:], lines[-1]])
 
 
+def help_text() -> str:
+    """What --help prints: how to call it, its flags, and the sections of the configuration."""
+    own_flags = flags.FLAGS.module_help(flags.FLAGS.find_module_defining_flag("workdir"))
+    return "\n".join([
+        (__doc__ or "").strip(), own_flags, "", config_help.sections_table(), "",
+        "ilf-jax config SECTION shows a section's keys, ilf-jax config KEY one key; ilf-jax configs lists the",
+        "configurations that ship with ilf-jax."])
+
+
 def parse_or_exit(argv: Sequence[str]) -> list[str]:
-    """`parse_flags`; on an error, prints it and exits with code 2."""
+    """`parse_flags`; on an error, prints it and exits with code 2; of --help, with code 0."""
+    if any(arg in _HELP for arg in argv[1:]):
+        print(help_text())
+        sys.exit(0)
     try:
         return parse_flags(argv)
     except InputError as e:
@@ -119,11 +128,14 @@ def main(argv: Sequence[str]) -> int:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # orbax logs much; our own lines pass nevertheless
     if len(argv) > 1:
-        raise InputError(f"unexpected argument {argv[1]!r}; flags start with --")
+        meant = f"; did you mean --config={argv[1]}?" if argv[1].partition(":")[0] in shipped.names() else ""
+        raise InputError(f"unexpected argument {argv[1]!r}; flags start with --{meant}")
     if _CONFIG.value is None:
-        raise InputError("--config=configs/NAME.py is needed")
+        raise InputError("--config=NAME or --config=FILE.py is needed, --config=quickstart for example; `ilf-jax "
+                         "configs` lists the names")
     config = config_lib.read(_CONFIG.value)
     if _DRY_RUN.value:
+        early_checks.check(config)
         from ilf_jax.dry_run.dry_run import dry_run  # imports jax, so after the flags are checked
 
         return dry_run(config, _TOPOLOGY.value)
@@ -131,6 +143,7 @@ def main(argv: Sequence[str]) -> int:
         raise InputError("--topology needs --dry_run: a run cannot use TPUs that are not here")
     if not _WORKDIR.value:
         raise InputError("--workdir=DIR is needed: where the run keeps its files")
+    early_checks.check(config)
     storage.check(storage.path(_WORKDIR.value))
     distributed.start(_COORDINATOR.value, _PROCESSES.value, _PROCESS_ID.value, _HEARTBEAT.value)
     preemption.install()

@@ -161,12 +161,13 @@ class Output:
 
 @dataclasses.dataclass(frozen=True)
 class BestOfN:
-    """N outputs for a held-out example, their rewards, and the index of the one that was picked."""
+    """N outputs for a held-out example, their rewards, the index of the picked one, and its `Output.values`."""
 
     id: str
     texts: list[str]
     rewards: list[float]
     chosen: int
+    values: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

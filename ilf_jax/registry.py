@@ -20,7 +20,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, near_path
 
 
 @dataclasses.dataclass
@@ -65,6 +65,14 @@ class Registry:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise InputError(f"{where}: {choice!r} is not one of {', '.join(map(repr, self.names()))}, file:PATH:NAME or "
                          f"module:PACKAGE.MODULE:NAME{hint}")
+
+    def check_place(self, choice: str, where: str) -> None:
+        """Raises InputError naming `where` if the file of file:PATH:NAME is not there. Runs nothing."""
+        if choice.startswith("file:") and choice not in self.names():
+            try:
+                _checked_file(choice.removeprefix("file:").rpartition(":")[0])
+            except InputError as e:
+                raise InputError(f"{where}: {e}") from e
 
     def load(self, choice: str) -> Any:
         """The function or class that a choice names.
@@ -212,7 +220,9 @@ def place_of_error(error: BaseException, path: str | None) -> str:
 def _checked_file(path: str) -> pathlib.Path:
     place = pathlib.Path(os.path.expanduser(path))
     if not place.is_file():
-        raise InputError(f"{path}: there is no such Python file")
+        near = near_path(place)
+        hint = f"; did you mean {near}?" if near is not None else f" (looked from {pathlib.Path.cwd()})"
+        raise InputError(f"{path}: there is no such Python file{hint}")
     return place
 
 

@@ -28,6 +28,7 @@ from ilf_jax.runtime import (
     jax_settings,
     os_errors,
     progress,
+    provenance,
     sharding,
     storage,
 )
@@ -198,7 +199,8 @@ def set_up(
     if comparisons is not None:
         comparisons = preflight.fitting_comparisons(config, task, documents, comparisons, pool)
     _check_baselines(storage.path(workdir), config, allow_change)
-    folder, lock = workdir_lib.open_workdir(workdir, config_lib.to_dict(config), task.directions(), allow_change)
+    folder, lock = workdir_lib.open_workdir(
+        workdir, config_lib.to_dict(config), task.directions(), allow_change, provenance.here())
     with lock, os_errors.explained(folder.path, own=False):
         jax_settings.apply(config.precision)
         _train_tokenizer(config, task, folder.path, documents)
@@ -206,7 +208,7 @@ def set_up(
             write_records(folder.iteration(0) / "comparisons.jsonl", (*comparisons.train, *comparisons.held_out),
                           "config.reward")
         pool.now = folder.started
-        writing = [name for name in preflight.needed_roles(config) if name != "embedder"]
+        writing = [name for name in config_lib.needed_roles(config) if name != "embedder"]
         model_pool.check_templates(model_pool.Roles(config, pool, folder.path / "tokenizer", None), writing)
         yield Setup(
             Method("", config, folder, task, documents, pool, SharedStages(), folder.path / "tokenizer",

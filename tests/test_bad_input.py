@@ -107,7 +107,7 @@ def test_flags(tmp_path, capsys, flag, parts):
 
 
 def test_missing_flags_and_files(tmp_path, capsys):
-    refused(main_with_flags(capsys, f"--workdir={tmp_path / 'run'}"), "--config=configs/NAME.py is needed")
+    refused(main_with_flags(capsys, f"--workdir={tmp_path / 'run'}"), "--config=NAME or --config=FILE.py is needed")
     refused(main_with_flags(capsys, f"--config={CONFIGS / 'quickstart.py'}"), "--workdir=DIR is needed")
     refused(main_with_flags(capsys, f"--config={tmp_path / 'no.py'}", f"--workdir={tmp_path / 'run'}"), "no.py")
     refused(main_with_flags(capsys, f"--config={tmp_path}", f"--workdir={tmp_path / 'run'}"), str(tmp_path))
@@ -530,16 +530,17 @@ def test_the_library_raises_what_the_program_prints(trained, tmp_path):
                                          "configs/quickstart.py?"),
     (["--config", "configs/quickstrat.py:a=1"], "did you mean configs/quickstart.py?"),
     (["--config=nowhere/a.py"], "--config=nowhere/a.py: there is no such Python file (looked from "),
-    (["--config=configs"], "--config=configs: name a Python file"),
-    (["--config="], "--config=: name a Python file"),
+    (["--config=configs"], "--config=configs: is a folder; name a Python file in it"),
+    (["--config="], "--config=: names nothing; give a Python file or a name"),
     (["--config=README.md"], "--config: SyntaxError"),
-    (["--config=configs/quickstart.py", "--config.seed=abc"], "(config.seed takes int)"),
-    (["--config=configs/quickstart.py", "--config.data.train_size=1.5"], "(config.data.train_size takes int)"),
+    (["--config=configs/quickstart.py", "--config.seed=abc"], "config.seed: 'abc' is not a whole number, at least 0"),
+    (["--config=configs/quickstart.py", "--config.data.train_size=1.5"],
+     "config.data.train_size: '1.5' is not a whole number, at least 1 (documents an iteration"),
     (["--config=configs/quickstart.py", "--config.finetune.learning_rate=fast"],
-     "--config.finetune.learning_rate=fast: could not convert string to float: 'fast' (config.finetune."),
+     "config.finetune.learning_rate: 'fast' is not a number, above 0 (peak)"),
     (["--config=configs/quickstart.py", "--config.finetune.learning_rate=inf"],
      "config.finetune.learning_rate: inf is not a finite number"),
-    (["--config=configs/quickstart.py", "--config.evaluate.win_rate=perhaps"], "(config.evaluate.win_rate takes bool)"),
+    (["--config=configs/quickstart.py", "--config.evaluate.win_rate=perhaps"], "'perhaps' is not true or false"),
     (["--config=configs/quickstart.py", "--config.template.stop=5"], "config.template.stop[0]: expected str, got"),
     (["--config=configs/quickstart.py", "--config.finetune=5"], "--config.finetune=5: Failed to parse"),
     (["--config=configs/quickstart.py", f"--config.seed={2**64}"], "config.seed: 18446744073709551616 is out of range"),

@@ -10,7 +10,7 @@ import ilf_jax
 from ilf_jax import cli
 
 ROOT = pathlib.Path(__file__).parents[1]
-COMMANDS = ("run", "report", "generate", "export", "compare", "review", "sweep")
+COMMANDS = ("run", "report", "generate", "export", "compare", "review", "sweep", "configs", "config")
 
 
 def call(*arguments):
@@ -27,10 +27,10 @@ def test_help_and_version():
 
 @pytest.mark.parametrize(("arguments", "message"), [
     ((), "usage: ilf-jax COMMAND"), (("rnu",), "error: unknown command 'rnu'; did you mean run?\n"),
-    (("--config=a.py",), "commands are run, report, generate, export, compare, review, sweep"),
+    (("--config=a.py",), "commands are run, report, generate, export, compare, review, sweep, configs, config"),
     (("run", "--workdri=x"), "error: unknown flag --workdri; did you mean --workdir?\n"),
     (("run", "--config=configs/quickstart.py", "--config.iterations=-1", "--workdir=x"), "config.iterations: -1"),
-    (("run",), "error: --config=configs/NAME.py is needed\n"), (("report",), "error: --workdir=DIR is needed"),
+    (("run",), "error: --config=NAME or --config=FILE.py is needed"), (("report",), "error: --workdir=DIR is needed"),
     (("generate", "x"), "error: --workdir=DIR is needed"),
     (("export", "--workdir=x"), "error: --iteration is needed\n"), (("compare",), "error: --workdir=DIR is needed"),
     (("review",), "error: --workdir=DIR of a run, --data=FILE"),
@@ -42,7 +42,7 @@ def test_mistakes_end_with_2(arguments, message):
     assert done.stdout == ""
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS[:-2])
 def test_each_command_shows_its_own_flags(command):
     done = call(command, "--help")
     assert done.returncode == 0 and "--workdir" in done.stdout

@@ -94,7 +94,7 @@ def test_tldr_sizes(n, rate, prompt_weight):
 def test_tldr_refuses_other_arguments(arg, tmp_path, capsys):
     from conftest import main_with_flags
 
-    with pytest.raises(ValueError, match="allowed are n=100, n=1000, n=5000"):
+    with pytest.raises(InputError, match="allowed are n=100, n=1000, n=5000"):
         load("tldr_5k.py", arg)
     code, error = main_with_flags(capsys, f"--config={FOLDER / 'tldr_5k.py'}:{arg}", f"--workdir={tmp_path / 'run'}")
     assert code == 2 and "allowed are n=100, n=1000, n=5000" in error
@@ -163,7 +163,7 @@ def test_methods_on_a_text_of_one_s_own(tiny_run, tmp_path):
 
 
 def test_methods_refuses_other_arguments():
-    with pytest.raises(ValueError, match="allowed are word_removal and summarize"):
+    with pytest.raises(InputError, match="allowed are word_removal and summarize"):
         load("methods.py", "tldr")
 
 

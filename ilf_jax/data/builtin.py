@@ -1,7 +1,10 @@
-"""Generated data sets: `builtin:NAME` or `builtin:NAME:SIZE`."""
+"""Data sets that ship with the package: `builtin:NAME` or `builtin:NAME:SIZE`. All but the reviews are generated."""
 
 import dataclasses
+import difflib
+import importlib.resources
 import itertools
+import json
 import random
 from collections.abc import Callable
 
@@ -175,7 +178,19 @@ def _word_removal_controlled(split: str, size: int | None) -> list[Example]:
     return examples
 
 
+def _reviews_sample(split: str, size: int | None) -> list[Example]:
+    """60 short texts, each with a summary, what a reader says of it, and a better summary; written for this package."""
+    if split != "train":
+        raise InputError(f"builtin:reviews_sample has only the split train, not {split!r}; leave "
+                         "config.data.eval_source unset, and its last rows are held out")
+    file = importlib.resources.files("ilf_jax.assets").joinpath("reviews_sample.jsonl")
+    rows = map(json.loads, file.read_text(encoding="utf-8").splitlines()[:size])
+    return [Example(id=f"review-{number:02d}", document=row["document"], draft=row["draft"], feedback=row["feedback"],
+                    human_refinement=row["refinement"]) for number, row in enumerate(rows, start=1)]
+
+
 GENERATORS: dict[str, Callable[[str, int | None], list[Example] | list[Comparison]]] = {
+    "reviews_sample": _reviews_sample,
     "word_removal": _word_removal,
     "word_removal_comparisons": _word_removal_comparisons,
     "word_removal_controlled": _word_removal_controlled,
@@ -184,11 +199,19 @@ GENERATORS: dict[str, Callable[[str, int | None], list[Example] | list[Compariso
 }
 
 
-def generate(name: str, split: str) -> list[Example] | list[Comparison]:
-    """The records of `NAME` or `NAME:SIZE`. Raises InputError if the name, the size or the split is wrong."""
+def check(name: str) -> None:
+    """Raises InputError if `NAME` or `NAME:SIZE` is not a data set, and names the nearest one."""
     name, _, size = name.partition(":")
     if name not in GENERATORS:
-        raise InputError(f"builtin:{name} is not a data set; allowed: {', '.join(sorted(GENERATORS))}")
+        near = difflib.get_close_matches(name, GENERATORS, n=1)
+        hint = f"; did you mean builtin:{near[0]}?" if near else ""
+        raise InputError(f"builtin:{name} is not a data set; allowed: {', '.join(sorted(GENERATORS))}{hint}")
     if size and not size.isdecimal():
         raise InputError(f"builtin:{name}:{size}: the size must be a whole number")
+
+
+def generate(name: str, split: str) -> list[Example] | list[Comparison]:
+    """The records of `NAME` or `NAME:SIZE`. Raises InputError if the name, the size or the split is wrong."""
+    check(name)
+    name, _, size = name.partition(":")
     return GENERATORS[name](split, int(size) if size else None)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ilf_jax.data.field_paths import MISSING, is_null, look_up, to_text
-from ilf_jax.errors import InputError, shown
+from ilf_jax.errors import InputError, near_path, shown
 from ilf_jax.records import Example, Record
 from ilf_jax.runtime import storage
 from ilf_jax.runtime.json_text import parse_line
@@ -333,9 +333,8 @@ def _read_jsonl(path: pathlib.Path, name: str, section: str) -> Iterator[Row]:
                         value = InputError(f"{where}: the line is {e}")
                     yield Row(where, number, value)
     except FileNotFoundError as e:
-        siblings = os.listdir(path.parent) if path.parent.is_dir() else []
-        near = difflib.get_close_matches(path.name, siblings, n=1)
-        hint = f"; did you mean {path.parent / near[0]}?" if near else f" (looked from {os.getcwd()})"
+        near = near_path(path)
+        hint = f"; did you mean {near}?" if near is not None else f" (looked from {os.getcwd()})"
         raise InputError(f"{section}.source: no file {path}{hint}") from e
     except OSError as e:
         raise InputError(f"{section}.source: {path} cannot be read: {e.strerror or e}") from e

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ilf_jax import config as config_lib
+from ilf_jax.config import needed_stages
 from ilf_jax.dry_run import hlo
 from ilf_jax.dry_run.batch_shapes import Shapes
 from ilf_jax.inference import generation, language_model, model_pool
@@ -21,7 +22,6 @@ from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import hardware, progress
 from ilf_jax.runtime.sharding import batch_sharding
 from ilf_jax.sampling.logits import make_sampling
-from ilf_jax.stages.context import needed_stages
 from ilf_jax.training import objectives, optimizer, packing, train_program
 
 _OUT_OF_MEMORY = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)")

@@ -21,13 +21,14 @@ import math
 from collections.abc import Mapping
 
 from ilf_jax import config as config_lib
+from ilf_jax.config import needed_stages
 from ilf_jax.dry_run.batch_shapes import Shapes
 from ilf_jax.errors import InputError
 from ilf_jax.inference import model_pool
 from ilf_jax.models import flops
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.runtime.hardware import Chip, Reached
-from ilf_jax.stages.context import needed_stages, uses_recorded_drafts
+from ilf_jax.stages.context import uses_recorded_drafts
 
 SLICES = (4, 8, 16, 32, 64, 128, 256)
 """Numbers of devices that are compared."""

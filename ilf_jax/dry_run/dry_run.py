@@ -8,6 +8,7 @@ import jax
 
 from ilf_jax import config as config_lib
 from ilf_jax import preflight, tasks
+from ilf_jax.config import needed_stages
 from ilf_jax.data import comparisons, documents
 from ilf_jax.dry_run import advice, batch_shapes, compiled_steps, cost, loss_mask
 from ilf_jax.errors import InputError
@@ -17,7 +18,6 @@ from ilf_jax.models.placement import Placement
 from ilf_jax.records import Example
 from ilf_jax.runtime import hardware, progress, sharding
 from ilf_jax.stages import finetune
-from ilf_jax.stages.context import needed_stages
 from ilf_jax.tasks.task import Task
 from ilf_jax.tokenizers import bpe_training
 

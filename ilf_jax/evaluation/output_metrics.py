@@ -9,6 +9,21 @@ from ilf_jax.records import Example
 Measure = Callable[[Mapping[str, str], Sequence[Example]], list[statistics.Metric]]
 """The task's own numbers about one text per example, averaged."""
 
+MeasureOne = Callable[[Example, str], Mapping[str, float]]
+"""The task's own numbers about one text."""
+
+
+def values_of(
+    example: Example, text: str, measure: MeasureOne, *, with_rouge: bool, exact_match: bool
+) -> dict[str, float]:
+    """The numbers about one output whose means `output_metrics` has, for paired comparisons; arguments as there."""
+    values = {name: float(value) for name, value in measure(example, text).items()}
+    if with_rouge and example.reference:
+        values |= rouge.of_one(text, example.reference)
+    if exact_match and example.reference:
+        values["exact_match"] = float(text == example.reference)
+    return values
+
 
 def output_metrics(
     texts: Mapping[str, str], examples: Sequence[Example], measure: Measure, *, with_rouge: bool, exact_match: bool

@@ -9,6 +9,7 @@ import scipy.stats
 from ilf_jax.evaluation import statistics
 
 _RESAMPLES = 10_000
+_SIGNIFICANT = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,8 +31,12 @@ class Difference:
 
     @property
     def is_clear(self) -> bool:
-        """Whether the interval excludes zero."""
-        return self.low > 0 or self.high < 0
+        """Whether the interval excludes zero.
+
+        Where all documents differ alike it has no width, however few they are; then the sign test has to agree.
+        """
+        excludes_zero = self.low > 0 or self.high < 0
+        return excludes_zero and (self.low < self.high or self.p_sign < _SIGNIFICANT)
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) -> Difference:

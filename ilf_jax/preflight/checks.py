@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 from ilf_jax import config as config_lib
 from ilf_jax import feedback, scoring
+from ilf_jax.config import methods, needed_roles, needed_stages
 from ilf_jax.data import documents as documents_lib
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import systems
 from ilf_jax.feedback import control
 from ilf_jax.inference import model_pool
 from ilf_jax.stages import finetune, reward
-from ilf_jax.stages.context import needed_stages, uses_recorded_drafts
+from ilf_jax.stages.context import uses_recorded_drafts
 from ilf_jax.tasks.task import Task
 
 
@@ -20,11 +21,6 @@ def check_sources(config: config_lib.Config, task: Task) -> None:
     _check_baselines(config)
     for method in methods(config):
         _check_method(method, task)
-
-
-def methods(config: config_lib.Config) -> list[config_lib.Config]:
-    """The run itself and its baselines."""
-    return [config, *(config_lib.baseline(config, name) for name in config.baselines or {})]
 
 
 def _check_baselines(config: config_lib.Config) -> None:
@@ -79,23 +75,6 @@ def _check_fresh_drafts(config: config_lib.Config, needed: Sequence[str]) -> Non
         raise InputError(f"{where} config.score.win_rate=True, which compares refinements with drafts")
     if config.finetune.target == "feedback_refinement":
         raise InputError(f"{where} config.finetune.target='feedback_refinement'")
-
-
-def needed_roles(config: config_lib.Config) -> list[str]:
-    """The roles that models play in a run."""
-    needed = needed_stages(config)
-    roles = ["policy", *(["refiner"] if "refine" in needed and config.refine.source == "refiner" else [])]
-    if "feedback" in needed and config.feedback.source == "critic":
-        roles.append("critic")
-    scores = "score" in needed and (config.score.method == "instruct_rm" or config.score.win_rate)
-    if scores or config.evaluate.win_rate or config.evaluate.rank:
-        roles.append("judge")
-    rewarded = ("score" in needed and config.score.method == "reward_model") or config.evaluate.best_of_n > 1
-    if rewarded or config.reward.source is not None:
-        roles.append("reward_model")
-    if "score" in needed and config.score.method == "embedding":
-        roles.append("embedder")
-    return roles
 
 
 def check_documents(config: config_lib.Config, task: Task, documents: documents_lib.Documents) -> None:

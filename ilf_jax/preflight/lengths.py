@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from ilf_jax import config as config_lib
+from ilf_jax.config import methods, needed_roles, needed_stages
 from ilf_jax.data import comparisons as comparisons_lib
 from ilf_jax.data import documents as documents_lib
 from ilf_jax.errors import InputError
@@ -20,10 +21,10 @@ from ilf_jax.inference import model_pool
 from ilf_jax.inference.answer_scoring import ANSWER_ROOM
 from ilf_jax.inference.fitting import UNWRITTEN, Demand, Model, shortened, too_long
 from ilf_jax.inference.policy_outputs import policy_prompt
-from ilf_jax.preflight.checks import methods, needed_roles, trained_tokenizer_size
+from ilf_jax.preflight.checks import trained_tokenizer_size
 from ilf_jax.records import Comparison, Example
 from ilf_jax.runtime import progress
-from ilf_jax.stages.context import needed_stages, uses_recorded_drafts
+from ilf_jax.stages.context import uses_recorded_drafts
 from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tasks.task import Task
 from ilf_jax.tokenizers import bpe_training

@@ -5,7 +5,9 @@ import html
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+import textwrap
+import types
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,9 @@ INK, GRID = "#0a0b01", "#0a0b02"
 SERIES = [f"#0a0b1{i}" for i in range(7)]
 _CSS = {INK: "var(--ink)", GRID: "var(--rule)", **{color: f"var(--series-{i})" for i, color in enumerate(SERIES)}}
 MARKERS = "osD^vPX"
+_LEGEND_HANDLE, _POINTS_A_LETTER = 45.0, 5.2  # of a legend's entry, in points
+_INCHES_A_BAR = 0.19
+_MOST_BARS = 4  # of a group
 _MAX_TICKS = 8  # of a logarithmic axis; up to this many measured values get a tick each
 DASHES = ["-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1))]
 STYLE: dict[Any, Any] = {
@@ -57,12 +62,14 @@ class Plot:
         title: heading.
         caption: how to read the figure.
         svg: the <svg> element.
+        wide: whether it takes the whole width of the page, and scrolls on a narrow one.
     """
 
     name: str
     title: str
     caption: str
     svg: str
+    wide: bool = False
 
 
 def to_svg(figure: Figure, name: str, title: str) -> str:
@@ -101,16 +108,38 @@ def make_axes(ylabel: str) -> tuple[Figure, Axes]:
 
 
 def add_legend(figure: Figure, axes: Axes) -> None:
-    """Adds a legend above the figure if there is more than one label."""
+    """Adds a legend above the figure if there is more than one label, in as many columns as fit."""
     handles, labels = axes.get_legend_handles_labels()
     if len(handles) > 1:
-        columns = 3 if max(map(len, labels)) < 20 else 2  # long labels do not fit in three columns
+        labels = [shortened(label) for label in labels]
+        width = _LEGEND_HANDLE + _POINTS_A_LETTER * max(map(len, labels))
+        columns = max(1, int(72 * figure.get_size_inches()[0] / width))
         figure.legend(handles, labels, loc="outside upper left", ncols=min(len(handles), columns))
 
 
+def shortened(label: str, letters: int = 50) -> str:
+    """A label that fits in a figure."""
+    return label if len(label) <= letters else f"{label[: letters - 1]}…"
+
+
+def _wrapped(labels: Iterable[str]) -> list[str]:
+    """Labels beside horizontal bars, in two lines if need be."""
+    return ["\n".join(textwrap.wrap(label, 22, max_lines=2, placeholder=" …")) for label in labels]
+
+
+def _evenly(numbers: Sequence[int], most: int) -> list[int]:
+    """At most `most` of the numbers, the first and the last among them."""
+    places = np.linspace(0, len(numbers) - 1, min(most, len(numbers))).round()
+    return [numbers[int(place)] for place in places]
+
+
 def grouped_bars(figure: Figure, axes: Axes, groups: Mapping[str, Mapping[int, tuple[float, float]]]) -> None:
-    """Horizontal bars: one group per label, one bar per iteration with (value, standard error), later ones darker."""
-    numbers = sorted({k for values in groups.values() for k in values})
+    """Horizontal bars: one group per label, one bar per iteration with (value, standard error), later ones darker.
+
+    Of many iterations a few are shown, the first and the last among them.
+    """
+    numbers = _evenly(sorted({k for values in groups.values() for k in values}), _MOST_BARS)
+    figure.set_size_inches(5.4, 0.9 + _INCHES_A_BAR * len(groups) * max(2, len(numbers) + 0.5))
     height = 0.8 / len(numbers)
     axes.yaxis.grid(visible=False)
     axes.xaxis.grid(visible=True)
@@ -124,27 +153,29 @@ def grouped_bars(figure: Figure, axes: Axes, groups: Mapping[str, Mapping[int, t
             axes.barh(bar_y, value, height * 0.85, color=SERIES[0], alpha=alpha)
             if error:
                 axes.errorbar(value, bar_y, xerr=error, color=INK, capsize=3, linewidth=1)
-            axes.annotate(tables.number(value), (value + error, bar_y), (4, 0), textcoords="offset points",
+            axes.annotate(tables.number(value, like=1), (value + error, bar_y), (4, 0), textcoords="offset points",
                           va="center", fontsize=8)
         axes.barh(0, 0, color=SERIES[0], alpha=alpha, label=f"iteration {k}")
-    axes.set_yticks(range(len(groups)), list(groups))
+    axes.set_yticks(range(len(groups)), _wrapped(groups))
     axes.invert_yaxis()
     axes.margins(x=0.15)
     add_legend(figure, axes)
 
 
 def bars(axes: Axes, values: Mapping[str, tuple[float, float]]) -> None:
-    """Horizontal bars, one per label, of (value, standard error)."""
+    """Horizontal bars, one per label, of (value, half the width of the error bar)."""
+    like = max((abs(value) for value, _ in values.values()), default=0.0)
     axes.yaxis.grid(visible=False)
     axes.xaxis.grid(visible=True)
     for y, (value, error) in enumerate(values.values()):
         axes.barh(y, value, 0.6, color=SERIES[0])
         if error:
             axes.errorbar(value, y, xerr=error, color=INK, capsize=3, linewidth=1)
-        axes.annotate(tables.number(value), (value + error, y), (4, 0), textcoords="offset points", va="center",
+        axes.annotate(tables.number(value, like), (value + error, y), (4, 0), textcoords="offset points", va="center",
                       fontsize=8)
-    axes.set_yticks(range(len(values)), list(values))
+    axes.set_yticks(range(len(values)), _wrapped(values))
     axes.invert_yaxis()
+    axes.margins(x=0.15)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,6 +188,7 @@ class Line:
         errors: standard errors; 0 draws none.
         curve: xs, ys, and the lower and upper bounds of a band (equal to ys if unknown).
         measured_to: the largest measured x; the curve is dashed beyond it.
+        points: the single values behind each mark, drawn small.
     """
 
     xs: Sequence[float]
@@ -164,6 +196,7 @@ class Line:
     errors: Sequence[float]
     curve: tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None = None
     measured_to: float = math.inf
+    points: Sequence[Sequence[float]] = ()
 
 
 def _far_apart(xs: Sequence[float]) -> list[float]:
@@ -176,8 +209,30 @@ def _far_apart(xs: Sequence[float]) -> list[float]:
     return kept
 
 
-def line_plot(name: str, title: str, caption: str, xlabel: str, ylabel: str, lines: Mapping[str, Line]) -> Plot:
-    """A figure of several lines. The x axis is logarithmic if it spans more than a factor of ten.
+def _is_geometric(xs: Sequence[float]) -> bool:
+    """Whether ascending numbers are for a logarithmic axis: a span above ten, or rather equal ratios than differences.
+
+    32, 64, 128, 256 are, 1, 2, 3, 4 are not.
+    """
+    if xs[0] <= 0 or len(xs) < 2:
+        return False
+    if xs[-1] > 10 * xs[0]:
+        return True
+    ratios, differences = np.diff(np.log(xs)), np.diff(xs)
+    return len(xs) > 2 and bool(np.std(ratios) / np.mean(ratios) < np.std(differences) / np.mean(differences))
+
+
+def _plain_number(x: float) -> str:
+    """100, 5k, 10M; 1,024 as it is."""
+    text = matplotlib.ticker.EngFormatter(sep="")(x)
+    return text if x < 1 or len(text) <= 4 else f"{x:,.0f}"
+
+
+def line_plot(
+    name: str, title: str, caption: str, xlabel: str, ylabel: str, lines: Mapping[str, Line],
+    before: Mapping[str, Sequence[tuple[float, float]]] = types.MappingProxyType({}),
+) -> Plot:
+    """A figure of several lines. The x axis is logarithmic where the measured x ask for it.
 
     Args:
         name: see `Plot`.
@@ -186,6 +241,7 @@ def line_plot(name: str, title: str, caption: str, xlabel: str, ylabel: str, lin
         xlabel: label of the x axis.
         ylabel: label of the y axis.
         lines: label -> line; a single line may have the label ''.
+        before: label -> (x, y) of thin lines without marks, what the others are compared with.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = make_axes(ylabel)
@@ -193,6 +249,9 @@ def line_plot(name: str, title: str, caption: str, xlabel: str, ylabel: str, lin
             color = SERIES[i % 7]
             axes.errorbar(line.xs, line.ys, line.errors, label=label or None, color=color, marker=MARKERS[i % 7],
                           linestyle="none" if line.curve else DASHES[i % 7], markersize=6, capsize=3)
+            for x, values in zip(line.xs, line.points, strict=False):
+                axes.plot([x] * len(values), values, color=color, marker=MARKERS[i % 7], linestyle="none", markersize=3,
+                          alpha=0.55)
             if line.curve:
                 xs, ys, low, high = line.curve
                 inside = [x <= line.measured_to for x in xs]
@@ -201,14 +260,20 @@ def line_plot(name: str, title: str, caption: str, xlabel: str, ylabel: str, lin
                 axes.plot([x for x, k in zip(xs, inside, strict=True) if not k],
                           [y for y, k in zip(ys, inside, strict=True) if not k], color=color, linestyle="--")
                 axes.fill_between(xs, low, high, color=color, alpha=0.15, linewidth=0)
-        all_xs = [x for line in lines.values() for x in line.xs]
-        if min(all_xs) > 0 and max(all_xs) > 10 * min(all_xs):
+        for i, (label, pairs) in enumerate(before.items()):
+            color = INK if len(before) == 1 else SERIES[i % 7]
+            if len(pairs) == 1:
+                axes.axhline(pairs[0][1], label=label, color=color, linewidth=1, linestyle=":")
+            else:
+                axes.plot(*zip(*pairs, strict=True), label=label, color=color, linewidth=1, linestyle=":")
+        all_xs = sorted({x for line in lines.values() for x in line.xs})
+        if _is_geometric(all_xs):
             axes.set_xscale("log")
-            ticks = _far_apart(sorted(set(all_xs)))
+            ticks = _far_apart(all_xs)
             if len(ticks) <= _MAX_TICKS:
                 axes.set_xticks(ticks)
-            axes.xaxis.set_major_formatter(matplotlib.ticker.EngFormatter(sep="") if min(all_xs) >= 1  # 100, 5k, 10M
-                                           else matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:g}"))
+            formatted = _plain_number if all_xs[0] >= 1 else "{:g}".format
+            axes.xaxis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: formatted(x)))
             axes.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
         axes.set_xlabel(xlabel)
         axes.margins(x=0.1, y=0.15)

@@ -1,5 +1,10 @@
 """Builds report.html, one self-contained page, from the files of a work folder."""
 
+import base64
+import csv
+import dataclasses
+import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -7,55 +12,55 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from ilf_jax.reporting import judgements, methods, plots, reviews, samples, tables, workfolder
+from ilf_jax.reporting import judgements, methods, plots, reviews, samples, tables, verdict, workfolder
 from ilf_jax.runtime import files
 
-
-def _lead(work: workfolder.WorkFolder) -> dict[str, Any] | None:
-    """The leading metric before and after, for the top of the page."""
-    name = tables.headline(work)
-    if name is None:
-        return None
-    values = tables.series(work, "evaluate", name)
-    others = {label: tables.series(run, stage, name) for label, (run, stage) in tables.systems(work).items()}
-    return {
-        "name": tables.spoken(name),
-        "direction": tables.direction(work, name),
-        "first": tables.with_error(values[0]),
-        "first_iteration": values[0].iteration,
-        "last": tables.with_error(values[-1]) if len(values) > 1 else None,
-        "last_iteration": values[-1].iteration,
-        "n": values[-1].n,
-        "baselines": {label: tables.with_error(o[-1]) for label, o in others.items() if label != tables.ILF and o},
-    }
+_HERE = Path(__file__).parent
 
 
-def _task(config: dict[str, Any]) -> str:
-    task = config.get("task", "")
-    return str(task.get("name", "")) if isinstance(task, dict) else str(task)
+@dataclasses.dataclass(frozen=True)
+class Script:
+    """The script of a page, and how the page's policy names it: no other one may run there, whatever the data hold."""
+
+    text: markupsafe.Markup
+    source: str
+
+    @classmethod
+    def read(cls, *names: str) -> "Script":
+        """The files of these names, one after another."""
+        text = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in names)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        return cls(markupsafe.Markup(text), f"'sha256-{digest}'")
 
 
 def template(name: str) -> jinja2.Template:
     """One of our pages. Every text that it is given is escaped, unless it is markupsafe.Markup."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )
+        loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True)
     return environment.get_template(name)
 
 
 def render(work: workfolder.WorkFolder) -> str:
-    """The page as HTML. Only the SVG of our own plots goes in as it is."""
-    iteration, training = samples.training_samples(work)
+    """The page as HTML. Only the SVG of our own plots, our script and its JSON go in as they are."""
+    said = verdict.read(work)
+    drawn = [(plot, markupsafe.Markup(plot.svg)) for plot in plots.draw(work)]
+    collected = samples.collect(work)
+    browser = bool(collected["views"])
+    data = {**collected, "most": samples.MOST_SAMPLES, "csv": metrics_csv(work), "name": work.path.resolve().name}
+    parts = {"results": bool(said.rows), "curves": bool(drawn), "samples": browser, "details": True, "run": True}
     return template("template.html").render(
         name=work.path.resolve().name,
         task=_task(work.config),
+        iterations=_iterations(work.config),
         missing=work.missing,
-        baselines=[tables.TARGET_LABELS.get(name, name) for name in work.baselines],
-        lead=_lead(work),
+        parts=[(part, "How it was run" if part == "run" else part.capitalize()) for part, is_there in parts.items()
+               if is_there],
+        verdict=said,
         headline=tables.headline_table(work),
         methods=methods.table([work]),
-        plots=[(plot, markupsafe.Markup(plot.svg)) for plot in plots.draw(work)],
+        plots=drawn,
+        reward=tables.reward_table(work),
         rank=judgements.rank_table(work),
         agreement=judgements.agreement_table(work),
         scorers=tables.scorer_table(work),
@@ -63,14 +68,51 @@ def render(work: workfolder.WorkFolder) -> str:
         rates=tables.rate_table(work),
         reviews=reviews.read(work),
         times=tables.time_table(work),
-        training_iteration=iteration,
-        training=training,
-        heldout=samples.heldout_samples(work),
-        shown_candidates=samples.SHOWN_CANDIDATES,
+        samples=collected,
+        has_metrics=bool(work.metrics),
+        starts=[_start(start) for start in work.starts],
         config=json.dumps(work.config, indent=2, ensure_ascii=False),
         changes=tables.changes_table(work),
         versions=tables.versions(work),
+        data=markupsafe.Markup(samples.script_json(data).decode()),
+        script=Script.read("wide_tables.js", "samples.js"),
     )
+
+
+def metrics_csv(work: workfolder.WorkFolder) -> str:
+    """Every metric of the run and its baselines, a line each, for a spreadsheet."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["system", *(field.name for field in dataclasses.fields(workfolder.Metric))])
+    for label, run in tables.runs(work).items():
+        for metric in run.metrics:
+            writer.writerow([_no_formula(label), *map(_no_formula, dataclasses.astuple(metric))])
+    return text.getvalue()
+
+
+def _no_formula(cell: Any) -> Any:
+    """A text that a spreadsheet does not take for a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell[:1] in ("=", "+", "-", "@", "\t", "\r") else cell
+
+
+def _task(config: dict[str, Any]) -> str:
+    task = config.get("task", "")
+    return str(task.get("name", "")) if isinstance(task, dict) else str(task)
+
+
+def _iterations(config: dict[str, Any]) -> str:
+    count = config.get("iterations")
+    return f"{count} iteration{'' if count == 1 else 's'}" if isinstance(count, int) and count else ""
+
+
+def _start(start: dict[str, Any]) -> dict[str, str]:
+    """How the run was started, as texts."""
+    hardware = start.get("hardware")
+    hardware = hardware if isinstance(hardware, dict) else {}
+    host = ", ".join(str(hardware[key]) for key in ("host", "system") if key in hardware)
+    return {"command": str(start.get("command", "–")), "devices": str(hardware.get("devices", "–")),
+            "host": host or "–", "commit": str(start.get("commit") or "not known: no git checkout"),
+            "when": tables.minute(start.get("when"))}
 
 
 def build_report(workdir: str | Path) -> Path:

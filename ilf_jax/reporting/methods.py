@@ -2,20 +2,19 @@
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping, Sequence
 
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ilf_jax.evaluation import paired, statistics
 from ilf_jax.reporting import figures, tables
 from ilf_jax.reporting.workfolder import Metric, WorkFolder
 
 _COMPARED_SECTIONS = ("feedback", "refine", "score", "finetune")
-_NORMAL_95 = 1.96
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +24,8 @@ class Row:
     Attributes:
         tokens: trained on in all iterations, a seed; None where a run has not got there.
         value: of the leading metric after the last iteration; with several seeds, their mean and its standard error.
-        from_ilf: its paired difference to ILF; None for ILF itself, and where documents have no values of their own.
+        from_ilf: its paired difference to the run itself; None for that, and where documents have no values of their
+            own.
         from_control: the same to the method with shuffled feedback; None where there is no such run.
         kl: divergence from the policy before training, in nats an output, as `value`; None where it was not measured.
     """
@@ -39,7 +39,7 @@ class Row:
 
 
 def rows(seeds: Sequence[WorkFolder]) -> list[Row]:
-    """A row for ILF and each baseline that every seed has; [] where there is no baseline or nothing was evaluated.
+    """A row for the run and each baseline that every seed has; [] where there is no baseline or nothing was evaluated.
 
     Differences are taken on the same held-out documents; a document's value is the mean over seeds.
 
@@ -51,15 +51,16 @@ def rows(seeds: Sequence[WorkFolder]) -> list[Row]:
     labels = [label for label in by_label[0] if all(label in runs for runs in by_label)]
     if lead is None or len(labels) < 2:
         return []
-    per_document = {label: _per_document([runs[label] for runs in by_label], lead) for label in labels}
+    own = labels[0]
+    values = {label: per_document([runs[label] for runs in by_label], lead) for label in labels}
     controls = _controls({label: by_label[0][label] for label in labels})
     made = []
     for label in labels:
         runs = [of_seed[label] for of_seed in by_label]
         made.append(Row(
             label, _mean_tokens(runs), _over_seeds(runs, lead),
-            None if label == tables.ILF else _difference(per_document[label], per_document[tables.ILF]),
-            _difference(per_document[label], per_document[controls[label]]) if label in controls else None,
+            None if label == own else difference(values[label], values[own]),
+            difference(values[label], values[controls[label]]) if label in controls else None,
             _over_seeds(runs, "kl_policy_base")))
     return made
 
@@ -67,10 +68,14 @@ def rows(seeds: Sequence[WorkFolder]) -> list[Row]:
 def table(seeds: Sequence[WorkFolder]) -> tables.Table:
     """`rows` as a table."""
     lead = tables.headline(seeds[0])
-    shown = [[row.label, "–" if row.tokens is None else f"{row.tokens:,.0f}", tables.with_error(row.value),
-              _with_interval(row.from_ilf), _with_interval(row.from_control), tables.with_error(row.kl)]
-             for row in rows(seeds)]
-    return tables.Table(["method", "tokens trained", tables.spoken(lead or ""), "difference to ILF",
+    found = rows(seeds)
+    like, like_kl = (tables.largest(column) for column in ([row.value for row in found], [row.kl for row in found]))
+    shown = [[row.label, "–" if row.tokens is None else f"{row.tokens:,.0f}", tables.with_error(row.value, like),
+              with_interval(row.from_ilf, like), with_interval(row.from_control, like),
+              tables.with_error(row.kl, like_kl)]
+             for row in found]
+    return tables.Table(["method", "tokens trained", tables.spoken(lead or ""),
+                         f"difference to {tables.own_label(seeds[0])}",
                          "difference to its shuffled control", "KL from the start"], shown)
 
 
@@ -82,7 +87,7 @@ def plot(seeds: Sequence[WorkFolder], name: str = "methods") -> figures.Plot | N
     lead = tables.spoken(tables.headline(seeds[0]) or "")
     panels = {
         lead: [_interval(row.value) for row in found],
-        "difference to ILF": [_of_difference(row.from_ilf) for row in found],
+        f"difference to {tables.own_label(seeds[0])}": [_of_difference(row.from_ilf) for row in found],
         "to its shuffled control": [_of_difference(row.from_control) for row in found]}
     with matplotlib.rc_context(figures.STYLE):
         figure = Figure(figsize=(8.2, 1.0 + 0.3 * len(found)), layout="constrained")
@@ -99,13 +104,14 @@ def plot(seeds: Sequence[WorkFolder], name: str = "methods") -> figures.Plot | N
             axes.grid(axis="y", visible=False)
             axes.grid(axis="x", visible=True)
             axes.tick_params(length=0)
+            axes.xaxis.set_major_locator(MaxNLocator(nbins=4))
             axes.set_xlabel(label)
-            axes.set_yticks(range(len(found)), [row.label for row in found])
+            axes.set_yticks(range(len(found)), [figures.shortened(row.label, 30) for row in found])
         axes.invert_yaxis()
         title = "Methods"
         caption = (f"{tables.direction(seeds[0], tables.headline(seeds[0]) or '').capitalize() or lead}. Bars: 95 % "
                    "intervals, of differences by paired bootstrap over documents.")
-        return figures.Plot(name, title, caption, figures.to_svg(figure, name, title))
+        return figures.Plot(name, title, caption, figures.to_svg(figure, name, title), wide=True)
 
 
 def _controls(runs: Mapping[str, WorkFolder]) -> dict[str, str]:
@@ -127,18 +133,28 @@ def _controls(runs: Mapping[str, WorkFolder]) -> dict[str, str]:
     return made
 
 
-def _per_document(runs: Sequence[WorkFolder], lead: str) -> dict[str, float]:
-    """The metric of each held-out document after the last iteration, mean over the runs; {} where there is none."""
+def per_document(
+    runs: Sequence[WorkFolder], metric: str, stage: str = "evaluate", iteration: int | None = None
+) -> dict[str, float]:
+    """A metric of each held-out document, mean over the runs; {} where documents have no values of their own.
+
+    Args:
+        runs: of one configuration.
+        metric: its name.
+        stage: evaluate or best_of_n.
+        iteration: None for the last that the stage has.
+    """
     values: dict[str, list[float]] = {}
     for work in runs:
-        last = next((i for i in reversed(work.iterations) if i.rows("evaluate")), None)
-        for output in last.rows("evaluate").values() if last else ():
-            if lead in output.values:
-                values.setdefault(output.id, []).append(output.values[lead])
+        found = [i for i in work.iterations if i.rows(stage) and iteration in (None, i.number)]
+        for output in found[-1].rows(stage).values() if found else ():
+            if metric in output.values:
+                values.setdefault(output.id, []).append(output.values[metric])
     return {i: float(np.mean(of_document)) for i, of_document in values.items() if len(of_document) == len(runs)}
 
 
-def _difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> paired.Difference | None:
+def difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> paired.Difference | None:
+    """The paired difference on the documents that both have; None where there are none."""
     ids = sorted(set(ours) & set(theirs))
     return paired.difference([ours[i] for i in ids], [theirs[i] for i in ids]) if ids else None
 
@@ -169,11 +185,15 @@ def _mean_tokens(runs: Sequence[WorkFolder]) -> float | None:
     return float(np.mean(totals)) if all(totals) else None
 
 
-def _with_interval(difference: paired.Difference | None) -> str:
+def with_interval(difference: paired.Difference | None, like: float | None = None) -> str:
+    """`+0.120 [+0.050, +0.190]`; a dash where there is no difference. `like`: see `tables.number`."""
     if difference is None:
         return "–"
-    value, low, high = (f"{x:+.3f}" for x in (difference.value, difference.low, difference.high))
-    return f"{value} [{low}, {high}]".replace("-", "−")
+    like = max(abs(difference.low), abs(difference.high)) if like is None else like
+    if difference.low == difference.high:
+        return f"{tables.signed(difference.value, like)} in every document"
+    value, low, high = (tables.signed(x, like) for x in (difference.value, difference.low, difference.high))
+    return f"{value} [{low}, {high}]"
 
 
 def _of_difference(difference: paired.Difference | None) -> tuple[float, float, float] | None:
@@ -182,9 +202,4 @@ def _of_difference(difference: paired.Difference | None) -> tuple[float, float, 
 
 
 def _interval(metric: Metric | None) -> tuple[float, float, float] | None:
-    if metric is None:
-        return None
-    if metric.low is not None and metric.high is not None:
-        return metric.value, min(metric.low, metric.value), max(metric.high, metric.value)
-    error = metric.stderr if metric.stderr is not None and math.isfinite(metric.stderr) else 0.0
-    return metric.value, metric.value - _NORMAL_95 * error, metric.value + _NORMAL_95 * error
+    return None if metric is None else (metric.value, *(tables.interval(metric) or (metric.value, metric.value)))

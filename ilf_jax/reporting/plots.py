@@ -4,12 +4,14 @@ import math
 from collections.abc import Sequence
 
 import matplotlib
+import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from ilf_jax.evaluation import calibration
 from ilf_jax.reporting import figures, judgements, methods, tables
 from ilf_jax.reporting.workfolder import Metric, WorkFolder
 
+_LABELS_APART = 0.04  # of the axis from 0.5 to 1
 _MAX_POINTS = 300  # of a training curve; more points make the page heavy and show no more
 
 
@@ -21,20 +23,23 @@ def _headline(work: WorkFolder) -> figures.Plot | None:
     lead = tables.headline(work)
     if lead is None:
         return None
-    figure, axes = figures.make_axes(tables.spoken(lead))
     by_label = {label: tables.series(run, stage, lead) for label, (run, stage) in tables.systems(work).items()}
     by_label = {label: metrics for label, metrics in by_label.items() if metrics}
+    if len({m.iteration for metrics in by_label.values() for m in metrics}) == 1:
+        return _of_one_iteration(work, lead, {label: metrics[0] for label, metrics in by_label.items()})
+    figure, axes = figures.make_axes(tables.spoken(lead))
+    own = tables.own_label(work)
     for i, (label, metrics) in enumerate(by_label.items()):
         shift = 0.03 * (i - (len(by_label) - 1) / 2)  # keeps error bars from overlapping
         axes.errorbar(
             [m.iteration + shift for m in metrics],
             [m.value for m in metrics],
-            _errors(metrics),
+            _intervals(metrics),
             label=label,
             color=figures.SERIES[i % 7],
             marker=figures.MARKERS[i % 7],
             linestyle=figures.DASHES[i % 7],
-            linewidth=2.4 if label == tables.ILF else 1.5,
+            linewidth=2.4 if label == own else 1.5,
             markersize=6,
             capsize=3,
         )
@@ -43,8 +48,31 @@ def _headline(work: WorkFolder) -> figures.Plot | None:
     axes.margins(x=0.1, y=0.15)
     figures.add_legend(figure, axes)
     title = f"{tables.spoken(lead).capitalize()} by iteration"
-    caption = ", ".join(filter(None, [tables.direction(work, lead), "error bars: one standard error"]))
-    return figures.Plot("headline", title, caption.capitalize() + ".", figures.to_svg(figure, "headline", title))
+    return figures.Plot("headline", title, _caption(work, lead), figures.to_svg(figure, "headline", title))
+
+
+def _of_one_iteration(work: WorkFolder, lead: str, metrics: dict[str, Metric]) -> figures.Plot | None:
+    """Bars: over a single iteration there is no curve."""
+    if len(metrics) < 2:
+        return None
+    figure, axes = figures.make_axes("")
+    figure.set_size_inches(5.4, 0.9 + 0.42 * len(metrics))
+    figures.bars(axes, {label: (m.value, float(np.max(_intervals([m])))) for label, m in metrics.items()})
+    axes.set_xlabel(tables.spoken(lead))
+    title = tables.spoken(lead).capitalize()
+    return figures.Plot("headline", title, _caption(work, lead), figures.to_svg(figure, "headline", title))
+
+
+def _caption(work: WorkFolder, lead: str) -> str:
+    said = ", ".join(filter(None, [tables.direction(work, lead), "error bars: 95 % intervals"]))
+    return f"{said[:1].upper()}{said[1:]}."
+
+
+def _intervals(metrics: Sequence[Metric]) -> np.ndarray:
+    """How far the 95 % intervals reach below and above the values, [2, number of metrics]."""
+    bounds = [tables.interval(m) or (m.value, m.value) for m in metrics]
+    return np.array([[m.value - low for m, (low, _) in zip(metrics, bounds, strict=True)],
+                     [high - m.value for m, (_, high) in zip(metrics, bounds, strict=True)]])
 
 
 def _methods(work: WorkFolder) -> figures.Plot | None:
@@ -149,7 +177,6 @@ def _rates(work: WorkFolder) -> figures.Plot | None:
     if not rates:
         return None
     figure, axes = figures.make_axes("")
-    figure.set_size_inches(5.4, max(3.4, 0.25 + 0.42 * len(rates)))
     bars = {label: {k: (v, 0.0) for k, v in values.items()} for label, values in rates.items()}
     figures.grouped_bars(figure, axes, bars)
     axes.set_xlim(0, 1.12)
@@ -184,9 +211,12 @@ def _reliability(work: WorkFolder) -> figures.Plot | None:
     axes.plot([0.5, 1], [0.5, 1], color=figures.GRID, linestyle="--")
     axes.plot([b.confidence for b in bins], [b.accuracy for b in bins], color=figures.SERIES[0],
               marker=figures.MARKERS[0])
+    labelled = -1.0
     for b in bins:
-        axes.annotate(str(b.n), (b.confidence, b.accuracy), (0, 7), textcoords="offset points", ha="center",
-                      fontsize=8)
+        if b.confidence - labelled > _LABELS_APART:
+            axes.annotate(str(b.n), (b.confidence, b.accuracy), (0, 7), textcoords="offset points", ha="center",
+                          fontsize=8)
+            labelled = b.confidence
     axes.set_xlabel("confidence (probability of the likelier text)")
     axes.margins(x=0.05, y=0.15)
     title = "Calibration of the reward model"

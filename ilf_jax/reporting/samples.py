@@ -1,182 +1,187 @@
-"""Text samples of the report: a few examples with all texts about them, differences marked."""
+"""The data of the report's sample browser: documents with all that was written about them, as plain JSON values.
+
+Two kinds of samples. A training sample is the chain of one document in one iteration: draft, feedback, candidates with
+their scores, the pick, and the policy's new draft where a later iteration drafts for the same document. A held-out
+sample is what a system wrote for one document before training and after each iteration.
+"""
 
 import dataclasses
 import difflib
-import random
-import re
-from collections.abc import Iterable
+import functools
+import json
+import zlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from ilf_jax.records import Example
-from ilf_jax.reporting.tables import number
-from ilf_jax.reporting.workfolder import WorkFolder
+from ilf_jax.reporting import tables
+from ilf_jax.reporting.workfolder import Iteration, WorkFolder
+from ilf_jax.runtime.workdir import RECORDS_IN
 
-SAMPLES = 8
-SHORT_WORDS = 60  # of a document, shown before "show all"
-SHOWN_CANDIDATES = 4  # the others are folded
+MOST_SAMPLES = 500
+MOST_BYTES = 2_300_000
+"""Of all samples as JSON; with styles, figures and tables the page stays under 3 MB."""
+LONGEST_TEXT = 8000
+"""Characters; a longer text is cut, and says so."""
+_MOST_CANDIDATES = 64
+_CHAIN = ("draft", "feedback", "refine", "score")
 
-Pieces = list[tuple[bool, str]]
-"""(differs, text) runs that concatenate to the whole text."""
-
-
-@dataclasses.dataclass(frozen=True)
-class CandidateView:
-    """One refinement. `picked_by` names the baseline scorers that pick it."""
-
-    text: str
-    score: str
-    chosen: bool
-    picked_by: list[str]
-    stopped: bool
+Sample = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainingView:
-    """A training example: its draft, feedback, refinements (best first), and the draft beside the chosen one."""
+class _View:
+    """One list of samples: `make` turns an id into a sample and the example that it is about."""
 
-    id: str
-    title: str
-    opening: str
-    document: str
-    draft: Pieces
-    feedback: str
-    feedback_source: str
-    chosen: Pieces
-    candidates: list[CandidateView]
-    reference: str
+    kind: str
+    system: str
+    iteration: int | None
+    ids: list[str]
+    make: Callable[[str], tuple[Sample, Example]]
 
 
-@dataclasses.dataclass(frozen=True)
-class HeldOutView:
-    """A held-out example: the policy's output before and after training."""
+def collect(work: WorkFolder, most: int = MOST_SAMPLES, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
+    """What the page holds as JSON.
 
-    id: str
-    title: str
-    opening: str
-    document: str
-    before: Pieces
-    after: Pieces
-    before_iteration: int
-    after_iteration: int | None
-    before_stopped: bool
-    after_stopped: bool
-    reference: str
-
-
-def difference(before: str, after: str) -> tuple[Pieces, Pieces]:
-    """Splits both texts into runs of whole words that the other text has (False) or lacks (True)."""
-    old, new = (re.findall(r"\s*\S+|\s+$", text) for text in (before, after))
-    # Compares words without the space before them, so that a word that moved to the start of a line is equal.
-    matcher = difflib.SequenceMatcher(None, [w.strip() for w in old], [w.strip() for w in new], autojunk=False)
-    left: Pieces = []
-    right: Pieces = []
-    for kind, i1, i2, j1, j2 in matcher.get_opcodes():
-        for side, words in ((left, old[i1:i2]), (right, new[j1:j2])):
-            text = "".join(words)
-            core = text.lstrip()
-            # The space before a changed run stays unmarked: a mark that starts with a space looks ragged.
-            space = text[: len(text) - len(core)]
-            parts = [(False, text)] if kind == "equal" else [(False, space), (True, core)]
-            side.extend(part for part in parts if part[1])
-    return left, right
-
-
-def side_by_side(before: str, after: str) -> tuple[Pieces, Pieces]:
-    """`difference` for texts that share at least a third of their words in order; other texts stay unmarked.
-
-    Marks on nearly every word would make unrelated texts hard to read.
+    Returns:
+        `views`, one for each kind, system and iteration that has samples: {kind: "training" or "heldout", system,
+        iteration, of (how many documents there are), samples}; `documents` by kind and id; `metric`, the leading one,
+        or None. Views share `most` samples and `most_bytes` evenly. Which documents they show looks random and is the
+        same on every call; they stand in the order of the data.
     """
-    left, right = difference(before, after)
-    shared = sum(len(text.split()) for differs, text in left if not differs)
-    if 3 * shared < max(len(before.split()), len(after.split())):
-        return [(False, before)], [(False, after)]
-    return left, right
-
-
-def opening(text: str, words: int = SHORT_WORDS) -> str:
-    """The first words of a long text; '' if the text is short enough to show whole."""
-    all_words = text.split()
-    return " ".join(all_words[:words]) if len(all_words) > words * 1.3 else ""
-
-
-def pick(ids: Iterable[str], count: int = SAMPLES) -> list[str]:
-    """A random sample of `count` ids, the same on every call."""
-    ordered = sorted(ids)
-    return random.Random(0).sample(ordered, min(count, len(ordered)))
-
-
-def training_samples(work: WorkFolder) -> tuple[int, list[TrainingView]]:
-    """Number and samples of the last iteration with scores, else refinements, else drafts; (0, []) if there is none."""
-    for stage in ("score", "refine", "draft"):
-        last = next((i for i in reversed(work.iterations) if i.rows(stage)), None)
-        if last is not None:
+    lead = tables.headline(work)
+    sources = [*_training_views(work), *_heldout_views(work, lead)]
+    chosen: list[dict[str, Sample]] = [{} for _ in sources]
+    documents: dict[str, dict[str, dict[str, str]]] = {"training": {}, "heldout": {}}  # ids may be the same in both
+    for index, key in _by_turns([in_fixed_order(source.ids) for source in sources], most):
+        sample, example = sources[index].make(key)
+        of_kind = documents[sources[index].kind]
+        added = {} if key in of_kind else {key: _document(example)}
+        most_bytes -= len(script_json(sample)) + len(script_json(added))
+        if most_bytes < 0:
             break
-    else:
-        return 0, []
-    views = []
-    for key in pick(last.rows(stage)):
-        example = last.examples.get(key, Example(key, ""))
-        draft, feedback = last.rows("draft").get(key), last.rows("feedback").get(key)
-        before = draft.text if draft else example.draft
-        refined, scored = last.rows("refine").get(key), last.rows("score").get(key)
-        candidates: list[CandidateView] = []
-        chosen = ""
-        for i, text in enumerate(refined.texts if refined else ()):
-            is_chosen = scored is not None and i == scored.chosen
-            chosen = text if is_chosen else chosen
-            candidates.append(
-                CandidateView(
-                    text=text,
-                    score=number(scored.scores[i]) if scored else "",
-                    chosen=is_chosen,
-                    picked_by=[name for name, index in scored.picks.items() if index == i] if scored else [],
-                    stopped=refined is not None and refined.stopped[i],
-                )
-            )
-        order = sorted(range(len(candidates)), key=lambda i: -scored.scores[i]) if scored else range(len(candidates))
-        order = sorted(order, key=lambda i: not candidates[i].chosen)
-        left, right = difference(before, chosen) if chosen else ([(False, before)], [])
-        views.append(
-            TrainingView(
-                id=key,
-                title=example.title,
-                opening=opening(example.document),
-                document=example.document,
-                draft=left,
-                feedback=feedback.text if feedback else example.feedback,
-                feedback_source=feedback.source if feedback else "",
-                chosen=right,
-                candidates=[candidates[i] for i in order],
-                reference=example.human_refinement or example.reference,
-            )
-        )
-    return last.number, views
+        chosen[index][key] = sample
+        of_kind |= added
+    views = [{"kind": source.kind, "system": source.system, "iteration": source.iteration, "of": len(source.ids),
+              "samples": [samples[key] for key in source.ids if key in samples]}
+             for source, samples in zip(sources, chosen, strict=True) if samples]
+    return {"views": views, "documents": documents, "metric": tables.spoken(lead) if lead else None}
 
 
-def heldout_samples(work: WorkFolder) -> list[HeldOutView]:
-    """Samples of the policy's outputs at the first and the last evaluation."""
-    evaluated = [i for i in work.iterations if i.rows("evaluate")]
-    if not evaluated:
-        return []
-    first, last = evaluated[0], evaluated[-1]
-    both = set(first.rows("evaluate")) & set(last.rows("evaluate"))
+def script_json(value: Any) -> bytes:
+    """JSON that ends no script element, whatever the texts in it say."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c").encode()
+
+
+def in_fixed_order(ids: Iterable[str]) -> list[str]:
+    """The ids in an order that looks random, and in which two ids stand alike whatever others there are.
+
+    So the first hundred of two iterations are about the same documents where both have them.
+    """
+    return sorted(ids, key=lambda i: (zlib.crc32(i.encode()), i))
+
+
+def changed(before: str, after: str) -> float:
+    """The share of words that differ, from 0 (equal) to 1 (nothing in common)."""
+    old, new = before.split(), after.split()
+    if not old and not new:
+        return 0.0
+    return round(1 - difflib.SequenceMatcher(None, old, new, autojunk=False).ratio(), 3)
+
+
+def cut(text: str) -> str:
+    """The text, or its beginning with a note."""
+    if len(text) <= LONGEST_TEXT:
+        return text
+    return f"{text[:LONGEST_TEXT]} [… {len(text) - LONGEST_TEXT:,} more characters in the work folder]"
+
+
+def _by_turns(lists: Sequence[Sequence[str]], most: int) -> Iterable[tuple[int, str]]:
+    """(Index of a list, item): the first of each list, then the second of each; at most `most` in all."""
+    longest = max(map(len, lists), default=0)
+    turns = ((index, items[place]) for place in range(longest) for index, items in enumerate(lists)
+             if place < len(items))
+    return (turn for turn, _ in zip(turns, range(most), strict=False))
+
+
+def _training_views(work: WorkFolder) -> list[_View]:
+    """The run's iterations, then those of each baseline that has records of its own."""
     views = []
-    for key in pick(both):
-        example = last.heldout.get(key) or first.heldout.get(key) or Example(key, "")
-        old, new = first.rows("evaluate")[key], last.rows("evaluate")[key]
-        left, right = side_by_side(old.text, new.text) if last is not first else ([(False, old.text)], [])
-        views.append(
-            HeldOutView(
-                id=key,
-                title=example.title,
-                opening=opening(example.document),
-                document=example.document,
-                before=left,
-                after=right,
-                before_iteration=first.number,
-                after_iteration=last.number if last is not first else None,
-                before_stopped=old.stopped,
-                after_stopped=new.stopped,
-                reference=example.reference or example.human_refinement,
-            )
-        )
+    for system, run in tables.runs(work).items():
+        for iteration in run.iterations:
+            stages = [iteration.stages[name] for name in _CHAIN if name in iteration.stages]
+            if all(RECORDS_IN in stage.manifest for stage in stages):  # none, or all shared with the run
+                continue
+            ids = dict.fromkeys([*iteration.examples, *(key for stage in stages for key in stage.records)])
+            there = [key for key in ids if any(key in stage.records for stage in stages)]
+            views.append(_View("training", system, iteration.number, there,
+                               functools.partial(_training_sample, run, iteration)))
     return views
+
+
+def _training_sample(work: WorkFolder, iteration: Iteration, key: str) -> tuple[Sample, Example]:
+    draft, feedback, refined, scored = (iteration.rows(s).get(key) for s in _CHAIN)
+    example = iteration.examples.get(key, Example(key, ""))
+    before = draft.text if draft else example.draft
+    sample: Sample = {
+        "id": key, "draft": cut(before), "feedback": cut(feedback.text if feedback else example.feedback),
+        "source": feedback.source if feedback else "", "candidates": [], "score": None, "change": None}
+    # Scores of another set of candidates, of a run under way, say nothing about these.
+    picked = scored if scored and refined and len(scored.scores) == len(refined.texts) else None
+    if refined is not None:
+        shown = list(range(len(refined.texts)))[:_MOST_CANDIDATES]
+        if picked is not None and picked.chosen not in shown:
+            shown[-1] = picked.chosen
+        sample["candidates"] = [
+            {"text": cut(refined.texts[i]), "cut_off": not refined.stopped[i],
+             "score": _rounded(picked.scores[i]) if picked else None, "chosen": bool(picked) and i == picked.chosen,
+             "also": [name for name, pick in picked.picks.items() if pick == i] if picked else []} for i in shown]
+    if refined is not None and picked is not None:
+        sample["score"] = _rounded(picked.scores[picked.chosen])
+        sample["change"] = changed(before, refined.texts[picked.chosen])
+        if picked.draft_score is not None:
+            sample["draft_score"] = _rounded(picked.draft_score)
+    return sample | _later_draft(work, iteration.number, key), example
+
+
+def _later_draft(work: WorkFolder, number: int, key: str) -> Sample:
+    """What the policy wrote for the same document once it was trained; {} where it did not."""
+    for iteration in work.iterations:
+        draft = iteration.rows("draft").get(key) if iteration.number > number else None
+        if draft is not None and draft.source == "policy":
+            return {"new_draft": cut(draft.text), "new_draft_iteration": iteration.number}
+    return {}
+
+
+def _heldout_views(work: WorkFolder, lead: str | None) -> list[_View]:
+    views = []
+    for system, run in tables.runs(work).items():
+        evaluated = [iteration for iteration in run.iterations if iteration.rows("evaluate")]
+        ids = list(dict.fromkeys(key for iteration in evaluated for key in iteration.rows("evaluate")))
+        if ids:
+            views.append(_View("heldout", system, None, ids, functools.partial(_heldout_sample, lead, evaluated)))
+    return views
+
+
+def _heldout_sample(lead: str | None, evaluated: Sequence[Iteration], key: str) -> tuple[Sample, Example]:
+    outputs, example = [], Example(key, "")
+    for iteration in evaluated:
+        output = iteration.rows("evaluate").get(key)
+        example = iteration.heldout.get(key, example)
+        if output is not None:
+            value = output.values.get(lead) if lead else None
+            outputs.append({"iteration": iteration.number, "text": cut(output.text), "cut_off": not output.stopped,
+                            "value": None if value is None else _rounded(value)})
+    first, last = outputs[0], outputs[-1]
+    change = changed(first["text"], last["text"]) if len(outputs) > 1 else None
+    return {"id": key, "outputs": outputs, "score": last["value"], "change": change}, example
+
+
+def _document(example: Example) -> dict[str, str]:
+    return {"title": cut(example.title), "text": cut(example.document), "reference": cut(example.reference),
+            "human_refinement": cut(example.human_refinement)}
+
+
+def _rounded(value: float) -> float:
+    """Six significant digits: as JSON, more would only take room."""
+    return float(f"{value:.6g}")

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -24,8 +24,9 @@ TARGET_LABELS = {
     "reference": "references",
     "human_refinement": "human refinements",
 }
-ILF = "ILF"
+ILF, POLICY = "ILF", "policy"
 BASELINES = ("random", "longest", "first")
+_NORMAL_95 = 1.96
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,22 +39,50 @@ class Table:
 
 
 def number(value: float, like: float | None = None) -> str:
-    """A value with as many decimals as its size (or that of `like`) asks for."""
+    """A value with as many decimals as its size asks for, or that of `like`, the largest value beside it."""
     size = abs(value if like is None else like)
-    if size and size < 1e-3 and like is None:
-        return f"{value:.1e}"
-    return f"{value:,.0f}" if size >= 1000 else f"{value:.1f}" if size >= 10 else f"{value:.3f}"
+    if 0 < size < 1e-3:
+        return f"{value:.1e}" if value else "0"
+    decimals = 0 if size >= 1000 else 1 if size >= 10 else 2 if size > 1 else 3
+    return f"{round(value, decimals) + 0.0:,.{decimals}f}"  # + 0.0: no -0.000
 
 
-def with_error(metric: Metric | None) -> str:
-    """`0.412 ± 0.021`, or `0.000 [0.000, 0.029]` for a share near 0 or 1; a dash where there is no such metric."""
+def signed(value: float, like: float | None = None) -> str:
+    """`number` with its sign, for differences."""
+    text = number(value, like)
+    return text.replace("-", "−") if text.startswith("-") else f"+{text}" if float(text.replace(",", "")) else text
+
+
+def largest(metrics: Iterable[Metric | None]) -> float:
+    """The largest absolute value, which `number` and `with_error` take as `like`."""
+    return max((abs(metric.value) for metric in metrics if metric is not None), default=0.0)
+
+
+def with_error(metric: Metric | None, like: float | None = None) -> str:
+    """`0.412 ± 0.021`, or `0.000 [0.000, 0.029]` for a share near 0 or 1; a dash where there is no such metric.
+
+    Args:
+        metric: what to show.
+        like: the largest value beside it, so that all have as many decimals.
+    """
     if metric is None:
         return "–"
+    value = number(metric.value, like)
     if metric.low is not None and metric.high is not None:
-        return f"{number(metric.value)} [{number(metric.low, like=1)}, {number(metric.high, like=1)}]"
+        return f"{value} [{number(metric.low, like or 1)}, {number(metric.high, like or 1)}]"
+    if not metric.stderr or not math.isfinite(metric.stderr):  # without spread, ± 0.000 would say nothing
+        return value
+    error = number(metric.stderr, metric.value if like is None else like)
+    return f"{value} ± {error if float(error.replace(',', '')) else '<' + error[:-1] + '1'}"
+
+
+def interval(metric: Metric) -> tuple[float, float] | None:
+    """The 95 % interval: the one that was measured, else by the normal distribution; None without a standard error."""
+    if metric.low is not None and metric.high is not None:
+        return min(metric.low, metric.value), max(metric.high, metric.value)
     if metric.stderr is None or not math.isfinite(metric.stderr):
-        return number(metric.value)
-    return f"{number(metric.value)} ± {number(metric.stderr, like=metric.value)}"
+        return None
+    return metric.value - _NORMAL_95 * metric.stderr, metric.value + _NORMAL_95 * metric.stderr
 
 
 def spoken(metric: str) -> str:
@@ -79,13 +108,22 @@ def headline(work: WorkFolder) -> str | None:
     return next((name for name in choices if name in measured), None)
 
 
+def own_label(work: WorkFolder) -> str:
+    """What the run itself is called beside its baselines: ILF, or the text that it imitates; "policy" if untrained."""
+    if work.config.get("iterations") == 0:
+        return POLICY
+    finetune = work.config.get("finetune")
+    target = finetune.get("target") if isinstance(finetune, dict) else None
+    return TARGET_LABELS.get(str(target), ILF) if target not in work.baselines else ILF
+
+
 def runs(work: WorkFolder) -> dict[str, WorkFolder]:
-    """ILF and its baselines by label, ILF first."""
-    return {ILF: work, **{TARGET_LABELS.get(name, name): run for name, run in work.baselines.items()}}
+    """The run and its baselines by label, the run first."""
+    return {own_label(work): work, **{TARGET_LABELS.get(name, name): run for name, run in work.baselines.items()}}
 
 
 def systems(work: WorkFolder) -> dict[str, tuple[WorkFolder, str]]:
-    """What was evaluated, by label: (run, stage). ILF, its baselines, and the best of N where it was drawn."""
+    """What was evaluated, by label: (run, stage). The run, its baselines, and the best of N where it was drawn."""
     by_label = {label: (run, "evaluate") for label, run in runs(work).items()}
     for label, run in runs(work).items():
         if run.names("best_of_n"):
@@ -105,9 +143,10 @@ def headline_table(work: WorkFolder) -> Table:
     names = dict.fromkeys(name for run, _ in by_label.values() for name in run.names("evaluate"))
     rows = []
     for name in sorted(names, key=lambda name: name != lead):
-        numbers = sorted({m.iteration for run, stage in by_label.values() for m in series(run, stage, name)})
-        for i, iteration in enumerate(numbers):
-            values = [with_error(run.value(iteration, stage, name)) for run, stage in by_label.values()]
+        found = [m for run, stage in by_label.values() for m in series(run, stage, name)]
+        like = largest(found)
+        for i, iteration in enumerate(sorted({m.iteration for m in found})):
+            values = [with_error(run.value(iteration, stage, name), like) for run, stage in by_label.values()]
             rows.append([spoken(name) if i == 0 else "", str(iteration), *values])
     return Table(["metric", "iteration", *by_label], rows, row_heads=2)
 
@@ -117,12 +156,19 @@ def stage_metrics(work: WorkFolder) -> dict[str, Table]:
     tables = {}
     for stage in [*STAGES, *sorted({m.stage for m in work.metrics} - set(STAGES))]:
         names = work.names(stage)
-        if stage in ("evaluate", "rank") or not names:
+        if stage in ("evaluate", "rank", "reward") or not names:
             continue
         numbers = sorted({m.iteration for m in work.metrics if m.stage == stage})
-        rows = [[spoken(name), *(with_error(work.value(k, stage, name)) for k in numbers)] for name in names]
+        rows = [[spoken(name), *cells(series(work, stage, name), numbers)] for name in names]
         tables[stage] = Table(["metric", *(f"iteration {k}" for k in numbers)], rows)
     return tables
+
+
+def cells(metrics: Iterable[Metric], numbers: Iterable[int]) -> list[str]:
+    """A metric in several iterations, a cell each, all with as many decimals."""
+    by_number = {metric.iteration: metric for metric in metrics}
+    like = largest(by_number.values())
+    return [with_error(by_number.get(k), like) for k in numbers]
 
 
 def accuracy_metric(work: WorkFolder) -> str | None:
@@ -143,12 +189,12 @@ def scorer_accuracy(work: WorkFolder, base: str) -> dict[str, list[Metric]]:
     return {label: metrics for label, metrics in by_label.items() if metrics}
 
 
-def _mean(values: Sequence[float]) -> str:
+def _mean(values: Sequence[float]) -> Metric | None:
     values = [value for value in values if math.isfinite(value)]
     if not values:
-        return "–"
+        return None
     mean = statistics.mean("mean", values)
-    return with_error(Metric(0, "", "", mean.value, mean.stderr))
+    return Metric(0, "", "", mean.value, mean.stderr)
 
 
 def scorer_table(work: WorkFolder) -> Table:
@@ -165,11 +211,10 @@ def scorer_table(work: WorkFolder) -> Table:
     section = work.config.get("score")
     method = section.get("method") if isinstance(section, dict) else None
     columns = ["picked by", *(f"{spoken(base)}, iteration {k}" for k in numbers if base)]
-    rows = []
+    rows: dict[str, list[Metric | None]] = {}
     for label in ("scorer", *BASELINES, "all"):
         by_number = {m.iteration: m for m in accuracy.get(label, [])}
         name = {"scorer": f"scorer ({method})" if method else "scorer", "all": "all refinements"}.get(label, label)
-        row = [name, *(with_error(by_number.get(k)) for k in numbers)]
         scores, words, agrees = [], [], []
         for scored, candidates in pairs:
             pick = scored.chosen if label == "scorer" else scored.picks.get(label)
@@ -178,8 +223,11 @@ def scorer_table(work: WorkFolder) -> Table:
             words += [len(candidates.texts[i].split()) for i in picked]
             agrees += [float(i == scored.chosen) for i in picked]
         if scores or by_number:
-            rows.append([*row, _mean(scores), _mean(words), "" if label in ("scorer", "all") else _mean(agrees)])
-    return Table([*columns, "score", "words", "same as scorer"], rows)
+            same = None if label in ("scorer", "all") else _mean(agrees)
+            rows[name] = [*(by_number.get(k) for k in numbers), _mean(scores), _mean(words), same]
+    likes = [largest(column) for column in zip(*rows.values(), strict=True)]
+    return Table([*columns, "score", "words", "same as scorer"],
+                 [[name, *map(with_error, cells, likes)] for name, cells in rows.items()])
 
 
 def rates(work: WorkFolder) -> dict[str, dict[int, float]]:
@@ -215,7 +263,7 @@ def rate_table(work: WorkFolder) -> Table:
     """`rates` as a table, a column an iteration."""
     by_label = rates(work)
     numbers = sorted({k for values in by_label.values() for k in values})
-    rows = [[label, *(number(v[k]) if k in v else "–" for k in numbers)] for label, v in by_label.items()]
+    rows = [[label, *(number(v[k], like=1) if k in v else "–" for k in numbers)] for label, v in by_label.items()]
     return Table(["rate", *(f"iteration {k}" for k in numbers)], rows)
 
 
@@ -243,24 +291,30 @@ def changes_table(work: WorkFolder) -> Table:
     for run in (work, *work.baselines.values()):
         for change in run.changes:
             old, new = (json.dumps(change.get(side), ensure_ascii=False) for side in ("from", "to"))
-            row = [str(change.get("key")), old, new, _minute(change.get("when"))]
+            row = [str(change.get("key")), old, new, minute(change.get("when"))]
             if row[:3] not in (known[:3] for known in rows):
                 rows.append(row)
     return Table(["Key", "Before", "Since", "When"], rows)
 
 
-def _minute(unix_time: Any) -> str:
+def minute(unix_time: Any) -> str:
     """Date and time of day; a dash for what is no time of this century."""
     if isinstance(unix_time, bool) or not isinstance(unix_time, (int, float)) or not 0 < unix_time < 2**32:
         return "–"
     return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(unix_time))
 
 
-def versions(work: WorkFolder) -> dict[str, str]:
+def reward_table(work: WorkFolder) -> Table:
+    """What the reward stage measured of the reward model that the run trained; no rows where it trained none."""
+    rows = [[spoken(name), with_error(work.value(0, "reward", name))] for name in work.names("reward")]
+    return Table(["held-out comparisons", "value"], rows)
+
+
+def versions(work: WorkFolder) -> Table:
     """Software versions from the manifests; where stages differ (a resumed run), all of them."""
     versions: dict[str, dict[str, Any]] = {}
     for iteration in work.iterations:
         for stage in iteration.stages.values():
             for name, version in (stage.manifest.get("versions") or {}).items():
                 versions.setdefault(name, {})[str(version)] = None
-    return {name: ", ".join(versions[name]) for name in sorted(versions)}
+    return Table(["package", "version"], [[name, ", ".join(versions[name])] for name in sorted(versions)])

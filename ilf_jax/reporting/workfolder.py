@@ -81,6 +81,7 @@ class WorkFolder:
         metric_directions: "lower" or "higher", whichever is better, by name of the task's metrics, the leading one
             first; empty where the folder has no run.json.
         changes: what --allow_change has let into config.json since the run began, see `runtime.config_changes`.
+        starts: how it was started, each time; see `runtime.provenance`. Empty in folders of older versions.
     """
 
     path: Path
@@ -91,6 +92,7 @@ class WorkFolder:
     missing: list[str]
     metric_directions: dict[str, str] = dataclasses.field(default_factory=dict)
     changes: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    starts: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def value(self, iteration: int, stage: str, metric: str) -> Metric | None:
         """The metric, or None where it was not measured."""
@@ -169,10 +171,12 @@ def _read_metrics(path: Path, missing: list[str]) -> list[Metric]:
     return sorted(latest.values(), key=lambda metric: metric.iteration)
 
 
-def _read_directions(path: Path) -> dict[str, str]:
+def _read_facts(path: Path) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """Directions of metrics, and starts, as far as run.json has them."""
     facts = files.read_json(path) if path.exists() else {}
-    directions = facts.get("metric_directions")
-    return directions if isinstance(directions, dict) else {}
+    directions, starts = facts.get("metric_directions"), facts.get("starts")
+    return (directions if isinstance(directions, dict) else {},
+            [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else [])
 
 
 def _absent(config: dict[str, Any], iterations: list[Iteration], is_baseline: bool) -> list[str]:
@@ -258,5 +262,5 @@ def read(path: str | os.PathLike[str], *, is_baseline: bool = False) -> WorkFold
             missing += [f"baseline {name}, {what}" for what in baselines[name].missing]
         elif (parent / name).is_dir():
             missing.append(f"baseline {name} (no config.json)")
-    return WorkFolder(path, config, metrics, iterations, baselines, missing, _read_directions(path / "run.json"),
-                      changes)
+    directions, starts = _read_facts(path / "run.json")
+    return WorkFolder(path, config, metrics, iterations, baselines, missing, directions, changes, starts)

@@ -2,7 +2,8 @@
 
     config.json                               what the run was started with, or went on with
     changes.jsonl                             what of it has been changed since, if anything (--allow_change)
-    run.json                                  the folder's format, when the run began, which way each metric improves
+    run.json                                  the folder's format, when the run began, which way each metric improves,
+                                              and of each start the command, the hardware and the commit
     iteration_001/<stage>/NNNNN-of-NNNNN.jsonl  records, a shard a file
     iteration_001/<stage>/manifest.json         written when a stage begins, and again, complete, when it ends
     iteration_001/checkpoint/                 params after the iteration
@@ -19,10 +20,8 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import re
 import time
 import types
@@ -31,7 +30,7 @@ from typing import Any, TypeVar
 
 from ilf_jax import records
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import config_changes, digests, distributed, lease, manifests, os_errors, storage
+from ilf_jax.runtime import config_changes, digests, distributed, lease, manifests, os_errors, provenance, storage
 from ilf_jax.runtime.files import (
     lock,
     read_json,
@@ -49,22 +48,10 @@ FORMAT = 2
 """Of the work folder. It changes with what the files mean or where they are; format 1 had no run.json."""
 NOT_REPORTED = frozenset({"checkpoint", "reward_model", "state", "tensorboard", "profile"})
 """Folders that no report reads: params, states of trainings, and what other programs show."""
-_VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "tokenizers")
 _RUN = "run.json"
 _CURE = "restore it, or take another --workdir"
 _CURE_OF_SHARD = ("restore it, or delete it while its stage is under way; once that is complete, delete the stage's "
                   "folder and what comes after it")
-
-
-def versions() -> dict[str, str]:
-    """Versions of what results depend on."""
-    by_package = {"python": platform.python_version(), "ilf-jax": __version__}
-    for package in _VERSIONED:
-        try:
-            by_package[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            by_package[package] = "not installed"
-    return by_package
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
@@ -233,7 +220,7 @@ class Workdir:
         self.path = path
         self.config = config
         self._run = {"config_hash": config_hash({k: v for k, v in config.items() if k not in config_changes.MAY_GROW}),
-                     "versions": versions()}
+                     "versions": provenance.versions()}
 
     @property
     def started(self) -> datetime.datetime:
@@ -308,6 +295,7 @@ class Workdir:
 def open_workdir(
     where: str | os.PathLike[str], config: dict[str, Any],
     metric_directions: Mapping[str, str] = types.MappingProxyType({}), allow_change: Collection[str] = (),
+    start: Mapping[str, Any] | None = None,
 ) -> tuple[Workdir, contextlib.ExitStack]:
     """Takes the folder for this run: locks it, and checks that it was begun with the same configuration.
 
@@ -315,6 +303,7 @@ def open_workdir(
         metric_directions: name of a metric of the task -> "lower" or "higher", whichever is better; for reports.
         allow_change: sections of the configuration, or keys, that may differ from the folder's where no stage that
             reads them has begun; what changes is noted in changes.jsonl.
+        start: how this process was started, see `provenance.here`; noted in run.json.
 
     Returns:
         The Workdir, and the lock: a context to exit when the run no longer writes. The system drops it with the
@@ -328,7 +317,7 @@ def open_workdir(
     config = json.loads(json.dumps(config))
     stack = contextlib.ExitStack()
     try:
-        distributed.on_main(lambda: _take(path, config, dict(metric_directions), allow_change, stack))
+        distributed.on_main(lambda: _take(path, config, dict(metric_directions), allow_change, start, stack))
     except BaseException:
         stack.close()
         raise
@@ -352,7 +341,7 @@ def check_config(
 
 
 def read_run_facts(path: storage.Path) -> dict[str, Any]:
-    """run.json of a work folder: format, started (unix time), metric_directions.
+    """run.json of a work folder: format, started (unix time), metric_directions, maybe starts (see `provenance`).
 
     Raises:
         InputError: the folder was written in another format.
@@ -367,28 +356,34 @@ def read_run_facts(path: storage.Path) -> dict[str, Any]:
         raise InputError(f"{path / _RUN}: started is not a time; {_CURE}")
     if not isinstance(directions, dict) or not set(map(str, directions.values())) <= {"lower", "higher"}:
         raise InputError(f"{path / _RUN}: metric_directions is no list of lower and higher by metric; {_CURE}")
+    starts = facts.get("starts", [])
+    if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
+        raise InputError(f"{path / _RUN}: starts is no list of objects; {_CURE}")
     return facts
 
 
 def _take(
     path: storage.Path, config: dict[str, Any], metric_directions: dict[str, str], allow_change: Collection[str],
-    stack: contextlib.ExitStack,
+    start: Mapping[str, Any] | None, stack: contextlib.ExitStack,
 ) -> None:
     taken = f"--workdir {path}: another process is using it; wait for it or take another folder"
     stack.enter_context(lease.held(path) if isinstance(path, storage.BucketPath) else lock(path, taken))
     storage.own(path)
     stack.callback(storage.flush, path)
     saved = path / "config.json"
-    started = time.time()
+    started, starts = time.time(), []
     if saved.exists():
-        started = read_run_facts(path)["started"]
+        facts = read_run_facts(path)
+        started, starts = facts["started"], facts.get("starts", [])
         changes = check_config(path, config, allow_change)
         if changes:
             config_changes.accept(path, changes)
     elif any(p.name.startswith("iteration_") for p in path.iterdir()):
         raise InputError(f"--workdir {path}: holds iterations but no config.json; take another folder")
     # Before config.json, without which the folder counts as new.
+    starts = provenance.remember(starts, start) if start is not None else starts
     facts = {"format": FORMAT, "started": started, "metric_directions": metric_directions}
+    facts |= {"starts": starts} if starts else {}
     write_json(path / _RUN, facts)
     write_json(saved, config)
 

@@ -77,4 +77,8 @@ def _best_of_n(context: StageContext, before_training: Records[Output] | None, f
 
 def _pick(context: StageContext, example: Example, texts: list[str], rewards_N: np.ndarray) -> BestOfN:
     usable = [context.task.is_usable(example, text) for text in texts]
-    return BestOfN(example.id, texts, [float(r) for r in rewards_N], selection.pick(rewards_N, usable))
+    chosen = selection.pick(rewards_N, usable)
+    settings = context.config.evaluate
+    values = output_metrics.values_of(example, texts[chosen], context.task.measure, with_rouge=settings.rouge,
+                                      exact_match=settings.exact_match)
+    return BestOfN(example.id, texts, [float(r) for r in rewards_N], chosen, values)

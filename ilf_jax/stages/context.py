@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from ilf_jax import registry
-from ilf_jax.config import OVERRIDDEN_BY_BASELINES, Config
-from ilf_jax.config_sections import TRAINING_STAGES, stages_before_finetuning
+from ilf_jax.config import OVERRIDDEN_BY_BASELINES, Config, needed_stages
+from ilf_jax.config_sections import TRAINING_STAGES
 from ilf_jax.evaluation import statistics
 from ilf_jax.evaluation.statistics import Metric
 from ilf_jax.inference.model_pool import Roles
@@ -133,13 +133,6 @@ class Outcome:
     metrics: Sequence[Metric] = ()
     work: performance.Work = performance.Work()
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-
-def needed_stages(config: Config) -> tuple[str, ...]:
-    """Stages that an iteration runs before finetuning, in order."""
-    settings = config.finetune
-    return stages_before_finetuning(settings.target, settings.objective, settings.feedback_weight,
-                                    config.refine.source) if config.iterations else ()
 
 
 def run_stage(context: StageContext, name: str, cls: type[R], body: Callable[[StageFolder], Outcome]) -> Records[R]:

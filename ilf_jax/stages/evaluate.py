@@ -66,9 +66,9 @@ def _evaluate(
 
 
 def _output(context: StageContext, example: Example, text: str, sample: Sample) -> Output:
-    values = {name: float(value) for name, value in context.task.measure(example, text).items()}
-    if example.reference and context.config.evaluate.exact_match:
-        values["exact_match"] = float(text == example.reference)
+    settings = context.config.evaluate
+    values = output_metrics.values_of(example, text, context.task.measure, with_rouge=settings.rouge,
+                                      exact_match=settings.exact_match)
     return Output(example.id, text, len(sample.tokens), sample.stopped, float(sample.logprobs.sum()), values)
 
 

@@ -8,11 +8,12 @@ import ml_collections
 
 from ilf_jax import config as config_lib
 from ilf_jax import registry
+from ilf_jax.entry import shipped
 from ilf_jax.errors import InputError
 
 
 def from_file(uri: str, overrides: Mapping[str, Any]) -> config_lib.Config:
-    """The checked configuration of `path.py[:arg]`, as main's flags would have it.
+    """The checked configuration of `path.py[:arg]`, or of a shipped one by name, as main's flags would have it.
 
     Args:
         overrides: dotted key, without `config.`, -> value.
@@ -20,7 +21,7 @@ def from_file(uri: str, overrides: Mapping[str, Any]) -> config_lib.Config:
     Raises:
         InputError: see `call_in_file` and `read`.
     """
-    path, _, arg = uri.partition(":")
+    path, _, arg = shipped.locate(uri).partition(":")
     config = call_in_file(path, "get_config", *([arg] if arg else []))
     if not isinstance(config, ml_collections.ConfigDict):
         return config_lib.with_overrides(config_lib.read(config), overrides)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ilf_jax import config as config_lib
+from ilf_jax.entry import shipped
 from ilf_jax.errors import InputError
 from ilf_jax.sweeps import config_files
 
@@ -112,7 +113,7 @@ def load(path: str) -> Sweep:
     Raises:
         InputError: the file does not give one, or the sweep has no cells, or two that are alike.
     """
-    sweep = config_files.call_in_file(path, "get_sweep")
+    sweep = config_files.call_in_file(shipped.locate(path), "get_sweep")
     if not sweep.cells:
         raise InputError(f"--config={path}: the sweep has no cells")
     names = [name(cell) for cell in sweep.cells]

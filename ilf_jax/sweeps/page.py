@@ -1,6 +1,7 @@
 """The sweep's report.html: one table, a figure for each metric (also as a file), and the fitted power laws."""
 
 import re
+import urllib.parse
 from collections.abc import Sequence
 
 import markupsafe
@@ -41,11 +42,22 @@ def build(sweep: Sweep, rows: Sequence[results.Row], workdir: storage.Path, titl
         missing=[cells_lib.name(cell) for cell in sweep.cells if not folders.is_done(workdir, cell)],
         plots=[(plot, markupsafe.Markup(plot.svg)) for plot in plots],
         table=tables.Table(*results.table(sweep, rows), len(results.setting_keys(rows))),
-        fits=_fit_table(fits) if fits else None, methods=methods_tables,
+        links=_links(sweep, rows), fits=_fit_table(fits) if fits else None, methods=methods_tables,
+        script=html_report.Script.read("wide_tables.js"),
     )
     path = workdir / "report.html"
     write_atomically(path, text)
     return path
+
+
+def _links(sweep: Sweep, rows: Sequence[results.Row]) -> list[list[tuple[str, str]]]:
+    """(Text, address) of the reports of each row's complete cells."""
+    linked = []
+    for row in rows:
+        names = [(f"seed {cell[sweep.seed]}" if sweep.seed in cell else "report", cells_lib.name(cell))
+                 for cell in row.members]
+        linked.append([(text, f"cells/{urllib.parse.quote(name)}/report.html") for text, name in names])
+    return linked
 
 
 def _fit_table(fits: dict[str, results.Fit]) -> tables.Table:
@@ -71,12 +83,16 @@ def _plot(
             curve = (grid_xs, ys, *(scaling.interval(fit.draws, grid_xs) if fit.draws else (ys, ys)))
         numbers = [p.number for p in points]
         plotted[tables.spoken(label)] = figures.Line(
-            xs, [n.value for n in numbers], [n.stderr or 0.0 for n in numbers], curve, max(xs))
+            xs, [n.value for n in numbers], [n.stderr or 0.0 for n in numbers], curve, max(xs),
+            [n.seeds if len(n.seeds) > 1 else () for n in numbers])
+    before = {tables.spoken(label): points for label, points in results.before_training(lines).items()}
     caption = "Error bars: one standard error."
+    if any(len(p.number.seeds) > 1 for points in lines.values() for p in points):
+        caption += " Small marks: the seeds."
     if any(line.curve for line in plotted.values()):
         caption += (" Curves: power laws with offset, dashed where extrapolated. Bands: the middle 90 % of fits to "
                     "bootstrap samples over seeds.")
     ylabel = tables.spoken(metric.replace("/", ": "))
     title = f"{ylabel.capitalize()} by {tables.spoken(x)}"
     name = re.sub(r"\W+", "_", figure).strip("_")
-    return figures.line_plot(name, title, caption, tables.spoken(x), ylabel, plotted)
+    return figures.line_plot(name, title, caption, tables.spoken(x), ylabel, plotted, before)

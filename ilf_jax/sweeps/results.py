@@ -2,12 +2,12 @@
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ilf_jax.evaluation import scaling, statistics
 from ilf_jax.reporting import markdown as markdown_lib
-from ilf_jax.reporting import workfolder
+from ilf_jax.reporting import tables, workfolder
 from ilf_jax.runtime import storage
 from ilf_jax.runtime.files import read_json_lines
 from ilf_jax.sweeps import folders
@@ -39,12 +39,16 @@ class Row:
         numbers: metric -> number, for each metric that a complete cell has.
         complete: number of complete cells.
         cells: number of cells.
+        before: metric -> its value before training, mean over the seeds; of the metrics that were measured then.
+        members: the complete cells.
     """
 
     setting: Cell
     numbers: dict[str, Number]
     complete: int
     cells: int
+    before: dict[str, float] = dataclasses.field(default_factory=dict)
+    members: tuple[Cell, ...] = ()
 
 
 def collect(sweep: Sweep, workdir: storage.Path) -> list[Row]:
@@ -56,10 +60,13 @@ def collect(sweep: Sweep, workdir: storage.Path) -> list[Row]:
     rows = []
     for members in groups.values():
         done = [cell for cell in members if folders.is_done(workdir, cell)]
-        metrics_of_cells = [_last_metrics(folders.cell_folder(workdir, cell)) for cell in done]
-        numbers = {metric: _number([metrics[metric] for metrics in metrics_of_cells if metric in metrics])
-                   for metric in sweep.metrics if any(metric in metrics for metrics in metrics_of_cells)}
-        rows.append(Row(_setting(sweep, members[0]), numbers, len(done), len(members)))
+        measured = [_metrics(folders.cell_folder(workdir, cell)) for cell in done]
+        last, before = ([metrics_of_cell[i] for metrics_of_cell in measured] for i in (0, 1))
+        numbers = {metric: _number([metrics[metric] for metrics in last if metric in metrics])
+                   for metric in sweep.metrics if any(metric in metrics for metrics in last)}
+        untrained = {metric: _number([metrics[metric] for metrics in before]).value for metric in sweep.metrics
+                     if before and all(metric in metrics for metrics in before)}
+        rows.append(Row(_setting(sweep, members[0]), numbers, len(done), len(members), untrained, tuple(done)))
     return rows
 
 
@@ -78,12 +85,20 @@ def _setting(sweep: Sweep, cell: Cell) -> Cell:
     return {key: value for key, value in cell.items() if key != sweep.seed}
 
 
-def _last_metrics(folder: storage.Path) -> dict[str, tuple[float, float | None]]:
-    """"stage/metric" -> (value, standard error) in the last iteration that has it."""
-    metrics: dict[str, tuple[float, float | None]] = {}
+_Metrics = dict[str, tuple[float, float | None]]
+"""stage/metric -> (value, standard error)"""
+
+
+def _metrics(folder: storage.Path) -> tuple[_Metrics, _Metrics]:
+    """Those of the last iteration that has them, and those of iteration 0."""
+    last: _Metrics = {}
+    before: _Metrics = {}
     for _, row in read_json_lines(folder / "metrics.jsonl"):
-        metrics[f"{row['stage']}/{row['metric']}"] = (row["value"], row["stderr"])
-    return metrics
+        name, value = f"{row['stage']}/{row['metric']}", (row["value"], row["stderr"])
+        last[name] = value
+        if row["iteration"] == 0:
+            before[name] = value
+    return last, before
 
 
 def _number(values_with_errors: Sequence[tuple[float, float | None]]) -> Number:
@@ -97,11 +112,17 @@ def table(sweep: Sweep, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]
     keys = setting_keys(rows)
     heads = [*map(cells_lib.spoken, keys), *(name(sweep, metric) for metric in sweep.metrics), "seeds"]
     lines = []
-    for row in rows:
-        numbers = [shown(row.numbers.get(metric)) for metric in sweep.metrics]
+    columns = [[_metric(row.numbers.get(metric)) for row in rows] for metric in sweep.metrics]
+    likes = [tables.largest(column) for column in columns]
+    for row, *cells in zip(rows, *columns, strict=True):
+        numbers = map(tables.with_error, cells, likes)
         seeds = str(row.cells) if row.complete == row.cells else f"{row.complete} of {row.cells}"
         lines.append([*(str(row.setting.get(key, "")) for key in keys), *numbers, seeds])
     return heads, lines
+
+
+def _metric(number: Number | None) -> workfolder.Metric | None:
+    return None if number is None else workfolder.Metric(0, "", "", number.value, number.stderr)
 
 
 def name(sweep: Sweep, metric: str) -> str:
@@ -120,19 +141,13 @@ def markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
     return markdown_lib.table(*table(sweep, rows))
 
 
-def shown(number: Number | None) -> str:
-    """A number with its standard error; a dash for None."""
-    if number is None:
-        return "–"
-    return f"{number.value:.3f}" if number.stderr is None else f"{number.value:.3f} ± {number.stderr:.3f}"
-
-
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One mark of a figure."""
+    """One mark of a figure. `before` is the metric's value before training, None where it was not measured."""
 
     x: float
     number: Number
+    before: float | None = None
 
 
 def lines(sweep: Sweep, rows: Sequence[Row], metric: str) -> dict[str, list[Point]]:
@@ -150,7 +165,8 @@ def lines(sweep: Sweep, rows: Sequence[Row], metric: str) -> dict[str, list[Poin
         if metric in row.numbers and isinstance(x, (int, float)):
             others = {key: value for key, value in row.setting.items() if key != sweep.x}
             label = cells_lib.name(others) if len(keys) > 1 else "".join(map(str, others.values()))
-            points_by_label.setdefault(label, []).append(Point(float(x), row.numbers[metric]))
+            point = Point(float(x), row.numbers[metric], row.before.get(metric))
+            points_by_label.setdefault(label, []).append(point)
     return {label: sorted(points, key=lambda p: p.x) for label, points in points_by_label.items()}
 
 
@@ -163,6 +179,23 @@ def lines_side_by_side(sweep: Sweep, rows: Sequence[Row]) -> dict[str, list[Poin
         for label, points in lines(sweep, rows, metric).items():
             points_by_label[", ".join(part for part in (label, stage) if part)] = points
     return points_by_label
+
+
+def before_training(lines_of_metric: Mapping[str, Sequence[Point]]) -> dict[str, list[tuple[float, float]]]:
+    """(x, value before training) by line; one line, "before training", where all settings began alike.
+
+    Settings begin alike where at each x all have the same value; otherwise each has a line of its own.
+    """
+    by_label = {label: [(p.x, p.before) for p in points if p.before is not None]
+                for label, points in lines_of_metric.items()}
+    by_label = {label: points for label, points in by_label.items() if points}
+    at_x: dict[float, list[float]] = {}
+    for points in by_label.values():
+        for x, value in points:
+            at_x.setdefault(x, []).append(value)
+    if all(math.isclose(min(values), max(values), rel_tol=1e-6, abs_tol=1e-12) for values in at_x.values()):
+        return {"before training": [(x, at_x[x][0]) for x in sorted(at_x)]} if at_x else {}
+    return {f"{label}, before training": points for label, points in by_label.items()}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,87 @@
+"""What a configuration names and is not there: found before jax is imported, which takes seconds.
+
+Only what can be seen on this machine at once. What is in the files, in buckets and on the hub is checked by
+`ilf_jax.preflight`, when a run is set up.
+"""
+
+import difflib
+import os
+
+from ilf_jax import config as config_lib
+from ilf_jax.config_sections import Model
+from ilf_jax.data import builtin, loading
+from ilf_jax.errors import InputError, near_path
+from ilf_jax.models import checkpoint_uris
+from ilf_jax.runtime import storage
+
+# Schemes of data that are no files.
+_NO_FILES = ("builtin", "tfds", "hf")
+
+
+def check(config: config_lib.Config) -> None:
+    """Raises InputError for data, checkpoints, tokenizers and code of the user's that are not there."""
+    for method in config_lib.methods(config):
+        values = config_lib.flat(method)
+        for name, entry in config_lib.key_table().items():
+            if entry.registry is not None:
+                entry.registry.check_place(values[name], f"config.{name}")
+    for section, data in (("data", config.data), ("reward", config.reward)):
+        for key in ("source", "eval_source"):
+            source = getattr(data, key)
+            if source is not None:
+                _check_source(source, f"config.{section}.{key}")
+        if data.folder is not None and "://" not in data.folder:
+            _check_there(data.folder, f"config.{section}.folder", "folder")
+    for method in config_lib.methods(config):
+        for role in config_lib.needed_roles(method):
+            _check_model(role, getattr(method, role))
+
+
+def _check_source(source: str, where: str) -> None:
+    scheme, colon, name = source.partition(":")
+    if not name or scheme not in loading.SCHEMES:
+        near = difflib.get_close_matches(scheme.lower(), loading.SCHEMES, n=1) if colon else []
+        path = storage.local(source)
+        of_ending = path.name.partition(".")[2].partition(".")[0]  # jsonl of reviews.jsonl.gz
+        if not colon and of_ending in loading.SCHEMES:
+            hint = f"; did you mean {of_ending}:{source}?"
+        else:
+            hint = f"; did you mean {near[0]}:{name}?" if near else ""
+        allowed = (f"{s}:{'NAME' if s in _NO_FILES else 'FILE'}" for s in loading.SCHEMES)
+        raise InputError(f"{where}: {source!r} given; allowed are {', '.join(allowed)}{hint}")
+    if scheme == "builtin":
+        try:
+            builtin.check(name)
+        except InputError as e:
+            raise InputError(f"{where}: {e}") from e
+    elif name and scheme not in _NO_FILES and "://" not in name:
+        _check_there(name, where, "file", f"; give yours by --{where}={scheme}:FILE")
+
+
+def _check_there(name: str, where: str, kind: str, remedy: str = "") -> None:
+    try:
+        path = storage.local(name)
+    except InputError as e:
+        raise InputError(f"{where}: {e}") from e
+    if not path.exists():
+        near = near_path(path)
+        hint = f"; did you mean {near}?" if near is not None else f" (looked from {os.getcwd()}){remedy}"
+        raise InputError(f"{where}: no {kind} {path}{hint}")
+
+
+def _check_model(role: str, model: Model) -> None:
+    if model.checkpoint != "policy":
+        _check_uri(model.checkpoint, f"config.{role}.checkpoint")
+    scheme, _, name = (model.tokenizer or "").partition(":")
+    if scheme == "file":
+        if "://" not in name:
+            _check_there(name, f"config.{role}.tokenizer", "file")
+    elif model.tokenizer is not None and scheme != "train":
+        _check_uri(model.tokenizer, f"config.{role}.tokenizer")
+
+
+def _check_uri(uri: str, where: str) -> None:
+    try:
+        checkpoint_uris.look(uri)
+    except InputError as e:
+        raise InputError(f"{where}: {e}") from e
