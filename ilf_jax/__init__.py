@@ -55,7 +55,7 @@ def run(
         InputError: bad input of any kind, an exception in code of yours included; nothing that was written is lost.
     """
     from ilf_jax import config as config_lib
-    from ilf_jax import ilf  # loads jax: only those who run something need it
+    from ilf_jax.entry import early_checks
 
     if not isinstance(config, Config):
         config = config_lib.read(config)
@@ -67,7 +67,11 @@ def run(
             name = f"{getattr(target, '__module__', '')}.{getattr(target, '__qualname__', type(target).__qualname__)}"
             register(kind, name, target)
             choices[key] = name
-    return ilf.run(config_lib.with_overrides(config, choices), workdir, allow_change=allow_change)
+    config = config_lib.with_overrides(config, choices)
+    early_checks.check(config)
+    from ilf_jax import ilf  # loads jax, so after what can be checked without
+
+    return ilf.run(config, workdir, allow_change=allow_change)
 
 
 def load(workdir: str | pathlib.Path, iteration: int | None = None, baseline: str = "") -> "Policy":

