@@ -35,6 +35,13 @@ def test_jax_has_bounds_that_the_installed_version_is_within(arguments):
     assert importlib.metadata.version("jax") in bounds
 
 
+@pytest.mark.parametrize("name", ["cuda13", "tpu"])
+def test_accelerators_come_with_the_same_jax(arguments, name):
+    requirement = Requirement(*arguments["extras_require"][name])
+    assert requirement.name == "jax" and requirement.extras == {name}
+    assert requirement.specifier == SpecifierSet(version.JAX_VERSIONS)
+
+
 def test_pinned_versions_are_within_the_bounds(arguments):
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     pinned = dict(line.lower().replace("-", "_").split("==") for line in lines if "==" in line)

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
+from ilf_jax.entry import shipped
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import last_defence, progress, storage
 from ilf_jax.runtime.files import lock, write_atomically
@@ -25,7 +26,7 @@ from ilf_jax.sweeps.grid import Cell, Sweep
 
 _LOG_LINES = 12
 _POLL_SECONDS = 0.2
-_SBATCH = Path(__file__).parents[2] / "launch" / "slurm.sbatch"
+_SBATCH = shipped.folder("launch") / "slurm.sbatch"
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Command = Callable[[Sweep, Cell, storage.Path], list[str]]
@@ -69,7 +70,7 @@ def slurm_script(sweep: Sweep, workdir: storage.Path) -> str:
         InputError: launch/slurm.sbatch is not beside the package.
     """
     if not _SBATCH.exists():
-        raise InputError(f"--emit=slurm: {_SBATCH} is not there; run launch/sweep.py of a checkout")
+        raise InputError(f"--emit=slurm: {_SBATCH} is not there; install ilf-jax anew, or run it in a clone")
     incomplete = _incomplete(sweep, workdir)
     if not incomplete:
         return "#!/usr/bin/env bash\n# all cells are complete: nothing to run\n"
