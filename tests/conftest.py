@@ -169,3 +169,36 @@ def tiny_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny") / "run"
     with _optimisations(False):
         return c, folder, ilf_jax.run(c, folder)
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """Debian's Chromium; Playwright's own browsers are never downloaded."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = shutil.which("chromium")
+    if program is None:
+        pytest.skip("there is no chromium here (apt-get install chromium)")
+    with playwright.sync_playwright() as running:
+        browser = running.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(chromium):
+    """A page in a browser of its own, which fails the test on an error of a script or a breach of the policy."""
+    contexts, problems = [], []
+
+    def open_one(**more):
+        context = chromium.new_context(**{"viewport": {"width": 1200, "height": 800}, **more})
+        context.set_default_timeout(20_000)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda said: problems.append(said.text) if "Content Security" in said.text else None)
+        return page
+
+    yield open_one
+    for context in contexts:
+        context.close()
+    assert not problems

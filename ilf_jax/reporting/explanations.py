@@ -16,8 +16,8 @@ _OF_TARGETS = {
     "human_refinement": "learns the refinements that people wrote",
 }
 _MOST_KEYS = 3  # that a line names
-# What differs between any two runs, or follows from the rest.
-_NOT_NAMED = ("baselines", "source_hashes", "iterations")
+# What differs between a run and any of its baselines, or follows from the rest.
+_NOT_NAMED = ("baselines", "source_hashes", "draft.source")
 
 
 def of_run(work: WorkFolder) -> str:
@@ -36,8 +36,10 @@ def of_baseline(work: WorkFolder, name: str) -> str:
     """Of a baseline: what it imitates, or what of its configuration differs from the run's."""
     own, theirs = _flat(work.config), _flat(work.baselines[name].config)
     differing = {key: value for key, value in theirs.items()
-                 if key in own and own[key] != value and key.partition(".")[0] not in _NOT_NAMED}
+                 if key in own and own[key] != value and not key.startswith(_NOT_NAMED)}
     target = differing.pop("finetune.target", None)
+    if differing.get("score.method") == target:  # a scorer that only picks so
+        differing.pop("score.method", None)
     said = [_OF_TARGETS[str(target)]] if target in _OF_TARGETS else []
     if differing.get("feedback.control") == "shuffled":
         said.append("the same, with another document's feedback")

@@ -89,11 +89,12 @@ def plot(seeds: Sequence[WorkFolder], name: str = "methods") -> figures.Plot | N
         lead: [_interval(row.value) for row in found],
         f"difference to {tables.own_label(seeds[0])}": [_of_difference(row.from_ilf) for row in found],
         "to its shuffled control": [_of_difference(row.from_control) for row in found]}
+    panels = {label: values for label, values in panels.items() if any(values)}
     with matplotlib.rc_context(figures.STYLE):
-        figure = Figure(figsize=(8.2, 1.0 + 0.3 * len(found)), layout="constrained")
+        figure = Figure(figsize=(11, 1.0 + 0.3 * len(found)), layout="constrained")
         FigureCanvasSVG(figure)
-        for i, (axes, (label, values)) in enumerate(zip(figure.subplots(1, 3, sharey=True), panels.items(),
-                                                       strict=True)):
+        for i, (axes, (label, values)) in enumerate(zip(
+                figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True)):
             for y, value in enumerate(values):
                 if value is not None:
                     middle, low, high = value

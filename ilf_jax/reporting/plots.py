@@ -172,19 +172,6 @@ def _lengths(work: WorkFolder) -> figures.Plot | None:
     return figures.Plot("lengths", title, caption, figures.to_svg(figure, "lengths", title))
 
 
-def _rates(work: WorkFolder) -> figures.Plot | None:
-    rates = tables.rates(work)
-    if not rates:
-        return None
-    figure, axes = figures.make_axes("")
-    bars = {label: {k: (v, 0.0) for k, v in values.items()} for label, values in rates.items()}
-    figures.grouped_bars(figure, axes, bars)
-    axes.set_xlim(0, 1.12)
-    title = "Stopping and repeating"
-    caption = "Stop: ended with a stop token. Truncation: cut at the limit. Duplicate: equal candidates of one draft."
-    return figures.Plot("rates", title, caption, figures.to_svg(figure, "rates", title))
-
-
 def _win_rates(work: WorkFolder) -> figures.Plot | None:
     win_rates = judgements.against_all(work)
     if not win_rates:
@@ -228,5 +215,5 @@ def draw(work: WorkFolder) -> list[figures.Plot]:
     """Every figure that the folder has data for."""
     with matplotlib.rc_context(figures.STYLE):
         plots = [make(work) for make in (
-            _headline, _methods, _win_rates, _scorers, _reliability, _loss, _lengths, _rates)]
+            _headline, _loss, _scorers, _lengths, _win_rates, _reliability, _methods)]
     return [plot for plot in plots if plot is not None]

@@ -92,7 +92,7 @@
       make("span", { class: "tags" },
         candidate.chosen ? make("b", {}, "picked") : null,
         candidate.score === null ? null : make("span", {}, `score ${number(candidate.score, like)}`),
-        ...candidate.also.map((name) => make("span", {}, `${name} picks it, too`)),
+        candidate.also.length ? make("span", {}, `also the pick of: ${candidate.also.join(", ")}`) : null,
         candidate.cut_off ? make("span", { class: "warn" }, "cut at the limit") : null),
       plain(candidate.text)));
     return make("ol", { class: "candidates" }, ...rows);

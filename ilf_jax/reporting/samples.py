@@ -157,9 +157,10 @@ def _heldout_views(work: WorkFolder, lead: str | None) -> list[_View]:
     views = []
     for system, run in tables.runs(work).items():
         evaluated = [iteration for iteration in run.iterations if iteration.rows("evaluate")]
-        ids = list(dict.fromkeys(key for iteration in evaluated for key in iteration.rows("evaluate")))
+        written = {key for iteration in evaluated for key in iteration.rows("evaluate")}
+        ids = dict.fromkeys(key for i in evaluated for key in (*i.heldout, *i.rows("evaluate")) if key in written)
         if ids:
-            views.append(_View("heldout", system, None, ids, functools.partial(_heldout_sample, lead, evaluated)))
+            views.append(_View("heldout", system, None, list(ids), functools.partial(_heldout_sample, lead, evaluated)))
     return views
 
 

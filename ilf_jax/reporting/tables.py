@@ -77,11 +77,14 @@ def with_error(metric: Metric | None, like: float | None = None) -> str:
 
 
 def interval(metric: Metric) -> tuple[float, float] | None:
-    """The 95 % interval: the one that was measured, else by the normal distribution; None without a standard error."""
+    """The 95 % interval: Wilson's of a share, else by the normal distribution; None without a standard error."""
     if metric.low is not None and metric.high is not None:
         return min(metric.low, metric.value), max(metric.high, metric.value)
     if metric.stderr is None or not math.isfinite(metric.stderr):
         return None
+    if _is_share(metric) and metric.n is not None:
+        low, high = statistics.wilson(round(metric.value * metric.n), metric.n)
+        return min(low, metric.value), max(high, metric.value)
     return metric.value - _NORMAL_95 * metric.stderr, metric.value + _NORMAL_95 * metric.stderr
 
 
@@ -94,6 +97,14 @@ def direction(work: WorkFolder, metric: str) -> str:
     """'lower is better', 'higher is better', or '' where neither the task nor `directions` has the metric."""
     better = directions.direction(metric, work.metric_directions)
     return f"{better} is better" if better else ""
+
+
+def _is_share(metric: Metric) -> bool:
+    """Whether it is the mean of zeros and ones: only then is its standard error sqrt(p (1 - p) / (n - 1))."""
+    p, n = metric.value, metric.n
+    return (metric.stderr is not None and n is not None and n > 1 and 0 <= p <= 1
+            and math.isclose(p * n, round(p * n), abs_tol=1e-6)
+            and math.isclose(metric.stderr, math.sqrt(p * (1 - p) / (n - 1)), rel_tol=1e-4, abs_tol=1e-9))
 
 
 def headline(work: WorkFolder) -> str | None:

@@ -78,15 +78,8 @@ class _System:
     values: dict[str, float]
 
     def shown(self, like: float) -> str:
-        low_high = self._interval()
-        value = tables.number(self.metric.value, like)
-        return f"{value} [{', '.join(tables.number(x, like) for x in low_high)}]" if low_high else value
-
-    def _interval(self) -> tuple[float, float] | None:
-        shares = {0.0, 1.0} >= set(self.values.values())
-        if self.values and shares:
-            return statistics.wilson(round(sum(self.values.values())), len(self.values))
-        return tables.interval(self.metric)
+        value, interval = tables.number(self.metric.value, like), tables.interval(self.metric)
+        return f"{value} [{', '.join(tables.number(x, like) for x in interval)}]" if interval else value
 
 
 def read(work: WorkFolder) -> Verdict:
@@ -112,7 +105,8 @@ def read(work: WorkFolder) -> Verdict:
     n = len(ours.values)
     if 0 < n < _FEW and compared:
         details.append(f"There are only {n} held-out documents: intervals over so few are a rough guide.")
-    return Verdict(verdict.headline, details, tables.spoken(lead), f"{better} is better" if better else "", ours.label,
+    who = ours.label if ours.metric.stage == "best_of_n" else tables.own_label(work)
+    return Verdict(verdict.headline, details, tables.spoken(lead), f"{better} is better" if better else "", who,
                    _rows(ours, compared, better))
 
 

@@ -5,7 +5,6 @@ import json
 import os
 import pathlib
 import re
-import shutil
 import threading
 
 import pytest
@@ -21,7 +20,6 @@ from ilf_jax.review.web_app import make_app
 
 HERE = pathlib.Path(__file__).parent
 IMAGES = os.environ.get("ILF_WRITE_IMAGES")  # a folder: the pictures of the documentation are written there
-CHROMIUM = shutil.which("chromium")
 DOCUMENT = "I (24F) have been offered a job in another city. My partner wants to stay. We have talked for weeks. " * 6
 
 
@@ -65,38 +63,6 @@ def serve():
     for server in servers:
         if server._thread.is_alive():
             server.stop()
-
-
-@pytest.fixture(scope="session")
-def chromium():
-    """Debian's Chromium; Playwright's own browsers are never downloaded."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium here (apt-get install chromium)")
-    with playwright.sync_playwright() as running:
-        browser = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def open_page(chromium):
-    """A page in a browser of its own, which fails the test on an error of a script or a breach of the policy."""
-    contexts, problems = [], []
-
-    def open_one(**more):
-        context = chromium.new_context(**{"viewport": {"width": 1200, "height": 800}, **more})
-        context.set_default_timeout(20_000)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda said: problems.append(said.text) if "Content Security" in said.text else None)
-        return page
-
-    yield open_one
-    for context in contexts:
-        context.close()
-    assert not problems
 
 
 def items(count=10):

@@ -45,7 +45,7 @@ def test_one_seed(tmp_path):
     assert shuffled.from_control is None
     table = methods.table([work])
     assert table.columns[:3] == ["method", "tokens trained", "insult rate"] and table.rows[2][:2] == ["dpo", "2,000"]
-    assert table.rows[2][3] == "+0.000 [+0.000, +0.000]" and table.rows[0][3] == "–"
+    assert table.rows[2][3] == "0.000 in every document" and table.rows[0][3] == "–"
     assert table.rows[1][3].startswith("+0.") and table.rows[0][4].startswith("−0.")
 
 
@@ -87,7 +87,7 @@ def test_the_figure_and_the_page(tmp_path):
     plot = methods.plot([work])
     assert plot.svg.startswith("<svg") and "dpo-shuffled" in plot.svg and "Lower is better" in plot.caption
     page = html_report.render(work)
-    assert "<h2>Methods</h2>" in page and "difference to its shuffled control" in page
+    assert "<h3>Methods</h3>" in page and "difference to its shuffled control" in page
 
 
 def test_a_finished_run_has_the_numbers(tiny_run):

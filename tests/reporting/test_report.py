@@ -1,115 +1,25 @@
 """report.html from made-up work folders: finished, unfinished, with arms, with texts that want to be markup."""
 
-import dataclasses
+import base64
+import hashlib
+import html
 import html.parser
 import json
-import random
 import subprocess
 import sys
 import xml.etree.ElementTree
 
 import pytest
+from made_up_runs import declare, make_run, write_lines, write_stage
 
 from ilf_jax import records
 from ilf_jax.errors import InputError
-from ilf_jax.reporting import judgements, plots, samples, tables, workfolder
+from ilf_jax.evaluation import statistics
+from ilf_jax.reporting import judgements, plots, tables, workfolder
 from ilf_jax.reporting.html_report import build_report
+from ilf_jax.reporting.workfolder import Metric
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
-TEXT = "the plan was to leave early but a storm came over the hills and nobody wanted to drive home so"
-WORDS = TEXT.split()
-
-
-def sentence(rng, count):
-    return " ".join(rng.choice(WORDS) for _ in range(count)).capitalize() + "."
-
-
-def write_lines(path, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rows = [dataclasses.asdict(row) if dataclasses.is_dataclass(row) else row for row in rows]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def write_stage(folder, rows, seconds=3.0, complete=True, shards=2):
-    for shard in range(shards):
-        write_lines(folder / f"{shard:05d}-of-{shards:05d}.jsonl", rows[shard::shards])
-    manifest = {
-        "complete": complete,
-        "count": len(rows),
-        "config_hash": "c0ffee",
-        "versions": {"jax": "0.10.2", "ilf_jax": "0.1"},
-        "cost": {"seconds": seconds},
-        "shards": shards,
-    }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-
-
-def make_run(path, iterations=2, count=12, candidates=6, arm=False, better=1.0):
-    rng = random.Random(len(str(path.name)))
-    config = {"task": "word_removal", "iterations": iterations, "seed": 0, "score": {"method": "instruct_rm"}}
-    config |= {"evaluate": {"headline": "insult_rate"}, "policy": {"checkpoint": "init:tiny<&>"}}
-    config |= {"finetune": {"target": "reference" if arm else "refinement"}}
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "config.json").write_text(json.dumps(config))
-    metrics = []
-
-    def metric(k, stage, name, value, stderr=0.02, n=count):
-        metrics.append({"iteration": k, "stage": stage, "metric": name, "value": value, "stderr": stderr, "n": n})
-
-    heldout = [
-        records.Example(f"h{i}", sentence(rng, 150), f"Held out {i}", reference=sentence(rng, 15)) for i in range(9)
-    ]
-    for k in range(0, iterations + 1):
-        folder = path / f"iteration_{k:03d}"
-        outputs = [records.Output(e.id, sentence(rng, 24 - 4 * k), 30, i != 3, -20.0) for i, e in enumerate(heldout)]
-        write_stage(folder / "evaluate", outputs, 61.0)
-        write_lines(folder / "evaluate" / "examples.jsonl", heldout)
-        metric(k, "evaluate", "rouge_l", 0.2 + 0.05 * k * better)
-        metric(k, "evaluate", "insult_rate", 0.6 - 0.2 * k * better)
-        metric(k, "evaluate", "mean_words", 24.0 - 4 * k, 0.5)
-        if k == 0:
-            continue
-        examples = [records.Example(f"t{i}", sentence(rng, 40 + 20 * i), f"Text {i}") for i in range(count)]
-        write_lines(folder / "examples.jsonl", examples)
-        targets = [records.Target(e.id, "prompt", "completion", "chosen") for e in examples]
-        write_stage(folder / "finetune", targets, 321.0)
-        losses = [{"step": s, "loss": 3 / (1 + s / 50) + rng.random() / 5, "learning_rate": 1e-4} for s in range(400)]
-        write_lines(folder / "finetune" / "steps.jsonl", losses)
-        metric(k, "finetune", "loss", 1.2, None, None)
-        if arm:
-            continue
-        drafts = [sentence(rng, 20) for _ in examples]
-        write_stage(folder / "draft", [records.Draft(e.id, d, "policy") for e, d in zip(examples, drafts, strict=True)])
-        write_stage(folder / "feedback", [records.Feedback(e.id, "Leave out “storm”.", "oracle") for e in examples])
-        texts = [
-            [" ".join(w for w in d.split() if w != "storm" and rng.random() > 0.1) for _ in range(candidates)]
-            for d in drafts
-        ]
-        write_stage(
-            folder / "refine",
-            [
-                records.Candidates(e.id, t, [-9.0] * candidates, [20] * candidates, [True] * (candidates - 1) + [False])
-                for e, t in zip(examples, texts, strict=True)
-            ],
-        )
-        scored = []
-        for e in examples:
-            scores = [rng.random() for _ in range(candidates)]
-            scored.append(
-                records.Scored(e.id, scores, scores.index(max(scores)), {"random": 1, "longest": 2, "first": 0})
-            )
-        write_stage(folder / "score", scored)
-        metric(k, "refine", "exact_match", 0.31)
-        metric(k, "refine", "equal_candidates", 0.07)
-        for name, value in (("chosen", 0.8), ("random", 0.3), ("longest", 0.25), ("first", 0.35)):
-            metric(k, "score", f"exact_match_{name}", value + 0.02 * k)
-    write_lines(path / "metrics.jsonl", metrics)
-    return path
-
-
-def declare(path, directions):
-    """As if the run's task declared these metrics."""
-    (path / "run.json").write_text(json.dumps({"format": 2, "started": 0.0, "metric_directions": directions}))
 
 
 @pytest.fixture
@@ -156,16 +66,15 @@ def read_page(path):
 def test_finished_run(finished):
     path = build_report(finished)
     assert path == finished / "report.html"
-    text, page = read_page(path)
-    assert "Finished run." in text and "Missing or unreadable" not in text
+    text, _ = read_page(path)
+    assert "finished run" in text and "Missing or unreadable" not in text
     assert "0.600 ± 0.020" in text and "0.200 ± 0.020" in text and "0.440 ± 0.020" in text  # before, ILF, random arm
-    assert "Lower is better." in text and "references" in text
-    assert page.tags.count("svg") == 6
+    assert "<h1>ILF helped: insult rate fell from 0.600 to 0.200.</h1>" in text
+    assert "lower is better" in text and "references" in text
+    assert text.count("<figure") == 5 and text.count('class="bar"') == 3  # before training and two baselines
     assert "scorer (instruct_rm)" in text and "0.840 ± 0.020" in text
     assert "5:21" in text and "c0ffee" not in text and "0.10.2" in text
-    assert text.count('<li class="chosen">') == 8 and text.count(">After iteration 2") == 8
     assert "init:tiny&lt;&amp;&gt;" in text
-    assert "<del>" in text and "2 others" in text
     assert not list(finished.glob(".report*"))
 
 
@@ -174,8 +83,23 @@ def test_page_is_self_contained_and_ids_are_unique(finished):
     assert all(address.startswith("#") for address in page.addresses)
     assert len(page.ids) == len(set(page.ids))
     assert {address[1:] for address in page.addresses} <= set(page.ids)
-    assert "@import" not in text and "url(http" not in text and "<script" not in text
+    assert "@import" not in text and "url(http" not in text
     assert "prefers-color-scheme: dark" in text and 'name="viewport"' in text
+    assert_only_our_script(text, page)
+
+
+def assert_only_our_script(text, page):
+    """One block of data and one script, whose digest the page's policy names."""
+    assert page.tags.count("script") == text.count("<script") == text.count("</script>") == 2
+    script = text.partition("<script>")[2].partition("</script>")[0]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}';" in html.unescape(text) and "default-src 'none'" in text
+    assert "innerHTML" not in script and "eval(" not in script
+
+
+def embedded(text):
+    """The data that the page's script reads."""
+    return json.loads(text.partition('<script type="application/json" id="data">')[2].partition("</script>")[0])
 
 
 def test_same_files_same_page(finished):
@@ -204,7 +128,9 @@ def test_texts_and_names_are_escaped(tmp_path):
     evil = "<script>alert(1)</script> & <b>"
     path = make_run(tmp_path / "<i>run", count=3)
     folder = path / "iteration_002"
-    write_lines(folder / "examples.jsonl", [records.Example(f"t{i}", evil + " w" * 100, evil) for i in range(3)])
+    for k in (1, 2):
+        nasty = [records.Example(f"t{i}", evil + " w" * 100, evil) for i in range(3)]
+        write_lines(path / f"iteration_00{k}" / "examples.jsonl", nasty)
     write_stage(folder / "draft", [records.Draft(f"t{i}", evil, "policy") for i in range(3)])
     write_stage(folder / "feedback", [records.Feedback(f"t{i}", evil, evil) for i in range(3)])
     drawn = records.Candidates("t0", [evil, evil + "x"], [0.0, 0.0], [1, 1], [True, True])
@@ -217,8 +143,14 @@ def test_texts_and_names_are_escaped(tmp_path):
     (path / "config.json").write_text(json.dumps(config))
     make_run(path / "baselines" / "<script>$arm_1$", arm=True)
     text, page = read_page(build_report(path))
-    assert "script" not in page.tags and "i" not in page.tags
-    assert "<script" not in text and "&lt;script&gt;alert(1)" in text
+    assert_only_our_script(text, page)
+    assert "i" not in page.tags and "&lt;script&gt;alert(1)" in text
+    data = embedded(text)  # as it was, and as text
+    sample = next(s for view in data["views"] if (view["kind"], view["iteration"]) == ("training", 2)
+                  for s in view["samples"] if s["id"] == "t0")
+    assert sample["draft"] == sample["feedback"] == sample["source"] == evil
+    assert [c["text"] for c in sample["candidates"]] == [evil, evil + "x"] and sample["candidates"][0]["also"] == [evil]
+    assert data["documents"]["training"]["t0"]["title"] == evil and data["name"] == "<i>run"
 
 
 def test_unfinished_run_shows_what_there_is(tmp_path):
@@ -233,11 +165,12 @@ def test_unfinished_run_shows_what_there_is(tmp_path):
     shard = folder / "score" / "00001-of-00002.jsonl"
     shard.write_text(shard.read_text()[:-20])
     text, _ = read_page(build_report(path))
-    assert "Unfinished run." in text
+    assert "unfinished run" in text
     assert "iteration 2: score is not finished (11 records so far)" in text
     assert "iteration 2: finetune" in text and "iteration 2: evaluate" in text
     assert "score/00001-of-00002.jsonl line 6 (cut off or damaged)" in text
-    assert text.count('<li class="chosen">') == 8
+    last = next(v for v in embedded(text)["views"] if (v["kind"], v["iteration"]) == ("training", 2))
+    assert len(last["samples"]) == 12 and sum(s["score"] is not None for s in last["samples"]) == 11
 
 
 @pytest.mark.parametrize("keep", ["config.json", "evaluate", "draft", "refine"])
@@ -254,14 +187,17 @@ def test_run_cut_short_at_any_stage(tmp_path, keep):
                 folder.rmdir()
     text, _ = read_page(build_report(path))
     assert "iteration 1: score" in text
-    assert ("Held-out texts" in text) == bool(wanted)
-    assert ("6 refinements" in text) == (keep == "refine")
+    views = {view["kind"]: view["samples"] for view in embedded(text)["views"]}
+    assert ("heldout" in views) == bool(wanted) and ("training" in views) == (keep in ("draft", "refine"))
+    assert keep == "config.json" or "Nothing has been evaluated" in text  # without metrics
+    candidates = {len(sample["candidates"]) for sample in views.get("training", ())}
+    assert candidates == {"draft": {0}, "refine": {6}}.get(keep, set())
 
 
 def test_bare_config(tmp_path):
     (tmp_path / "config.json").write_text('{"iterations": 1}')
     text, _ = read_page(build_report(tmp_path))
-    assert "iteration 1" in text and "Unfinished run." in text
+    assert "iteration 1" in text and "unfinished run" in text
 
 
 def test_not_a_work_folder(tmp_path):
@@ -312,7 +248,7 @@ def test_the_task_s_directions(tmp_path):
     assert tables.direction(work, "nll_reference") == "lower is better"
     assert tables.direction(work, "win_rate_random") == "higher is better"
     assert tables.direction(work, "mean_words") == ""
-    assert "Lower is better" in build_report(path).read_text()
+    assert "lower is better" in build_report(path).read_text()
 
 
 @pytest.mark.versions
@@ -335,29 +271,31 @@ def test_rates_counted_by_hand(tmp_path):
     assert found["evaluate: stop rate"] == {0: pytest.approx(8 / 9), 1: pytest.approx(8 / 9)}
 
 
-def test_difference_joins_to_the_texts_and_marks_words():
-    before, after = "The cat  sat on\nthe mat.", "The dog sat on the mat. "
-    left, right = samples.difference(before, after)
-    assert "".join(text for _, text in left) == before and "".join(text for _, text in right) == after
-    assert [text for differs, text in left if differs] == ["cat"]
-    assert [text for differs, text in right if differs] == ["dog"]
-    assert samples.difference("", "new") == ([], [(True, "new")])
+@pytest.mark.parametrize(("value", "like", "text"), [
+    (0.0, None, "0.000"), (0.4123, None, "0.412"), (23.44, None, "23.4"), (12345, None, "12,345"),
+    (1e-5, None, "1.0e-05"), (8.359, 12.1, "8.4"), (0.5, 1.0, "0.500"), (0.5, 3.2, "0.50"), (-0.0001, 1, "0.000"),
+    (0.0, 1e-4, "0")])
+def test_number(value, like, text):
+    assert tables.number(value, like) == text
 
 
-def test_unrelated_texts_stand_unmarked():
-    assert samples.side_by_side("a b c d", "e f a g") == ([(False, "a b c d")], [(False, "e f a g")])
-    assert (True, "x") in samples.side_by_side("a b c", "a b x")[1]
+@pytest.mark.parametrize(("value", "stderr", "like", "text"), [
+    (0.0, 0.0, None, "0.000"), (0.5, 0.0004, None, "0.500 ± <0.001"), (8.359, 0.04, 12.1, "8.4 ± <0.1"),
+    (12.1, 0.16, 12.1, "12.1 ± 0.2"), (2e-4, 3e-5, None, "2.0e-04 ± 3.0e-05"), (1234.0, 0.2, None, "1,234 ± <1")])
+def test_no_error_is_shown_as_zero(value, stderr, like, text):
+    assert tables.with_error(Metric(0, "", "", value, stderr), like) == text
 
 
-@pytest.mark.parametrize(("value", "text"), [(0.0, "0.000"), (0.4123, "0.412"), (23.44, "23.4"), (12345, "12,345")])
-def test_number(value, text):
-    assert tables.number(value) == text
-    assert tables.number(1e-5) == "1.0e-05"
+def test_shares_have_wilson_s_interval():
+    half = tables.interval(Metric(0, "", "", 0.5, (0.25 / 9) ** 0.5, 10))
+    assert half == pytest.approx(statistics.wilson(5, 10))
+    assert tables.interval(Metric(0, "", "", 0.5, 0.01, 10)) == pytest.approx((0.4804, 0.5196))  # a mean
+    assert tables.interval(Metric(0, "", "", 0.5, None, 10)) is None
 
 
 def test_figures_take_their_colours_from_the_page(finished):
     drawn = plots.draw(workfolder.read(finished))
-    assert [plot.name for plot in drawn] == ["headline", "methods", "scorers", "loss", "lengths", "rates"]
+    assert [plot.name for plot in drawn] == ["headline", "loss", "scorers", "lengths", "methods"]
     for plot in drawn:
         xml.etree.ElementTree.fromstring(plot.svg)
         assert "#0a0b" not in plot.svg and "var(--ink)" in plot.svg and "var(--series-0)" in plot.svg
@@ -405,10 +343,10 @@ def test_reward_model_best_of_n_and_ranking(tmp_path):
             lines.write(json.dumps({"iteration": k, "stage": "best_of_n", "metric": "insult_rate", "value": value,
                                     "stderr": 0.01, "n": 9}) + "\n")
     text, page = read_page(build_report(path))
-    assert "Finished run." in text and "ILF, best of 4" in text and "0.111 ± 0.010" in text
+    assert "finished run" in text and "ILF, best of 4" in text and "0.111 ± 0.010" in text
     assert "Systems against each other" in text and "0.778 ± 0.147" in text and "0.222 (0.000 to 0.500)" in text
     assert "Calibration of the reward model" in text
-    assert page.tags.count("svg") == 7
+    assert text.count("<figure") == page.tags.count("figure") == 6
     for plot in plots.draw(workfolder.read(path)):
         xml.etree.ElementTree.fromstring(plot.svg)
 

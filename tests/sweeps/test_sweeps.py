@@ -283,7 +283,7 @@ def test_table_and_page(tmp_path):
     first = rows[0].numbers["evaluate/loss"]  # last iteration: 100 / 2 / 5 + seed
     assert (first.value, first.seeds) == (10.5, (10.0, 11.0))
     assert first.stderr == pytest.approx(0.5)  # |11 - 10| / 2
-    assert "| 5 | 10.500 ± 0.500 | 2 |" in results.markdown(sweep, rows)
+    assert "| 5 | 10.5 ± 0.5 | 2 |" in results.markdown(sweep, rows)
     fit = results.fit(results.lines(sweep, rows, "evaluate/loss")[""])
     assert fit.law is not None and len(fit.draws) > 10
     text = page.build(sweep, rows, tmp_path, "sizes").read_text()
@@ -299,7 +299,7 @@ def test_table_and_page(tmp_path):
 def test_of_one_seed_the_run_s_own_error_is_shown(tmp_path):
     sweep = make_sweep(10, seeds=(0,))
     runner.run(sweep, tmp_path, make_command=fake)
-    assert "| 10 | 5.000 ± 0.500 | 1 |" in results.markdown(sweep, results.collect(sweep, tmp_path))
+    assert "| 10 | 5.00 ± 0.50 | 1 |" in results.markdown(sweep, results.collect(sweep, tmp_path))
 
 
 def test_page_of_an_unfinished_sweep(tmp_path):
@@ -438,7 +438,7 @@ def test_the_program_shows_changed_cells(tmp_path, capsys):
     runner.run(grid.load(str(path)), tmp_path / "w", make_command=fake)
     flags.append(f"--config={path}")
     assert command_line.main([*flags, "--table"]) == 0
-    assert "| 10 | 5.000 ± 0.500 | 1 |" in capsys.readouterr().out
+    assert "| 10 | 5.00 ± 0.50 | 1 |" in capsys.readouterr().out
     write_sweep(4)
     for more in ("--table", "--emit=commands"):
         assert command_line.main([*flags, more]) == 2

@@ -1,0 +1,113 @@
+"""The data of the sample browser: whole chains, from the first iteration on, and never too much of them."""
+
+import csv
+import io
+import json
+import shutil
+
+import pytest
+from made_up_runs import make_run, write_stage
+
+from ilf_jax import records
+from ilf_jax.reporting import html_report, samples, workfolder
+from ilf_jax.runtime.workdir import RECORDS_IN
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = make_run(tmp_path / "run")
+    make_run(path / "baselines" / "random", arm=True)
+    return path
+
+
+def views(work, **more):
+    return {(v["kind"], v["system"], v["iteration"]): v for v in samples.collect(work, **more)["views"]}
+
+
+@pytest.mark.fast
+def test_a_chain_has_every_text(folder):
+    work = workfolder.read(folder)
+    found = views(work)
+    assert list(found) == [("training", "ILF", 1), ("training", "ILF", 2), ("heldout", "ILF", None),
+                           ("heldout", "random refinement", None)]
+    first, second = work.iterations[1:]
+    sample = found["training", "ILF", 1]["samples"][0]
+    drafts, drawn, scored = (first.rows(stage)["t0"] for stage in ("draft", "refine", "score"))
+    assert (sample["id"], sample["draft"], sample["feedback"]) == ("t0", drafts.text, "Leave out “storm”.")
+    assert [c["text"] for c in sample["candidates"]] == drawn.texts
+    assert [c["chosen"] for c in sample["candidates"]].index(True) == scored.chosen
+    assert [c["score"] for c in sample["candidates"]] == pytest.approx(scored.scores, rel=1e-5)
+    assert sample["candidates"][1]["also"] == ["random"] and sample["candidates"][-1]["cut_off"]
+    assert sample["new_draft"] == second.rows("draft")["t0"].text and sample["new_draft_iteration"] == 2
+    assert "new_draft" not in found["training", "ILF", 2]["samples"][0]
+    outputs = found["heldout", "ILF", None]["samples"][3]["outputs"]
+    assert [o["iteration"] for o in outputs] == [0, 1, 2] and all(o["cut_off"] for o in outputs)
+    assert [o["value"] for o in outputs] == pytest.approx([0.63, 0.43, 0.23])
+
+
+@pytest.mark.fast
+def test_the_cap_is_shared_and_the_choice_is_the_same_everywhere(folder):
+    work = workfolder.read(folder)
+    few = views(work, most=14)
+    assert [len(v["samples"]) for v in few.values()] == [4, 4, 3, 3]
+    assert [v["of"] for v in few.values()] == [12, 12, 9, 9]
+    first, second = (few["training", "ILF", k]["samples"] for k in (1, 2))
+    ids = [sample["id"] for sample in first]
+    assert ids == [sample["id"] for sample in second] == sorted(ids, key=lambda i: int(i[1:]))
+    assert views(work, most=14) == few
+
+
+@pytest.mark.fast
+def test_bytes_are_capped(folder):
+    whole = samples.collect(workfolder.read(folder), most_bytes=20_000)
+    size = sum(len(samples.script_json(s)) for v in whole["views"] for s in v["samples"])
+    size += sum(len(samples.script_json({i: d})) for of_kind in whole["documents"].values() for i, d in of_kind.items())
+    assert 10_000 < size <= 20_000
+
+
+def test_five_hundred_long_samples_stay_under_three_megabytes(tmp_path):
+    path = make_run(tmp_path / "run", iterations=1, count=3)
+    long = "A <b>word</b> & another. " * 2000
+    examples = [records.Example(f"x{i}", f"{i} {long}") for i in range(600)]
+    folder = path / "iteration_001"
+    (folder / "examples.jsonl").write_text("".join(json.dumps(records.to_json(e)) + "\n" for e in examples))
+    for stage in ("feedback", "refine", "score"):
+        shutil.rmtree(folder / stage)
+    write_stage(folder / "draft", [records.Draft(e.id, f"{e.id} {long}", "policy") for e in examples])
+    page = html_report.build_report(path)
+    assert page.stat().st_size < 3_000_000
+    text = page.read_text()
+    assert "more characters in the work folder]" in text and "</b>" not in text.partition('id="data">')[2].partition(
+        "</script>")[0]
+
+
+@pytest.mark.fast
+def test_records_that_a_baseline_shares_are_not_shown_twice(folder):
+    run = folder / "baselines" / "random" / "iteration_001"
+    for stage in ("draft", "refine"):
+        shutil.copytree(folder / "iteration_001" / stage, run / stage)
+        manifest = json.loads((run / stage / "manifest.json").read_text())
+        shared = {RECORDS_IN: f"../../../../iteration_001/{stage}"}
+        (run / stage / "manifest.json").write_text(json.dumps(manifest | shared))
+    assert ("training", "random refinement", 1) not in views(workfolder.read(folder))
+    (run / "refine" / "manifest.json").write_text(json.dumps(manifest))  # its own refinements
+    assert ("training", "random refinement", 1) in views(workfolder.read(folder))
+
+
+@pytest.mark.fast
+def test_share_of_words_that_changed():
+    assert samples.changed("a b c d", "a b c d") == samples.changed("", "") == 0
+    assert samples.changed("a b", "c d") == samples.changed("", "new") == 1
+    assert samples.changed("a b c d", "a b c e") == 0.25
+
+
+@pytest.mark.fast
+def test_metrics_as_csv(folder):
+    with (folder / "metrics.jsonl").open("a") as lines:
+        lines.write(json.dumps({"iteration": 1, "stage": "score", "metric": '=cmd("x"),1', "value": 0.5}) + "\n")
+    rows = list(csv.DictReader(io.StringIO(html_report.metrics_csv(workfolder.read(folder)))))
+    assert {row["system"] for row in rows} == {"ILF", "random refinement"}
+    row = next(r for r in rows if (r["system"], r["iteration"], r["metric"]) == ("ILF", "2", "insult_rate"))
+    assert (row["stage"], float(row["stderr"]), row["n"]) == ("evaluate", 0.02, "12")
+    assert float(row["value"]) == pytest.approx(0.2)
+    assert any(row["metric"] == "'=cmd(\"x\"),1" for row in rows)  # no formula
