@@ -206,6 +206,16 @@ def test_summarize(tiny_run, tmp_path):
     assert "row-000004" not in (tmp_path / "run/iteration_001/examples.jsonl").read_text()  # the row without feedback
 
 
+def test_summarize_the_sample(tiny_run, tmp_path):
+    c = shorten(load("summarize_smollm2.py", "sample"), tiny_run)
+    c.data.train_size, c.data.eval_size = 4, 2
+    metrics = ilf_jax.run(c, tmp_path / "run")
+    completed(tmp_path / "run", ALL)
+    assert "nll_human_refinement" in {m["metric"] for m in metrics}
+    shard = min((tmp_path / "run/iteration_001/draft").glob("0*.jsonl"))
+    assert json.loads(shard.read_text().splitlines()[0])["text"].startswith("The library on Mill Street will close")
+
+
 def test_tldr(tiny_run, tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "prepared"))
     c = shorten(load("tldr_5k.py", "n=100"), tiny_run)

@@ -31,12 +31,13 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(found, key=lambda name: (name.startswith(_SWEEPS), name)))
 
 
-def locate(uri: str) -> str:
+def locate(uri: str, flag: str = "--config=") -> str:
     """PATH[:ARGUMENT] of a config file, from what --config gives.
 
     Args:
         uri: a path, with `~` perhaps; or the name of a shipped configuration, `quickstart` or `configs/quickstart.py`;
             either with an argument, `methods:summarize`. A file that is there comes before a shipped one.
+        flag: that gives it, for messages.
 
     Raises:
         InputError: there is no such file, nor a shipped configuration of that name; says which is called like it.
@@ -48,7 +49,7 @@ def locate(uri: str) -> str:
     shipped = name.removeprefix("configs/").removesuffix(".py") if name.startswith("configs/") else name
     if shipped in names():
         return f"{_from_here(folder('configs') / f'{shipped}.py')}{colon}{argument}"
-    raise InputError(f"--config={uri}: {_why_not(name, path)}")
+    raise InputError(f"{flag}{uri}: {_why_not(name, path)}")
 
 
 def _from_here(path: pathlib.Path) -> pathlib.Path:

@@ -18,7 +18,7 @@ from pathlib import Path
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import last_defence, storage
 from ilf_jax.runtime.files import write_atomically
-from ilf_jax.sweeps import folders, grid, page, results, runner, stale
+from ilf_jax.sweeps import folders, grid, results, runner, stale
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -65,6 +65,8 @@ def main(arguments: Sequence[str]) -> int:
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
         return 2
+    from ilf_jax.sweeps import page  # loads matplotlib, which takes a second
+
     table = results.markdown(sweep, rows)
     write_atomically(workdir / "table.md", table)
     write_atomically(workdir / "table.json", json.dumps(results.to_json(sweep, rows), indent=1))

@@ -21,7 +21,7 @@ def from_file(uri: str, overrides: Mapping[str, Any]) -> config_lib.Config:
     Raises:
         InputError: see `call_in_file` and `read`.
     """
-    path, _, arg = shipped.locate(uri).partition(":")
+    path, _, arg = shipped.locate(uri, flag="").partition(":")
     config = call_in_file(path, "get_config", *([arg] if arg else []))
     if not isinstance(config, ml_collections.ConfigDict):
         return config_lib.with_overrides(config_lib.read(config), overrides)

@@ -438,3 +438,52 @@ def test_a_part_that_fails_hides_no_other(part, tmp_path):
     summary = done.stdout.splitlines()[-5:]
     assert sum("failed with exit code 3" in line for line in summary) == 1
     assert sum(line.endswith("passed") for line in summary) == 4
+
+
+def quickstart(folder, body, **environment):
+    """launch/quickstart.sh in a folder of its own; `body` is what its Python does when it is asked for the run."""
+    make_copy(folder)
+    shutil.copy(LAUNCH / "quickstart.sh", folder / "launch")
+    (folder / "setup.py").touch()
+    (folder / ".venv/bin/python").write_text(
+        f'#!/usr/bin/env bash\necho "$*" >> "{folder}/calls"\ncase "$*" in *ilf_jax.main*) {body};; esac\n')
+    return subprocess.Popen(["bash", folder / "launch/quickstart.sh"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                            text=True, env={**os.environ, **environment})
+
+
+def test_the_quickstart_ends_with_what_comes_next(tmp_path):
+    out, err = quickstart(tmp_path, "echo table").communicate()
+    table, _, next_steps = out.partition("\n\nTo go on:\n")
+    assert table == "table" and err == "installing requirements.txt ...\n"
+    assert f"  cd {tmp_path} && source .venv/bin/activate\n" in next_steps
+    assert "  ilf-jax generate --workdir=runs/quickstart " in next_steps
+    assert "--no-deps --editable ." in (tmp_path / "calls").read_text()
+
+
+def test_a_quickstart_that_fails_ends_with_the_run_s_code(tmp_path):
+    process = quickstart(tmp_path, "echo no >&2; exit 75")
+    out, err = process.communicate()
+    assert out == "" and err.endswith("\nno\n") and process.returncode == 75
+
+
+def test_a_quickstart_that_is_stopped_stops_the_run(tmp_path):
+    process = quickstart(tmp_path, 'trap "echo saved; exit 143" TERM; echo started; while :; do read -t 1 < <(:); done')
+    assert process.stdout.readline() == "started\n"
+    process.terminate()
+    assert process.communicate(timeout=60)[0] == "saved\n" and process.returncode == 143
+
+
+@pytest.mark.parametrize(("there", "said"), [
+    ("exit 3", "does not start; name a Python 3.11 or later"), ("echo 3.9; exit 1", "does not start"),
+    ('case "$*" in *exit*) exit 1;; *) echo 3.9;; esac', "is Python 3.9; 3.11 or later is needed"),
+    ("echo 3.13", "error: .venv has Python 3.11, and ILF_JAX_PYTHON="),
+])
+def test_a_python_that_cannot_be_used_is_refused(tmp_path, there, said):
+    other = tmp_path / "other_python"
+    other.write_text(f"#!/usr/bin/env bash\n{there}\n")
+    other.chmod(0o755)
+    (tmp_path / "clone/.venv").mkdir(parents=True)
+    (tmp_path / "clone/.venv/pyvenv.cfg").write_text("home = /usr/bin\nversion = 3.11.7\n")
+    process = quickstart(tmp_path / "clone", "true", ILF_JAX_PYTHON=str(other))
+    assert said in process.communicate()[1] and process.returncode == 2
+    assert not (tmp_path / "clone/calls").exists()
