@@ -121,6 +121,8 @@ def test_the_best_usable_output_is_picked(run):
         of_stage = {m["metric"]: m["value"] for m in metrics if (m["iteration"], m["stage"]) == (k, "best_of_n")}
         assert of_stage["reward_chosen"] == pytest.approx(np.mean([row.rewards[row.chosen] for row in best.values()]))
         assert {"insult_rate", "reward_mean", "unique_outputs"} <= set(of_stage)
+        shares = [row.values["insult_rate"] for row in best.values()]  # of the picked texts
+        assert of_stage["insult_rate"] == pytest.approx(np.mean(shares))
 
 
 def test_refinements_are_picked_by_the_reward(run):

@@ -11,6 +11,8 @@ from ilf_jax.evaluation import statistics
 
 _RESAMPLES = 10_000
 _SIGNIFICANT = 0.05
+_FEW_VALUES = 200
+_BLOCK = 2_000_000  # numbers held at a time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +64,19 @@ def difference(ours: Sequence[float], theirs: Sequence[float], seed: int = 0) ->
     if a.size != b.size:
         raise ValueError(f"paired difference: {a.size} documents of one system, {b.size} of the other")
     differences = a - b
-    # By counts, so that memory does not grow with documents times resamples.
-    values, counts = np.unique(differences, return_counts=True)
-    drawn = np.random.default_rng(seed).multinomial(a.size, counts / a.size, size=_RESAMPLES)
-    low, high = np.percentile(drawn @ values / a.size, [2.5, 97.5])
+    low, high = np.percentile(_resampled_means(differences, np.random.default_rng(seed)), [2.5, 97.5])
     return Difference(float(differences.mean()), float(low), float(high), sign_test(a, b), a.size)
+
+
+def _resampled_means(differences: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Of each resample the mean; in blocks, so that memory does not grow with documents times resamples."""
+    values, counts = np.unique(differences, return_counts=True)
+    if values.size <= _FEW_VALUES:  # of shares, and of whole numbers: it is enough to draw how often each occurs
+        return rng.multinomial(differences.size, counts / differences.size, size=_RESAMPLES) @ values / differences.size
+    block = max(1, _BLOCK // differences.size)
+    sizes = [min(block, _RESAMPLES - start) for start in range(0, _RESAMPLES, block)]
+    return np.concatenate([
+        differences[rng.integers(differences.size, size=(size, differences.size))].mean(axis=1) for size in sizes])
 
 
 def sign_test(ours: Sequence[float] | np.ndarray, theirs: Sequence[float] | np.ndarray) -> float:

@@ -11,6 +11,7 @@ from ilf_jax.evaluation import directions, paired, statistics
 from ilf_jax.reporting import explanations, judgements, methods, tables
 from ilf_jax.reporting.workfolder import Metric, WorkFolder
 
+_BEFORE = "before training"
 _FEW = 20  # documents, below which a bootstrap is too sure of itself
 _MARGIN = 0.04  # on either side of the intervals that are drawn
 
@@ -89,7 +90,8 @@ def read(work: WorkFolder) -> Verdict:
         return _of_reward_model(work) or Verdict("Nothing has been evaluated on held-out documents yet.", [])
     better = directions.direction(lead, work.metric_directions)
     ours, others = _systems(work, lead)
-    compared = [(other, methods.difference(ours.values, other.values)) for other in others]
+    compared = [(other, None if _is_behind(other, ours) else methods.difference(ours.values, other.values))
+                for other in others]
     if lead.startswith("win_rate") and ours.metric.iteration > 0:
         verdict = _of_win_rate(ours)
     elif compared and (work.config.get("iterations") == 0 or others[0].label == _BEFORE):
@@ -110,9 +112,6 @@ def read(work: WorkFolder) -> Verdict:
                    _rows(ours, compared, better))
 
 
-_BEFORE = "before training"
-
-
 def _systems(work: WorkFolder, lead: str) -> tuple[_System, list[_System]]:
     """The run after its last evaluation, and what it is compared with; best-of-N leads where nothing is trained."""
     lines = explanations.of_systems(work)
@@ -129,12 +128,19 @@ def _systems(work: WorkFolder, lead: str) -> tuple[_System, list[_System]]:
     ours = next((system for system in found if system.metric.stage == leading), found[0])
     others = [system for system in found if system is not ours and (system.metric.iteration > 0 or last == 0)]
     before = work.value(0, "evaluate", lead)
+    if last == 0 and leading == "evaluate":  # a run that has just begun, as have its baselines
+        return dataclasses.replace(ours, label=_BEFORE, explanation=explanations.BEFORE_TRAINING), []
     if last > 0:
         ours = dataclasses.replace(ours, label=f"{own}, after iteration {last}")
         if before is not None:
             others.insert(0, _System(_BEFORE, explanations.BEFORE_TRAINING, before,
                                      methods.per_document([work], lead, "evaluate", 0)))
     return ours, others
+
+
+def _is_behind(other: _System, ours: _System) -> bool:
+    """Whether it is a baseline that has had fewer iterations: a comparison would be unfair."""
+    return other.label != _BEFORE and other.metric.iteration < ours.metric.iteration
 
 
 def _of_difference(
@@ -247,7 +253,7 @@ def _rows(
 
     rows = [Row(ours.label, ours.explanation, ours.shown(like), "", "", "", None)]
     for other, difference in compared:
-        said, tone, bar = "not compared by document", "", None
+        said, tone, bar = "not as far yet" if _is_behind(other, ours) else "not compared by document", "", None
         if difference is not None:
             said, tone = _said(difference, better), _tone(difference, better)
             bar = Bar(*map(place, (difference.low, difference.value, difference.high, 0.0)))

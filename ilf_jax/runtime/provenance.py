@@ -26,6 +26,7 @@ _SECRET_NAME = re.compile(r"(^|[^a-z])(token|secret|password|passwd|passphrase|c
                           r"(api|access|private|secret)?_?key)$")
 # What issuers put before their tokens: Hugging Face, OpenAI and Anthropic, GitHub, GitLab, Slack, AWS, Google, JWT.
 _SECRET_VALUE = re.compile(r"\b(hf_|sk-|gh[oprsu]_|github_pat_|glpat-|xox[a-z]-|AKIA|ASIA|AIza|ya29\.|eyJ)[\w.-]{8,}")
+_AUTHORIZATION = re.compile(r"\b(bearer|basic) [\w.~+/=-]{6,}", re.I)
 _USER_OF_URL = re.compile(r"(?<=://)[^/@\s]+(?=@)")
 _QUERY_OF_URL = re.compile(r"([?&][\w.-]*(?:token|signature|sig|key|secret|password|credential)[\w.-]*=)[^&\s]+", re.I)
 
@@ -63,7 +64,7 @@ def _is_secret(name: str) -> bool:
 
 def _without_secrets(text: str) -> str:
     text = _QUERY_OF_URL.sub(rf"\1{_MASK}", _USER_OF_URL.sub(_MASK, text))
-    return _SECRET_VALUE.sub(rf"\1{_MASK}", text)
+    return _SECRET_VALUE.sub(rf"\1{_MASK}", _AUTHORIZATION.sub(rf"\1 {_MASK}", text))
 
 
 def command() -> str:
@@ -95,8 +96,8 @@ def hardware() -> dict[str, str]:
     kinds = [device.device_kind for device in jax.devices()]
     devices = ", ".join(f"{kinds.count(kind)} x {kind}" for kind in dict.fromkeys(kinds))
     processes = f" in {jax.process_count()} processes" if jax.process_count() > 1 else ""
-    return {"devices": devices + processes, "host": f"{_processor()}, {_cores()} cores, {_memory()}",
-            "system": platform.platform()}
+    host = [_processor(), f"{_cores()} cores", *_memory()]
+    return {"devices": devices + processes, "host": ", ".join(host), "system": platform.platform()}
 
 
 def _processor() -> str:
@@ -112,9 +113,11 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _memory() -> str:
-    size = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    return f"{size / 2**30:.1f} GiB of memory"
+def _memory() -> list[str]:
+    """[] where the system does not say."""
+    if not {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= os.sysconf_names.keys():
+        return []
+    return [f"{os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE') / 2**30:.1f} GiB of memory"]
 
 
 def here() -> dict[str, Any]:

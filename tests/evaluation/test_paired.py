@@ -9,16 +9,16 @@ from ilf_jax.evaluation import paired, statistics
 pytestmark = pytest.mark.fast
 
 
-@pytest.mark.parametrize("kind", ["shares", "numbers"])
-def test_the_interval_is_that_of_scipy(kind):
+@pytest.mark.parametrize(("kind", "n"), [("shares", 90), ("numbers", 90), ("numbers", 300)])
+def test_the_interval_is_that_of_scipy(kind, n):
     rng = np.random.default_rng(0)
-    ours, theirs = (rng.normal(size=(2, 90)) if kind == "numbers" else rng.integers(0, 2, (2, 90))).astype(float)
+    ours, theirs = (rng.normal(size=(2, n)) if kind == "numbers" else rng.integers(0, 2, (2, n))).astype(float)
     ours = ours + 0.2 * theirs
     found = paired.difference(ours.tolist(), theirs.tolist())
     right = scipy.stats.bootstrap((ours - theirs,), np.mean, method="percentile", n_resamples=20_000,
                                   rng=np.random.default_rng(1)).confidence_interval
     spread = right.high - right.low
-    assert found.value == pytest.approx(float(np.mean(ours - theirs))) and found.n == 90
+    assert found.value == pytest.approx(float(np.mean(ours - theirs))) and found.n == n
     assert found.low == pytest.approx(right.low, abs=0.06 * spread)
     assert found.high == pytest.approx(right.high, abs=0.06 * spread)
 

@@ -115,12 +115,16 @@ def test_baselines_by_what_is_clear(tmp_path):
     assert lines["initial drafts"] in page and "<h1>ILF helped: insult rate fell from" in page
 
 
-def test_a_run_under_way_is_compared_as_far_as_both_have_got(tmp_path):
+def test_a_run_under_way_is_not_compared_with_what_is_behind(tmp_path):
     before = shares(0.9)
     behind = run(tmp_path, before, before)
     work = run(tmp_path, before, shares(0.5), shares(0.1), baselines={"initial": behind})
-    assert list(said(work)) == ["ILF, after iteration 2", "before training", "initial drafts, iteration 1"]
-    assert verdict.read(run(tmp_path, before)).headline.startswith("Insult rate is")
+    assert said(work) == {"ILF, after iteration 2": "", "before training": "better",
+                          "initial drafts, iteration 1": "not as far yet"}
+    assert not any("Against its baselines" in sentence for sentence in verdict.read(work).details)
+    begun = verdict.read(run(tmp_path, before, baselines={"initial": run(tmp_path, before)}, iterations=2))
+    assert begun.headline == f"Insult rate is {before.mean():.3f} before training."
+    assert [row.label for row in begun.rows] == ["before training"] and begun.details == []
 
 
 def test_a_win_rate_is_a_comparison_by_itself(tmp_path):

@@ -16,7 +16,8 @@ def test_no_secret_stays_in_the_command():
     given = ["python", "-m", "ilf_jax.main", "--hub-token=opensesame", "--password", "hunter2",
              "--config.hub.api_key=hunter2", "--x=hf_abcdefghijklmnop", "OPENAI_API_KEY=opensesame", "--proxy=https://ann:hunter2@proxy:80/a",
              "--data=https://bucket/f?X-Amz-Signature=opensesame&part=3", "sk-proj-abcdefghijkl",
-             "--key=AKIAABCDEFGHIJKLMNOP", "--secret=", "--auth", "--workdir=runs/x"]
+             "--key=AKIAABCDEFGHIJKLMNOP", "--secret=",
+             "--header=Authorization: Bearer opensesame", "--auth", "--workdir=runs/x"]
     shown = provenance.masked(given)
     assert not any(secret in argument for argument in shown for secret in SECRETS)
     assert shown[3:6] == ["--hub-token=***", "--password", "***"] and shown[-2:] == ["--auth", "--workdir=runs/x"]
