@@ -48,7 +48,7 @@ setup(
         "optax>=0.2.5",
         "orbax-checkpoint>=0.12.8",
         "pyarrow>=20.0",
-        "PyYAML>=6.0",
+        "PyYAML>=6.0.1",
         "rich>=13.7",
         "rouge-score>=0.1.2",
         "safetensors>=0.5",

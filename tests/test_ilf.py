@@ -138,7 +138,7 @@ def test_files_and_manifests(tiny_run):
 @pytest.mark.fast
 def test_metrics(tiny_run):
     _, folder, metrics = tiny_run
-    assert metrics.metrics == [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert metrics == [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     keys = {"iteration", "stage", "metric", "value", "stderr", "n"}
     assert all(set(m) in (keys, keys | {"low", "high"}) for m in metrics)  # an interval where a share is near 0 or 1
     assert all(m["low"] <= m["value"] <= m["high"] for m in metrics if "low" in m)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import pandas
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class RunResult(Sequence[dict[str, Any]]):
     """A run that is complete: its metrics, and where its files are. As a sequence it is the metrics.
 
@@ -60,6 +60,11 @@ class RunResult(Sequence[dict[str, Any]]):
 
     def __len__(self) -> int:
         return len(self.metrics)
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, RunResult):
+            return vars(self) == vars(other)
+        return self.metrics == other
 
 
 def of(workdir: storage.Path, metrics: list[dict[str, Any]], iterations: int, baselines: Sequence[str]) -> RunResult:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from ilf_jax import registry
-from ilf_jax.errors import InputError
 from ilf_jax.runtime import distributed, manifests, storage
 from ilf_jax.runtime.files import read_sealed, write_json
 
@@ -40,8 +39,6 @@ class Told:
         def noted() -> dict[str, list[str]]:
             path = folder / FILE
             before = read_sealed(path, _CURE) if path.exists() else {}
-            if not all(isinstance(stages, list) and {*map(type, stages)} <= {str} for stages in before.values()):
-                raise InputError(f"{path}: is no list of stages by listener; {_CURE}")
             new: dict[str, list[str]] = {name: [] for name in listeners if name not in before}
             if ON_METRICS in new:
                 for place in (folder, *storage.inside(folder / "baselines")):

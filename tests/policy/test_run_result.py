@@ -1,5 +1,6 @@
 """What `ilf_jax.run` returns, and the function that is called with new metrics."""
 
+import dataclasses
 import json
 import sys
 
@@ -15,7 +16,8 @@ from ilf_jax.runtime import files, told
 def test_a_result_is_its_metrics_and_says_where_things_are(tiny_run):
     _, folder, result = tiny_run
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert list(result) == result.metrics == result[:] == rows
+    assert result == list(result) == result.metrics == result[:] == rows and result != rows[:-1]
+    assert result == dataclasses.replace(result) != dataclasses.replace(result, checkpoints={})
     assert len(result) == len(rows) and result[-1] == rows[-1]
     assert result.workdir == folder and result.report.read_text().startswith("<!doctype html>")
     assert sorted(result.checkpoints) == [1, 2] and all(path.is_dir() for path in result.checkpoints.values())
@@ -69,7 +71,7 @@ def test_each_stage_is_told_once_to_each(tmp_path):
     assert [(row["metric"], row.get("baseline")) for row in heard["on_metrics"]] == [
         ("c", None), ("d", None), ("d", "dpo")]
     (tmp_path / told.FILE).write_text('{"wandb": 3}')
-    with pytest.raises(InputError, match=r"told\.json: is no list of stages by listener"):
+    with pytest.raises(InputError, match=r"told\.json: is damaged.*delete it to have all metrics told"):
         telling()
 
 
