@@ -77,7 +77,7 @@ def write(
     writer.add_file_type({"F32": gguf.LlamaFileType.ALL_F32, "F16": gguf.LlamaFileType.MOSTLY_F16,
                           "Q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}[dtype])
     for name, tensor in tensors.items():
-        writer.add_tensor(name, np.float32(tensor))
+        writer.add_tensor(name, np.asarray(tensor, np.float32))
     config = exported.lm.architecture
     params, table = traverse_util.flatten_dict(exported.params, sep="/"), GGUF_TABLES[arch]
     for rule in table.expand(config, params):
