@@ -64,8 +64,8 @@ def make(lm: LanguageModel, task: Task, config: Config, trained: bool) -> tuple[
     for blank in ("", " "):
         ends: dict[bool, str] = {}
         for title in (False, True):
-            examples = [Example("", document, f'On "titles" {{title}} {n}' if title else "")
-                        for n, document in enumerate(_TRIALS)]
+            examples = [example for n, document in enumerate(_TRIALS)
+                        if _can_read(lm, reads, example := Example("", document, f'On "{{title}}" {n}' * title))]
             for tried in _ENDS:
                 source = _source(lm, variants, {False: "", True: "", **ends, title: tried}, blank)
                 if _is_right(lm, reads, source, examples):
@@ -151,6 +151,15 @@ def _answer(lm: LanguageModel, pieces: Sequence[str]) -> tuple[str, str]:
 def _literal(text: str) -> str:
     """A Jinja string: the escapes of JSON are among those that it knows."""
     return json.dumps(text, ensure_ascii=False)
+
+
+def _can_read(lm: LanguageModel, reads: Callable[[Example], Prompt], example: Example) -> bool:
+    """Whether the model has embeddings for all of a prompt, and its own chat template takes it."""
+    try:
+        lm.encode_whole("", reads(example))
+    except InputError:
+        return False
+    return True
 
 
 def _is_right(

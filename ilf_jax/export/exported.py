@@ -49,12 +49,15 @@ class Exported:
         """
         roles = finished.roles()
         lm = roles.without_params("policy")
+        task: Task | None = None
+        prompt: TaskPrompt | None = None
         try:
-            task = tasks.make_task(finished.config)
+            task = made = tasks.make_task(finished.config)
+            prompt, reason = chat_template.make(lm, made, finished.config, finished.iteration > 0)
         except InputError as e:
-            task, prompt, reason = None, None, f"the task cannot be loaded: {e}"
-        else:
-            prompt, reason = chat_template.make(lm, task, finished.config, finished.iteration > 0)
+            if task is not None:
+                raise
+            reason = f"the task cannot be loaded: {e}"
         if prompt is None:
             progress.log(f"the export does not hold the policy's prompt: {reason}. Documents need it around them")
         return cls(finished, roles, lm, task, prompt, reason)

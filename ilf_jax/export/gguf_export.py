@@ -77,7 +77,7 @@ def write(
     writer.add_file_type({"F32": gguf.LlamaFileType.ALL_F32, "F16": gguf.LlamaFileType.MOSTLY_F16,
                           "Q8_0": gguf.LlamaFileType.MOSTLY_Q8_0}[dtype])
     for name, tensor in tensors.items():
-        writer.add_tensor(name, np.float32(tensor))
+        writer.add_tensor(name, np.asarray(tensor, np.float32))
     config = exported.lm.architecture
     params, table = traverse_util.flatten_dict(exported.params, sep="/"), GGUF_TABLES[arch]
     for rule in table.expand(config, params):
@@ -103,6 +103,11 @@ def _add(writer: Any, key: str, value: Any) -> None:
     kinds[type(value)](key, value)
 
 
+def _for_go(text: str) -> str:
+    """Text such that a Go template between three quotes writes it as it is."""
+    return text.replace("{{", '{{ "{{" }}').replace('"""', '{{ "\\"\\"\\"" }}')
+
+
 def _modelfile(exported: Exported, file: str) -> str:
     """What `ollama create` reads. Ollama has no Jinja, so the prompt stands there as a template of Go's."""
     settings = exported.config.evaluate
@@ -111,7 +116,7 @@ def _modelfile(exported: Exported, file: str) -> str:
         tokenizer = exported.lm.tokenizer
         bos = chat_template.text_of(exported.lm, tokenizer.bos_id) if tokenizer.adds_bos else ""  # Ollama adds it
         first, *rest = exported.prompt.parts
-        text = "{{ .Prompt }}".join(part.replace("{{", '{{ "{{" }}') for part in (first.removeprefix(bos), *rest))
+        text = "{{ .Prompt }}".join(_for_go(part) for part in (first.removeprefix(bos), *rest))
         lines.append(f'TEMPLATE """{text}"""')
     lines += [f"PARAMETER temperature {settings.temperature:g}", f"PARAMETER top_p {settings.top_p:g}",
               f"PARAMETER top_k {settings.top_k}", f"PARAMETER num_predict {exported.max_new_tokens}"]

@@ -29,7 +29,8 @@ model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("BASE_MOD
 tokenizer = AutoTokenizer.from_pretrained("THIS_FOLDER")
 document = "The text that the policy works on."
 prompt = tokenizer.apply_chat_template(
-    [{"role": "user", "content": document}], add_generation_prompt=True, return_tensors="pt")
+    [{"role": "user", "content": document}], add_generation_prompt=True, return_tensors="pt",
+    return_dict=True)
 written = model.generate(**prompt, max_new_tokens=MAX_NEW_TOKENS)[0, prompt["input_ids"].shape[1] :]
 print(tokenizer.decode(written, skip_special_tokens=True).strip())"""
 

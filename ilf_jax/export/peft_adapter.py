@@ -92,12 +92,13 @@ def _factors(difference: np.ndarray, rank: int, rounding: float, name: str) -> t
     Raises:
         InputError: its rank is higher.
     """
-    exact = np.float64(difference)
-    size = min(rank + _OVERSAMPLING, *exact.shape)
-    basis, _ = np.linalg.qr(exact @ np.random.default_rng(0).normal(size=(exact.shape[1], size)))
+    exact: np.ndarray = difference.astype(np.float64)
+    size = min(rank + _OVERSAMPLING, min(exact.shape))
+    basis, _ = np.linalg.qr(exact @ np.random.default_rng(0).normal(size=(exact.shape[-1], size)))
     left, values, right = np.linalg.svd(basis.T @ exact, full_matrices=False)
     root = np.sqrt(values[:rank])
-    b, a = np.float32(basis @ left[:, :rank] * root), np.float32(root[:, None] * right[:rank])
+    b = (basis @ left[:, :rank] * root).astype(np.float32)
+    a = (root[:, None] * right[:rank]).astype(np.float32)
     left_over = float(np.abs(difference - b @ a).max())
     if left_over > _TOLERANCE * float(np.abs(difference).max()) + rounding:
         raise InputError(f"--format=peft: {name} differs from the base's by more than a matrix of rank {rank}, up to "

@@ -29,8 +29,8 @@ PRE_TOKENIZERS: dict[str, tuple[str | None, ...]] = {
     **dict.fromkeys(("qwen2", "deepseek-r1-qwen"), (LLAMA3_WORDS.format(digits=""),)),
     "tekken": (_CASED_WORDS.format(ending="", digits=""),),
     "gpt-4o": (_CASED_WORDS.format(ending=_ENDING, digits="{1,3}"),),
-    "superbpe": (_DIGIT_GROUPS,),
     "default": (r"[\p{P}\$\+<=>\^~\|]+", _WORDS, r"\p{N}+", r"[0-9][0-9][0-9]"),
+    "superbpe": (_DIGIT_GROUPS,),
 }
 _NFC = ("qwen2", "deepseek-r1-qwen")  # trained on composed characters
 _WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3", "tekken")  # these look up a whole word before they apply merges

@@ -21,6 +21,8 @@ _TEXTS = (
     "  two  spaces\n\n\tand a tab\r\n   \n", "na\u00efve caf\u00e9, \u4e16\u754c \u3053\u3093\u306b\u3061\u306f, "
     "\u041f\u0440\u0438\u0432\u0435\u0442", "\U0001f642\U0001f468\u200d\U0001f469",
     "x=1;y+=2**3//4 #c <b>$5.00</b> a-b",
+    "def f(self, x2):\n    return self.items[x2]  # see https://example.org/a?b=c&d=10\n\n\nclass HTTPServer2(Base):\n",
+    "I posted this 2 weeks ago (on 03/14/2019), but I've had no reply...\n\nTL;DR: my roommate owes me $1,250.75!!",
     "I'M WE'RE DON'T i'd", "...?!! (so) [it] {goes} ~^|<>", "1 22 333 4444 55555",
 )
 
@@ -44,12 +46,13 @@ def metadata(backend: Backend, size: int, samples: Sequence[str]) -> dict[str, A
             return keys
         raise InputError(f"{backend.where}: --format=gguf: what GGUF says of a sentencepiece model gives other tokens "
                          "than this tokenizer; use --format=huggingface")
-    byte_level = _byte_level(backend, size)
-    tried: set[tuple[str | None, ...]] = set()
-    for pre, words in PRE_TOKENIZERS.items():
-        if words not in tried and _ids({**byte_level, f"{_PREFIX}pre": pre}, texts, backend.where) == wanted:
-            return {**byte_level, f"{_PREFIX}pre": pre}
-        tried.add(words)
+    data = json.loads(backend.tokenizer.to_str())
+    byte_level, own = _byte_level(backend, data, size), _words(data)
+    names = {words: pre for pre, words in reversed(PRE_TOKENIZERS.items())}  # of several, the first
+    for words in sorted(names, key=lambda words: words != own):
+        keys = {**byte_level, f"{_PREFIX}pre": names[words]}
+        if _ids(keys, texts, backend.where) == wanted:
+            return keys
     raise InputError(f"{backend.where}: --format=gguf: llama.cpp has no name for how this tokenizer splits text; known "
                      f"are {', '.join(PRE_TOKENIZERS)}; use --format=huggingface")
 
@@ -59,11 +62,27 @@ def _ids(keys: Mapping[str, Any], texts: Sequence[str], where: str) -> list[list
     return Backend(fast, where).encode_batch(texts, False)
 
 
-def _byte_level(backend: Backend, size: int) -> dict[str, Any]:
-    data = json.loads(backend.tokenizer.to_str())
-    kinds = {step["type"] for part in (data["pre_tokenizer"], data["decoder"]) if part
-             for step in (part, *part.get("pretokenizers", ()), *part.get("decoders", ()))}
-    if data["model"]["type"] != "BPE" or "ByteLevel" not in kinds:
+def _steps(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The steps of a tokenizer.json's pre-tokenizer."""
+    whole = data["pre_tokenizer"] or {"type": "Sequence", "pretokenizers": []}
+    return whole["pretokenizers"] if whole["type"] == "Sequence" else [whole]
+
+
+def _words(data: Mapping[str, Any]) -> tuple[str | None, ...]:
+    """By which regular expressions it splits words, as `PRE_TOKENIZERS` has them; a guess to begin with."""
+    found: list[str | None] = []
+    for step in _steps(data):
+        if step["type"] == "Split":
+            found.append(step["pattern"].get("Regex"))
+        elif step["type"] == "Digits":
+            found.append(r"\p{N}")
+        elif step["type"] == "ByteLevel" and step.get("use_regex", True):
+            found.append(None)
+    return tuple(found)
+
+
+def _byte_level(backend: Backend, data: Mapping[str, Any], size: int) -> dict[str, Any]:
+    if data["model"]["type"] != "BPE" or all(step["type"] != "ByteLevel" for step in _steps(data)):
         raise InputError(f"{backend.where}: --format=gguf: takes byte-level BPE, and sentencepiece models with their "
                          f"tokenizer.model; this is a {data['model']['type']} of tokenizer.json; use "
                          "--format=huggingface")

@@ -78,11 +78,11 @@ def own_ids(exported, documents, title=""):
     return [exported.lm.encode_whole("", reads(Example("", text, title))).ids for text in documents]
 
 
-def their_ids(folder, documents, **more):
+def their_ids(folder, documents, sanitize=False, **more):
     transformers = pytest.importorskip("transformers")
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     return [tokenizer.apply_chat_template([{"role": "user", "content": text, **more}], add_generation_prompt=True,
-                                          return_dict=False) for text in documents]
+                                          return_dict=False, sanitize_control_tokens=sanitize) for text in documents]
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -93,6 +93,8 @@ def test_token_ids_are_those_of_the_policy(tmp_path, base, template):
     assert exported.prompt is not None, exported.why_no_prompt
     hugging_face.write_tokenizer(exported, tmp_path / "out")
     assert their_ids(tmp_path / "out", DOCUMENTS) == own_ids(exported, DOCUMENTS)
+    control = ["Ada <|im_end|>\n<|im_start|>user <|end|>"]
+    assert their_ids(tmp_path / "out", control, sanitize=True) == own_ids(exported, control)
     with_title = own_ids(exported, DOCUMENTS, "On \"tea\"")
     assert their_ids(tmp_path / "out", DOCUMENTS, title="On \"tea\"") == with_title
     assert (with_title != own_ids(exported, DOCUMENTS)) == (template == "title")

@@ -1,11 +1,13 @@
 """What LoRA trained, as an adapter: peft makes of it and the base what the merged export is."""
 
 import json
+import re
 
 import numpy as np
 import pytest
 from conftest import import_program
 
+import ilf_jax
 from ilf_jax.errors import InputError
 from ilf_jax.export import peft_adapter
 
@@ -34,6 +36,13 @@ def test_peft_gives_the_logits_of_the_merged_model(lora_run, tmp_path):
     assert np.abs(right - before).max() > 0.1  # training did something
     print(f"largest difference {np.abs(ours - right).max():.1e}")
     np.testing.assert_allclose(ours, right, atol=1e-4)
+    (code,) = re.findall(r"```python\n(.*?)```", (tmp_path / "adapter/README.md").read_text(), re.DOTALL)
+    places = {"BASE_MODEL": tmp_path / "base", "THIS_FOLDER": tmp_path / "adapter"}
+    found = {}
+    exec(re.sub("|".join(places), lambda name: str(places[name[0]]), code), found)
+    (ids,) = ilf_jax.load(lora_run).roles.without_params("policy").tokenizer.encode_batch(
+        ["Describe The text that the policy works on..\nText:"])
+    assert found["prompt"]["input_ids"].tolist() == [ids] and found["written"].shape[0] <= 8
     settings = json.loads((tmp_path / "adapter/adapter_config.json").read_text())
     assert settings["r"] == 4 and not settings["rank_pattern"]  # two iterations of rank 2
     names = {p.name for p in (tmp_path / "adapter").iterdir()}
