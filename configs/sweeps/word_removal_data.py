@@ -1,4 +1,4 @@
-"""How good is each target with 100, 1,000 and 5,000 documents? PAPER's main table, on the controlled task.
+"""How good is each target with 100, 1,000 and 5,000 documents? the paper's main table, on the controlled task.
 
     python launch/sweep.py --config=configs/sweeps/word_removal_data.py --workdir=runs/word_removal_data
 

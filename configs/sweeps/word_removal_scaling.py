@@ -1,4 +1,4 @@
-"""Which models can use feedback? PAPER's targeted word removal, with models of five sizes that differ only in size.
+"""Which models can use feedback? the paper's targeted word removal, with models of five sizes that differ only in size.
 
     python launch/sweep.py --config=configs/sweeps/word_removal_scaling.py --workdir=runs/word_removal_scaling
 
