@@ -5,12 +5,15 @@ import dataclasses
 import itertools
 import pathlib
 import sys
+from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from ilf_jax import config_keys  # noqa: E402  # of this checkout
+from ilf_jax import config as config_lib  # noqa: E402  # of this checkout
+from ilf_jax.config_keys import Key  # noqa: E402
 from ilf_jax.config_sections import Config  # noqa: E402
+from ilf_jax.entry import shipped  # noqa: E402
 
 PAGE = ROOT / "docs/configuration.md"
 _INTRODUCTION = """\
@@ -37,77 +40,70 @@ def get_config():
 ```
 
 A key that does not exist, a wrong type, or a value out of range stops the run before anything is loaded, and names the
-nearest key and what is allowed. Paths and text are given as they are; tuples and mappings as in Python, in quotes:
-`--config.baselines="('initial', 'random')"`.
+nearest key and what is allowed. `None` unsets a key that may be unset. Paths and text are given as they are; tuples
+and mappings as in Python, in quotes: `--config.baselines="('initial', 'random')"`.
+
+`ilf-jax config` prints what this page says: sections, or one key with `ilf-jax config finetune.learning_rate`.
 
 ## Shipped configs
 
-Each file begins with its command, hardware, time and expected result.
+`ilf-jax configs` lists them, and says where the files are. Each begins with its command, hardware, time and expected
+result. Those called `sweeps/` are for `ilf-jax sweep`.
 
 """
 
 
-def page():
+def page() -> str:
     """The whole page."""
     return _INTRODUCTION + _shipped() + "\n".join(_sections())
 
 
-def _shipped():
+def _shipped() -> str:
     rows = ["| config | what it runs |", "|---|---|"]
-    for path in sorted((ROOT / "configs").glob("**/*.py"), key=lambda p: (len(p.parts), p)):
-        name = path.relative_to(ROOT / "configs").with_suffix("").as_posix()
+    for name in shipped.names():
+        path = shipped.folder("configs") / f"{name}.py"
         first_line = (ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0]
         rows.append(f"| `{name}` | {first_line} |")
     return "\n".join(rows) + "\n\n"
 
 
-def _sections():
+def _sections() -> Iterator[str]:
     """A heading and a table for the run's own keys and for each section; sections of one kind share a table."""
-    keys = config_keys.table(Config)
+    keys = config_lib.key_table()
     yield "## The run\n"
     yield _table({name: entry for name, entry in keys.items() if "." not in name})
-    sections = [(field.name, value) for field in dataclasses.fields(Config)
-                if dataclasses.is_dataclass(value := getattr(Config(), field.name))]
-    for kind, group in itertools.groupby(sections, lambda section: type(section[1])):
-        names = [name for name, _ in group]
-        of_section = {name: {key.removeprefix(f"{name}."): entry for key, entry in keys.items()
-                             if key.startswith(f"{name}.")} for name in names}
+    kinds = {field.name: type(value) for field in dataclasses.fields(Config)
+             if dataclasses.is_dataclass(value := getattr(Config(), field.name))}
+    for _, group in itertools.groupby(kinds, kinds.get):
+        names = list(group)
+        of_section = [{key.removeprefix(f"{name}."): entry for key, entry in keys.items() if key.startswith(f"{name}.")}
+                      for name in names]
         yield f"## {', '.join(names)}\n"
-        if "__doc__" in vars(kind) and not kind.__doc__.startswith(f"{kind.__name__}("):
-            yield kind.__doc__.strip().replace("\n    ", "\n") + "\n"
-        yield _table(of_section[names[0]], {name: of_section[name] for name in names[1:]})
+        docs = [config_lib.sections()[name] for name in names]
+        yield (f"{docs[0][:1].upper()}{docs[0][1:]}.\n" if len(names) == 1 else
+               "\n".join(f"- `{name}`: {doc}" for name, doc in zip(names, docs, strict=True)) + "\n")
+        yield _table(*of_section)
 
 
-def _table(keys, others=None):
-    """A row a key; where other sections of the kind have another default, that is said."""
+def _table(keys: dict[str, Key], *others: dict[str, Key]) -> str:
+    """A row a key. Where a section of the kind has another default than the first, both are given."""
     rows = ["| key | type | default | meaning | allowed |", "|---|---|---|---|---|"]
     for name, entry in keys.items():
-        defaults = [entry.default, *(other[name].default for other in (others or {}).values())]
-        default = _code(entry.default) if len(set(map(repr, defaults))) == 1 else (
-            f"{_code(defaults[-1])}; of the first: {_code(entry.default)}")
-        cells = (f"`{name}`", _type(entry), default, entry.doc, _allowed(entry))
+        defaults = dict.fromkeys(_code(section[name].default) for section in (keys, *others))
+        cells = (f"`{name}`", entry.type_name, "; of the others ".join(defaults), entry.doc, _allowed(entry))
         rows.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
     return "\n".join(rows) + "\n"
 
 
-def _code(value):
+def _allowed(entry: Key) -> str:
+    """Of a choice from a registry the built-in ones: tests that share a process with this may have added others."""
+    if entry.registry is None:
+        return entry.allowed
+    return f"{', '.join(map(_code, entry.registry.builtins))}, or [a place of your code](own_code.md)"
+
+
+def _code(value: object) -> str:
     return "unset" if value is None else f"`{value!r}`"
-
-
-def _type(entry):
-    name = {object: "mapping"}.get(entry.kind, entry.kind.__name__)
-    return f"{name} or None" if entry.optional else name
-
-
-def _allowed(entry):
-    if entry.registry is not None:
-        return ", ".join(f"`{name}`" for name in entry.registry.builtins)
-    if entry.choices is not None:
-        return ", ".join(_code(choice) for choice in entry.choices)
-    limits = [f"at least {entry.low}" if entry.low is not None else "",
-              f"above {entry.above}" if entry.above is not None else "",
-              f"at most {entry.high}" if entry.high is not None else ""]
-    return ", ".join(filter(None, limits))
 
 
 if __name__ == "__main__":

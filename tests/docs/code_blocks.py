@@ -49,7 +49,7 @@ def blocks(page):
 
 
 def commands(text):
-    """The simple commands of a shell block, as lists of words; assignments before them and redirections are left out."""
+    """The simple commands of a shell block, as lists of words, without assignments before them and redirections."""
     found = []
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.shlex(line, posix=True, punctuation_chars="".join(_OPERATORS))
