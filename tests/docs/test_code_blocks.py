@@ -29,8 +29,8 @@ from ilf_jax.sweeps import config_files, grid
 pytestmark = pytest.mark.fast
 
 # Programs of others, whose flags are not checked here.
-_OTHERS = {"cd", "curl", "export", "git", "head", "hf", "llama-server", "moto_server", "ollama", "source", "tensorboard",
-           "vllm"}
+_OTHERS = {"cd", "curl", "export", "git", "head", "hf", "llama-server", "moto_server", "ollama", "source",
+           "tensorboard", "vllm"}
 _STARTED_BY_LAUNCHERS = ("launch/multiprocess.sh", "launch/tpu_pod.sh", "launch/slurm.sbatch")
 _PLACEHOLDER = re.compile(r"[A-Z]{3,}|\.\.\.")
 SHELL = [block for page in PAGES for block in blocks(page) if block.language == "bash"]
@@ -60,7 +60,9 @@ def flags_of(module):
 
 def value_of(key, text):
     """What `--config.KEY=TEXT` sets the key to."""
-    entry = config_keys.table(Config)[key]
+    entry = config_keys.table(Config).get(key)
+    if entry is None:
+        raise config_lib.unknown_key(key)
     if text == "None" and entry.optional:
         return None
     if entry.kind is str:
@@ -264,11 +266,13 @@ def test_pages_run(name, tmp_path, request):
         (clone / path).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / path, clone / path)
     programs.mkdir()
-    for program, module in (("ilf-jax", "-m ilf_jax.cli"), ("python", ""), ("pip", "-m pip")):
-        (programs / program).write_text(f'#!/usr/bin/env bash\nexec {sys.executable} {module} "$@"\n')
-        (programs / program).chmod(0o755)
+    script = script_of(page)
     environment = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
-    done = subprocess.run(["bash", "-c", script_of(page)], cwd=clone, capture_output=True, text=True, env={
-        **environment, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(clone)})
+    if "bin/activate" not in script:  # it takes an environment for granted
+        environment |= {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(clone)}
+        for program, module in (("ilf-jax", "-m ilf_jax.cli"), ("python", ""), ("pip", "-m pip")):
+            (programs / program).write_text(f'#!/usr/bin/env bash\nexec {sys.executable} {module} "$@"\n')
+            (programs / program).chmod(0o755)
+    done = subprocess.run(["bash", "-c", script], cwd=clone, capture_output=True, text=True, env=environment)
     print(done.stdout, done.stderr)
     assert done.returncode == 0, done.stderr[-3000:]
