@@ -43,7 +43,13 @@ A key that does not exist, a wrong type, or a value out of range stops the run b
 nearest key and what is allowed. `None` unsets a key that may be unset. Paths and text are given as they are; tuples
 and mappings as in Python, in quotes: `--config.baselines="('initial', 'random')"`.
 
-`ilf-jax config` prints what this page says: sections, or one key with `ilf-jax config finetune.learning_rate`.
+The command line knows what this page says:
+
+```bash
+ilf-jax configs                           # the shipped configs
+ilf-jax config                            # the sections
+ilf-jax config finetune.learning_rate     # one key
+```
 
 ## Shipped configs
 

@@ -32,6 +32,7 @@ pytestmark = pytest.mark.fast
 _OTHERS = {"cd", "curl", "export", "git", "head", "hf", "llama-server", "moto_server", "ollama", "source",
            "tensorboard", "vllm"}
 _STARTED_BY_LAUNCHERS = ("launch/multiprocess.sh", "launch/tpu_pod.sh", "launch/slurm.sbatch")
+_CHEAP = ("config", "configs")  # commands that run here
 _PLACEHOLDER = re.compile(r"[A-Z]{3,}|\.\.\.")
 SHELL = [block for page in PAGES for block in blocks(page) if block.language == "bash"]
 PYTHON = [block for page in PAGES for block in blocks(page) if block.language == "python"]
@@ -103,9 +104,12 @@ def check_flags(command, words):
 def check_command(words, own_files):
     """Raises AssertionError, KeyError or InputError if there is something wrong with a command."""
     program, rest = words[0], words[1:]
-    if program == "ilf-jax":
-        if rest[0] != "--version":
-            check_flags(rest[0], rest[1:])
+    if program == "ilf-jax" and rest[0] in _CHEAP:
+        done = subprocess.run([sys.executable, "-m", "ilf_jax.cli", *rest], capture_output=True, text=True,
+                              env={**os.environ, "PYTHONPATH": str(ROOT)})
+        assert done.returncode == 0 and done.stdout and not done.stderr, done.stderr
+    elif program == "ilf-jax":
+        check_flags(rest[0], rest[1:])
     elif program in ("python", "python3"):
         check_python_command(rest, own_files)
     elif program in ("bash", "sbatch"):
