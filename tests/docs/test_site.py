@@ -2,6 +2,7 @@
 
 import html.parser
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -74,3 +75,21 @@ def test_the_citation_names_this_version():
     authors = [author["family-names"] for author in citation["preferred-citation"]["authors"]]
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(authors) == 7 and all(author in text for author in authors)
+
+
+def test_mistakes_get_the_answers_that_the_page_shows(tmp_path):
+    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    (table,) = re.findall(r"\| you write \| it says \|\n(.*?)\n\n", page, re.S)
+    rows = re.findall(r"^\| `([^`]+)` \| `([^`]+)` \|$", table, re.M)
+    assert len(rows) == len(table.splitlines()) - 1
+    (tmp_path / "models").mkdir()
+    (tmp_path / "pairs.jsonl").write_text("{}\n")
+    for given, answer in rows:
+        words = given.removeprefix("ilf-jax ").split()
+        if words[0].startswith("--config."):
+            words.insert(0, "--config=quickstart")
+        arguments = ["run", "--workdir=run", *words] if words[0].startswith("--") else words
+        done = subprocess.run([sys.executable, "-m", "ilf_jax.cli", *arguments], cwd=tmp_path, capture_output=True,
+                              text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        assert done.returncode == 2, done.stderr
+        assert all(part.strip() in done.stderr for part in answer.split("[...]")), done.stderr
