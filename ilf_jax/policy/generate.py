@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
+from ilf_jax.entry import early_checks
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import last_defence, storage
 
@@ -65,6 +66,7 @@ def main(argv: Sequence[str]) -> int:
     ways = [bool(argv[1:]), _FILE.value is not None, _INTERACTIVE.value]
     if sum(ways) != 1:
         raise InputError("give documents in one way: as arguments, by --file=FILE, or with --interactive")
+    early_checks.check_run(_WORKDIR.value)
     from ilf_jax.policy import trained_policy  # loads jax, so after the flags are checked
 
     policy = trained_policy.load(_WORKDIR.value, _ITERATION.value, _BASELINE.value)

@@ -43,14 +43,17 @@ MISTAKES = [
     (["run", QUICKSTART, "--topology=v5e:4x4"], "--topology needs --dry_run"),
     (["run", QUICKSTART, "--num_processes=2"], "--coordinator_address, --process_id: missing"),
     (["run", QUICKSTART, "--workdir="], "--workdir=DIR is needed: where the run keeps its files"),
+    (["generate", "--workdir=models/lama", "A document."], "no such folder; did you mean {here}/models/llama?"),
     (["config", "finetune.learnin_rate"], "there is no such key; did you mean config.finetune.learning_rate?"),
 ]
-# Answers each line of arguments in a process of its own, forked so that Python and the package start once. Whatever
-# imports jax fails, with another exit code.
+# Answers each line of arguments in a process of its own, forked so that Python and most of the package start once. No
+# command is imported before, for each defines flags of the same names. Whatever imports jax fails, with another code.
 _PROGRAM = """
 import json, os, sys, tempfile, time
 sys.modules["jax"] = None
-from ilf_jax import cli, main
+import ml_collections.config_flags
+from ilf_jax import cli
+from ilf_jax.entry import early_checks, overrides
 for arguments in map(json.loads, sys.stdin):
     start = time.perf_counter()
     with tempfile.TemporaryFile() as said:
