@@ -27,7 +27,7 @@ def read_parquet(path: pathlib.Path, name: str) -> Iterator[Row]:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             yield from _rows(name, file.schema_arrow, file.iter_batches(_ROWS))
-    except pyarrow.ArrowException as e:
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as e:  # a name of a column may not be UTF-8
         raise InputError(f"{name}: cannot be read as Parquet: {_first_line(e)}") from e
 
 
@@ -36,7 +36,7 @@ def read_arrow(path: pathlib.Path, name: str) -> Iterator[Row]:
     import pyarrow
 
     try:
-        with pyarrow.memory_map(str(path)) as source:
+        with pyarrow.OSFile(str(path)) as source:
             is_file = source.read(6) == b"ARROW1"
             source.seek(0)
             if is_file:
@@ -45,7 +45,7 @@ def read_arrow(path: pathlib.Path, name: str) -> Iterator[Row]:
             else:
                 with pyarrow.ipc.open_stream(source) as stream:
                     yield from _rows(name, stream.schema, stream)
-    except pyarrow.ArrowException as e:
+    except (pyarrow.ArrowException, UnicodeDecodeError, OSError) as e:
         raise InputError(f"{name}: cannot be read as Arrow: {_first_line(e)}") from e
 
 
@@ -55,6 +55,7 @@ def _rows(name: str, schema: Any, batches: Iterator[Any]) -> Iterator[Row]:
             raise InputError(f"{name}: {count} columns have the same name, {shown(column)}")
     number = 0
     for whole in batches:
+        whole.validate(full=True)  # of a damaged file, offsets may lead out of memory
         for start in range(0, whole.num_rows, _ROWS):
             batch = whole.slice(start, _ROWS)
             columns = [_values(name, column, number + 1, array)
@@ -79,4 +80,5 @@ def _values(name: str, column: str, first: int, array: Any) -> list[Any]:
 
 
 def _first_line(error: Exception) -> str:
-    return f"{str(error).strip()}\n".splitlines()[0][:200]
+    line = f"{str(error).strip()}\n".splitlines()[0][:200]
+    return "".join(c if c.isprintable() else "\ufffd" for c in line)  # a library may quote the file's bytes

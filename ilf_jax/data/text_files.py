@@ -127,44 +127,49 @@ def read_json(file: TextFile) -> Iterator[Row]:
 
 
 def _read_array(file: TextFile) -> Iterator[Row]:
+    text = _whole(file)
+    line, counted = 1, 0  # the line that position `counted` is on
+
+    def where(at: int) -> str:
+        nonlocal line, counted
+        line, counted = line + text.count("\n", counted, at), at
+        return f"{file.name}:{line}"
+
+    number, at = 0, _after_blanks(text, _after_blanks(text, 0) + 1)
+    while number or not text.startswith("]", at):
+        number += 1
+        place = f"{where(at)} (row {number})"
+        try:
+            value, at = json_text.DECODER.raw_decode(text, at)
+        except RecursionError as e:
+            raise InputError(f"{place}: is not valid JSON: nested too deeply") from e
+        except ValueError as e:
+            raise InputError(f"{place}: is not valid JSON: {e}") from e
+        yield Row(place, number, value)
+        at = _after_blanks(text, at)
+        if text.startswith("]", at):
+            break
+        if not text.startswith(",", at):
+            raise InputError(f"{where(at)}: is not valid JSON: a ',' or the array's end ']' is missing after row "
+                             f"{number}")
+        at = _after_blanks(text, at + 1)
+    behind = _after_blanks(text, at + 1)
+    if behind < len(text):
+        raise InputError(f"{where(behind)}: is not valid JSON: there is more after the array's end: "
+                         f"{shown(text[behind:behind + 80])}")
+
+
+def _whole(file: TextFile) -> str:
     with file.opened() as opened:
         data = opened.read(LARGEST_ARRAY + 1)
     if len(data) > LARGEST_ARRAY:
         raise InputError(f"{file.name}: an array of more than {LARGEST_ARRAY >> 20} MB; write JSON Lines instead, an "
                          "object a line, which is read a line at a time")
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as e:
         line = data.count(b"\n", 0, e.start) + 1
         raise InputError(f"{file.name}:{line}: {_not_utf8(data[e.start])}{file.remedy}") from e
-    del data
-    at, counted, line = _after_blanks(text, 0) + 1, 0, 1
-    for number in itertools.count(1):
-        at = _after_blanks(text, at)
-        if number == 1 and text.startswith("]", at):
-            break
-        line, counted = line + text.count("\n", counted, at), at
-        where = f"{file.name}:{line} (row {number})"
-        try:
-            value, at = json_text.DECODER.raw_decode(text, at)
-        except RecursionError as e:
-            raise InputError(f"{where}: is not valid JSON: nested too deeply") from e
-        except ValueError as e:
-            raise InputError(f"{where}: is not valid JSON: {e}") from e
-        yield Row(where, number, value)
-        at = _after_blanks(text, at)
-        if text.startswith("]", at):
-            break
-        if not text.startswith(",", at):
-            line += text.count("\n", counted, at)
-            raise InputError(f"{file.name}:{line}: is not valid JSON: a ',' or the array's end ']' is missing after "
-                             f"row {number}")
-        at += 1
-    behind = _after_blanks(text, at + 1)
-    if behind < len(text):
-        line += text.count("\n", counted, behind)
-        raise InputError(f"{file.name}:{line}: is not valid JSON: there is more after the array's end: "
-                         f"{shown(text[behind:behind + 80])}")
 
 
 def _after_blanks(text: str, at: int) -> int:

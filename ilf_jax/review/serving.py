@@ -1,7 +1,7 @@
 """Serves the reviewing page: people write feedback on drafts, and compare systems, in a browser.
 
 ilf-jax review --workdir=DIR                   the drafts that a run waits for (config.feedback.source='human')
-ilf-jax review --data=FILE                     any documents and drafts, before any run exists: .jsonl, .csv, .tsv
+ilf-jax review --data=FILE                     any documents and drafts, before any run exists: .jsonl, .csv, .parquet
 ilf-jax review --pairs=FILE                    what `ilf-jax compare --export=FILE` wrote
 ilf-jax review ... --import=FILE [--replace]   puts reviews from a file in, and ends
 ilf-jax review ... --export=FILE               writes all reviews to a .jsonl or .csv file, and ends
