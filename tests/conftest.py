@@ -85,7 +85,7 @@ def import_program(name):
 
     from absl import flags
 
-    module = {"main": "ilf_jax.main", "export": "ilf_jax.export.hugging_face"}[name]
+    module = {"main": "ilf_jax.main", "export": "ilf_jax.export.export_policy"}[name]
     if module not in sys.modules and "workdir" in flags.FLAGS:
         delattr(flags.FLAGS, "workdir")
     return importlib.import_module(module)
@@ -169,3 +169,31 @@ def tiny_run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny") / "run"
     with _optimisations(False):
         return c, folder, ilf_jax.run(c, folder)
+
+
+@pytest.fixture(scope="session")
+def fluent_run(tmp_path_factory):
+    """Folder of a run that evaluates the model that ships with the package, greedily, and trains nothing."""
+    import ilf_jax
+
+    c = make_tiny_config()
+    c.policy.checkpoint, c.policy.tokenizer = "builtin:word_removal_1m", None
+    c.iterations, c.evaluate.temperature, c.evaluate.max_new_tokens = 0, 0.0, 24
+    folder = tmp_path_factory.mktemp("fluent") / "run"
+    with _optimisations(False):
+        ilf_jax.run(c, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def lora_run(tmp_path_factory):
+    """Folder of a run of two iterations, the second of which goes on from the first, with LoRA."""
+    import ilf_jax
+
+    c = make_tiny_config()
+    c.iterations, c.finetune.init, c.finetune.lora_rank, c.finetune.lora_alpha = 2, "previous", 2, 8.0
+    c.finetune.learning_rate, c.data.eval_size = 0.05, 0
+    folder = tmp_path_factory.mktemp("lora") / "run"
+    with _optimisations(False):
+        ilf_jax.run(c, folder)
+    return folder

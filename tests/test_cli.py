@@ -32,7 +32,7 @@ def test_help_and_version():
     (("run", "--config=configs/quickstart.py", "--config.iterations=-1", "--workdir=x"), "config.iterations: -1"),
     (("run",), "error: --config=NAME or --config=FILE.py is needed"), (("report",), "error: --workdir=DIR is needed"),
     (("generate", "x"), "error: --workdir=DIR is needed"),
-    (("export", "--workdir=x"), "error: --iteration is needed\n"), (("compare",), "error: --workdir=DIR is needed"),
+    (("export", "--workdir=x"), "error: --out=DIR is needed\n"), (("compare",), "error: --workdir=DIR is needed"),
     (("review",), "error: --workdir=DIR of a run, --data=FILE"),
     (("sweep", "--config=no.py", "--workdir=x"), "no.py: there is no such Python file"),
 ])
@@ -51,7 +51,7 @@ def test_each_command_shows_its_own_flags(command):
 
 def test_only_the_chosen_command_is_imported():
     program = ("import sys\nfrom ilf_jax import cli\nsys.argv = ['ilf-jax', 'report', '--help']\ncli.main()\n"
-               "print(sorted({'jax', 'ilf_jax.main', 'ilf_jax.export.hugging_face'} & set(sys.modules)))")
+               "print(sorted({'jax', 'ilf_jax.main', 'ilf_jax.export.export_policy'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 

@@ -232,14 +232,14 @@ def to_hf(c: ModelConfig) -> dict[str, Any]:
         "pad_token_id": None,  # a family's default may lie beyond this vocabulary
         **(_learned_to_hf(c) if c.position == "learned" else _rms_to_hf(c)),
     }
-    exported, original = _comparable(from_hf(out, "the exported config.json")), _comparable(c)
+    exported, original = comparable(from_hf(out, "the exported config.json")), comparable(c)
     if lost := [k for k in original if original[k] != exported[k]]:
         settings = ", ".join(f"{k} = {original[k]!r}" for k in lost)
         raise InputError(f"a Hugging Face {c.family} config cannot express {settings}")
     return out
 
 
-def _comparable(c: ModelConfig) -> dict[str, Any]:
+def comparable(c: ModelConfig) -> dict[str, Any]:
     """The fields in a form that compares equal for equal models: sliding layers listed, the query scale rounded."""
     fields = dataclasses.asdict(c)
     slides = [c.is_sliding(i) for i in range(c.num_layers)]

@@ -1,4 +1,4 @@
-"""GGUF metadata -> ModelConfig. A setting that ModelConfig cannot express raises InputError with key and value."""
+"""GGUF metadata <-> ModelConfig. A setting that ModelConfig cannot express raises InputError with key and value."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.models import rope_configs
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.config_values import Keys, explained, short
-from ilf_jax.models.family_configs import layer_windows, learned_fields
+from ilf_jax.models.family_configs import comparable, layer_windows, learned_fields
 from ilf_jax.models.family_facts import FIXED, GGUF_SETTINGS, PARTLY_ROTATED, ROOT_SCALED_EMBEDDINGS
 
 # No architecture of their own: Mistral is written as llama.
@@ -19,6 +19,8 @@ _THETAS = {"gemma3": 1_000_000.0}
 # GGUF has no key for Gemma's query scale. Readers hard-code that of the 27B models, by their number of layers.
 _SCALED_BY_WIDTH = {("gemma2", 46), ("gemma3", 62)}
 _SLIDING_PATTERNS = {"gemma2": 2, "gemma3": 6}
+_WRITTEN_AS = {"mistral": "llama"}
+_SLIDING = (*_SLIDING_PATTERNS, "phi3")
 _SMOLLM3_INTERVAL = 4  # every fourth layer has no rotary positions; GGUF has no key for it
 
 
@@ -108,3 +110,52 @@ def _gguf_sliding(keys: Keys, family: str, layers: int) -> dict[str, Any]:
     if family == "phi3":
         return layer_windows(window, [True] * layers)
     raise keys.refuse("attention.sliding_window", window, "0, for GGUF does not say which layers of this family slide")
+
+
+def to_gguf(c: ModelConfig) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
+    """The architecture's name in GGUF, the metadata under that name, and the tensors that hold rotary scaling.
+
+    Raises:
+        InputError: GGUF has no such architecture, or cannot say a field of `c`.
+    """
+    arch = _WRITTEN_AS.get(c.family, c.family)
+    if arch not in _FAMILIES:
+        raise InputError(f"GGUF: there is no architecture for {c.family}; allowed are "
+                         f"{', '.join(sorted({*_FAMILIES, *_WRITTEN_AS}))}")
+    keys: dict[str, Any] = {
+        "context_length": c.max_positions, "embedding_length": c.hidden_size, "block_count": c.num_layers,
+        "feed_forward_length": c.intermediate_size, "attention.head_count": c.num_heads, "vocab_size": c.vocab_size,
+    }
+    tensors: dict[str, np.ndarray] = {}
+    if arch == "gpt2":
+        keys["attention.layer_norm_epsilon"] = c.norm_eps
+    else:
+        rope, tensors = rope_configs.to_gguf(c)
+        keys |= {
+            **rope, "attention.head_count_kv": c.num_kv_heads, "attention.layer_norm_rms_epsilon": c.norm_eps,
+            "attention.key_length": c.head_dim, "attention.value_length": c.head_dim,
+            **{s.key: s.save(getattr(c, s.field)) for s in GGUF_SETTINGS.get(arch, ())},
+        }
+    if arch == "granite" and c.query_scale is not None:
+        keys["attention.scale"] = c.query_scale
+    if arch == "gemma3":
+        keys["rope.freq_base_swa"] = c.rope_local_theta if c.rope_local_theta is not None else c.rope_theta
+    if arch in _SLIDING and c.sliding_window is not None:
+        keys["attention.sliding_window"] = c.sliding_window
+    _check_said(c, arch, keys, tensors)
+    return arch, {f"{arch}.{key}": value for key, value in keys.items()}, tensors
+
+
+def _check_said(c: ModelConfig, arch: str, keys: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+    """Raises InputError if what `to_gguf` writes would be read as another architecture."""
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (c.vocab_size, c.hidden_size)}
+    others = {"output.weight": not c.tied_embeddings, "blk.0.attn_q.bias": c.qkv_bias,
+              "blk.0.attn_output.bias": c.output_bias, "blk.0.ffn_up.bias": c.mlp_bias}
+    shapes |= {name: () for name, there in others.items() if there}
+    meta = {"general.architecture": arch, **{f"{arch}.{key}": value for key, value in keys.items()}}
+    if arch == "gemma2" and not (c.attention_softcap and c.logit_softcap):  # llama.cpp divides by them
+        raise InputError("GGUF: gemma2 needs attention_softcap and logit_softcap above 0")
+    read, original = (comparable(config) for config in (from_gguf(meta, shapes, tensors, "GGUF"), c))
+    if lost := [k for k in original if original[k] != read[k] and k != "family"]:
+        raise InputError(f"GGUF: a file of the architecture {arch} cannot say "
+                         + ", ".join(f"{k} = {original[k]!r}" for k in lost))

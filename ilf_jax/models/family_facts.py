@@ -90,7 +90,7 @@ GGUF_SETTINGS: dict[str, tuple[Setting, ...]] = {
     "gemma3": (Setting("final_logit_softcapping", "logit_softcap", default=0.0),),
     "granite": (
         Setting("embedding_scale", "embedding_scale"), Setting("residual_scale", "residual_scale"),
-        Setting("logit_scale", "logit_scale", _inverse),
+        Setting("logit_scale", "logit_scale", _inverse, _inverse),
     ),
 }
 """Numbers in the metadata of a GGUF file."""

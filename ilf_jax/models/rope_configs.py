@@ -147,6 +147,36 @@ def from_gguf(keys: Keys, rotated: int, tensors: Mapping[str, np.ndarray], defau
     return {"max_positions": context, "rope_theta": theta, "rope_scaling": scaling}
 
 
+def to_gguf(c: ModelConfig) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Metadata keys without the family's name, `context_length` among them, and tensors: what `from_gguf` reads."""
+    s = c.rope_scaling
+    keys: dict[str, Any] = {"context_length": c.max_positions, "rope.freq_base": c.rope_theta,
+                            "rope.dimension_count": c.rotary_dim or c.head_dim}
+    if s is None:
+        return keys, {}
+    if s.kind == "llama3":
+        return keys, {"rope_freqs.weight": _llama3_freqs(c.head_dim, c.rope_theta, s)}
+    if s.kind == "longrope":
+        keys |= {"context_length": round(s.original_max_positions * s.factor),
+                 "rope.scaling.original_context_length": s.original_max_positions,
+                 "rope.scaling.attn_factor": s.attention_factor}
+        return keys, {f"rope_factors_{name}.weight": np.array(factors)
+                      for name, factors in (("short", s.short_factors), ("long", s.long_factors))}
+    keys |= {"rope.scaling.type": s.kind, "rope.scaling.factor": s.factor}
+    if s.kind == "yarn":
+        keys |= {"rope.scaling.original_context_length": s.original_max_positions,
+                 "rope.scaling.yarn_beta_fast": s.beta_fast, "rope.scaling.yarn_beta_slow": s.beta_slow}
+    return keys, {}
+
+
+def _llama3_freqs(head_dim: int, theta: float, s: RopeScaling) -> np.ndarray:
+    """The divisor of each frequency, head_dim / 2, by Llama 3's rule."""
+    wavelengths = 2 * math.pi * theta ** (np.arange(0, head_dim, 2) / head_dim)
+    blend = (s.original_max_positions / wavelengths - s.low_freq_factor) / (s.high_freq_factor - s.low_freq_factor)
+    blend = np.clip(blend, 0, 1)
+    return 1 / ((1 - blend) / s.factor + blend)
+
+
 def _gguf_scaling(keys: Keys, tensors: Mapping[str, np.ndarray]) -> RopeScaling | None:
     kind = keys("rope.scaling.type", "none")
     if kind not in ("none", "linear", "yarn", "longrope"):

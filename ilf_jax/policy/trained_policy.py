@@ -103,16 +103,41 @@ class Policy:
         return ranked
 
 
-def load(folder: str | os.PathLike[str], iteration: int | None = None, baseline: str = "") -> Policy:
-    """The policy of a run.
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A finished iteration of a run, or of one of its baselines.
 
-    Args:
-        folder: the run's work folder.
-        iteration: after which; 0 is the policy before training. None: the last one that is finished.
-        baseline: name of a baseline of the run, whose policy is meant instead.
+    Attributes:
+        config: the configuration it ran with.
+        root: the run's work folder.
+        folder: the same, or the baseline's in it.
+        iteration: its number; 0 is the policy before training.
+    """
+
+    config: config_lib.Config
+    root: storage.Path
+    folder: storage.Path
+    iteration: int
+
+    @property
+    def trains_reward(self) -> bool:
+        """Whether the run trained a reward model."""
+        return self.config.reward.source is not None
+
+    def roles(self) -> model_pool.Roles:
+        """The models at the end of this iteration. Nothing is loaded until it is asked for."""
+        of_run = workdir.Workdir(self.root, {})
+        pool = model_pool.ModelPool(_mesh(self.config), self.config.seed, self.config.precision, of_run.started)
+        checkpoint = workdir.Workdir(self.folder, {}).checkpoint(self.iteration) if self.iteration else None
+        return model_pool.Roles(self.config, pool, self.root / "tokenizer", checkpoint,
+                                of_run.reward_model if self.trains_reward else None)
+
+
+def find(folder: str | os.PathLike[str], iteration: int | None = None, baseline: str = "") -> Finished:
+    """A finished iteration, see `load`. Settings of jax follow its configuration from then on.
 
     Raises:
-        InputError: it is not a work folder, there is no such baseline, or the iteration has no checkpoint.
+        InputError: as `load`.
     """
     root = storage.path(folder)
     run = _config(root)
@@ -130,14 +155,23 @@ def load(folder: str | os.PathLike[str], iteration: int | None = None, baseline:
     elif iteration and iteration not in finished:
         raise InputError(f"{where}: iteration {iteration} has no finished checkpoint; those that have are "
                          f"{', '.join(map(str, finished)) or 'none'}, and 0 is the policy before training")
-    of_run = workdir.Workdir(root, {})
-    pool = model_pool.ModelPool(_mesh(config), config.seed, config.precision, of_run.started)
-    trained_reward = config.reward.source is not None
-    roles = model_pool.Roles(
-        config, pool, root / "tokenizer", workdir.Workdir(where, {}).checkpoint(iteration) if iteration else None,
-        of_run.reward_model if trained_reward else None)
-    return Policy(config, tasks.make_task(config), roles, iteration,
-                  trained_reward or config.reward_model.checkpoint != "policy")
+    return Finished(config, root, where, iteration)
+
+
+def load(folder: str | os.PathLike[str], iteration: int | None = None, baseline: str = "") -> Policy:
+    """The policy of a run.
+
+    Args:
+        folder: the run's work folder.
+        iteration: after which; 0 is the policy before training. None: the last one that is finished.
+        baseline: name of a baseline of the run, whose policy is meant instead.
+
+    Raises:
+        InputError: it is not a work folder, there is no such baseline, or the iteration has no checkpoint.
+    """
+    found = find(folder, iteration, baseline)
+    return Policy(found.config, tasks.make_task(found.config), found.roles(), found.iteration,
+                  found.trains_reward or found.config.reward_model.checkpoint != "policy")
 
 
 def _config(folder: storage.Path) -> config_lib.Config:

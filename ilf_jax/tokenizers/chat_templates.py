@@ -21,6 +21,10 @@ SECONDS = 5.0
 """A template that renders for longer is refused; of the processor's time, so that a busy machine changes nothing."""
 BYTES = 1 << 30
 """Memory that the worker may take."""
+TASK_PROMPT = "{#- ilf-jax: the prompt of a task -#}"
+"""Begins the default template of an export, which puts a task's prompt around a document."""
+BASE = "base"
+"""What an export calls the model's own default template."""
 
 
 class _Worker:
@@ -100,6 +104,19 @@ class ChatTemplates:
 
     def __bool__(self) -> bool:
         return bool(self.by_name)
+
+    @property
+    def has_task_prompt(self) -> bool:
+        """Whether the default template is an export's, which puts the prompt of a task around a document."""
+        return self.by_name.get("default", "").startswith(TASK_PROMPT)
+
+    def without_task_prompt(self) -> "ChatTemplates":
+        """The model's own templates: a run puts the prompt of its task around documents by itself."""
+        if not self.has_task_prompt:
+            return self
+        own = {"default" if name == BASE else name: source for name, source in self.by_name.items()
+               if name != "default"}
+        return dataclasses.replace(self, by_name=own)
 
     def source(self, name: str | None = None) -> str:
         """The template of this name, else the one for plain chat.

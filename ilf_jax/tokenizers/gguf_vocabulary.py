@@ -19,8 +19,10 @@ _CASED_WORDS = (
     r"|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 _ENDING = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+# Groups of three digits, counted from the end; nothing else is split.
+_DIGIT_GROUPS = r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))"
 # tokenizer.ggml.pre -> regular expressions that split text into words, applied in order; None stands for GPT-2's.
-_PRE_TOKENIZERS: dict[str, tuple[str | None, ...]] = {
+PRE_TOKENIZERS: dict[str, tuple[str | None, ...]] = {
     **dict.fromkeys(("gpt-2", "gpt2", "olmo", "phi-2", "opt"), (None,)),
     **dict.fromkeys(("smollm", "refact", "starcoder", "command-r"), (r"\p{N}", None)),
     **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "dbrx", "smaug-bpe"), (LLAMA3_WORDS.format(digits="{1,3}"),)),
@@ -28,6 +30,7 @@ _PRE_TOKENIZERS: dict[str, tuple[str | None, ...]] = {
     "tekken": (_CASED_WORDS.format(ending="", digits=""),),
     "gpt-4o": (_CASED_WORDS.format(ending=_ENDING, digits="{1,3}"),),
     "default": (r"[\p{P}\$\+<=>\^~\|]+", _WORDS, r"\p{N}+", r"[0-9][0-9][0-9]"),
+    "superbpe": (_DIGIT_GROUPS,),
 }
 _NFC = ("qwen2", "deepseek-r1-qwen")  # trained on composed characters
 _WHOLE_WORDS = ("llama-bpe", "llama3", "llama-v3", "tekken")  # these look up a whole word before they apply merges
@@ -100,8 +103,8 @@ class Vocabulary:
         return values
 
     def _byte_level_bpe(self, pre: str) -> tokenizers.Tokenizer:
-        if pre not in _PRE_TOKENIZERS:
-            raise InputError(f"{self.where}: tokenizer.ggml.pre = {pre!r}; allowed: {', '.join(_PRE_TOKENIZERS)}")
+        if pre not in PRE_TOKENIZERS:
+            raise InputError(f"{self.where}: tokenizer.ggml.pre = {pre!r}; allowed: {', '.join(PRE_TOKENIZERS)}")
         merges = self.metadata.get("tokenizer.ggml.merges", [])
         if not isinstance(merges, list) or not all(isinstance(m, str) and " " in m[1:-1] for m in merges):
             raise InputError(f"{self.where}: tokenizer.ggml.merges must be a list of two tokens with a space between")
@@ -113,10 +116,10 @@ class Vocabulary:
         except Exception as error:  # tokenizers raises plain Exception
             raise InputError(f"{self.where}: the merges do not match the vocabulary ({error})") from error
         steps: list[Any] = []
-        for regex in _PRE_TOKENIZERS[pre]:
+        for regex in PRE_TOKENIZERS[pre]:
             if regex is not None:
                 steps.append(pre_tokenizers.Split(Regex(regex), behavior="isolated"))
-        gpt2_words = None in _PRE_TOKENIZERS[pre]
+        gpt2_words = None in PRE_TOKENIZERS[pre]
         steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=gpt2_words))
         tokenizer = tokenizers.Tokenizer(bpe)
         if pre in _NFC:

@@ -15,7 +15,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io
 from ilf_jax.runtime import storage
 from ilf_jax.runtime.files import read_json
-from ilf_jax.tokenizers import tokenizer_files
+from ilf_jax.tokenizers import gguf_vocabulary_writing, tokenizer_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -303,3 +303,18 @@ class Tokenizer:
             path.write_text(json.dumps({**kept, "eos_token_id": ends}, indent=2))
         if self._backend.model_proto:
             (folder / "tokenizer.model").write_bytes(self._backend.model_proto)
+
+    def gguf_metadata(self, size: int, samples: Sequence[str]) -> dict[str, Any]:
+        """Metadata of a GGUF file, without chat templates.
+
+        Args:
+            size: of the model's vocabulary.
+            samples: texts of the kind that the model works on; on these the file must give the same tokens.
+
+        Raises:
+            InputError: GGUF cannot say how this tokenizer works.
+        """
+        keys = gguf_vocabulary_writing.metadata(self._backend, size, samples)
+        ids = {"bos": self.bos_id, "eos": self.eos_id, "eot": self.turn_end_id}
+        keys |= {f"tokenizer.ggml.{name}_token_id": i for name, i in ids.items() if i is not None}
+        return {**keys, "tokenizer.ggml.add_bos_token": self.adds_bos}

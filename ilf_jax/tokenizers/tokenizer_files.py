@@ -73,7 +73,10 @@ def _parts(folder: Path, path: Path) -> Parts:
     model, generation = _optional(folder / "config.json"), _optional(folder / "generation_config.json")
     given = _settings(folder)
     backend, settings = _backend(folder, path, given, model)
-    stops = [i for source in (generation, model) for i in _as_list(source.get("eos_token_id"))]
+    chat = chat_templates.ChatTemplates(*_chat_templates(folder, settings))
+    # The ends that an export gives generation are those of its task, its stop strings among them.
+    stops = [i for source in ((model,) if chat.has_task_prompt else (generation, model))
+             for i in _as_list(source.get("eos_token_id"))]
     ids: dict[str, Any] = {}
     for end in ("bos", "eos"):
         text = added_tokens.content(settings.get(f"{end}_token"), folder / "tokenizer_config.json")
@@ -86,8 +89,8 @@ def _parts(folder: Path, path: Path) -> Parts:
         # Models that use a sentencepiece file were trained with BOS; other files have a template that tells.
         adds_bos = path.suffix == ".model" or backend.template_adds(ids["bos"])
     return Parts(
-        backend, ids["bos"], ids["eos"], (*stops, *_ends(backend)), bool(adds_bos),
-        chat_templates.ChatTemplates(*_chat_templates(folder, settings)), str(path),
+        backend, ids["bos"], ids["eos"], (*stops, *_ends(backend)), bool(adds_bos), chat.without_task_prompt(),
+        str(path),
     )
 
 
@@ -183,4 +186,4 @@ def _gguf_templates(vocabulary: gguf_vocabulary.Vocabulary, backend: Backend, pa
                for name, template in vocabulary.metadata.items() if name == key or name.startswith(f"{key}.")]
     ids = {name: vocabulary.number(f"{key}_token_id") for name, key in _GGUF_TOKENS.items()}
     tokens = {f"{name}_token": backend.piece(i) for name, i in ids.items() if i is not None}
-    return ChatTemplates(chat_templates.named(entries, path), tokens, path)
+    return ChatTemplates(chat_templates.named(entries, path), tokens, path).without_task_prompt()

@@ -109,7 +109,7 @@ def test_export_report_compare(run, store, tmp_path):
             p.name: p.read_bytes() for p in (tmp_path / "exported").iterdir()}
     with pytest.raises(ilf_jax.InputError, match="is not empty"):
         export.export(run[0], 1, f"{store.uri}/exported")
-    with pytest.raises(ilf_jax.InputError, match="no finished checkpoint"):
+    with pytest.raises(ilf_jax.InputError, match="none: not a work folder"):
         export.export(f"{run[0]}/none", 1, tmp_path / "other")
     assert command("compare", f"--workdir={run[0]}").split() == ["before_training", "refinement", "random"]
     command("compare", f"--workdir={run[0]}", "--systems=refinement,random", f"--export={store.uri}/pairs.jsonl")

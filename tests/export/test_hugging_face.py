@@ -1,11 +1,21 @@
 """A finished run's policy as a Hugging Face folder: transformers must make the same of it."""
 
+import hashlib
+import json
+import os
+import re
+import shutil
+import stat
+
 import numpy as np
 import pytest
 from absl import flags
 from conftest import import_program
 
+import ilf_jax
 from ilf_jax.errors import InputError
+from ilf_jax.reporting import markdown, tables, workfolder
+from ilf_jax.runtime import files
 
 export = import_program("export")
 
@@ -50,8 +60,6 @@ def test_logits_and_tokens_are_those_of_transformers(tiny_run, exported):
 @pytest.mark.fast
 def test_what_was_exported_is_a_checkpoint(tiny_run, exported, tiny_config, tmp_path):
     """The next run may start from it, and differs from one that starts from the params before training."""
-    import ilf_jax
-
     tiny_config.policy.checkpoint, tiny_config.policy.tokenizer = f"hf:{exported}", None
     tiny_config.finetune.target = "initial"
     ilf_jax.run(tiny_config, tmp_path / "run")
@@ -83,8 +91,6 @@ def test_errors(tiny_run, tmp_path, capsys, iteration, file, message):
 
 def test_an_unfinished_iteration(tiny_run, tmp_path):
     """Params without the rest of the checkpoint: a run that was killed here."""
-    import shutil
-
     run = tmp_path / "run"
     shutil.copytree(tiny_run[1], run)
     (run / "iteration_002/checkpoint/model.json").unlink()
@@ -107,4 +113,80 @@ def test_missing_flag(capsys, tmp_path):
         flags.FLAGS[name].unparse()
     assert export.main(flags.FLAGS(["export", f"--workdir={tmp_path}"])) == 2
     flags.FLAGS.unparse_flags()
-    assert "--iteration is needed" in capsys.readouterr().err
+    assert "--out=DIR is needed" in capsys.readouterr().err
+
+
+NAMES = ("Ada the baker", "Bo the tailor", "Ünï the 🙂", 'Cy "{the}" clerk')
+
+
+@pytest.fixture(scope="module")
+def fluent(fluent_run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("fluent") / "out"
+    export.export(fluent_run, None, out)
+    return out
+
+
+def test_the_code_of_the_model_card_answers_as_the_policy_does(fluent_run, fluent, capsys):
+    """As it stands there: nothing but the folder and the document is put in. Decoding is greedy, as in the run."""
+    pytest.importorskip("transformers")
+    (code,) = re.findall(r"```python\n(.*?)```", (fluent / "README.md").read_text(), re.DOTALL)
+    assert code.count("THIS_FOLDER") == 1 and code.count('"The text that the policy works on."') == 1
+    names = {}
+    capsys.readouterr()
+    code = code.replace("THIS_FOLDER", str(fluent)).replace('"The text that the policy works on."', repr(NAMES[0]))
+    exec(code, names)
+    answers = [capsys.readouterr().out.removesuffix("\n")]
+    for name in NAMES[1:]:
+        written = names["policy"]([{"role": "user", "content": name}])
+        answers.append(written[0]["generated_text"][-1]["content"].strip())
+    assert answers == [texts[0] for texts in ilf_jax.load(fluent_run).generate(NAMES)]
+    assert all(len(answer) > 12 for answer in answers)
+
+
+def test_the_model_card(tiny_run, exported):
+    card = (exported / "README.md").read_text()
+    head, text = card.removeprefix("---\n").split("---\n", 1)
+    fields = dict(line.split(": ") for line in head.splitlines() if ": " in line and line[0] not in "#-")
+    assert fields == {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    assert "# license: the base model's license applies" in head
+    table = tables.headline_table(workfolder.read(tiny_run[1]))
+    assert len(table.rows) > 3 and markdown.table(table.columns, table.rows) in text
+    assert "iteration 2 of 2" in text and "on 4 held-out documents" in text
+    (config,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
+    assert json.loads(config) == files.read_json(tiny_run[1] / "config.json")
+    documents = (tiny_run[1] / "iteration_002/examples.jsonl").read_bytes()
+    assert f"| trained on in iteration 2 | {hashlib.sha256(documents).hexdigest()} |" in text
+
+
+def test_everybody_may_read_the_files(exported):
+    umask = os.umask(0)
+    os.umask(umask)
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in exported.iterdir()}
+    assert modes == {0o666 & ~umask}
+
+
+def changed(run, folder, **values):
+    """A copy of a run whose config.json says something else."""
+    shutil.copytree(run, folder)
+    files.write_json(folder / "config.json", files.read_json(folder / "config.json") | values)
+    return folder
+
+
+def test_a_baseline(tiny_run, tmp_path):
+    """Its folder is laid out as a run's."""
+    changed(tiny_run[1], tmp_path / "run", baselines={"initial": "initial"})
+    shutil.copytree(tiny_run[1], tmp_path / "run/baselines/initial")
+    export.export(tmp_path / "run", None, tmp_path / "out", baseline="initial")
+    card = (tmp_path / "out/README.md").read_text()
+    assert "It belongs to the baseline initial." in card and "initial drafts |" in card
+    with pytest.raises(InputError, match="has no baseline 'first'; it has initial"):
+        export.export(tmp_path / "run", None, tmp_path / "other", baseline="first")
+
+
+def test_a_task_that_is_not_here(tiny_run, tmp_path):
+    """The weights are exported nevertheless."""
+    run = changed(tiny_run[1], tmp_path / "run", task="file:gone.py:Task")
+    export.export(run, 1, tmp_path / "out")
+    card = (tmp_path / "out/README.md").read_text()
+    assert "does not hold the policy's prompt: the task cannot be loaded" in card and "gone.py" in card
+    assert not (tmp_path / "out/chat_template.jinja").exists() and (tmp_path / "out/model.safetensors").exists()

@@ -1,0 +1,82 @@
+"""Writes the policy of a run for other programs.
+
+ilf-jax export --workdir=DIR --out=DIR2 [--iteration=K] [--baseline=NAME]
+    --format=huggingface                       for transformers, vLLM and whatever else reads their folders
+    --format=peft                              of a run with finetune.lora_rank: an adapter that peft loads
+    --format=gguf [--dtype=F16|Q8_0|F32]       a file for llama.cpp, with a Modelfile for Ollama
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from ilf_jax.errors import InputError
+from ilf_jax.runtime import last_defence, storage
+
+FORMATS = ("huggingface", "peft", "gguf")
+DTYPES = ("F16", "Q8_0", "F32")
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "The work folder of a run.")
+_ITERATION = flags.DEFINE_integer("iteration", None, "Which iteration's policy, 0 for the one before training; the "
+                                  "last one if not given.", lower_bound=0)
+_BASELINE = flags.DEFINE_string("baseline", "", "The policy of this baseline of the run.")
+_OUT = flags.DEFINE_string("out", None, "The folder to write; must not exist, or be empty.")
+_FORMAT = flags.DEFINE_enum("format", "huggingface", FORMATS, "What to write.")
+_DTYPE = flags.DEFINE_enum("dtype", None, DTYPES, "With --format=gguf: type of the matrices; F16 if not given.")
+
+
+def export(
+    workdir: str | pathlib.Path, iteration: int | None, out: str | pathlib.Path, *, format: str = "huggingface",
+    dtype: str | None = None, baseline: str = "",
+) -> None:
+    """Writes a policy, and a model card README.md.
+
+    Args:
+        workdir: the run's folder.
+        iteration: after which; 0 is the policy before training. None: the last one that is finished.
+        out: the folder to write.
+        format: one of `FORMATS`.
+        dtype: of matrices in a GGUF file, one of `DTYPES`; None: F16.
+        baseline: name of a baseline of the run, whose policy is meant instead.
+
+    Raises:
+        InputError: the iteration has no finished checkpoint, the target folder holds something, or the format has no
+            word for this model.
+    """
+    target = storage.path(out)
+    is_file = storage.is_local(target) and target.is_file()
+    if is_file or storage.names(target):
+        raise InputError(f"--out {out}: is {'a file' if is_file else 'not empty'}; take another folder")
+    if dtype is not None and format != "gguf":
+        raise InputError(f"--dtype={dtype}: --format={format} has its weights in float32; only gguf takes a dtype")
+    # These load jax, so after the flags are checked.
+    from ilf_jax.export import gguf_export, hugging_face, model_card, peft_adapter
+    from ilf_jax.export.exported import Exported
+    from ilf_jax.policy import trained_policy
+
+    exported = Exported.of(trained_policy.find(workdir, iteration, baseline))
+    if format == "peft":
+        peft_adapter.check(exported)
+    facts = gguf_export.metadata(exported) if format == "gguf" else None
+    with storage.written_locally(target) as place:
+        if format == "huggingface":
+            hugging_face.write(exported, place)
+        elif facts is None:
+            peft_adapter.write(exported, place)
+        else:
+            gguf_export.write(exported, *facts, place, dtype or DTYPES[0])
+        model_card.write(exported, place, format)
+
+
+@last_defence.guarded("exporting", lambda: _WORKDIR.value)
+def main(argv: Sequence[str]) -> int:
+    """Exit code 2 where the input is at fault."""
+    if len(argv) > 1:
+        raise InputError(f"unexpected argument {argv[1]!r}")
+    workdir, out = _WORKDIR.value, _OUT.value
+    if workdir is None or out is None:
+        raise InputError(f"--{'workdir' if workdir is None else 'out'}=DIR is needed")
+    export(workdir, _ITERATION.value, out, format=_FORMAT.value, dtype=_DTYPE.value, baseline=_BASELINE.value)
+    print(out)
+    return 0

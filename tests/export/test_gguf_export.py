@@ -1,0 +1,87 @@
+"""A policy as GGUF: llama.cpp answers as the policy does, and what our own reader makes of the file is the policy."""
+
+import jax
+import numpy as np
+import pytest
+from conftest import import_program
+
+import ilf_jax
+from ilf_jax.errors import InputError
+from ilf_jax.models import checkpoint_io, transformer
+from ilf_jax.tokenizers.tokenizer import Tokenizer
+
+export = import_program("export")
+
+pytestmark = pytest.mark.usefixtures("quick_compiles")
+
+NAMES = ("Ada the baker", "Bo the tailor", "Cy the nurse")
+
+
+@pytest.fixture(scope="module")
+def written(fluent_run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("gguf") / "out"
+    export.export(fluent_run, None, out, format="gguf")
+    return out
+
+
+def logits(config, params, ids):
+    hidden = transformer.forward(config, params, np.array([ids], np.int32))
+    return np.asarray(transformer.unembed(config, params, hidden))[0]
+
+
+def test_llama_cpp_answers_as_the_policy_does(fluent_run, written):
+    llama_cpp = pytest.importorskip("xllamacpp")
+    params = llama_cpp.CommonParams()
+    params.model.path = str(written / "policy-F16.gguf")
+    params.n_ctx, params.n_parallel, params.n_gpu_layers = 128, 1, 0
+    params.warmup = params.fit_params = False
+    params.cpuparams.n_threads = 1
+    params.use_jinja = True
+    server = llama_cpp.Server(params)
+    answers = []
+    for name in NAMES:
+        answer = server.handle_chat_completions({"messages": [{"role": "user", "content": name}], "temperature": 0.0,
+                                                 "max_tokens": 24, "samplers": ["temperature"]})
+        answers.append(answer["choices"][0]["message"]["content"].strip())
+    assert answers == [texts[0] for texts in ilf_jax.load(fluent_run).generate(NAMES)]
+    assert all(len(text) > 12 for text in answers)
+
+
+def test_our_reader_makes_the_policy_of_it(fluent_run, written):
+    lm = ilf_jax.load(fluent_run).roles.get("policy")
+    uri = f"gguf:{written / 'policy-F16.gguf'}"
+    config, tokenizer = checkpoint_io.read_config(uri), Tokenizer.load(uri)
+    params = checkpoint_io.load_params(uri)
+    for text in NAMES:
+        ids = lm.tokenizer.encode(f"Describe {text}.\nText:")
+        assert tokenizer.encode(f"Describe {text}.\nText:") == ids
+        ours, theirs = logits(lm.architecture, lm.params, ids), logits(config, params, ids)
+        np.testing.assert_allclose(theirs, ours, atol=0.01)  # F16 has 11 bits
+        assert np.abs(ours).max() > 5
+    # A run that starts from the file puts its own prompt around documents.
+    assert not tokenizer.chat and tokenizer.stop_ids == lm.tokenizer.stop_ids
+
+
+def test_what_is_written_for_ollama(written):
+    lines = (written / "Modelfile").read_text().splitlines()
+    assert lines[:3] == ["FROM ./policy-F16.gguf", 'TEMPLATE """Describe {{ .Prompt }}.', 'Text:"""']
+    assert {"PARAMETER temperature 0", "PARAMETER num_predict 24", 'PARAMETER stop "\\n"'} < set(lines)
+
+
+@pytest.mark.parametrize(("dtype", "share", "tolerance"), [("F32", 1.0, 1e-5), ("Q8_0", 0.27, 0.3)])
+def test_other_types(fluent_run, tmp_path, dtype, share, tolerance):
+    export.export(fluent_run, None, tmp_path / "out", format="gguf", dtype=dtype)
+    path = tmp_path / f"out/policy-{dtype}.gguf"
+    lm, ids = ilf_jax.load(fluent_run).roles.get("policy"), [5, 77, 301, 12, 9]
+    read = logits(checkpoint_io.read_config(f"gguf:{path}"), checkpoint_io.load_params(f"gguf:{path}"), ids)
+    difference = np.abs(read - logits(lm.architecture, lm.params, ids)).max()
+    print(f"{dtype}: {difference:.1e}, {path.stat().st_size} bytes")
+    assert difference < tolerance
+    num_params = sum(a.size for a in jax.tree.leaves(lm.params))
+    assert path.stat().st_size < 4 * num_params * share + 100_000
+
+
+def test_a_dtype_is_gguf_s(fluent_run, tmp_path):
+    with pytest.raises(InputError, match="--dtype=Q8_0: --format=huggingface has its weights in float32"):
+        export.export(fluent_run, None, tmp_path / "out", dtype="Q8_0")
+    assert not (tmp_path / "out").exists()
