@@ -97,7 +97,8 @@ def _byte_level(backend: Backend, data: Mapping[str, Any], size: int) -> dict[st
 
 def _merges(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The merges of a tokenizer.json, which older versions write as one text each."""
-    return [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in data["model"]["merges"]]
+    pairs = (m.split(" ", 1) if isinstance(m, str) else m for m in data["model"]["merges"])
+    return [(first, second) for first, second in pairs]
 
 
 def _converted(backend: Backend, data: Mapping[str, Any], size: int) -> dict[str, Any]:
