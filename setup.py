@@ -38,6 +38,7 @@ setup(
         "markdown-it-py>=3.0",
         "matplotlib>=3.10",
         "ml-collections>=1.0",
+        "msgspec>=0.19",
         "numpy>=2.0",
         "optax>=0.2.5",
         "orbax-checkpoint>=0.12.8",

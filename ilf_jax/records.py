@@ -12,6 +12,8 @@ import typing
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
+import msgspec
+
 from ilf_jax.errors import shown
 
 
@@ -260,6 +262,26 @@ def from_json(cls: type[R], row: Mapping[str, Any]) -> R:
     return record
 
 
+def from_written_line(cls: type[R], line: bytes) -> R:
+    """The record of a line that `to_json` wrote and a digest proves unchanged, in a tenth of the time of `from_json`.
+
+    Types and numbers are checked; a key that appears twice or that the record does not have goes unnoticed.
+
+    Raises:
+        ValueError: the line does not hold such a record.
+    """
+    record = _decoder(cls).decode(line)
+    wrong = _problem_between_fields(cls, vars(record))
+    if wrong:
+        raise ValueError(wrong)
+    return record
+
+
+@functools.cache
+def _decoder(cls: type[R]) -> msgspec.json.Decoder[R]:
+    return msgspec.json.Decoder(cls)
+
+
 def problem(cls: type, row: Mapping[str, Any]) -> str | None:
     """What is wrong with the fields of a record, if anything.
 
@@ -269,6 +291,10 @@ def problem(cls: type, row: Mapping[str, Any]) -> str | None:
     for name, kind in _kinds(cls).items():
         if not _is_valid(kind)(row[name]):
             return _problem_of_value(name, row[name], kind)
+    return _problem_between_fields(cls, row)
+
+
+def _problem_between_fields(cls: type, row: Mapping[str, Any]) -> str | None:
     along = [name for name in _ALONG_CANDIDATES.get(cls, ()) if row[name]]
     for name in along[1:]:
         if len(row[name]) != len(row[along[0]]):

@@ -225,7 +225,7 @@ def _with_precision(config: config_lib.Config, folder: storage.Path) -> config_l
         if not (folder / "config.json").exists():
             return here
         workdir_lib.read_run_facts(folder)  # of another version, the folder may hold anything
-        return str(files.read_json(folder / "config.json").get("precision", here))
+        return str(files.read_sealed(folder / "config.json").get("precision", here))
 
     precision = distributed.on_main(decide)
     if precision != here:

@@ -178,7 +178,7 @@ def _config(folder: storage.Path) -> config_lib.Config:
     path = folder / "config.json"
     if not path.exists():
         raise InputError(f"{folder}: not a work folder, it has no config.json; {_CURE}")
-    return config_lib.read(files.read_json(path, _CURE))
+    return config_lib.read(files.read_sealed(path, _CURE))
 
 
 def _finished(folder: storage.Path) -> list[int]:

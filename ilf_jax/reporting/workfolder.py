@@ -170,7 +170,7 @@ def _read_metrics(path: Path, missing: list[str]) -> list[Metric]:
 
 
 def _read_directions(path: Path) -> dict[str, str]:
-    facts = files.read_json(path) if path.exists() else {}
+    facts = files.read_sealed(path) if path.exists() else {}
     directions = facts.get("metric_directions")
     return directions if isinstance(directions, dict) else {}
 
@@ -236,7 +236,7 @@ def read(path: str | os.PathLike[str], *, is_baseline: bool = False) -> WorkFold
         raise InputError(f"{path}: no such folder; give the --workdir of a run")
     if not (path / "config.json").exists():
         raise InputError(f"{path}: not a work folder, it has no config.json; give the --workdir of a run")
-    config = files.read_json(path / "config.json")
+    config = files.read_sealed(path / "config.json")
     missing: list[str] = []
     iterations = []
     for folder in path.iterdir():

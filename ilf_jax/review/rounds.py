@@ -15,7 +15,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.review import exchange
 from ilf_jax.review.store import NewItem, Store
 from ilf_jax.runtime import storage
-from ilf_jax.runtime.files import read_json, read_json_lines
+from ilf_jax.runtime.files import read_json_lines, read_sealed
 
 FIELDS = ("id", "document", "draft", "title")
 _ITERATION = re.compile(r"iteration_\d+")
@@ -87,7 +87,7 @@ def _waits(folder: storage.Path) -> bool:
     if not (folder / "feedback" / reviewed.FILE).exists():
         return False
     manifest = folder / "feedback" / "manifest.json"
-    return not (manifest.exists() and read_json(manifest, _CURE).get("complete"))
+    return not (manifest.exists() and read_sealed(manifest, _CURE).get("complete"))
 
 
 def of_data(path: pathlib.Path, fields: Mapping[str, str], encoding: str, results: pathlib.Path) -> Round:

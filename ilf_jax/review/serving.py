@@ -62,7 +62,7 @@ _LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 def _config(workdir: storage.Path | None) -> Config:
     if workdir is None or not (workdir / "config.json").exists():
         return Config()
-    return config_lib.read(files.read_json(workdir / "config.json"))
+    return config_lib.read(files.read_sealed(workdir / "config.json"))
 
 
 def _form(config: Config) -> entries.Form:

@@ -10,7 +10,7 @@ from typing import Any
 
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import storage
-from ilf_jax.runtime.files import read_json, read_json_lines, write_lines
+from ilf_jax.runtime.files import read_json_lines, read_sealed, write_lines
 
 MAY_GROW = frozenset({"iterations"})
 """More iterations continue a run; anything else would mix two runs."""
@@ -129,7 +129,7 @@ def _has_worked(stage: storage.Path) -> bool:
 
 
 def _is_complete(stage: storage.Path) -> bool:
-    return bool(read_json(stage / "manifest.json").get("complete"))
+    return bool(read_sealed(stage / "manifest.json").get("complete"))
 
 
 def check(folder: storage.Path, changes: Sequence[Difference], allowed: Collection[str]) -> None:

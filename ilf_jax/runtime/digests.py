@@ -1,9 +1,9 @@
 """Digests of a run's own files: what is read back is what was written, or an error.
 
 A JSON object carries its digest inside (`sealed`); a file of lines has it in a hidden file beside it
-(`beside`), in a bucket in the object's metadata, or in the manifest of its stage. A file without a digest, from an
-older version or from a user, is read as it is. The digest is CRC-32, which finds every change within 32 neighbouring
-bits; it protects against damage, not against forgery.
+(`beside`), in a bucket in the object's metadata, or in the manifest of its stage. A file of lines without a digest,
+from an older version or from a user, is read as it is. The digest is CRC-32, which finds every change within 32
+neighbouring bits; it protects against damage, not against forgery.
 """
 
 import json
@@ -47,13 +47,9 @@ def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def unsealed(path: storage.Path, content: dict[str, Any], cure: str) -> dict[str, Any]:
-    """The object without its digest, if it has one. Raises DamagedError where the digest, or its key, is another's."""
+    """The object without its digest. Raises DamagedError where it has none, or that of something else."""
     if SEAL not in content:
-        *others, last = content or [""]
-        # Of older versions, no object was sealed; but one that ends in the digest of the rest was.
-        if content and content[last] == _digest({key: content[key] for key in others}):
-            raise DamagedError(f"{path}: is damaged: it has the key {last!r} in place of {SEAL!r}; {cure}")
-        return content
+        raise DamagedError(f"{path}: is damaged: it lacks {SEAL!r}, the digest that it was written with; {cure}")
     rest = {key: value for key, value in content.items() if key != SEAL}
     if _digest(rest) != content[SEAL]:
         raise DamagedError(f"{path}: is damaged: its content is not what was written ({SEAL} says "

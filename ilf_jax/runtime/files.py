@@ -43,7 +43,7 @@ def write_atomically(path: storage.Path, text: str, *, shared: bool = False) -> 
 
 
 def write_json(path: storage.Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON object with its digest inside, as `write_atomically` does. `read_json` checks it.
+    """Writes a JSON object with its digest inside, as `write_atomically` does. `read_sealed` checks it.
 
     Raises:
         InputError: it cannot be written.
@@ -72,13 +72,13 @@ def write_lines(path: storage.Path, text: str, *, soon: bool = False) -> None:
 
 
 def read_json(path: storage.Path, cure: str = "restore it") -> dict[str, Any]:
-    """A JSON object from a file.
+    """A JSON object from a file that people or other programs wrote.
 
     Args:
         cure: ends the message of an error: what the user can do about it.
 
     Raises:
-        InputError: the file cannot be read, does not hold a JSON object, or not the one whose digest it holds.
+        InputError: the file cannot be read, or does not hold a JSON object.
     """
     try:
         value = json.loads(_read(path, cure))
@@ -86,7 +86,20 @@ def read_json(path: storage.Path, cure: str = "restore it") -> dict[str, Any]:
         raise InputError(f"{path}: is not valid JSON ({e}); {cure}") from e
     if not isinstance(value, dict):
         raise InputError(f"{path}: expected a JSON object, not a {type(value).__name__}; {cure}")
-    return digests.unsealed(path, value, cure)
+    return value
+
+
+def read_sealed(path: storage.Path, cure: str = "restore it") -> dict[str, Any]:
+    """The JSON object that `write_json` wrote.
+
+    Args:
+        cure: ends the message of an error: what the user can do about it.
+
+    Raises:
+        DamagedError: it has no digest, or not the one that it holds.
+        InputError: the file cannot be read, or does not hold a JSON object.
+    """
+    return digests.unsealed(path, read_json(path, cure), cure)
 
 
 def _read(path: storage.Path, cure: str) -> bytes:
@@ -154,7 +167,7 @@ def check_folder(folder: pathlib.Path) -> None:
     """Raises DamagedError if a folder of `note_folder` does not hold what it did. Of other folders nothing is known."""
     path = digests.folder_list(folder)
     cure = f"restore the folder from a copy, or delete {path.name} if you changed the file yourself"
-    for name, digest in (read_json(path, cure) if path.is_file() else {}).items():
+    for name, digest in (read_sealed(path, cure) if path.is_file() else {}).items():
         digests.check(folder / name, _read(folder / name, cure), str(digest), cure)
 
 

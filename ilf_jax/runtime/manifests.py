@@ -5,7 +5,7 @@ from typing import Any
 
 from ilf_jax.errors import InputError, shown
 from ilf_jax.runtime import storage
-from ilf_jax.runtime.files import read_json
+from ilf_jax.runtime.files import read_sealed
 
 DIGESTS = "digests"
 """Key of the list of the shards' digests."""
@@ -23,7 +23,7 @@ def read(path: storage.Path) -> dict[str, Any]:
     Raises:
         InputError: it is damaged, or something in it is not.
     """
-    manifest = read_json(path, _CURE)
+    manifest = read_sealed(path, _CURE)
     problem = _problem(manifest)
     if problem:
         raise InputError(f"{path}: {problem}; {_CURE}")

@@ -32,14 +32,7 @@ from typing import Any, TypeVar
 from ilf_jax import records
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import config_changes, digests, distributed, lease, manifests, os_errors, storage
-from ilf_jax.runtime.files import (
-    lock,
-    read_json,
-    read_json_lines,
-    read_lines,
-    write_json,
-    write_lines,
-)
+from ilf_jax.runtime.files import lock, read_json, read_json_lines, read_lines, read_sealed, write_json, write_lines
 from ilf_jax.version import __version__
 
 R = TypeVar("R", bound=records.Record)
@@ -100,13 +93,11 @@ class StageFolder:
         write_lines(self.shard_path(index, count), text, soon=True)
 
     def _check_there(self) -> None:
-        """Writing would make the folder again, without what was in it."""
-        if storage.is_local(self.path) and not self.path.exists():
+        if storage.is_local(self.path) and not self.path.exists():  # writing would make it again, without its content
             raise InputError(f"{self.path}: cannot be written: {os_errors.REMOVED}")
 
     def missing_shards(self, count: int) -> list[int]:
         """Indices of the shards, of `count`, that are still to be written."""
-
         there = set(distributed.on_main(lambda: sorted(storage.names(self.path))))
         return [i for i in range(count) if self.shard_path(i, count).name not in there]
 
@@ -131,6 +122,10 @@ class StageFolder:
 
     def _read_shard(self, cls: type[R], index: int, count: int, digest: str | None) -> list[R]:
         path = self.shard_path(index, count)
+        if digest is not None:
+            with contextlib.suppress(ValueError):  # what is wrong with a line is found below
+                return [records.from_written_line(cls, line) for line in read_lines(path, _CURE_OF_SHARD, digest)
+                        if line.strip()]
         rows = []
         for number, row in read_json_lines(path, _CURE_OF_SHARD, digest=digest):
             try:
@@ -167,7 +162,6 @@ class StageFolder:
 
         A shard that is gone is missed by whoever reads it.
         """
-
         manifest = self.manifest()
 
         def check() -> None:
@@ -346,7 +340,7 @@ def check_config(
     saved = path / "config.json"
     if not saved.exists():
         return []
-    changes = config_changes.differences(read_json(saved, _CURE), config)
+    changes = config_changes.differences(read_sealed(saved, _CURE), config)
     config_changes.check(path, changes, allow_change)
     return changes
 
@@ -362,6 +356,7 @@ def read_run_facts(path: storage.Path) -> dict[str, Any]:
         raise InputError(f"{path}: is a work folder of format {facts.get('format')}; this version of ilf_jax "
                          f"({__version__}) reads and writes format {FORMAT}: take another --workdir, or the version "
                          "that wrote the folder")
+    facts = read_sealed(path / _RUN, _CURE)
     directions = facts.setdefault("metric_directions", {})
     if not manifests.is_finite(facts.get("started")) or not 0 <= facts["started"] < 1e11:
         raise InputError(f"{path / _RUN}: started is not a time; {_CURE}")

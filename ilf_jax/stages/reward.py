@@ -19,7 +19,7 @@ from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.inference.reward_scorer import READ, RewardScorer
 from ilf_jax.records import Comparison, Preference
 from ilf_jax.runtime import distributed, manifests, performance, storage
-from ilf_jax.runtime.files import read_json, write_json
+from ilf_jax.runtime.files import read_sealed, write_json
 from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.stages.context import Outcome, Records, StageContext, run_stage
 from ilf_jax.tasks.prompts import Question
@@ -56,7 +56,7 @@ def _kind_of(uri: str) -> str | None:
     path = storage.path(uri.removeprefix("orbax:")) / _KIND_FILE
     if not uri.startswith("orbax:") or not path.exists():
         return None
-    kind = read_json(path).get("kind")
+    kind = read_sealed(path).get("kind")
     if kind not in READ:
         raise InputError(f"{path}: kind is {kind!r}, none of {', '.join(READ)}")
     return kind

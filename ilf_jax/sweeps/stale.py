@@ -10,7 +10,7 @@ from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import config_changes, progress, storage
 from ilf_jax.runtime.config_changes import Difference
-from ilf_jax.runtime.files import read_json
+from ilf_jax.runtime.files import read_sealed
 from ilf_jax.sweeps import data_digests, folders
 from ilf_jax.sweeps import grid as cells_lib
 from ilf_jax.sweeps.grid import Cell, Sweep
@@ -69,7 +69,7 @@ def _of_data(noted: Mapping[str, str], config: config_lib.Config) -> str:
 
 def _changes(path: storage.Path, config: config_lib.Config) -> list[Difference]:
     """Keys that are newer than the folder have their defaults in it."""
-    saved = read_json(path)
+    saved = read_sealed(path)
     whole = config_lib.to_dict(config_lib.read(saved))
     hashes = {"source_hashes": saved["source_hashes"]} if "source_hashes" in saved else {}
     old = {**{key: value for key, value in whole.items() if key != "source_hashes"}, **hashes}
@@ -129,6 +129,6 @@ def _continue_grown(sweep: Sweep, workdir: storage.Path) -> None:
     """A complete cell that is to have more iterations is no longer complete."""
     for cell in sweep.cells:
         if folders.is_done(workdir, cell):
-            done = read_json(folders.cell_folder(workdir, cell) / "config.json").get("iterations", 1)
+            done = read_sealed(folders.cell_folder(workdir, cell) / "config.json").get("iterations", 1)
             if cells_lib.config_of(sweep, cell).iterations > done:
                 folders.mark_as_incomplete(workdir, cell)

@@ -1,12 +1,14 @@
 """Object stores on this machine, each a real server in a process of its own behind a `storage_proxy.Proxy`."""
 
 import contextlib
+import functools
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import storage_proxy
 
@@ -35,14 +37,21 @@ class Store:
 
     def objects(self, folder: str) -> dict[str, bytes]:
         """What is in a folder of the bucket, by path; asked past the proxy."""
+        return {name: self._client.cat_file(f"{BUCKET}/{folder}/{name}") for name in self.names(folder)}
+
+    def names(self, folder: str) -> list[str]:
+        """The paths of what is in a folder of the bucket."""
+        start = f"{BUCKET}/{folder}/"
+        return [path.removeprefix(start) for path in self._client.find(start)]
+
+    @functools.cached_property
+    def _client(self) -> Any:
         import gcsfs.core  # by fsspec one gets a client that asks about buckets by gRPC
         import s3fs
 
         here = {"skip_instance_cache": True, "use_listings_cache": False, "endpoint_url": self.direct}
-        client = (gcsfs.core.GCSFileSystem(token="anon", **here) if self.scheme == "gs" else
-                  s3fs.S3FileSystem(key="test", secret="test", **here))
-        start = f"{BUCKET}/{folder}/"
-        return {path.removeprefix(start): client.cat_file(path) for path in client.find(start)}
+        return (gcsfs.core.GCSFileSystem(token="anon", **here) if self.scheme == "gs" else
+                s3fs.S3FileSystem(key="test", secret="test", **here))
 
 
 @contextlib.contextmanager

@@ -88,7 +88,7 @@ def test_what_was_written_here_is_not_asked_for(store, folder):
         for i in range(5):
             files.write_lines(folder / "stage" / f"{i}.jsonl", f"{i}\n", soon=True)
         files.write_json(folder / "stage" / "manifest.json", {"complete": True})
-        assert files.read_json(folder / "stage" / "manifest.json") == {"complete": True}
+        assert files.read_sealed(folder / "stage" / "manifest.json") == {"complete": True}
         assert [files.read_lines(folder / "stage" / f"{i}.jsonl")[0] for i in range(5)] == [b"%d" % i for i in range(5)]
         assert storage.names(folder / "stage") == {*(f"{i}.jsonl" for i in range(5)), "manifest.json"}
         assert not (folder / "other" / "x").exists() and (folder / "stage").is_dir()

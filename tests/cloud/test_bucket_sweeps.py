@@ -1,6 +1,5 @@
 """A sweep with its folder in a bucket: cells are run, marked, logged, skipped, moved aside. Cells are no real runs."""
 
-import json
 import pathlib
 import subprocess
 import sys
@@ -9,7 +8,7 @@ import object_stores
 import pytest
 
 from ilf_jax import config as config_lib
-from ilf_jax.runtime import bucket, storage
+from ilf_jax.runtime import bucket, files, storage
 from ilf_jax.sweeps import folders, grid, page, results, runner
 from ilf_jax.sweeps.grid import Sweep, axis
 
@@ -28,7 +27,7 @@ sys.exit(size == 13)
 
 
 def cell_command(sweep, cell, folder):
-    (folder / "config.json").write_text(json.dumps(config_lib.to_dict(grid.config_of(sweep, cell))))
+    files.write_json(folder / "config.json", config_lib.to_dict(grid.config_of(sweep, cell)))
     return [sys.executable, "-c", CELL, str(cell[SIZE]), str(folder)]
 
 

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 
-import fsspec
 import object_stores
 import pytest
 from conftest import make_tiny_config
@@ -105,18 +104,15 @@ class Bucket:
 
     def __init__(self, store):
         self._store, self.environment = store, store.environment()
-        self._files = fsspec.filesystem("gcs", endpoint_url=store.direct, token="anon", use_listings_cache=False)
 
     def workdir(self, run):
         return f"{self._store.uri}/{run}"
 
     def names(self, run):
-        top = f"{object_stores.BUCKET}/{run}/"
-        return [name.removeprefix(top) for name in self._files.find(top) if name.endswith((".json", ".jsonl"))]
+        return [name for name in self._store.names(run) if name.endswith((".json", ".jsonl"))]
 
     def records(self, run):
-        return {name: self._files.cat_file(f"{object_stores.BUCKET}/{run}/{name}") for name in self.names(run)
-                if is_record(name)}
+        return {name: data for name, data in self._store.objects(run).items() if is_record(name)}
 
 
 def is_record(name):
@@ -146,7 +142,7 @@ def assert_near(found, expected, where):
         assert found == expected, where
 
 
-@pytest.fixture(params=["disk", "gs"])
+@pytest.fixture(params=["disk", *object_stores.SCHEMES])
 def place(request, tmp_path):
     if request.param == "disk":
         yield Disk(tmp_path)
@@ -168,6 +164,15 @@ def undisturbed(config, tmp_path_factory):
 
 
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+
+
+@pytest.mark.parametrize("scheme", object_stores.SCHEMES)
+def test_two_processes_in_a_bucket(scheme, config, undisturbed, tmp_path):
+    with object_stores.started(scheme) as store:
+        place = Bucket(store)
+        with Run(config, place.workdir("run"), 2, {**ENVIRONMENT, **place.environment}, tmp_path / "run") as run:
+            assert run.codes() == [0, 0], run.said()
+        assert_equal(place.records("run"), undisturbed[0])
 
 
 def test_losses(config, place, undisturbed, tmp_path, capsys, request):

@@ -14,6 +14,7 @@ from ilf_jax import records
 from ilf_jax.errors import InputError
 from ilf_jax.reporting import judgements, plots, samples, tables, workfolder
 from ilf_jax.reporting.html_report import build_report
+from ilf_jax.runtime import files
 
 VOID = {"meta", "br", "link", "img", "hr", "input"}
 TEXT = "the plan was to leave early but a storm came over the hills and nobody wanted to drive home so"
@@ -41,7 +42,7 @@ def write_stage(folder, rows, seconds=3.0, complete=True, shards=2):
         "cost": {"seconds": seconds},
         "shards": shards,
     }
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    files.write_json(folder / "manifest.json", manifest)
 
 
 def make_run(path, iterations=2, count=12, candidates=6, arm=False, better=1.0):
@@ -50,7 +51,7 @@ def make_run(path, iterations=2, count=12, candidates=6, arm=False, better=1.0):
     config |= {"evaluate": {"headline": "insult_rate"}, "policy": {"checkpoint": "init:tiny<&>"}}
     config |= {"finetune": {"target": "reference" if arm else "refinement"}}
     path.mkdir(parents=True, exist_ok=True)
-    (path / "config.json").write_text(json.dumps(config))
+    files.write_json(path / "config.json", config)
     metrics = []
 
     def metric(k, stage, name, value, stderr=0.02, n=count):
@@ -109,7 +110,7 @@ def make_run(path, iterations=2, count=12, candidates=6, arm=False, better=1.0):
 
 def declare(path, directions):
     """As if the run's task declared these metrics."""
-    (path / "run.json").write_text(json.dumps({"format": 2, "started": 0.0, "metric_directions": directions}))
+    files.write_json(path / "run.json", {"format": 2, "started": 0.0, "metric_directions": directions})
 
 
 @pytest.fixture
@@ -213,8 +214,8 @@ def test_texts_and_names_are_escaped(tmp_path):
     with (path / "metrics.jsonl").open("a") as lines:
         lines.write(json.dumps({"iteration": 1, "stage": evil, "metric": evil, "value": 1.0}) + "\n")
         lines.write(json.dumps({"iteration": 1, "stage": "score", "metric": evil + '"$x_chosen', "value": 1.0}) + "\n")
-    config = json.loads((path / "config.json").read_text()) | {"task": evil}
-    (path / "config.json").write_text(json.dumps(config))
+    config = files.read_sealed(path / "config.json") | {"task": evil}
+    files.write_json(path / "config.json", config)
     make_run(path / "baselines" / "<script>$arm_1$", arm=True)
     text, page = read_page(build_report(path))
     assert "script" not in page.tags and "i" not in page.tags
@@ -229,7 +230,7 @@ def test_unfinished_run_shows_what_there_is(tmp_path):
             file.unlink()
         (folder / name).rmdir()
     manifest = folder / "score" / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"complete": False}))
+    files.write_json(manifest, files.read_sealed(manifest) | {"complete": False})
     shard = folder / "score" / "00001-of-00002.jsonl"
     shard.write_text(shard.read_text()[:-20])
     text, _ = read_page(build_report(path))
@@ -259,7 +260,7 @@ def test_run_cut_short_at_any_stage(tmp_path, keep):
 
 
 def test_bare_config(tmp_path):
-    (tmp_path / "config.json").write_text('{"iterations": 1}')
+    files.write_json(tmp_path / "config.json", {"iterations": 1})
     text, _ = read_page(build_report(tmp_path))
     assert "iteration 1" in text and "Unfinished run." in text
 
@@ -293,11 +294,11 @@ def test_metric_written_twice_counts_once_and_nan_is_listed(tmp_path):
 
 def test_headline_falls_back(tmp_path):
     path = make_run(tmp_path / "run")
-    (path / "config.json").write_text('{"iterations": 2, "evaluate": {"headline": "win_rate"}}')
+    files.write_json(path / "config.json", {"iterations": 2, "evaluate": {"headline": "win_rate"}})
     assert tables.headline(workfolder.read(path)) == "rouge_l"  # the first general one that was measured
     declare(path, {"unmeasured": "lower", "insult_rate": "lower", "mean_words": "higher"})
     assert tables.headline(workfolder.read(path)) == "insult_rate"  # the task's first that was measured
-    (path / "config.json").write_text('{"iterations": 2, "evaluate": {"headline": "mean_words"}}')
+    files.write_json(path / "config.json", {"iterations": 2, "evaluate": {"headline": "mean_words"}})
     assert tables.headline(workfolder.read(path)) == "mean_words"
 
 
@@ -385,10 +386,10 @@ def test_no_jax(finished):
 
 def test_reward_model_best_of_n_and_ranking(tmp_path):
     path = make_run(tmp_path / "run", iterations=1)
-    config = json.loads((path / "config.json").read_text())
+    config = files.read_sealed(path / "config.json")
     config["evaluate"] |= {"best_of_n": 4, "rank": True}
     config["reward"] = {"source": "jsonl:pairs.jsonl"}
-    (path / "config.json").write_text(json.dumps(config))
+    files.write_json(path / "config.json", config)
     missing = workfolder.read(path).missing
     assert missing == ["iteration 0: reward", "iteration 0: best_of_n", "iteration 1: best_of_n", "iteration 1: rank"]
     preferences = [records.Preference(f"c{i}", 0.5 + i / 50, "first" if i % 3 else "second") for i in range(20)]

@@ -48,4 +48,4 @@ def test_a_kill_before_the_config_is_written_leaves_a_new_folder(tmp_path, monke
             workdir.open_workdir(tmp_path, {"seed": 1})
     _, lock = workdir.open_workdir(tmp_path, {"seed": 2})
     lock.close()
-    assert files.read_json(tmp_path / "config.json") == {"seed": 2}
+    assert files.read_sealed(tmp_path / "config.json") == {"seed": 2}

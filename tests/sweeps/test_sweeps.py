@@ -41,7 +41,7 @@ rows = [{"iteration": k, "stage": stage, "metric": "loss", "value": 100 / k / si
 
 def fake(sweep, cell, folder):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config_lib.to_dict(grid.config_of(sweep, cell))))
+    files.write_json(folder / "config.json", config_lib.to_dict(grid.config_of(sweep, cell)))
     return [sys.executable, "-c", CELL, str(cell[SIZE]), str(cell.get("seed", 0)), str(folder)]
 
 
