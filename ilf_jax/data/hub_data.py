@@ -14,7 +14,7 @@ from typing import Any
 
 from ilf_jax.data import formats
 from ilf_jax.data.rows import Row
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, near_path
 from ilf_jax.runtime import hub, storage
 
 _CARD = "README.md"
@@ -91,6 +91,12 @@ def _place(name: str) -> tuple[str, str | None, storage.Path | None]:
         return name, configuration, place
     if not _HUB_ID.fullmatch(name):
         raise InputError(f"hf:{name}: there is no such folder, and it is no hub id of the form OWNER/NAME")
+    here = storage.local(name)
+    if here.parent.is_dir():  # a folder of ours whose name is mistyped, not somebody's data set on the hub
+        near = near_path(here)
+        raise InputError(f"hf:{name}: the folder {here.parent} has no {here.name}"
+                         f"{f'; did you mean {near.name}?' if near is not None else ''}; the hub is not asked for it, "
+                         f"because {name.partition('/')[0]}/ is a folder here")
     return name, configuration, None
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
+from orbax.checkpoint.experimental.v1._src.saving import execution
 
 from ilf_jax.errors import InputError, TryAgainError
 from ilf_jax.runtime import array_digests, checkpoint_places, distributed, os_errors, performance, progress, storage
@@ -128,7 +129,23 @@ def _save(place: storage.Path, arrays: Any, facts: dict[str, Any]) -> Callable[[
         if not distributed.is_main():
             return lambda: None
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(arrays))
-    return checkpoint_places.write(place, size, start)
+    with _saving_alone():
+        return checkpoint_places.write(place, size, start)
+
+
+@contextlib.contextmanager
+def _saving_alone() -> Iterator[None]:
+    """Inside, Orbax does not compare the folder's name between the processes.
+
+    It does so on the devices with all processes of jax, whichever are active in its context: where one saves for all,
+    its message would meet the others' next step.
+    """
+    check = execution._check_directory_consistency
+    execution._check_directory_consistency = lambda directory: None
+    try:
+        yield
+    finally:
+        execution._check_directory_consistency = check
 
 
 def _whole(array: Any) -> np.ndarray:

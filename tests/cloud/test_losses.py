@@ -166,6 +166,15 @@ def undisturbed(config, tmp_path_factory):
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
+@pytest.mark.parametrize("scheme", object_stores.SCHEMES)
+def test_two_processes_in_a_bucket(scheme, config, undisturbed, tmp_path):
+    with object_stores.started(scheme) as store:
+        place = Bucket(store)
+        with Run(config, place.workdir("run"), 2, {**ENVIRONMENT, **place.environment}, tmp_path / "run") as run:
+            assert run.codes() == [0, 0], run.said()
+        assert_equal(place.records("run"), undisturbed[0])
+
+
 def test_losses(config, place, undisturbed, tmp_path, capsys, request):
     wanted, rng = request.config.getoption("--losses"), random.Random(SEED)
     expected, files = undisturbed

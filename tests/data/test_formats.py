@@ -13,7 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ilf_jax.data import sources, text_files
+import ilf_jax
+from ilf_jax import config as config_lib
+from ilf_jax import setting_up
+from ilf_jax.data import documents, sources, text_files
 from ilf_jax.data.loading import load_examples
 from ilf_jax.errors import InputError
 from ilf_jax.records import Example
@@ -209,3 +212,21 @@ def test_a_folder_is_a_data_set(tmp_path):
         sources.read_rows(f"csv:{tmp_path}", "train", None, "config.data")
     assert sources.file_of(f"csv:{tmp_path}") == str(tmp_path) == sources.file_of(f"hf:{tmp_path}")
     assert sources.file_of("tfds:x") is None and sources.file_of("gs://b/x.csv.gz") == "gs://b/x.csv.gz"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_run_refuses_data_that_have_changed(tmp_path, kind):
+    rows = [{"document": f"text {i}", "draft": "a draft"} for i in range(4)]
+    c = ilf_jax.base_config()
+    c.data.source, c.data.eval_size = str(write_as(kind, tmp_path / f"rows.{kind}", rows)), 1
+    config = config_lib.read(c)
+
+    def begin():
+        setting_up.write_records(tmp_path / "examples.jsonl", documents.load_documents(config).by_iteration[1],
+                                 "config.data")
+
+    begin()
+    begin()
+    write_as(kind, tmp_path / f"rows.{kind}", [{**rows[0], "draft": "another"}, *rows[1:]])
+    with pytest.raises(InputError, match=r"holds other documents than config\.data gives now; the data have changed"):
+        begin()

@@ -110,7 +110,11 @@ def test_a_folder_that_datasets_has_saved():
 
 
 @pytest.mark.fast
-def test_no_such_data_set(tmp_path):
+def test_no_such_data_set(tmp_path, monkeypatch):
+    (tmp_path / "owner/notes").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"the folder owner has no note; did you mean notes\?; the hub is not asked"):
+        load_examples("hf:owner/note", {})
     with pytest.raises(InputError, match=r"hf:.*: there is no such folder, and it is no hub id"):
         load_examples(f"hf:{tmp_path / 'none'}", {})
 
