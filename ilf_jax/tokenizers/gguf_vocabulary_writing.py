@@ -4,6 +4,7 @@ The file names how words are split and does not say it; so every name is tried o
 """
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,10 @@ from ilf_jax.errors import InputError
 from ilf_jax.tokenizers import sentencepiece_model
 from ilf_jax.tokenizers.backend import Backend
 from ilf_jax.tokenizers.gguf_vocabulary import PRE_TOKENIZERS, Vocabulary
-from ilf_jax.tokenizers.sentencepiece_model import CONTROL, NORMAL, UNUSED, USER_DEFINED
+from ilf_jax.tokenizers.sentencepiece_model import BYTE, CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
 
 _PREFIX = "tokenizer.ggml."
+_BYTE = re.compile(r"<0x[0-9A-F]{2}>")
 
 # What tokenizers split in different ways.
 _TEXTS = (
@@ -40,13 +42,13 @@ def metadata(backend: Backend, size: int, samples: Sequence[str]) -> dict[str, A
     """
     texts = [*_TEXTS, *samples]
     wanted = backend.encode_batch(texts, False)
-    if backend.model_proto:
-        keys = _sentencepiece(backend, size)
+    data = json.loads(backend.tokenizer.to_str())
+    if backend.model_proto or data["model"].get("byte_fallback"):
+        keys = _sentencepiece(backend, size) if backend.model_proto else _converted(backend, data, size)
         if _ids(keys, texts, backend.where) == wanted:
             return keys
         raise InputError(f"{backend.where}: --format=gguf: what GGUF says of a sentencepiece model gives other tokens "
                          "than this tokenizer; use --format=huggingface")
-    data = json.loads(backend.tokenizer.to_str())
     byte_level, own = _byte_level(backend, data, size), _words(data)
     names = {words: pre for pre, words in reversed(PRE_TOKENIZERS.items())}  # of several, the first
     for words in sorted(names, key=lambda words: words != own):
@@ -83,13 +85,40 @@ def _words(data: Mapping[str, Any]) -> tuple[str | None, ...]:
 
 def _byte_level(backend: Backend, data: Mapping[str, Any], size: int) -> dict[str, Any]:
     if data["model"]["type"] != "BPE" or all(step["type"] != "ByteLevel" for step in _steps(data)):
-        raise InputError(f"{backend.where}: --format=gguf: takes byte-level BPE, and sentencepiece models with their "
-                         f"tokenizer.model; this is a {data['model']['type']} of tokenizer.json; use "
-                         "--format=huggingface")
+        raise InputError(f"{backend.where}: --format=gguf: takes byte-level BPE and sentencepiece's BPE; this is a "
+                         f"{data['model']['type']}; use --format=huggingface")
     known = {token for token, i in backend.tokenizer.get_vocab(with_added_tokens=True).items() if i < size}
-    pairs = [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in data["model"]["merges"]]
     return {f"{_PREFIX}model": "gpt2", **_tokens(backend, size, {}),
-            f"{_PREFIX}merges": [f"{a} {b}" for a, b in pairs if {a, b, a + b} <= known]}
+            f"{_PREFIX}merges": [f"{a} {b}" for a, b in _merges(data) if {a, b, a + b} <= known]}
+
+
+def _merges(data: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The merges of a tokenizer.json, which older versions write as one text each."""
+    return [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in data["model"]["merges"]]
+
+
+def _converted(backend: Backend, data: Mapping[str, Any], size: int) -> dict[str, Any]:
+    """Of a tokenizer.json that was made from a sentencepiece model, whose scores are the order of the merges."""
+    if data["model"]["type"] != "BPE":
+        raise InputError(f"{backend.where}: --format=gguf: takes sentencepiece models of type bpe, not unigram; use "
+                         "--format=huggingface")
+    ranks = {a + b: rank for rank, (a, b) in reversed(list(enumerate(_merges(data))))}
+    vocab, steps = data["model"]["vocab"], [*_steps(data), *_normalizers(data)]
+    types = {i: BYTE for token, i in vocab.items() if _BYTE.fullmatch(token)}
+    if data["model"].get("unk_token") in vocab:
+        types[vocab[data["model"]["unk_token"]]] = UNKNOWN
+    tokens = _tokens(backend, size, types)
+    adds_space = any(step["type"] == "Prepend" or step.get("prepend_scheme", "never") != "never" for step in steps)
+    return {
+        f"{_PREFIX}model": "llama", f"{_PREFIX}pre": "default", **tokens,
+        f"{_PREFIX}scores": [-float(ranks.get(text, len(ranks))) for text in tokens[f"{_PREFIX}tokens"]],
+        f"{_PREFIX}add_space_prefix": adds_space, f"{_PREFIX}remove_extra_whitespaces": False,
+    }
+
+
+def _normalizers(data: Mapping[str, Any]) -> list[dict[str, Any]]:
+    whole = data["normalizer"] or {"type": "Sequence", "normalizers": []}
+    return whole["normalizers"] if whole["type"] == "Sequence" else [whole]
 
 
 def _sentencepiece(backend: Backend, size: int) -> dict[str, Any]:

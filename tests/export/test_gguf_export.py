@@ -4,10 +4,12 @@ import jax
 import numpy as np
 import pytest
 from conftest import import_program
+from test_chat_template import BASES, DOCUMENTS, TEMPLATES, exported_of, make_folder
 
 import ilf_jax
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io, transformer
+from ilf_jax.records import Example
 from ilf_jax.tokenizers.tokenizer import Tokenizer
 
 export = import_program("export")
@@ -29,22 +31,45 @@ def logits(config, params, ids):
     return np.asarray(transformer.unembed(config, params, hidden))[0]
 
 
-def test_llama_cpp_answers_as_the_policy_does(fluent_run, written):
+def served(path, **settings):
+    """llama.cpp in this process."""
     llama_cpp = pytest.importorskip("xllamacpp")
     params = llama_cpp.CommonParams()
-    params.model.path = str(written / "policy-F16.gguf")
-    params.n_ctx, params.n_parallel, params.n_gpu_layers = 128, 1, 0
+    params.model.path = str(path)
+    params.n_ctx, params.n_parallel, params.n_gpu_layers = 512, 1, 0
     params.warmup = params.fit_params = False
     params.cpuparams.n_threads = 1
     params.use_jinja = True
-    server = llama_cpp.Server(params)
-    answers = []
+    for name, value in settings.items():
+        setattr(params, name, value)
+    return llama_cpp.Server(params)
+
+
+def test_llama_cpp_answers_as_the_policy_does(fluent_run, written):
+    server, answers = served(written / "policy-F16.gguf"), []
     for name in NAMES:
         answer = server.handle_chat_completions({"messages": [{"role": "user", "content": name}], "temperature": 0.0,
                                                  "max_tokens": 24, "samplers": ["temperature"]})
         answers.append(answer["choices"][0]["message"]["content"].strip())
     assert answers == [texts[0] for texts in ilf_jax.load(fluent_run).generate(NAMES)]
     assert all(len(text) > 12 for text in answers)
+
+
+@pytest.mark.parametrize(("base", "template"), [
+    ("trims", "title"), ("trims", "ends_in_document"), ("opens_thoughts", "braces"), ("plain", "no_document_line"),
+])
+def test_llama_cpp_renders_the_prompt_as_the_policy_reads_it(written, tmp_path, base, template):
+    """It has a Jinja of its own. With this verbosity it tells what it has made of the messages."""
+    folder = make_folder(tmp_path / "base", BASES[base])
+    exported = exported_of(f"hf:{folder}", "template", **{"template.policy": TEMPLATES[template]})
+    assert exported.prompt is not None
+    server = served(written / "policy-F16.gguf", chat_template=exported.prompt.source, verbosity=10)
+    for document in DOCUMENTS:
+        messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"},
+                    {"role": "assistant", "content": "Ho"}, {"role": "user", "content": document}]
+        answer = server.handle_chat_completions({"messages": messages, "max_tokens": 1})
+        own = exported.lm.encode_whole("", exported.task.policy_prompt(Example("", document)))
+        assert answer["__verbose"]["prompt"] == own.text
 
 
 def test_our_reader_makes_the_policy_of_it(fluent_run, written):

@@ -77,12 +77,18 @@ def test_sentencepiece(tmp_path, kind):
     (tmp_path / "tokenizer.model").write_bytes(out.getvalue())
     tokenizer = Tokenizer.load(f"file:{tmp_path / 'tokenizer.model'}")
     if kind == "unigram":
-        with pytest.raises(InputError, match="takes sentencepiece models of type bpe, not unigram"):
-            tokenizer.gguf_metadata(tokenizer.vocab_size, SAMPLES)
+        tokenizer.save(tmp_path / "hf")
+        for refused in (tokenizer, Tokenizer.load(f"hf:{tmp_path / 'hf'}")):
+            with pytest.raises(InputError, match="takes sentencepiece models of type bpe, not unigram"):
+                refused.gguf_metadata(tokenizer.vocab_size, SAMPLES)
         return
     keys = tokenizer.gguf_metadata(tokenizer.vocab_size, SAMPLES)
     assert keys["tokenizer.ggml.model"] == "llama" and keys["tokenizer.ggml.add_bos_token"] is True
     assert {1, 2, 3, 6} <= set(keys["tokenizer.ggml.token_type"]) and keys["tokenizer.ggml.add_space_prefix"] is True
+    # Most folders have it as a tokenizer.json, too, which is read first and holds no scores.
+    tokenizer.save(tmp_path / "hf")
+    fast = Tokenizer.load(f"hf:{tmp_path / 'hf'}").gguf_metadata(tokenizer.vocab_size, SAMPLES)
+    assert not (set(fast) ^ set(keys)) and {k for k in keys if fast[k] != keys[k]} <= {"tokenizer.ggml.scores"}
 
 
 @pytest.mark.fast
@@ -94,5 +100,5 @@ def test_what_gguf_cannot_say(tmp_path):
     words_only = tokenizers.Tokenizer(models.WordLevel({"[UNK]": 0, "a": 1}, "[UNK]"))
     (tmp_path / "words").mkdir()
     words_only.save(str(tmp_path / "words/tokenizer.json"))
-    with pytest.raises(InputError, match=r"takes byte-level BPE, and sentencepiece models .* this is a WordLevel"):
+    with pytest.raises(InputError, match=r"takes byte-level BPE and sentencepiece's BPE; this is a WordLevel"):
         gguf_vocabulary_writing.metadata(Tokenizer.load(f"hf:{tmp_path / 'words'}")._backend, 2, [])
