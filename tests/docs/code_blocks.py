@@ -1,4 +1,4 @@
-"""The fenced blocks of README.md and docs/*.md, and the commands in them."""
+"""The fenced blocks of README.md, CONTRIBUTING.md and docs/*.md, and the commands in them."""
 
 import dataclasses
 import pathlib
@@ -8,7 +8,7 @@ import shlex
 from markdown_it import MarkdownIt
 
 ROOT = pathlib.Path(__file__).parents[2]
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")))
 _OPERATORS = frozenset("();<>|&")
 
 

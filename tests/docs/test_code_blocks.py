@@ -29,8 +29,8 @@ from ilf_jax.sweeps import config_files, grid
 pytestmark = pytest.mark.fast
 
 # Programs of others, whose flags are not checked here.
-_OTHERS = {"cd", "curl", "export", "git", "head", "hf", "llama-server", "moto_server", "ollama", "source",
-           "tensorboard", "vllm"}
+_OTHERS = {"cd", "curl", "export", "git", "head", "hf", "llama-server", "mkdocs", "moto_server", "ollama", "pytest",
+           "source", "tensorboard", "vllm"}
 _STARTED_BY_LAUNCHERS = ("launch/multiprocess.sh", "launch/tpu_pod.sh", "launch/slurm.sbatch")
 _CHEAP = ("config", "configs")  # commands that run here
 _PLACEHOLDER = re.compile(r"[A-Z]{3,}|\.\.\.")
@@ -121,6 +121,7 @@ def check_command(words, own_files):
         assert "-f" not in rest or (ROOT / rest[rest.index("-f") + 1]).is_file()
     elif program == "pip":
         for word in rest[1:]:
+            assert not word.endswith(".txt") or (ROOT / word).is_file()
             named = re.fullmatch(r"(?:\.|ilf-jax)\[(.*)\]", word)
             assert named is None or set(named[1].split(",")) <= extras(), f"setup.py has no extra {word}"
     else:
