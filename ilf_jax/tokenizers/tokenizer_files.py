@@ -7,7 +7,7 @@ from typing import Any
 
 import tokenizers
 
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, shown
 from ilf_jax.models import checkpoint_io
 from ilf_jax.tokenizers import added_tokens, chat_templates, gguf_vocabulary, sentencepiece_model, slow_files
 from ilf_jax.tokenizers.backend import Backend, ids_of, refusing
@@ -154,9 +154,11 @@ def read_fast(path: Path) -> tokenizers.Tokenizer:
         InputError: it cannot be read, or gives ids out of range or twice.
     """
     data = slow_files.parse_json(path)
+    model = data.get("model")
+    if isinstance(model, dict):
+        _check_subword_prefix(model, path)
     with refusing(path):
         fast = tokenizers.Tokenizer.from_file(str(path))
-    model = data.get("model")
     if isinstance(model, dict) and isinstance(model.get("vocab"), dict):
         ids_of(model["vocab"], f"{path}: model.vocab")
     for token in data.get("added_tokens") or []:  # the library numbers them anew and is silent where that differs
@@ -165,6 +167,22 @@ def read_fast(path: Path) -> tokenizers.Tokenizer:
             raise InputError(f"{path}: the added token {token['content']!r} has the id {token['id']}; the vocabulary "
                              f"and the tokens before it make it {given}")
     return fast
+
+
+def _check_subword_prefix(model: Mapping[str, Any], path: Path) -> None:
+    """Raises InputError if what a merge appends lacks the prefix of inner pieces.
+
+    The library cuts as many bytes off it unseen, in the middle of a letter too, and ends the process.
+    """
+    prefix, merges = model.get("continuing_subword_prefix"), model.get("merges")
+    if not (isinstance(prefix, str) and prefix and isinstance(merges, list)):
+        return
+    for merge in merges:
+        pieces = merge.split(" ") if isinstance(merge, str) else merge if isinstance(merge, list) else []
+        appended = pieces[1] if len(pieces) == 2 else ""
+        if isinstance(appended, str) and not appended.startswith(prefix):
+            raise InputError(f"{path}: model.continuing_subword_prefix is {shown(prefix)}, but the merge "
+                             f"{shown(merge)} appends a piece without it")
 
 
 def from_gguf(path: str) -> Parts:

@@ -128,6 +128,9 @@ NO_TOKENIZERS = [
     b'{"model": {"type": "BPE", "vocab": {"a": 2147483648}, "merges": []}}',
     b'{"model": {"type": "Unigram", "unk_id": 5, "vocab": [["a", 0.0]]}}',
     b'{"model": {"type": "WordLevel", "vocab": {}, "unk_token": "x"}}',
+    # The library would cut "é" in two, and end the process.
+    '{"model": {"type": "BPE", "continuing_subword_prefix": "#", "vocab": {"a": 0, "é": 1, "aé": 2}, '
+    '"merges": [["a", "é"]]}}'.encode(),
     b'{"added_tokens": [{"id": 2147483648, "content": "<b>", "special": true, "single_word": false, "lstrip": false, '
     b'"rstrip": false, "normalized": false}], "model": {"type": "BPE", "vocab": {"a": 0}, "merges": []}}',
 ]
