@@ -138,7 +138,7 @@ def _results(exported: Exported) -> str:
 def _origin(exported: Exported) -> str:
     """The configuration, and digests of the documents."""
     finished = exported.finished
-    values = files.read_json(finished.folder / "config.json")
+    values = files.read_sealed(finished.folder / "config.json")
     rows = []
     for k in range(finished.iteration + 1):
         folder = finished.root / f"iteration_{k:03d}"

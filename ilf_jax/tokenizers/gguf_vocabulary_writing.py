@@ -41,14 +41,17 @@ def metadata(backend: Backend, size: int, samples: Sequence[str]) -> dict[str, A
         InputError: the tokenizer is of another kind than GGUF has, or GGUF has no name for how it splits words.
     """
     texts = [*_TEXTS, *samples]
-    wanted = backend.encode_batch(texts, False)
     data = json.loads(backend.tokenizer.to_str())
     if backend.model_proto or data["model"].get("byte_fallback"):
+        # llama.cpp puts a space in front of any text, some tokenizers not in front of one that begins with a space.
+        texts = [text.lstrip(" ") for text in texts]
+        wanted = backend.encode_batch(texts, False)
         keys = _sentencepiece(backend, size) if backend.model_proto else _converted(backend, data, size)
         if _ids(keys, texts, backend.where) == wanted:
             return keys
         raise InputError(f"{backend.where}: --format=gguf: what GGUF says of a sentencepiece model gives other tokens "
                          "than this tokenizer; use --format=huggingface")
+    wanted = backend.encode_batch(texts, False)
     byte_level, own = _byte_level(backend, data, size), _words(data)
     names = {words: pre for pre, words in reversed(PRE_TOKENIZERS.items())}  # of several, the first
     for words in sorted(names, key=lambda words: words != own):
@@ -94,7 +97,8 @@ def _byte_level(backend: Backend, data: Mapping[str, Any], size: int) -> dict[st
 
 def _merges(data: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The merges of a tokenizer.json, which older versions write as one text each."""
-    return [tuple(m.split(" ", 1)) if isinstance(m, str) else tuple(m) for m in data["model"]["merges"]]
+    pairs = (m.split(" ", 1) if isinstance(m, str) else m for m in data["model"]["merges"])
+    return [(first, second) for first, second in pairs]
 
 
 def _converted(backend: Backend, data: Mapping[str, Any], size: int) -> dict[str, Any]:

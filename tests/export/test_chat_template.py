@@ -59,10 +59,10 @@ def make_folder(folder, template):
     return folder
 
 
-def exported_of(checkpoint, task="summarize", **changes):
+def exported_of(checkpoint, task="summarize", tokenizer=None, **changes):
     """What an export of a policy before training is made of; nothing is loaded but its tokenizer."""
     c = make_tiny_config()
-    c.task, c.policy.checkpoint, c.policy.tokenizer = task, checkpoint, None
+    c.task, c.policy.checkpoint, c.policy.tokenizer = task, checkpoint, tokenizer
     with c.unlocked():
         c.update_from_flattened_dict(changes)
     config = config_lib.read(c)

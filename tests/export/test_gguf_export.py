@@ -1,13 +1,16 @@
 """A policy as GGUF: llama.cpp answers as the policy does, and what our own reader makes of the file is the policy."""
 
+import types
+
 import jax
 import numpy as np
 import pytest
 from conftest import import_program
-from test_chat_template import BASES, DOCUMENTS, TEMPLATES, exported_of, make_folder
+from test_chat_template import BASES, DOCUMENTS, TEMPLATES, exported_of, make_folder, sentencepiece_folder
 
 import ilf_jax
 from ilf_jax.errors import InputError
+from ilf_jax.export import gguf_export
 from ilf_jax.models import checkpoint_io, transformer
 from ilf_jax.records import Example
 from ilf_jax.tokenizers.tokenizer import Tokenizer
@@ -70,6 +73,31 @@ def test_llama_cpp_renders_the_prompt_as_the_policy_reads_it(written, tmp_path, 
         answer = server.handle_chat_completions({"messages": messages, "max_tokens": 1})
         own = exported.lm.encode_whole("", exported.task.policy_prompt(Example("", document)))
         assert answer["__verbose"]["prompt"] == own.text
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_llama_cpp_goes_on_from_sentencepiece_tokens(tmp_path, as_json):
+    """With BOS, and a space in front; with the scores of the model file, or the merges of a tokenizer.json."""
+    folder = sentencepiece_folder(tmp_path / "base", legacy=True)
+    if as_json:
+        Tokenizer.load(f"hf:{folder}").save(tmp_path / "json")
+        folder = tmp_path / "json"
+        (folder / "tokenizer.model").unlink(missing_ok=True)
+    exported = exported_of("init:tiny", tokenizer=f"hf:{folder}")
+    vars(exported)["work"] = types.SimpleNamespace(iterations=[])  # there is no run
+    facts = gguf_export.metadata(exported)
+    gguf_export.write(exported, *facts, tmp_path, "F32")
+    server, document = served(tmp_path / "policy-F32.gguf"), "the baker is a gem, and Ünï 🙂  too"
+    answer = server.handle_chat_completions({
+        "messages": [{"role": "user", "content": document}], "max_tokens": 6, "temperature": 0.0, "logprobs": True,
+        "top_logprobs": 1, "samplers": ["temperature"], "ignore_eos": True})
+    prompt = exported.lm.encode_whole("", exported.task.policy_prompt(Example("", document))).ids
+    assert answer["usage"]["prompt_tokens"] == len(prompt)
+    theirs = [step["id"] for step in answer["choices"][0]["logprobs"]["content"]]
+    each = logits(exported.lm.architecture, exported.params, [*prompt, *theirs])[len(prompt) - 1 : -1].copy()
+    each[:, list(exported.lm.end_ids)] = -np.inf  # which ignore_eos rules out
+    assert len(theirs) == 6
+    assert (each.max(axis=1) - each[np.arange(6), theirs]).max() < 1e-4
 
 
 def test_our_reader_makes_the_policy_of_it(fluent_run, written):

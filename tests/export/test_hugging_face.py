@@ -153,7 +153,7 @@ def test_the_model_card(tiny_run, exported):
     assert len(table.rows) > 3 and markdown.table(table.columns, table.rows) in text
     assert "iteration 2 of 2" in text and "on 4 held-out documents" in text
     (config,) = re.findall(r"```json\n(.*?)```", text, re.DOTALL)
-    assert json.loads(config) == files.read_json(tiny_run[1] / "config.json")
+    assert json.loads(config) == files.read_sealed(tiny_run[1] / "config.json")
     documents = (tiny_run[1] / "iteration_002/examples.jsonl").read_bytes()
     assert f"| trained on in iteration 2 | {hashlib.sha256(documents).hexdigest()} |" in text
 
@@ -168,7 +168,7 @@ def test_everybody_may_read_the_files(exported):
 def changed(run, folder, **values):
     """A copy of a run whose config.json says something else."""
     shutil.copytree(run, folder)
-    files.write_json(folder / "config.json", files.read_json(folder / "config.json") | values)
+    files.write_json(folder / "config.json", files.read_sealed(folder / "config.json") | values)
     return folder
 
 
