@@ -2,6 +2,7 @@
 
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.inference.model_pool import Roles
+from ilf_jax.models import layer_stack
 from ilf_jax.models.architecture import to_facts
 from ilf_jax.models.transformer import Params
 from ilf_jax.runtime import checkpoint, distributed, files, performance, storage
@@ -24,7 +25,7 @@ def save(
         Done once the checkpoint is complete on the disk.
     """
     params = lm.placement.params(params, "train")
-    saved = checkpoint.save_model(folder, params, to_facts(lm.architecture))
+    saved = checkpoint.save_model(folder, layer_stack.one_by_one(params), to_facts(lm.architecture))
     if distributed.is_main():
         with performance.saving(), storage.written_locally(folder / "tokenizer") as place:
             lm.tokenizer.save(place)

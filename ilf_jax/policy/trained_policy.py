@@ -131,7 +131,7 @@ def load(folder: str | os.PathLike[str], iteration: int | None = None, baseline:
         raise InputError(f"{where}: iteration {iteration} has no finished checkpoint; those that have are "
                          f"{', '.join(map(str, finished)) or 'none'}, and 0 is the policy before training")
     of_run = workdir.Workdir(root, {})
-    pool = model_pool.ModelPool(_mesh(config), config.seed, config.precision, of_run.started)
+    pool = model_pool.ModelPool(_mesh(config), config.seed, config.precision, of_run.started, config.layers)
     trained_reward = config.reward.source is not None
     roles = model_pool.Roles(
         config, pool, root / "tokenizer", workdir.Workdir(where, {}).checkpoint(iteration) if iteration else None,
