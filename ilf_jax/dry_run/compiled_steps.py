@@ -25,8 +25,8 @@ from ilf_jax.stages.context import needed_stages
 from ilf_jax.training import objectives, optimizer, packing, train_program
 
 _OUT_OF_MEMORY = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)")
-# Deeper models are not compiled as they are where their layers are unrolled, but at these depths: this many layers (or a multiple of what their pattern
-# of sliding windows takes), and twice as many.
+# Deeper models whose layers are unrolled are not compiled as they are, but at these depths: this many layers (or a
+# multiple of what their pattern of sliding windows takes), and twice as many.
 _DEEPEST, _SHALLOW = 40, 8
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 

@@ -113,8 +113,8 @@ _PROGRAMS: dict[str, Programs] = {
                     "to 8 s and loads in 1.5 to 2.5 s, 2026-11"),
     "gpu": Programs(0.16, 5, 1e14, 128, True, "SmolLM2-135M on one H200: 28.3 s for 5 programs, autotuning included, "
                     "2026-11-28"),
-    "tpu": Programs(1.16, 5, 1e14, 128, True, "Llama 8B (32 layers) for v5e:4x4, on two AMD EPYC cores: refine compiles "
-                    "in 43 s, score in 42 s, 2026-11"),
+    "tpu": Programs(1.16, 5, 1e14, 128, True, "Llama 8B (32 layers) for v5e:4x4, on two AMD EPYC cores: refine "
+                    "compiles in 43 s, score in 42 s, 2026-11"),
 }
 
 
