@@ -231,7 +231,8 @@ def _decided(config: config_lib.Config, folder: storage.Path) -> config_lib.Conf
         if value != getattr(here, name):
             progress.log(f"config.{name}={value}: {folder} was begun with it; the default here is "
                          f"{getattr(here, name)}")
-    return dataclasses.replace(here, **found)
+    changes: dict[str, Any] = {**found}
+    return dataclasses.replace(here, **changes)
 
 
 def baseline_folder(workdir: storage.Path, name: str) -> storage.Path:

@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+KV = tuple[jax.Array, jax.Array]
+"""Keys and values."""
+
 
 @struct.dataclass
 class Prefix:
@@ -79,6 +82,15 @@ class AttentionContext:
             return kv and kv.replace(keys=kv.keys[layer], values=kv.values[layer])
 
         return dataclasses.replace(self, prefix=pick(self.prefix), cache=pick(self.cache))
+
+    def in_scan(self, prefix: KV | None, cache: KV | None, layer: jax.Array) -> "AttentionContext":
+        """The same inside a scan over a stack: the prefix of one layer, and the cache of all, see `Cache.write`."""
+
+        def with_kv(kv: Any, pair: KV | None, **more: Any) -> Any:
+            return kv if pair is None else kv.replace(keys=pair[0], values=pair[1], **more)
+
+        return dataclasses.replace(
+            self, prefix=with_kv(self.prefix, prefix), cache=with_kv(self.cache, cache, layer=layer))
 
 
 def empty_cache(prefix: Prefix, candidates: int, slots: int) -> Cache:

@@ -91,7 +91,7 @@ def _jitted_join(sharding: Any) -> jax.stages.Wrapped:
 
 def one_by_one(params: Mapping[str, Any]) -> dict:
     """Params in stacks -> params one by one; the arrays of either do not depend on each other."""
-    flat = {}
+    flat: dict[str, Any] = {}
     for path, leaf in traverse_util.flatten_dict(dict(params), sep="/").items():
         if is_stacked(path):
             flat |= zip(paths(path), _split(leaf), strict=True)

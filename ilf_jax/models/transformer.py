@@ -7,7 +7,7 @@ cache is its own buffer.
 
 import functools
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
@@ -15,12 +15,11 @@ import jax.numpy as jnp
 
 from ilf_jax.models import attention, layer_stack, rope
 from ilf_jax.models.architecture import ModelConfig
-from ilf_jax.models.cache import AttentionContext, Cache, Prefix
+from ilf_jax.models.cache import KV, AttentionContext, Cache, Prefix
 from ilf_jax.models.compute import FLOAT32, ComputeOptions
 from ilf_jax.models.linear import KEPT, Linear
 
 Params = dict
-KV = tuple[jax.Array, jax.Array]
 
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
@@ -240,7 +239,8 @@ class Transformer(nn.Module):
         def layer(i: int, params: Params, x: jax.Array, context: AttentionContext) -> tuple[jax.Array, KV]:
             rotation = rotations[c.is_sliding(i)] if c.is_rotated(i) else None
             module = Layer(c, c.is_sliding(i), self.compute, parent=None)
-            return module.apply({"params": params}, x, positions_BxCxL, rotation, context, None)
+            computed: Any = module.apply({"params": params}, x, positions_BxCxL, rotation, context, None)
+            return computed
 
         if self.remat != "none":
             # A loop's steps are not merged with what they compute again.
@@ -251,11 +251,7 @@ class Transformer(nn.Module):
             params, of_prefix, number = of_step
             kvs = []
             for i, name in enumerate(stacks):
-                here = context
-                if prefix is not None:
-                    here = here.replace(prefix=prefix.replace(keys=of_prefix[i][0], values=of_prefix[i][1]))
-                if cache is not None:
-                    here = here.replace(cache=cache.replace(keys=written[i][0], values=written[i][1], layer=number))
+                here = context.in_scan(of_prefix[i] if of_prefix else None, written[i] if written else None, number)
                 x, kv = layer(i, params[name], x, here)
                 kvs.append(kv)
             if cache is not None:
@@ -265,7 +261,7 @@ class Transformer(nn.Module):
         def pairs(kv: Prefix | Cache | None) -> list[KV]:
             return [] if kv is None else list(zip(kv.keys, kv.values, strict=True))[: len(stacks)]
 
-        params = {name: self.get_variable("params", name) for name in stacks}
+        params: Params = {name: self.get_variable("params", name) for name in stacks}
         number = jnp.arange(len(next(iter(stacks.values()))))
         (x, written), kvs = jax.lax.scan(period, (x, pairs(cache)), (params, pairs(prefix), number))
         return x, written if cache is not None else kvs or []

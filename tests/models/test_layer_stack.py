@@ -102,7 +102,7 @@ def test_logits_are_equal(name):
 def test_64_greedy_tokens_are_equal(name, bits):
     """In bfloat16 up to where the two likeliest tokens are as close as rounding is."""
     config, compute = CONFIGS[name], FLOAT32 if bits == 32 else BFLOAT16
-    greedy, ends = make_sampling(0.0, 0, 1.0), np.zeros(V, np.int8)
+    greedy, ends = make_sampling(0.0, 0, 1.0), jnp.zeros(V, jnp.int8)
     prompts, lengths, keys = random_tokens(B, P), np.array([7, 12, 3], np.int32), np.zeros((B, 1, 2), np.uint32)
 
     @jax.jit
