@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 from ilf_jax.models.architecture import ModelConfig
@@ -90,11 +91,11 @@ def _jitted_join(sharding: Any) -> jax.stages.Wrapped:
 
 
 def one_by_one(params: Mapping[str, Any]) -> dict:
-    """Params in stacks -> params one by one; the arrays of either do not depend on each other."""
+    """Params in stacks -> params one by one: views of numpy arrays, copies of those of jax."""
     flat: dict[str, Any] = {}
     for path, leaf in traverse_util.flatten_dict(dict(params), sep="/").items():
         if is_stacked(path):
-            flat |= zip(paths(path), _split(leaf), strict=True)
+            flat |= zip(paths(path), leaf if isinstance(leaf, np.ndarray) else _split(leaf), strict=True)
         else:
             flat[path] = leaf
     return traverse_util.unflatten_dict(flat, sep="/")

@@ -188,6 +188,7 @@ def test_checkpoints_do_not_depend_on_the_form(tmp_path):
     stacked, params = scanning.get(uri), unrolled.get(uri)
     assert any(layer_stack.is_stacked(name) for name in stacked)
     jax.tree.map(np.testing.assert_array_equal, layer_stack.one_by_one(stacked), params)
-    checkpoint.save_model(tmp_path, layer_stack.one_by_one(stacked), {}).result()
+    on_host = jax.tree.map(np.asarray, stacked)
+    checkpoint.save_model(tmp_path, layer_stack.one_by_one(on_host), {}).result()
     found = checkpoint.load_model(tmp_path, transformer.param_shapes(unrolled.config(uri)))
     jax.tree.map(np.testing.assert_array_equal, found, params)
