@@ -190,7 +190,7 @@ def set_up(
         config = config_lib.read(config)
     storage.set_patience(config.storage.patience)
     config_changes.check_names(allow_change, config_lib.key_names())
-    config = _with_precision(config, storage.path(workdir))
+    config = _decided(config, storage.path(workdir))
     task = tasks_lib.make_task(config)
     trackers.check(config)
     preflight.check_sources(config, task)
@@ -199,7 +199,7 @@ def set_up(
     comparisons = comparisons_lib.load_comparisons(config.reward) if config.reward.source else None
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     model_pool.compute_of(config, mesh)  # refuses what the devices cannot do
-    pool = model_pool.ModelPool(mesh, config.seed, config.precision)
+    pool = model_pool.ModelPool(mesh, config.seed, config.precision, layers=config.layers)
     documents = preflight.fitting(config, task, documents, pool)
     if comparisons is not None:
         comparisons = preflight.fitting_comparisons(config, task, documents, comparisons, pool)
@@ -225,23 +225,25 @@ def set_up(
             comparisons, tuple(allow_change))
 
 
-def _with_precision(config: config_lib.Config, folder: storage.Path) -> config_lib.Config:
+def _decided(config: config_lib.Config, folder: storage.Path) -> config_lib.Config:
     """The configuration with 'auto' replaced: by what the folder was begun with, else by what suits the devices."""
-    if config.precision != "auto":
-        return config
+    here = model_pool.for_platform(config, jax.default_backend())
+    asked = [name for name in config_changes.AUTO if getattr(config, name) == "auto"]
 
-    here = model_pool.with_precision(config, jax.default_backend()).precision
-
-    def decide() -> str:
-        if not (folder / "config.json").exists():
-            return here
+    def decide() -> dict[str, str]:
+        if not asked or not (folder / "config.json").exists():
+            return {}
         workdir_lib.read_run_facts(folder)  # of another version, the folder may hold anything
-        return str(files.read_sealed(folder / "config.json").get("precision", here))
+        begun = files.read_sealed(folder / "config.json")
+        return {name: str(begun.get(name, getattr(here, name))) for name in asked}
 
-    precision = distributed.on_main(decide)
-    if precision != here:
-        progress.log(f"config.precision={precision}: {folder} was begun with it; the default here is {here}")
-    return dataclasses.replace(config, precision=precision)
+    found = distributed.on_main(decide)
+    for name, value in found.items():
+        if value != getattr(here, name):
+            progress.log(f"config.{name}={value}: {folder} was begun with it; the default here is "
+                         f"{getattr(here, name)}")
+    changes: dict[str, Any] = {**found}
+    return dataclasses.replace(here, **changes)
 
 
 def baseline_folder(workdir: storage.Path, name: str) -> storage.Path:

@@ -1,4 +1,4 @@
-"""config.precision='auto': by the devices when a folder is begun, and from then on by the folder."""
+"""config.precision and config.layers 'auto': by the devices when a folder is begun, and from then on by the folder."""
 
 import importlib.util
 import json
@@ -24,12 +24,14 @@ def precision(folder):
 @pytest.mark.fast
 def test_the_default_of_each_platform():
     assert [hardware.default_precision(p) for p in ("cpu", "gpu", "tpu")] == ["float32", "bfloat16", "bfloat16"]
+    assert [hardware.default_layers(p) for p in ("cpu", "gpu", "tpu")] == ["unrolled", "scan", "scan"]
 
 
 def test_a_run_keeps_the_precision_that_it_was_begun_with(tiny_config, tmp_path, monkeypatch, caplog):
     folder = tmp_path / "run"
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(hardware, "default_precision", lambda platform: "bfloat16")
+        elsewhere.setattr(hardware, "default_layers", lambda platform: "scan")
         metrics = ilf_jax.run(tiny_config, folder)
     assert precision(folder) == "bfloat16"
     with caplog.at_level(logging.INFO):
@@ -37,6 +39,7 @@ def test_a_run_keeps_the_precision_that_it_was_begun_with(tiny_config, tmp_path,
         assert ilf_jax.run(tiny_config, folder) == metrics
     assert precision(folder) == "bfloat16"
     assert f"config.precision=bfloat16: {folder} was begun with it; the default here is float32" in caplog.text
+    assert f"config.layers=scan: {folder} was begun with it; the default here is unrolled" in caplog.text
     tiny_config.precision = "float32"
     with pytest.raises(InputError, match="precision: 'bfloat16' -> 'float32'"):
         ilf_jax.run(tiny_config, folder)

@@ -44,7 +44,7 @@ def judge(
     facts = {**config_lib.to_dict(settings), "compared": digests}
     folder, lock = workdir_lib.open_workdir(out, facts)
     with lock:
-        pool = model_pool.ModelPool(mesh, settings.seed, settings.precision, folder.started)
+        pool = model_pool.ModelPool(mesh, settings.seed, settings.precision, folder.started, settings.layers)
         roles = model_pool.Roles(settings, pool, folder.path / "tokenizer", None)
         context = StageContext(settings, folder, tasks.make_task(settings), 0, (), tuple(documents.values()), roles)
         return list(rank(context, chosen).by_id().values())

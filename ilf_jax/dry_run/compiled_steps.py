@@ -15,7 +15,7 @@ from ilf_jax.config import needed_stages
 from ilf_jax.dry_run import hlo
 from ilf_jax.dry_run.batch_shapes import Shapes
 from ilf_jax.inference import generation, language_model, model_pool
-from ilf_jax.models import flops, transformer
+from ilf_jax.models import flops, layer_stack, transformer
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions, in_precision
 from ilf_jax.models.placement import Placement
@@ -25,8 +25,8 @@ from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.training import objectives, optimizer, packing, train_program
 
 _OUT_OF_MEMORY = re.compile(r"[Uu]sed ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?)")
-# Deeper models are not compiled as they are, but at these depths: this many layers (or a multiple of what their pattern
-# of sliding windows takes), and twice as many.
+# Deeper models whose layers are unrolled are not compiled as they are, but at these depths: this many layers (or a
+# multiple of what their pattern of sliding windows takes), and twice as many.
 _DEEPEST, _SHALLOW = 40, 8
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
@@ -77,7 +77,7 @@ def compile_all(config: config_lib.Config, placements: Mapping[str, Placement], 
     Args:
         placements: of the models that play refiner, judge and policy.
     """
-    config = model_pool.with_precision(config, placements["policy"].mesh.devices.flat[0].platform)
+    config = model_pool.for_platform(config, placements["policy"].mesh.devices.flat[0].platform)
     needed = needed_stages(config)
     chosen = [("refine", "refiner", _refine)] if "refine" in needed else []
     if "score" in needed and config.score.method == "instruct_rm":
@@ -103,7 +103,7 @@ def _at_full_depth(
     # How often XLA's loops run is known, but for the one that draws tokens.
     loops = config.refine.max_new_tokens + config.refiner.thinking_tokens if name == "refine" else 1
     compiled: list[Step] = []
-    for depth in _depths(placement.model):
+    for depth in _depths(config, placement.model):
         progress.log(f"compiling {name}, {depth} of {placement.model.num_layers} layers")
         shallow = dataclasses.replace(placement, model=dataclasses.replace(placement.model, num_layers=depth))
         compiled.append(_compile(name, shallow, other_models, *lower(config, shallow, shapes), loops=loops))
@@ -113,8 +113,8 @@ def _at_full_depth(
     return _extrapolated(compiled[0], compiled[1], placement, arguments, work, traffic)
 
 
-def _depths(model: ModelConfig) -> tuple[int, ...]:
-    if model.num_layers <= _DEEPEST:
+def _depths(config: config_lib.Config, model: ModelConfig) -> tuple[int, ...]:
+    if model.num_layers <= _DEEPEST or (config.layers == "scan" and layer_stack.stacks(model)):
         return (model.num_layers,)
     pattern = max(1, model.sliding_pattern)
     first = -(-_SHALLOW // pattern) * pattern
@@ -216,7 +216,7 @@ def _finetune(config: config_lib.Config, placement: Placement, shapes: Shapes) -
     objective = objectives.make(model, compute, settings)
     params = jax.eval_shape(
         lambda params: train_program.trainable(model, settings, "finetune", params, jax.random.key(0)),
-        transformer.param_shapes(model))
+        _param_shapes(config, model))
     trained, frozen = train_program.split(settings, placement, params)
     opt = optimizer.OptimizerConfig.from_settings(settings)
     arguments = train_program.argument_shapes(opt, placement, objective, trained, frozen)
@@ -236,8 +236,13 @@ def _batch(placement: Placement, *of: tuple[tuple[int, ...], Any], axis: int = 0
 
 
 def _decode_params(placement: Placement, config: config_lib.Config) -> transformer.Params:
-    shapes = in_precision(transformer.param_shapes(placement.model), jnp.dtype(config.precision))
+    shapes = in_precision(_param_shapes(config, placement.model), jnp.dtype(config.precision))
     return placement.with_shardings(shapes, "decode")
+
+
+def _param_shapes(config: config_lib.Config, model: ModelConfig) -> transformer.Params:
+    shapes = transformer.param_shapes(model)
+    return layer_stack.stacked(model, shapes) if config.layers == "scan" else shapes
 
 
 def _bytes(tree: Any) -> int:

@@ -43,7 +43,7 @@ def dry_run(config: config_lib.Config, topology: str | None = None) -> int:
     task = tasks.make_task(config)
     devices = hardware.topology(topology) if topology else jax.devices()
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
-    config = model_pool.with_precision(config, devices[0].platform)
+    config = model_pool.for_platform(config, devices[0].platform)
     model_pool.compute_of(config, mesh)
     preflight.check_sources(config, task)
     placements = {part: Placement(mesh, model_pool.read_model_config(compiled_steps.uri_of(config, part)))

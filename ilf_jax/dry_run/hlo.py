@@ -14,6 +14,10 @@ _CALLED = re.compile(r"\b(?:calls|to_apply|called_computations|branch_computatio
 _BODY = re.compile(r"\bbody=%?([\w.\-]+)")
 _UNKNOWN = -1  # trip count
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
+_CONDITION = re.compile(r"\bcondition=%?([\w.\-]+)")
+_CONSTANT = re.compile(r"^\s+%?([\w.\-]+) = s32\[\]\S* constant\((\d+)\)")
+_CARRIED = re.compile(r"^\s+%?([\w.\-]+) = s32\[\]\S* get-tuple-element\(")
+_LESS = re.compile(r"^\s+ROOT .* compare\((?:\S+ )?%?([\w.\-]+), (?:\S+ )?%?([\w.\-]+)\), direction=LT")
 
 
 def collectives(text: str, loops: int = 1) -> dict[str, tuple[int, int]]:
@@ -25,7 +29,7 @@ def collectives(text: str, loops: int = 1) -> dict[str, tuple[int, int]]:
     """
     operations: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
     calls: dict[str, list[tuple[str, int]]] = collections.defaultdict(list)
-    computation, entry = "", ""
+    computation, entry, limits = "", "", _limits(text)
     for line in text.splitlines():
         if head := _COMPUTATION.match(line):
             computation = head.group(2)
@@ -43,13 +47,35 @@ def collectives(text: str, loops: int = 1) -> dict[str, tuple[int, int]]:
             has_inputs = name.endswith("-start") and kind != "all-reduce"
             operations[computation].append((kind, max(sizes) if has_inputs else sum(sizes)))
         if name == "while":
-            trips = _TRIPS.search(line)
-            body = _BODY.search(line)
-            assert body is not None, "a while loop names its body"
-            calls[computation].append((body.group(1), int(trips.group(1)) if trips else _UNKNOWN))
+            trips, body, condition = _TRIPS.search(line), _BODY.search(line), _CONDITION.search(line)
+            assert body is not None and condition is not None, "a while loop names its body and its condition"
+            known = int(trips.group(1)) if trips else limits.get(condition.group(1), _UNKNOWN)
+            calls[computation].append((body.group(1), known))
         for names in _CALLED.findall(line):
             calls[computation] += [(called.strip().lstrip("%"), 1) for called in names.split(", ")]
     return _totals(entry, operations, calls, loops)
+
+
+def _limits(text: str) -> dict[str, int]:
+    """Of conditions that compare what a loop carries with a constant: the constant, by the condition's name.
+
+    jax's scans count from 0 to it. XLA notes their trip counts, but those of TPU programs are gone at the end.
+    """
+    constants: dict[str, int] = {}
+    carried: set[str] = set()
+    limits, computation = {}, ""
+    for line in text.splitlines():
+        if head := _COMPUTATION.match(line):
+            computation = head.group(2)
+        elif constant := _CONSTANT.match(line):
+            constants[constant.group(1)] = int(constant.group(2))
+        elif value := _CARRIED.match(line):
+            carried.add(value.group(1))
+        elif less := _LESS.match(line):
+            counter, limit = less.groups()
+            if counter in carried and limit in constants:
+                limits[computation] = constants[limit]
+    return limits
 
 
 def _size(kind: str, dimensions: str) -> int:

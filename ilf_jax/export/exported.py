@@ -12,6 +12,7 @@ from ilf_jax.export import chat_template
 from ilf_jax.export.chat_template import TaskPrompt
 from ilf_jax.inference import model_pool
 from ilf_jax.inference.language_model import LanguageModel
+from ilf_jax.models import layer_stack
 from ilf_jax.models.transformer import Params
 from ilf_jax.policy.trained_policy import Finished
 from ilf_jax.reporting import workfolder
@@ -70,7 +71,11 @@ class Exported:
     @functools.cached_property
     def params(self) -> Params:
         """The policy's params, float32."""
-        return self.roles.take("policy")
+        return self.load("policy")
+
+    def load(self, role: str) -> Params:
+        """The params of a model that plays a role, float32, layer by layer."""
+        return layer_stack.one_by_one(self.roles.take(role))
 
     @functools.cached_property
     def work(self) -> WorkFolder:

@@ -50,7 +50,7 @@ def write(exported: Exported, folder: pathlib.Path) -> None:
     from safetensors.numpy import save_file
 
     base, trained = (traverse_util.flatten_dict(params, sep="/")
-                     for params in (exported.roles.take("base"), exported.params))
+                     for params in (exported.load("base"), exported.params))
     config, table = exported.lm.architecture, HF_TABLES[exported.lm.architecture.family]
     tensors: dict[str, np.ndarray] = {}
     ranks: dict[str, int] = {}

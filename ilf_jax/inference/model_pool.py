@@ -14,7 +14,7 @@ from ilf_jax import config_sections
 from ilf_jax.errors import InputError
 from ilf_jax.inference import thinking
 from ilf_jax.inference.language_model import LanguageModel
-from ilf_jax.models import checkpoint_io, finite_weights, kernels, transformer
+from ilf_jax.models import checkpoint_io, finite_weights, kernels, layer_stack, transformer
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions, in_precision
 from ilf_jax.models.placement import Placement
@@ -42,11 +42,11 @@ def tokenizer_uri(settings: config_sections.Model, tokenizer_folder: storage.Pat
     return settings.checkpoint
 
 
-def with_precision(config: config_lib.Config, platform: str) -> config_lib.Config:
-    """The configuration with what config.precision='auto' means on devices of this platform."""
-    if config.precision != "auto":
-        return config
-    return dataclasses.replace(config, precision=hardware.default_precision(platform))
+def for_platform(config: config_lib.Config, platform: str) -> config_lib.Config:
+    """The configuration with what 'auto' means in config.precision and config.layers on devices of this platform."""
+    precision = hardware.default_precision(platform) if config.precision == "auto" else config.precision
+    layers = hardware.default_layers(platform) if config.layers == "auto" else config.layers
+    return dataclasses.replace(config, precision=precision, layers=layers)
 
 
 def compute_of(config: config_lib.Config, mesh: Mesh, model: ModelConfig | None = None) -> ComputeOptions:
@@ -59,7 +59,7 @@ def compute_of(config: config_lib.Config, mesh: Mesh, model: ModelConfig | None 
     """
     device, kernel = mesh.devices.flat[0], config.attention
     platform = device.platform
-    config = with_precision(config, platform)
+    config = for_platform(config, platform)
     if kernel == "auto":
         kernel = "xla"
         if config.precision == "bfloat16":
@@ -71,7 +71,7 @@ def compute_of(config: config_lib.Config, mesh: Mesh, model: ModelConfig | None 
         kernel = _cudnn_or_xla(model.head_dim, str(device.compute_capability))
     rows = sharding.batch_sharding(mesh) if mesh.size > 1 else None
     return ComputeOptions(_DTYPES[config.precision], kernel, mesh if kernel == "splash" else None,
-                   one_by_one=platform == "cpu" and mesh.size == 1, rows=rows)
+                   one_by_one=platform == "cpu" and mesh.size == 1, rows=rows, scans=config.layers == "scan")
 
 
 @functools.cache  # said once
@@ -93,7 +93,8 @@ class ModelPool:
     """
 
     def __init__(
-        self, mesh: Mesh, seed: int, precision: str = "float32", now: datetime.datetime | None = None
+        self, mesh: Mesh, seed: int, precision: str = "float32", now: datetime.datetime | None = None,
+        layers: str = "unrolled",
     ) -> None:
         """Holds nothing yet.
 
@@ -102,9 +103,13 @@ class ModelPool:
             seed: of random params.
             precision: of the params that are read only.
             now: what chat templates are told that the time is: a run's start, so that a run over midnight has one date.
+            layers: "scan": they lie in stacks, see `layer_stack`; "unrolled", or "auto".
         """
         if precision == "auto":
             precision = hardware.default_precision(mesh.devices.flat[0].platform)
+        if layers == "auto":
+            layers = hardware.default_layers(mesh.devices.flat[0].platform)
+        self._stacks = layers == "scan"
         self.mesh, self._seed, self._dtype, self.now = mesh, seed, _DTYPES[precision], now
         self._params: dict[str, transformer.Params] = {}
         self._trained: dict[str, ModelConfig] = {}
@@ -170,6 +175,15 @@ class ModelPool:
         progress.log(f"loading {uri}")
         model = self.config(uri)
         placement = Placement(self.mesh, model)
+        if not self._stacks:
+            return self._read(uri, model, placement, layout, dtype)
+        return layer_stack.stacked(model, self._read(uri, model, placement, layout, dtype),
+                                   lambda path: placement.param_sharding(path, layout))
+
+    def _read(
+        self, uri: str, model: ModelConfig, placement: Placement, layout: str, dtype: jnp.dtype
+    ) -> transformer.Params:
+        """Layers one by one."""
         shapes = transformer.param_shapes(model)
         if uri.startswith("orbax:"):
             folder = storage.path(uri.removeprefix("orbax:"))

@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 
+from ilf_jax.models import layer_stack
+from ilf_jax.runtime import sharding
+
 
 @dataclasses.dataclass(frozen=True)
 class ComputeOptions:
@@ -20,6 +23,8 @@ class ComputeOptions:
         one_by_one: attention behind a shared prefix may go head by head, see `attention.behind_prefix`; for one CPU.
         rows: how the rows of activations lie on several devices. Left to itself, XLA moves activations to where params
             are sharded over fsdp, instead of the params to them.
+        scans: layers run under a scan, their params stacked, see `layer_stack`. Says what programs cost; what is
+            computed follows from the params.
     """
 
     dtype: jnp.dtype = jnp.float32
@@ -27,6 +32,7 @@ class ComputeOptions:
     mesh: Mesh | None = None
     one_by_one: bool = False
     rows: NamedSharding | None = None
+    scans: bool = False
 
     @property
     def num_devices(self) -> int:
@@ -48,11 +54,12 @@ def in_precision(params: Any, dtype: jnp.dtype) -> Any:
     Leaves are arrays of either kind, or jax.ShapeDtypeStruct.
     """
 
-    def convert(leaf: Any) -> Any:
-        if leaf.ndim < 2:
+    def convert(path: tuple[Any, ...], leaf: Any) -> Any:
+        stacked = layer_stack.is_stacked(sharding.path_name(path))
+        if leaf.ndim - stacked < 2:
             return leaf
         if isinstance(leaf, jax.ShapeDtypeStruct):
             return leaf.update(dtype=dtype)
         return leaf.astype(dtype, copy=False)
 
-    return jax.tree.map(convert, params)
+    return jax.tree.map_with_path(convert, params)

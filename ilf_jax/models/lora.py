@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from flax import traverse_util
 
 from ilf_jax.errors import InputError
+from ilf_jax.models import layer_stack
 from ilf_jax.models.transformer import SCALAR_HEAD, Params
 
 _A, _B, _SCALE = "lora_a", "lora_b", "lora_scale"
@@ -23,13 +24,15 @@ def target_paths(params: Params, targets: str, section: str = "finetune") -> lis
     """Paths like 'layers_0/attention/q/kernel' of the kernels that the regular expression `targets` matches.
 
     Args:
-        params: arrays or jax.ShapeDtypeStruct; only the names count.
+        params: arrays or jax.ShapeDtypeStruct; only the names count. Layers in stacks have the names that they have
+            one by one.
         section: of the configuration that `targets` comes from, for messages.
 
     Raises:
         InputError: there are none, or it is not a regular expression.
     """
-    kernels = [path for path in traverse_util.flatten_dict(params, sep="/") if path.endswith(_KERNEL)]
+    kernels = [path for leaf in traverse_util.flatten_dict(params, sep="/") if leaf.endswith(_KERNEL)
+               for path in layer_stack.paths(leaf)]
     try:
         matches = [path for path in kernels if re.search(targets, path)]
     except re.error as e:
@@ -46,7 +49,8 @@ def add(
     """Params with `lora_a` (D x r), `lora_b` (r x F) and `lora_scale` (alpha / rank) beside each target kernel.
 
     A is normal with variance 1 / D, B is zero: the model does not change. Each A has its own key, which does not depend
-    on what else is targeted. Rank 0 adds nothing.
+    on what else is targeted, nor on whether layers are stacked. Of a stack, layers that are no targets have a scale of
+    0, which keeps their A and B as they are. Rank 0 adds nothing.
 
     Args:
         params: of a model without adapters.
@@ -62,13 +66,20 @@ def add(
     if rank == 0:
         return params
     flat = traverse_util.flatten_dict(params, sep="/")
-    for path in target_paths(params, targets, section):
-        D, F = flat[path].shape
+    chosen = set(target_paths(params, targets, section))
+    for path in [path for path in flat if chosen.intersection(layer_stack.paths(path))]:
+        *layers, D, F = flat[path].shape
         beside = path.removesuffix("kernel")
-        own_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
-        flat[beside + _A] = jax.random.normal(own_key, (D, rank), jnp.float32) * D**-0.5
-        flat[beside + _B] = jnp.zeros((rank, F), jnp.float32)
-        flat[beside + _SCALE] = jnp.float32(alpha / rank)
+        scales = [alpha / rank if of_layer in chosen else 0.0 for of_layer in layer_stack.paths(path)]
+        names = [zlib.crc32(of_layer.encode()) for of_layer in layer_stack.paths(path)]
+
+        def normal(name: jax.Array, shape: tuple[int, int] = (D, rank)) -> jax.Array:
+            return jax.random.normal(jax.random.fold_in(key, name), shape, jnp.float32)
+
+        a = jax.vmap(normal)(jnp.array(names, jnp.uint32)) if layers else normal(jnp.uint32(names[0]))
+        flat[beside + _A] = a * D**-0.5
+        flat[beside + _B] = jnp.zeros((*layers, rank, F), jnp.float32)
+        flat[beside + _SCALE] = jnp.array(scales, jnp.float32) if layers else jnp.float32(scales[0])
     return traverse_util.unflatten_dict(flat, sep="/")
 
 
@@ -101,5 +112,5 @@ def merge(params: Params) -> Params:
             # Accelerators would otherwise round A and B to bfloat16 or TF32 first.
             product = jnp.matmul(a, flat[(*beside, _B)], precision=jax.lax.Precision.HIGHEST)
             kernel = flat[(*beside, "kernel")].astype(jnp.float32)
-            merged[(*beside, "kernel")] = kernel + flat[(*beside, _SCALE)] * product
+            merged[(*beside, "kernel")] = kernel + flat[(*beside, _SCALE)][..., None, None] * product
     return traverse_util.unflatten_dict(merged)

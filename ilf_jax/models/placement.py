@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ilf_jax.errors import InputError
+from ilf_jax.models import layer_stack
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.runtime import sharding
 
@@ -80,6 +81,7 @@ class Placement:
         sizes = {"kv_heads": self.model.num_kv_heads, "vocab": self.model.vocab_size, "embed": self.model.hidden_size}
         rules |= {axis: None for axis, size in sizes.items() if rules[axis] and size % self.mesh.shape[rules[axis]]}
         spec = [rules[axis] if axis is not None else None for axis in axes]
+        spec = [None, *spec] if layer_stack.is_stacked(path) else spec  # each device has its part of all layers
         used = [axis for axis in spec if axis is not None]
         if len(used) != len(set(used)):
             raise ValueError(f"sharding rules put two axes of {path} on one mesh axis: {spec}")

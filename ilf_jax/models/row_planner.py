@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import jax
 
-from ilf_jax.models import flops, kernels, padding
+from ilf_jax.models import flops, kernels, layer_stack, padding
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions
 from ilf_jax.models.padding import MOST_PROGRAMS
@@ -38,7 +38,8 @@ class RowPlanner:
         """Tokens that could be computed while a program compiles."""
         costs = hardware.programs(self.device)
         rate = costs.flops * (self.compute.num_devices if costs.together else 1)
-        return self.model.num_layers * costs.layer_seconds * rate / (2 * flops.num_params(self.model))
+        layers = layer_stack.compiled_layers(self.model) if self.compute.scans else self.model.num_layers
+        return (layers + costs.beside) * costs.layer_seconds * rate / (2 * flops.num_params(self.model))
 
     def bucket(self, length: int) -> int:
         """The row length for `length` tokens where nothing is known of other rows."""

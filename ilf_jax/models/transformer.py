@@ -1,25 +1,25 @@
 """The decoder. `ModelConfig` says which family it is; nothing else here does.
 
 Activations are B x C x L x D: B documents, C candidates that share their document's prefix, L tokens. Training and
-prefill use C = 1. Layers are unrolled, so that each layer's cache is its own buffer and is updated in place.
+prefill use C = 1. Params in stacks run under a scan, see `layer_stack`; other layers are unrolled, so that each one's
+cache is its own buffer.
 """
 
 import functools
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from ilf_jax.models import attention, rope
+from ilf_jax.models import attention, layer_stack, rope
 from ilf_jax.models.architecture import ModelConfig
-from ilf_jax.models.cache import AttentionContext, Cache, Prefix
+from ilf_jax.models.cache import KV, AttentionContext, Cache, Prefix
 from ilf_jax.models.compute import FLOAT32, ComputeOptions
 from ilf_jax.models.linear import KEPT, Linear
 
 Params = dict
-KV = tuple[jax.Array, jax.Array]
 
 _ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
@@ -67,7 +67,7 @@ def _rows(x_BxCxLxD: jax.Array, wanted_BxCxW: jax.Array | None) -> jax.Array:
 class Attention(nn.Module):
     """Grouped-query attention among the tokens at hand, or, behind a shared prefix, to that and own tokens too.
 
-    Returns the outputs of the wanted tokens, and all keys and values.
+    Returns the outputs of the wanted tokens, and all keys and values, in the cache if there is one.
     """
 
     config: ModelConfig
@@ -100,13 +100,14 @@ class Attention(nn.Module):
         k, v = k.transpose(0, 3, 1, 2, 4), v.transpose(0, 3, 1, 2, 4)  # B K C L H: a head's keys lie together
 
         if context.prefix is None:
-            k, v = k[:, :, 0], v[:, :, 0]
+            kept = k, v = k[:, :, 0], v[:, :, 0]
             out = attention.causal(q[:, 0], k, v, context.segments_BxL, window, c.attention_softcap, self.compute)
         else:
+            kept = k, v
             if context.cache is not None:
-                at = (0, 0, 0, context.cache.index, 0)
-                k = jax.lax.dynamic_update_slice(cast(jax.Array, context.cache.keys), k, at)
-                v = jax.lax.dynamic_update_slice(cast(jax.Array, context.cache.values), v, at)
+                written_k, k = context.cache.write(cast(jax.Array, context.cache.keys), k)
+                written_v, v = context.cache.write(cast(jax.Array, context.cache.values), v)
+                kept = written_k, written_v
             # Of this layer, see `AttentionContext.of_layer`.
             prefix = cast(tuple[jax.Array, jax.Array], (context.prefix.keys, context.prefix.values))
             assert context.distance_BxCxLxS is not None
@@ -115,7 +116,7 @@ class Attention(nn.Module):
                 c.attention_softcap, one_by_one=self.compute.one_by_one,
             )
         out = _rows(out.reshape(B, C, L, K * G * H), wanted_BxCxW)
-        return linear(x.shape[-1], c.output_bias, init_variance=_branch_variance(c), name="o")(out), (k, v)
+        return linear(x.shape[-1], c.output_bias, init_variance=_branch_variance(c), name="o")(out), kept
 
 
 class MLP(nn.Module):
@@ -177,6 +178,7 @@ class Transformer(nn.Module):
     config: ModelConfig
     compute: ComputeOptions = FLOAT32
     remat: str = "none"  # or a key of _REMAT_POLICIES
+    returns_kv: bool = True  # else layers under a scan do not
 
     def _rounded(self, x: jax.Array) -> jax.Array:
         """Float32 values that `compute.dtype` has; XLA may leave out a conversion there and back, but not this."""
@@ -205,21 +207,64 @@ class Transformer(nn.Module):
         if c.scalar_head:
             self.param(SCALAR_HEAD, nn.initializers.zeros, (c.hidden_size,), jnp.float32)
         x = self.compute.in_rows(x.astype(self.compute.dtype))
-        kvs = []
+        kinds = [c.is_sliding(i) for i in range(c.num_layers)]
+        rotations = {slides: rope.rotation(c, slides, positions_BxCxL) for slides in sorted(set(kinds))}
+        kvs: list[KV] = []
+        scanned = 0
+        if any(self.has_variable("params", name) for name in layer_stack.stacks(c)):
+            x, kvs = self._scan(x, positions_BxCxL, rotations, context)
+            scanned = sum(map(len, layer_stack.stacks(c).values()))
         layer_class = Layer
         if self.remat != "none":
             layer_class = nn.remat(Layer, prevent_cse=True, policy=_REMAT_POLICIES[self.remat])
         # XLA sees the layers as if they had been written out one after another.
         layer_class = nn.jit(layer_class)
-        kinds = [c.is_sliding(i) for i in range(c.num_layers)]
-        rotations = {slides: rope.rotation(c, slides, positions_BxCxL) for slides in sorted(set(kinds))}
-        for i, slides in enumerate(kinds):
-            layer = layer_class(c, slides, self.compute, name=f"layers_{i}")
-            rotation = rotations[slides] if c.is_rotated(i) else None
+        before = len(layer_stack.stacks(c)) if scanned else 0
+        for i in range(scanned, c.num_layers):
+            layer = layer_class(c, kinds[i], self.compute, name=f"layers_{i}")
+            rotation = rotations[kinds[i]] if c.is_rotated(i) else None
             wanted = wanted_BxCxW if i == c.num_layers - 1 else None
-            x, kv = layer(x, positions_BxCxL, rotation, context.of_layer(i), wanted)
+            x, kv = layer(x, positions_BxCxL, rotation, context.of_layer(before + i - scanned), wanted)
             kvs.append(kv)
         return Norm(c, self.compute.dtype, name="final_norm")(x), tuple(kvs)
+
+    def _scan(
+        self, x: jax.Array, positions_BxCxL: jax.Array, rotations: dict[bool, rope.Rotation | None],
+        context: AttentionContext,
+    ) -> tuple[jax.Array, list[KV]]:
+        """The layers of all stacks, one period a step; and their keys and values, one pair a stack."""
+        c, stacks = self.config, layer_stack.stacks(self.config)
+        prefix, cache = context.prefix, context.cache
+
+        def layer(i: int, params: Params, x: jax.Array, context: AttentionContext) -> tuple[jax.Array, KV]:
+            rotation = rotations[c.is_sliding(i)] if c.is_rotated(i) else None
+            module = Layer(c, c.is_sliding(i), self.compute, parent=None)
+            computed: Any = module.apply({"params": params}, x, positions_BxCxL, rotation, context, None)
+            return computed
+
+        if self.remat != "none":
+            # A loop's steps are not merged with what they compute again.
+            layer = jax.checkpoint(layer, prevent_cse=False, policy=_REMAT_POLICIES[self.remat], static_argnums=0)
+
+        def period(carry: tuple, of_step: tuple) -> tuple[tuple, list[KV] | None]:
+            x, written = carry
+            params, of_prefix, number = of_step
+            kvs = []
+            for i, name in enumerate(stacks):
+                here = context.in_scan(of_prefix[i] if of_prefix else None, written[i] if written else None, number)
+                x, kv = layer(i, params[name], x, here)
+                kvs.append(kv)
+            if cache is not None:
+                return (x, kvs), None
+            return (x, written), kvs if prefix is None and self.returns_kv else None
+
+        def pairs(kv: Prefix | Cache | None) -> list[KV]:
+            return [] if kv is None else list(zip(kv.keys, kv.values, strict=True))[: len(stacks)]
+
+        params: Params = {name: self.get_variable("params", name) for name in stacks}
+        number = jnp.arange(len(next(iter(stacks.values()))))
+        (x, written), kvs = jax.lax.scan(period, (x, pairs(cache)), (params, pairs(prefix), number))
+        return x, written if cache is not None else kvs or []
 
 
 def init_params(config: ModelConfig, key: jax.Array) -> Params:
@@ -252,7 +297,7 @@ def forward(
     """
     if positions_BxL is None:
         positions_BxL = jnp.broadcast_to(jnp.arange(tokens_BxL.shape[1]), tokens_BxL.shape)
-    hidden, _ = Transformer(config, compute, remat).apply(
+    hidden, _ = Transformer(config, compute, remat, returns_kv=False).apply(
         {"params": params}, tokens_BxL[:, None], positions_BxL[:, None], AttentionContext(segments_BxL),
         None if wanted_BxW is None else wanted_BxW[:, None],
     )
@@ -298,7 +343,7 @@ def extend(
         key_leaf = leaves_BxCxL[..., None, :]
         distance = jnp.where((key_leaf == 0) | (key_leaf == leaves_BxCxL[..., :, None]), distance, -1)
     positions = prefix.lengths_B[:, None, None] + offsets_BxCxL
-    hidden, _ = Transformer(config, compute).apply(
+    hidden, _ = Transformer(config, compute, returns_kv=False).apply(
         {"params": params}, suffix_BxCxL, positions, AttentionContext(prefix=prefix, distance_BxCxLxS=distance),
         wanted_BxCxW,
     )
@@ -314,7 +359,7 @@ def decode_step(
     Where a row has had as many tokens as the cache has slots, its oldest one is written over.
     """
     B, C = tokens_BxC.shape
-    slots = cache.keys[0].shape[3]
+    slots = cache.keys[0].shape[-2]
     back = (cache.index - jnp.arange(slots)) % slots  # how many steps ago a slot was written
     distance = jnp.where(back <= cache.ages_B[:, None], back, -1)
     distance = jnp.broadcast_to(distance[:, None, None], (B, C, 1, slots))

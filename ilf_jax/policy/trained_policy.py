@@ -127,7 +127,8 @@ class Finished:
     def roles(self) -> model_pool.Roles:
         """The models at the end of this iteration. Nothing is loaded until it is asked for."""
         of_run = workdir.Workdir(self.root, {})
-        pool = model_pool.ModelPool(_mesh(self.config), self.config.seed, self.config.precision, of_run.started)
+        config = self.config
+        pool = model_pool.ModelPool(_mesh(config), config.seed, config.precision, of_run.started, config.layers)
         checkpoint = workdir.Workdir(self.folder, {}).checkpoint(self.iteration) if self.iteration else None
         return model_pool.Roles(self.config, pool, self.root / "tokenizer", checkpoint,
                                 of_run.reward_model if self.trains_reward else None)

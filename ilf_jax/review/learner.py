@@ -54,7 +54,7 @@ class Learner:
         iteration = int(re.sub(r"\D", "", waiting.name))
         checkpoint = workdir / f"iteration_{iteration - 1:03d}" / "checkpoint" if iteration > 1 else None
         mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-        pool = model_pool.ModelPool(mesh, config.seed, config.precision)
+        pool = model_pool.ModelPool(mesh, config.seed, config.precision, layers=config.layers)
         roles = model_pool.Roles(config, pool, workdir / "tokenizer", checkpoint)
         self._config, self._iteration = config, iteration
         self._task: Task = tasks.make_task(config)

@@ -14,7 +14,7 @@ from ilf_jax.runtime.files import read_json_lines, read_sealed, write_lines
 
 MAY_GROW = frozenset({"iterations"})
 """More iterations continue a run; anything else would mix two runs."""
-AUTO = {"precision": "auto"}
+AUTO = {"precision": "auto", "layers": "auto"}
 """Values that stand for what was decided when the folder was begun, and are equal to it."""
 CHANGES = "changes.jsonl"
 """What was changed in a folder: key, from, to, when (unix time), a line each."""

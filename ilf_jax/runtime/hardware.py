@@ -93,6 +93,7 @@ class Programs:
 
     Attributes:
         layer_seconds: to compile one layer of a forward pass, or to trace and load it.
+        beside: what stands beside the layers (embeddings, sampling) takes as long as so many of them.
         flops: FLOP/s that prefill and scoring sustain on one device where its data sheet is not in our table.
         row_multiple: rows are multiples of this; fused attention takes no others.
         together: whether more devices compute more; those of a CPU share its cores.
@@ -100,6 +101,7 @@ class Programs:
     """
 
     layer_seconds: float
+    beside: int
     flops: float
     row_multiple: int
     together: bool
@@ -107,12 +109,12 @@ class Programs:
 
 
 _PROGRAMS: dict[str, Programs] = {
-    "cpu": Programs(0.1, 3e11, 1, False, "SmolLM2-135M (30 layers) on two AMD EPYC cores: a program compiles in 5 to "
-                    "8 s and loads in 1.5 to 2.5 s, 2026-11"),
-    "gpu": Programs(0.19, 1e14, 128, True, "SmolLM2-135M on one H200: 28.3 s for 5 programs, autotuning included, "
+    "cpu": Programs(0.1, 0, 3e11, 1, False, "SmolLM2-135M (30 layers) on two AMD EPYC cores: a program compiles in 5 "
+                    "to 8 s and loads in 1.5 to 2.5 s, 2026-11"),
+    "gpu": Programs(0.16, 5, 1e14, 128, True, "SmolLM2-135M on one H200: 28.3 s for 5 programs, autotuning included, "
                     "2026-11-28"),
-    "tpu": Programs(1.3, 1e14, 128, True, "Llama 8B (32 layers) for v5e:4x4, on two AMD EPYC cores: refine compiles in "
-                    "43 s, score in 42 s, 2026-11"),
+    "tpu": Programs(1.16, 5, 1e14, 128, True, "Llama 8B (32 layers) for v5e:4x4, on two AMD EPYC cores: refine "
+                    "compiles in 43 s, score in 42 s, 2026-11"),
 }
 
 
@@ -136,6 +138,15 @@ def chip(device: jax.Device) -> Chip | None:
 def default_precision(platform: str) -> str:
     """What config.precision='auto' means on devices of a platform, as jax calls it: cpu, gpu or tpu."""
     return "float32" if platform == "cpu" else "bfloat16"
+
+
+def default_layers(platform: str) -> str:
+    """What config.layers='auto' means on devices of a platform.
+
+    On accelerators a scan compiles in a part of the time. On a CPU a layer compiles in a tenth of a second, and a scan
+    slows each step, see benchmarks/RESULTS.md.
+    """
+    return "unrolled" if platform == "cpu" else "scan"
 
 
 def topology(name: str) -> list[jax.Device]:

@@ -99,7 +99,7 @@ def start(
     last_BxD, prefix = transformer.prefill(config, params, tokens_BxP, jnp.maximum(lengths_B, 1), compute=compute)
     shape = (B, C, max_new_tokens)
     slots = Slots(
-        prefix=prefix, cache=empty_cache(config, B, C, max_new_tokens, compute.dtype), keys_BxCx2=keys_BxCx2,
+        prefix=prefix, cache=empty_cache(prefix, C, max_new_tokens), keys_BxCx2=keys_BxCx2,
         token_BxC=jnp.zeros((B, C), jnp.int32), done_BxC=jnp.broadcast_to(lengths_B[:, None] == 0, (B, C)),
         out=Generated(jnp.zeros(shape, jnp.int32), jnp.zeros(shape), jnp.zeros(shape, bool), jnp.zeros((B, C), bool)),
     )
@@ -141,11 +141,16 @@ def put(slots: Slots, new: Slots, at_R: jax.Array) -> Slots:
     """
     at = jnp.where(at_R < 0, slots.token_BxC.shape[0], at_R)  # out of range: dropped
 
-    def place(old: jax.Array, rows: jax.Array) -> jax.Array:
-        return old.at[at].set(rows, mode="drop")
+    def place(old: jax.Array, rows: jax.Array, axis: int = 0) -> jax.Array:
+        return old.at[(slice(None),) * axis + (at,)].set(rows, mode="drop")
+
+    def place_kv(old: jax.Array, rows: jax.Array) -> jax.Array:
+        return place(old, rows, axis=old.ndim - 4)  # in a stack, layers come first
 
     return Slots(
-        prefix=jax.tree.map(place, slots.prefix, new.prefix),
+        prefix=Prefix(keys=jax.tree.map(place_kv, slots.prefix.keys, new.prefix.keys),
+                      values=jax.tree.map(place_kv, slots.prefix.values, new.prefix.values),
+                      lengths_B=place(slots.prefix.lengths_B, new.prefix.lengths_B)),
         cache=dataclasses.replace(slots.cache, ages_B=place(slots.cache.ages_B, new.cache.ages_B)),
         keys_BxCx2=place(slots.keys_BxCx2, new.keys_BxCx2), token_BxC=place(slots.token_BxC, new.token_BxC),
         done_BxC=place(slots.done_BxC, new.done_BxC), out=jax.tree.map(place, slots.out, new.out),

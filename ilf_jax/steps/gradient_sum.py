@@ -21,7 +21,7 @@ from ilf_jax.models.linear import GRADIENT_SO_FAR
 from ilf_jax.models.transformer import Params
 
 _TOO_MANY = 2
-# Primitives that run one inner program on just their own inputs, once.
+# Primitives that run one inner program on just their own inputs, once. A scan does so with each layer of a stack.
 _CALLS = {"jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2"}
 
 
@@ -66,13 +66,14 @@ def _count_uses(program: Jaxpr, sums: dict[Var, int], uses: list[int]) -> None:
         inner = getattr(inner, "jaxpr", inner)  # some are closed over constants
         name = equation.primitive.name
         before = list(uses)
-        if inner is not None and (name in _CALLS or name == "custom_vjp_call"):
+        in_layers = name == "scan" and min(given) >= equation.params["num_consts"] + equation.params["num_carry"]
+        if inner is not None and (name in _CALLS or in_layers or name == "custom_vjp_call"):
             _count_uses(inner, {inner.invars[place]: i for place, i in given.items()}, uses)
         if name == "custom_vjp_call":
             # Linear's own: it ignores the sum forwards. Another one that hands it on to Linears has its own gradient.
             for i in given.values():
                 uses[i] = 1 + before[i] if uses[i] == before[i] else _TOO_MANY
-        elif name not in _CALLS:
+        elif name not in _CALLS and not in_layers:
             for i in given.values():
                 uses[i] = _TOO_MANY
     for var in program.outvars:

@@ -184,6 +184,12 @@ def test_deep_models_are_extrapolated(quickstart, monkeypatch):
         assert found.arguments == pytest.approx(exact.arguments, rel=0.01)
         assert found.total == pytest.approx(exact.total, rel=0.1), found.name
         assert (found.parameters, found.flops) == (exact.parameters, exact.flops)
+    # Under a scan depth costs the compiler nothing.
+    scanning = dataclasses.replace(quickstart, layers="scan")
+    for found, exact in zip(compiled_steps.compile_all(scanning, parts, sizes), right, strict=True):
+        assert found.depths == (12,)
+        assert found.arguments == pytest.approx(exact.arguments, rel=0.01)
+        assert (found.parameters, found.flops) == (exact.parameters, exact.flops)
 
 
 def run_main(*flags, **environment):

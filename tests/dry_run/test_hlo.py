@@ -48,6 +48,33 @@ def test_counts_and_bytes():
     assert found == {"all-gather": (1, 128), "all-reduce": (5, 5 * 128), "collective-permute": (3, 12)}
 
 
+CONDITIONS = """
+%counts (p.1: (s32[], bf16[2])) -> pred[] {
+  %limit.1 = s32[]{:T(128)} constant(31)
+  %p.1 = (s32[]{:T(128)}, bf16[2]{0:T(128)S(1)}) parameter(0)
+  %at.1 = s32[]{:T(128)} get-tuple-element(%p.1), index=0
+  ROOT %lt.1 = pred[]{:T(512)} compare(%at.1, %limit.1), direction=LT
+}
+
+%waits (p.2: (s32[], bf16[2])) -> pred[] {
+  %limit.2 = s32[]{:T(128)} constant(4)
+  %p.2 = (s32[]{:T(128)}, bf16[2]{0:T(128)S(1)}) parameter(0)
+  %done.2 = s32[]{:T(128)} all-reduce(%p.2), channel_id=3, to_apply=%add
+  ROOT %lt.2 = pred[]{:T(512)} compare(%done.2, %limit.2), direction=LT
+}
+
+ENTRY"""
+
+
+def test_loops_of_tpu_programs_end_where_their_condition_says():
+    """A loop that counts to a constant has that many trips; one that compares something else with it has not."""
+    text = TEXT.replace("\nENTRY", CONDITIONS)
+    counting = text.replace("condition=%add, body=%unknown", "condition=%counts, body=%unknown")
+    assert hlo.collectives(counting, loops=3)["collective-permute"] == (31, 31 * 4)
+    waiting = text.replace("condition=%add, body=%unknown", "condition=%waits, body=%unknown")
+    assert hlo.collectives(waiting, loops=3)["collective-permute"] == (3, 12)
+
+
 SCRIPT = """
 import json, jax, jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec as P

@@ -1,5 +1,6 @@
 """A finished run's policy as a Hugging Face folder: transformers must make the same of it."""
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -7,6 +8,7 @@ import re
 import shutil
 import stat
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -14,6 +16,9 @@ from conftest import import_program
 
 import ilf_jax
 from ilf_jax.errors import InputError
+from ilf_jax.export.exported import Exported
+from ilf_jax.models import layer_stack
+from ilf_jax.policy import trained_policy
 from ilf_jax.reporting import markdown, tables, workfolder
 from ilf_jax.runtime import files
 
@@ -190,3 +195,11 @@ def test_a_task_that_is_not_here(tiny_run, tmp_path):
     card = (tmp_path / "out/README.md").read_text()
     assert "does not hold the policy's prompt: the task cannot be loaded" in card and "gone.py" in card
     assert not (tmp_path / "out/chat_template.jinja").exists() and (tmp_path / "out/model.safetensors").exists()
+
+
+def test_params_in_stacks_are_written_layer_by_layer(fluent_run):
+    found = trained_policy.find(fluent_run, 0)
+    scanned = dataclasses.replace(found, config=dataclasses.replace(found.config, layers="scan"))
+    params, of_stacks = (Exported.of(finished).params for finished in (found, scanned))
+    assert any(map(layer_stack.is_stacked, Exported.of(scanned).roles.take("policy")))
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((np.asarray(a) == np.asarray(b)).all()), params, of_stacks))

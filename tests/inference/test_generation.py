@@ -40,6 +40,17 @@ def start(batch_size, people=PEOPLE, *, temperature=1.5, top_p=0.9, seed=0, limi
     return Generator(lm(), make_sampling(temperature, 0, top_p), limit, batch_size, ("\n",)).start(prompts, keys)
 
 
+def test_slots_that_could_be_refilled_give_a_small_batch_the_same():
+    """The last shard of a stage that refills slots takes the programs of the others."""
+    prompts = [lm().encode(name, [Prompt("Describe ", name, ".\nText:")], reserve=12)[0] for name in PEOPLE[:2]]
+    keys = decode.candidate_keys(0, 1, "refine", PEOPLE[:2], range(2))
+    plain = Generator(lm(), make_sampling(1.0, 0, 1.0), 12, 4, ("\n",), row_lengths=(64, 128))
+    found, right = (generator.start(prompts, keys).result()
+                    for generator in (dataclasses.replace(plain, refills=True), plain))
+    assert_same_samples(found, right)
+
+
+
 def generate(batch_size, people=PEOPLE, *, temperature=1.5, top_p=0.9, seed=0, limit=24):
     return start(batch_size, people, temperature=temperature, top_p=top_p, seed=seed, limit=limit).result()
 

@@ -105,7 +105,7 @@ def test_wanted_tokens_come_out_as_if_all_were_wanted(name):
 def test_token_by_token_equals_the_full_forward_pass(name):
     config, params, prompts, suffixes, _, behind = problem(name)
     prefix = prefill(config, params, prompts, LENGTHS)[1]
-    cache = empty_cache(config, B, C, L + 3, jnp.float32)
+    cache = empty_cache(prefix, C, L + 3)
     for i in range(L):
         hidden, cache = decode_step(config, params, prefix, cache, suffixes[:, :, i])
         np.testing.assert_allclose(hidden, behind[:, :, i], atol=1e-5)
@@ -118,7 +118,7 @@ def test_a_document_put_in_later_equals_the_full_forward_pass(name):
     """Its tokens go around the end of the ring, and lie among those of rows that began before."""
     config, params, prompts, suffixes, _, behind = problem(name)
     prefix = prefill(config, params, prompts, LENGTHS)[1]
-    cache, late = empty_cache(config, B, C, L, jnp.float32), 4
+    cache, late = empty_cache(prefix, C, L), 4
     for i in range(late + L):
         if i == late:
             cache = cache.replace(ages_B=cache.ages_B.at[1].set(0))
