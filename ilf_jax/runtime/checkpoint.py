@@ -22,8 +22,17 @@ from orbax.checkpoint import v1 as ocp
 from orbax.checkpoint.experimental.v1._src.saving import execution
 
 from ilf_jax.errors import InputError, TryAgainError
-from ilf_jax.runtime import array_digests, checkpoint_places, distributed, os_errors, performance, progress, storage
-from ilf_jax.runtime.digests import SEAL, DamagedError
+from ilf_jax.runtime import (
+    array_digests,
+    checkpoint_places,
+    digests,
+    distributed,
+    os_errors,
+    performance,
+    progress,
+    storage,
+)
+from ilf_jax.runtime.digests import DamagedError
 from ilf_jax.runtime.files import read_sealed, write_json
 from ilf_jax.runtime.pending import Pending
 
@@ -49,8 +58,7 @@ def save_model(folder: storage.Path, params: Any, facts: dict[str, Any]) -> Pend
     with _disk_errors_explained(place), _context(place):
         folder.mkdir(parents=True, exist_ok=True)
         arrays = _in_host_memory(params)
-        digests = {_DIGESTS: array_digests.of_tree(arrays, rounded=True)}
-        written = _save(place, arrays, digests)
+        written = _save(place, arrays, {_DIGESTS: array_digests.of_tree(arrays, rounded=True)})
 
     def finish() -> None:
         with _disk_errors_explained(place):
@@ -78,19 +86,11 @@ def load_model(folder: storage.Path, shapes: Any) -> Any:
     """
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     placed = jax.tree.map(lambda s: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=s.sharding or here), shapes)
-    try:
-        facts = storage.path(folder / _FACTS).read_bytes()
-    except FileNotFoundError:
-        facts = b""
-    has_digests = SEAL.encode() in facts  # a version that noted no digests sealed no facts
-    return _load(storage.path(folder / "params"), placed, _CURE_OF_MODEL, has_digests=has_digests)[0]
+    return _load(storage.path(folder / "params"), placed, _CURE_OF_MODEL)[0]
 
 
-def _load(path: storage.Path, shapes: Any, cure: str, *, has_digests: bool) -> tuple[Any, dict[str, Any]]:
+def _load(path: storage.Path, shapes: Any, cure: str) -> tuple[Any, dict[str, Any]]:
     """The arrays, equal to what was written, and the facts that were saved with them.
-
-    Args:
-        has_digests: False where it may be of a version that noted none.
 
     Raises:
         DamagedError: they cannot be read, or are not what was written.
@@ -104,13 +104,9 @@ def _load(path: storage.Path, shapes: Any, cure: str, *, has_digests: bool) -> t
     except Exception as e:  # Orbax and tensorstore raise whatever the damage leads to
         reason = next((line for line in str(e).splitlines() if line.strip()), "")[:300]
         raise DamagedError(f"{path}: cannot be read ({type(e).__name__}: {reason}); {cure}") from e
-    facts = metadata if isinstance(metadata, dict) else {}  # None where Orbax cannot read it
-    expected = facts.get(_DIGESTS)
-    if expected is None and not has_digests:
-        return arrays, facts
-    if not isinstance(expected, dict) or not all(isinstance(known, dict) for known in expected.values()):
-        raise DamagedError(f"{path}: is damaged: it has no digests, or an older version has written it; {cure}")
-    changed = array_digests.first_changed(arrays, expected)
+    # None where Orbax cannot read it.
+    facts = digests.unsealed(path, metadata if isinstance(metadata, dict) else {}, cure)
+    changed = array_digests.first_changed(arrays, facts[_DIGESTS])
     if changed is not None:
         raise DamagedError(f"{path}: is damaged: the array {changed} is not what was written; {cure}")
     return arrays, facts
@@ -120,7 +116,7 @@ def _save(place: storage.Path, arrays: Any, facts: dict[str, Any]) -> Callable[[
     """Has Orbax write the arrays; what is returned waits until they are in their place as a whole."""
 
     def start(at: storage.Path) -> Callable[[], None]:
-        return ocp.save_async(_for_orbax(at), arrays, custom_metadata=facts, overwrite=True).result
+        return ocp.save_async(_for_orbax(at), arrays, custom_metadata=digests.sealed(facts), overwrite=True).result
 
     if checkpoint_places.is_direct(place) or not isinstance(place, storage.BucketPath):
         return start(place)
@@ -275,7 +271,7 @@ class TrainingCheckpoints:
         steps = sorted(distributed.on_main(self._steps), reverse=True)
         for step, older in zip(steps, [*steps[1:], None], strict=True):
             try:
-                state, facts = _load(self._folder / str(step), shapes, cure, has_digests=True)
+                state, facts = _load(self._folder / str(step), shapes, cure)
             except DamagedError as e:
                 # The others have read theirs, unless the digest of the whole, which all have computed, is wrong.
                 if older is None or (distributed.count() > 1 and e.__cause__ is not None):

@@ -148,7 +148,10 @@ def test_a_manifest_that_was_made_up(data):
     wrong = MANIFEST if data is None else mutated(data.draw, MANIFEST)
     with tempfile.TemporaryDirectory() as place:
         path = pathlib.Path(place) / "manifest.json"
-        files.write_json(path, wrong)
+        try:
+            files.write_json(path, wrong)
+        except ValueError:  # we write no infinity; others may
+            path.write_text(json.dumps(wrong))
         got = read_or_refused(lambda: manifests.read(path))
     if isinstance(got, InputError):
         assert str(path) in str(got)
