@@ -29,6 +29,7 @@ def test_the_default_of_each_platform():
 
 def test_a_run_keeps_the_precision_that_it_was_begun_with(tiny_config, tmp_path, monkeypatch, caplog):
     folder = tmp_path / "run"
+    tiny_config.layers = "auto"
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(hardware, "default_precision", lambda platform: "bfloat16")
         elsewhere.setattr(hardware, "default_layers", lambda platform: "scan")
