@@ -19,7 +19,6 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
-from orbax.checkpoint.experimental.v1._src.saving import execution
 
 from ilf_jax.errors import InputError, TryAgainError
 from ilf_jax.runtime import (
@@ -136,6 +135,8 @@ def _saving_alone() -> Iterator[None]:
     It does so on the devices with all processes of jax, whichever are active in its context: where one saves for all,
     its message would meet the others' next step.
     """
+    from orbax.checkpoint.experimental.v1._src.saving import execution  # private, so only where it is needed
+
     check = execution._check_directory_consistency
     execution._check_directory_consistency = lambda directory: None
     try:
