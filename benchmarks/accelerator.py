@@ -31,7 +31,7 @@ from benchmarks import peaks  # noqa: E402
 from ilf_jax.models import flops, transformer  # noqa: E402
 from ilf_jax.models.architecture import ModelConfig  # noqa: E402
 from ilf_jax.models.compute import ComputeOptions  # noqa: E402
-from ilf_jax.runtime import workdir  # noqa: E402
+from ilf_jax.runtime import provenance  # noqa: E402
 from ilf_jax.sampling import decode  # noqa: E402
 from ilf_jax.sampling.logits import make_sampling  # noqa: E402
 from ilf_jax.steps import finetune_step, refine_step  # noqa: E402
@@ -143,7 +143,7 @@ def measure(shape: Shape, remat: str, smoke: bool) -> dict[str, Any]:
     decode_s = decode_seconds_per_step(shape, to_bfloat16(init(jax.random.key(0))))
     tokens_per_s = train_tokens_per_second(shape, init(jax.random.key(0)), remat)
     return {
-        "device": jax.devices()[0].device_kind, "versions": workdir.versions(), "shape": dataclasses.asdict(shape),
+        "device": jax.devices()[0].device_kind, "versions": provenance.versions(), "shape": dataclasses.asdict(shape),
         "remat": remat, "matmul_tflops": peak / 1e12, "bandwidth_gbs": memory / 1e9,
         **shares("ours", shape, peak, memory, tokens_per_s, decode_s),
     }

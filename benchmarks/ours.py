@@ -16,7 +16,7 @@ from ilf_jax import config as config_lib
 from ilf_jax import tasks
 from ilf_jax.inference import answer_scoring, generation, model_pool
 from ilf_jax.records import Example
-from ilf_jax.runtime import jax_settings, performance, sharding, workdir
+from ilf_jax.runtime import jax_settings, performance, provenance, sharding, workdir
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.stages import finetune
@@ -57,7 +57,7 @@ class Ours:
         self._task = tasks.make_task(config)
         self._roles = model_pool.Roles(config, model_pool.ModelPool(mesh, config.seed), Path("unused"), None)
         self.lm = self._roles.get("base")
-        return {"settings": self._settings(), "versions": workdir.versions()}
+        return {"settings": self._settings(), "versions": provenance.versions()}
 
     def _settings(self) -> dict[str, Any]:
         """The settings that this suite uses, named for the notes."""

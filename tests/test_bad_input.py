@@ -15,7 +15,7 @@ from conftest import main_with_flags, run_main
 
 import ilf_jax
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import checkpoint, workdir
+from ilf_jax.runtime import checkpoint, files, workdir
 from ilf_jax.stages import context
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -380,7 +380,7 @@ def test_workdirs_of_others(trained, capsys, tmp_path):
     (tmp_path / "b").mkdir()
     (tmp_path / "b/config.json").write_text("{")
     refused(run_main(trained, tmp_path / "b", capsys), "format 1", "format 2", "another --workdir")
-    (tmp_path / "b/run.json").write_text('{"format": 2, "started": 0.0}')
+    files.write_json(tmp_path / "b/run.json", {"format": 2, "started": 0.0})
     refused(run_main(trained, tmp_path / "b", capsys), "config.json", "not valid JSON")
     (tmp_path / "b/config.json").write_text("[1]")
     refused(run_main(trained, tmp_path / "b", capsys), "config.json")

@@ -447,7 +447,7 @@ def test_more_iterations_continue_a_cell(tmp_path):
 
 @pytest.mark.parametrize(("damage", "message"), [
     (lambda path: path.unlink(), "is gone"), (lambda path: path.write_text("{"), "is not valid JSON"),
-    (lambda path: path.write_text('{"seeed": 1}'), "seeed")])
+    (lambda path: files.write_json(path, {"seeed": 1}), "seeed")])
 def test_a_cell_that_no_longer_says_what_it_is(tmp_path, damage, message):
     sweep = make_sweep(10, seeds=(0,))
     run_again(sweep, tmp_path)
@@ -461,9 +461,9 @@ def test_a_folder_of_a_version_with_fewer_keys_is_not_stale(tmp_path):
     sweep = make_sweep(10, seeds=(0,))
     run_again(sweep, tmp_path)
     path = tmp_path / "cells/train_size=10,seed=0/config.json"
-    config = json.loads(path.read_text())
+    config = files.read_sealed(path)
     del config["evaluate"]["headline"]
-    path.write_text(json.dumps(config))
+    files.write_json(path, config)
     assert stale.find(sweep, tmp_path) == []
 
 
