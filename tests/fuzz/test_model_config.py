@@ -8,11 +8,10 @@ import pytest
 from flax import traverse_util
 from hypothesis import given
 from hypothesis import strategies as st
-from limits import STRANGE, Outcomes, counted, damaged
+from limits import STRANGE, Outcomes, counted, damaged, write_as_ours
 
 from ilf_jax.models import checkpoint_io, family_configs, transformer
 from ilf_jax.models.architecture import from_facts, to_facts
-from ilf_jax.runtime import files
 
 SMALL = dict(
     vocab_size=24, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
@@ -160,7 +159,7 @@ def test_model_json(model, data, tmp_path):
     path = data.draw(st.sampled_from([*places_in(facts)]))
     new = data.draw(st.sampled_from([*STRANGE, ...]) | JSON)
     (tmp_path / "params").mkdir(exist_ok=True)
-    files.write_json(tmp_path / "model.json", replaced(facts, path, new))
+    write_as_ours(tmp_path / "model.json", replaced(facts, path, new))
     with OUTCOMES["model.json"].one():
         config = checkpoint_io.read_config(f"orbax:{tmp_path}")
         assert from_facts(to_facts(config)) == config

@@ -350,12 +350,13 @@ def test_what_is_everywhere_is_allowed(line):
 def make_copy(tmp_path):
     """launch/test.sh in a folder of its own, with a Python that writes down what it is asked to do."""
     (tmp_path / "launch").mkdir()
-    (tmp_path / "tests").mkdir()
+    for name in ("tests", "docs"):
+        (tmp_path / name).mkdir()
     (tmp_path / ".venv/bin").mkdir(parents=True)
     for name in ("test.sh", "_environment.sh"):
         shutil.copy(LAUNCH / name, tmp_path / "launch" / name)
-    for name in ("requirements.txt", "tests/requirements.txt", "tests/requirements-models.txt"):
-        (tmp_path / name).touch()
+    for name in ("requirements", "tests/requirements", "tests/requirements-models", "docs/requirements"):
+        (tmp_path / f"{name}.txt").touch()
     python = tmp_path / ".venv/bin/python"
     python.write_text(f'#!/usr/bin/env bash\necho "$*" >> "{tmp_path}/calls"\n')
     python.chmod(0o755)
