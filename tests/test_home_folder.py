@@ -8,7 +8,7 @@ from conftest import import_program, main_with_flags
 
 import ilf_jax
 from ilf_jax import config_sections
-from ilf_jax.data import loading
+from ilf_jax.data import sources
 from ilf_jax.inference.model_pool import read_model_config, tokenizer_uri
 from ilf_jax.reporting import workfolder
 from ilf_jax.runtime import storage
@@ -51,7 +51,7 @@ def test_config_and_data(home, capsys):
     code, err = main_with_flags(capsys, "--config=~/c.py", "--workdir=~/w")
     assert code == 2 and "config was run" in err
     (home / "d.jsonl").write_text(json.dumps({"document": "x"}) + "\n")
-    rows = list(loading.read_rows("jsonl:~/d.jsonl", "", None, "config.data"))
+    rows = list(sources.read_rows("jsonl:~/d.jsonl", "", None, "config.data"))
     assert len(rows) == 1 and rows[0].where.startswith(str(home))
 
 

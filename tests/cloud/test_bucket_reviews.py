@@ -9,7 +9,7 @@ from ilf_jax.review.entries import Entry, Form
 from ilf_jax.review.outbox import Outbox
 from ilf_jax.review.rounds import of_run
 from ilf_jax.review.store import Store
-from ilf_jax.runtime import bucket, storage
+from ilf_jax.runtime import bucket, files, storage
 
 
 @pytest.mark.parametrize("scheme", object_stores.SCHEMES)
@@ -20,7 +20,7 @@ def test_what_is_submitted_goes_to_the_bucket(scheme, tmp_path, monkeypatch):
         bucket.bucket.cache_clear()
         folder = storage.path(f"{server.uri}/run")
         rows = [{"id": f"d{i}", "document": f"document {i}", "draft": f"draft {i}", "feedback": ""} for i in range(3)]
-        (folder / "config.json").write_text("{}")
+        files.write_json(folder / "config.json", {})
         (folder / "iteration_001/feedback/to_review.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         store = Store(tmp_path / "review.sqlite", Form())
         round_ = of_run(folder)

@@ -15,7 +15,7 @@ from ilf_jax.review.entries import Entry, Form
 from ilf_jax.review.learner import Colors
 from ilf_jax.review.rounds import of_run
 from ilf_jax.review.store import Store
-from ilf_jax.runtime import storage
+from ilf_jax.runtime import files, storage
 
 ROWS = [{"id": f"d{i}", "document": f"document {i}", "draft": f"draft {i}", "feedback": ""} for i in range(3)]
 
@@ -34,7 +34,7 @@ def waiting_run(folder):
     """A work folder as a run leaves it that waits for feedback."""
     stage = folder / "iteration_001" / "feedback"
     stage.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
+    files.write_json(folder / "config.json", {})
     (stage / "to_review.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     return folder
 
@@ -83,7 +83,7 @@ def test_a_bucket_needs_a_local_folder_for_the_store(flags, tmp_path):
 def test_a_run_that_does_not_wait_is_told(flags, tmp_path):
     with pytest.raises(InputError, match="is not a work folder"):
         of_run(tmp_path)
-    (tmp_path / "config.json").write_text("{}")
+    files.write_json(tmp_path / "config.json", {})
     with pytest.raises(InputError, match=r"does not wait for feedback; start it with --config.feedback.source=human"):
         flags(workdir=str(tmp_path))._rounds(tmp_path, tmp_path)
     with pytest.raises(InputError, match=r"--fields=drft=x: write FIELD=PATH; fields are id, document, draft, title"):
