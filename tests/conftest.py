@@ -113,6 +113,7 @@ def main_with_flags(capsys, *given):
         flags.FLAGS[name].unparse()
     for name in [n for n in flags.FLAGS if n.startswith("config.")]:
         delattr(flags.FLAGS, name)
+    sys.modules.pop("config_config", None)  # where ml_collections loads every config file, over the one before
     sys_argv, sys.argv = sys.argv, ["main", *given]  # where ml_collections looks for overrides
     try:
         code = main.main(main.parse_or_exit(["main", *given]))
