@@ -17,7 +17,7 @@ _COMMANDS = {
     "run": ("ilf_jax.main", "run ILF, resume a run, or check one (--dry_run)"),
     "report": ("ilf_jax.reporting.rebuild", "rebuild the report of a run"),
     "generate": ("ilf_jax.policy.generate", "write outputs of a trained policy for documents of yours"),
-    "export": ("ilf_jax.export.export_policy", "write a policy for transformers, vLLM, PEFT, llama.cpp or Ollama"),
+    "export": ("ilf_jax.export.export_command", "write a policy for transformers, vLLM, PEFT, llama.cpp or Ollama"),
     "compare": ("ilf_jax.comparison.command", "compare systems by people or by a judge"),
     "review": ("ilf_jax.review.serving", "write feedback and compare systems in a browser"),
     "sweep": ("ilf_jax.sweeps.command_line", "run many configurations and compare their results"),

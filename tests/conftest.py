@@ -79,13 +79,12 @@ def make_tiny_config():
     return c
 
 
-def import_program(name):
-    """The module of main or export. Each has a flag `workdir`, and only one may define it in a process."""
+def import_program(module):
+    """The module of a command, as `ilf_jax.main`. Each has a flag `workdir`; only one may define it in a process."""
     import importlib
 
     from absl import flags
 
-    module = {"main": "ilf_jax.main", "export": "ilf_jax.export.export_policy"}[name]
     if module not in sys.modules and "workdir" in flags.FLAGS:
         delattr(flags.FLAGS, "workdir")
     return importlib.import_module(module)
@@ -106,7 +105,7 @@ def main_with_flags(capsys, *given):
     """(exit code, what stood on stderr) of `python -m ilf_jax.main` with these flags, in this process."""
     from absl import flags
 
-    main = import_program("main")
+    main = import_program("ilf_jax.main")
     capsys.readouterr()
     flags.FLAGS.unparse_flags()
     for name in main._OWN_FLAGS:

@@ -15,6 +15,7 @@ from conftest import main_with_flags, run_main
 
 import ilf_jax
 from ilf_jax.errors import InputError
+from ilf_jax.export import export_policy
 from ilf_jax.runtime import checkpoint, files, workdir
 from ilf_jax.stages import context
 
@@ -264,9 +265,7 @@ def test_a_completion_that_does_not_fit(trained, run, tmp_path):
 
 @pytest.fixture
 def exported(tiny_run, tmp_path):
-    from conftest import import_program
-
-    import_program("export").export(tiny_run[1], 1, tmp_path / "model")
+    export_policy.export(tiny_run[1], 1, tmp_path / "model")
     return tmp_path / "model"
 
 

@@ -51,7 +51,7 @@ def test_each_command_shows_its_own_flags(command):
 
 def test_only_the_chosen_command_is_imported():
     program = ("import sys\nfrom ilf_jax import cli\nsys.argv = ['ilf-jax', 'report', '--help']\ncli.main()\n"
-               "print(sorted({'jax', 'ilf_jax.main', 'ilf_jax.export.export_policy'} & set(sys.modules)))")
+               "print(sorted({'jax', 'ilf_jax.main', 'ilf_jax.export.export_command'} & set(sys.modules)))")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 

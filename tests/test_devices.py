@@ -9,10 +9,11 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import import_program, make_tiny_config
+from conftest import make_tiny_config
 from test_reward import with_reward
 
 from ilf_jax import ilf
+from ilf_jax.export import export_policy
 
 _RUN = """
 import sys
@@ -72,7 +73,7 @@ def test_resumed_on_four_devices_equals_one_that_was_not_stopped(runs):
 
 def test_checkpoint_of_four_devices_is_exported_on_one(runs, tmp_path):
     assert len(jax.devices()) == 1
-    import_program("export").export(runs / "whole", 1, tmp_path / "hf")
+    export_policy.export(runs / "whole", 1, tmp_path / "hf")
     assert (tmp_path / "hf" / "model.safetensors").exists()
 
 

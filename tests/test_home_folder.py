@@ -4,11 +4,12 @@ import json
 import shutil
 
 import pytest
-from conftest import import_program, main_with_flags
+from conftest import main_with_flags
 
 import ilf_jax
 from ilf_jax import config_sections
 from ilf_jax.data import sources
+from ilf_jax.export import export_policy
 from ilf_jax.inference.model_pool import read_model_config, tokenizer_uri
 from ilf_jax.reporting import workfolder
 from ilf_jax.runtime import storage
@@ -38,7 +39,7 @@ def test_a_run_is_found(home, run):
 
 
 def test_export(home, run):
-    import_program("export").export("~/run", 2, "~/deep/model")
+    export_policy.export("~/run", 2, "~/deep/model")
     assert read_model_config("hf:~/deep/model") == read_model_config("orbax:~/run/iteration_002/checkpoint")
     assert (home / "deep" / "model" / "config.json").exists()
     settings = config_sections.Model(checkpoint="orbax:~/run/iteration_002/checkpoint")

@@ -8,9 +8,10 @@ import sys
 
 import object_stores
 import pytest
-from conftest import import_program, main_with_flags
+from conftest import main_with_flags
 
 import ilf_jax
+from ilf_jax.export import export_policy
 from ilf_jax.reporting import workfolder
 from ilf_jax.runtime import bucket as bucket_lib
 from ilf_jax.runtime import checkpoint_places, storage
@@ -101,16 +102,15 @@ def test_a_finished_run_is_read_and_left_alone(run, on_disk, store):
 
 
 def test_export_report_compare(run, store, tmp_path):
-    export = import_program("export")
-    export.export(run[0], 1, f"{store.uri}/exported")
-    export.export(run[0], 1, tmp_path / "exported")
+    export_policy.export(run[0], 1, f"{store.uri}/exported")
+    export_policy.export(run[0], 1, tmp_path / "exported")
     with storage.read_locally(storage.path(f"{store.uri}/exported")) as place:
         assert {p.name: p.read_bytes() for p in place.iterdir()} == {
             p.name: p.read_bytes() for p in (tmp_path / "exported").iterdir()}
     with pytest.raises(ilf_jax.InputError, match="is not empty"):
-        export.export(run[0], 1, f"{store.uri}/exported")
+        export_policy.export(run[0], 1, f"{store.uri}/exported")
     with pytest.raises(ilf_jax.InputError, match="none: not a work folder"):
-        export.export(f"{run[0]}/none", 1, tmp_path / "other")
+        export_policy.export(f"{run[0]}/none", 1, tmp_path / "other")
     assert command("compare", f"--workdir={run[0]}").split() == ["before_training", "refinement", "random"]
     command("compare", f"--workdir={run[0]}", "--systems=refinement,random", f"--export={store.uri}/pairs.jsonl")
     assert storage.names(storage.path(store.uri)) >= {"pairs.jsonl", "pairs.jsonl.key.json"}
@@ -128,7 +128,7 @@ def test_data_and_models_from_a_bucket(run, store, tmp_path):
     where = storage.path(store.uri)
     lines = "".join(json.dumps({"document": f"you are a silly fool, number {i}"}) + "\n" for i in range(8))
     (where / "data.jsonl").write_text(lines)
-    import_program("export").export(run[0], 1, f"{store.uri}/model")
+    export_policy.export(run[0], 1, f"{store.uri}/model")
     (tmp_path / "data.jsonl").write_text(lines)
     forget()
     c = _config()
@@ -140,7 +140,7 @@ def test_data_and_models_from_a_bucket(run, store, tmp_path):
     with storage.read_locally(storage.path(run[0])) as place:  # the same from a disk
         c.policy.checkpoint = f"orbax:{place}/iteration_001/checkpoint"
         c.refiner.checkpoint = f"hf:{place}/model"
-        import_program("export").export(place, 1, place / "model")
+        export_policy.export(place, 1, place / "model")
         c.policy.tokenizer, c.data.source = f"file:{place}/model/tokenizer.json", f"jsonl:{tmp_path}/data.jsonl"
         ilf_jax.run(c, tmp_path / "second")
     forget()

@@ -5,17 +5,14 @@ import types
 import jax
 import numpy as np
 import pytest
-from conftest import import_program
 from test_chat_template import BASES, DOCUMENTS, TEMPLATES, exported_of, make_folder, sentencepiece_folder
 
 import ilf_jax
 from ilf_jax.errors import InputError
-from ilf_jax.export import gguf_export
+from ilf_jax.export import export_policy, gguf_export
 from ilf_jax.models import checkpoint_io, transformer
 from ilf_jax.records import Example
 from ilf_jax.tokenizers.tokenizer import Tokenizer
-
-export = import_program("export")
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -25,7 +22,7 @@ NAMES = ("Ada the baker", "Bo the tailor", "Cy the nurse")
 @pytest.fixture(scope="module")
 def written(fluent_run, tmp_path_factory):
     out = tmp_path_factory.mktemp("gguf") / "out"
-    export.export(fluent_run, None, out, format="gguf")
+    export_policy.export(fluent_run, None, out, format="gguf")
     return out
 
 
@@ -123,7 +120,7 @@ def test_what_is_written_for_ollama(written):
 
 @pytest.mark.parametrize(("dtype", "share", "tolerance"), [("F32", 1.0, 1e-5), ("Q8_0", 0.27, 0.3)])
 def test_other_types(fluent_run, tmp_path, dtype, share, tolerance):
-    export.export(fluent_run, None, tmp_path / "out", format="gguf", dtype=dtype)
+    export_policy.export(fluent_run, None, tmp_path / "out", format="gguf", dtype=dtype)
     path = tmp_path / f"out/policy-{dtype}.gguf"
     lm, ids = ilf_jax.load(fluent_run).roles.get("policy"), [5, 77, 301, 12, 9]
     read = logits(checkpoint_io.read_config(f"gguf:{path}"), checkpoint_io.load_params(f"gguf:{path}"), ids)
@@ -136,5 +133,5 @@ def test_other_types(fluent_run, tmp_path, dtype, share, tolerance):
 
 def test_a_dtype_is_gguf_s(fluent_run, tmp_path):
     with pytest.raises(InputError, match="--dtype=Q8_0: --format=huggingface has its weights in float32"):
-        export.export(fluent_run, None, tmp_path / "out", dtype="Q8_0")
+        export_policy.export(fluent_run, None, tmp_path / "out", dtype="Q8_0")
     assert not (tmp_path / "out").exists()

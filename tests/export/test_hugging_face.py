@@ -11,18 +11,15 @@ import stat
 import jax
 import numpy as np
 import pytest
-from absl import flags
-from conftest import import_program
 
 import ilf_jax
 from ilf_jax.errors import InputError
+from ilf_jax.export import export_policy
 from ilf_jax.export.exported import Exported
 from ilf_jax.models import layer_stack
 from ilf_jax.policy import trained_policy
 from ilf_jax.reporting import markdown, tables, workfolder
 from ilf_jax.runtime import files
-
-export = import_program("export")
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -32,7 +29,7 @@ TEXTS = ("Describe Ada the baker.\nText:", " Ada is a fool, a gem and a goose.",
 @pytest.fixture(scope="module")
 def exported(tiny_run, tmp_path_factory):
     out = tmp_path_factory.mktemp("exported") / "deep" / "model"
-    export.export(tiny_run[1], 2, out)
+    export_policy.export(tiny_run[1], 2, out)
     return out
 
 
@@ -79,18 +76,14 @@ def test_what_was_exported_is_a_checkpoint(tiny_run, exported, tiny_config, tmp_
     (3, None, "iteration 3 has no finished checkpoint"),
     (1, "notes.txt", "is not empty"),
 ])
-def test_errors(tiny_run, tmp_path, capsys, iteration, file, message):
+def test_errors(tiny_run, tmp_path, iteration, file, message):
     out = tmp_path / "out"
     if file:
         out.mkdir()
         (out / file).write_text("mine")
     before = {p: p.read_text() for p in out.rglob("*")}
-    flags.FLAGS.unparse_flags()
-    argv = flags.FLAGS(["export", f"--workdir={tiny_run[1]}", f"--iteration={iteration}", f"--out={out}"])
-    assert export.main(argv) == 2
-    flags.FLAGS.unparse_flags()
-    error = capsys.readouterr().err
-    assert message in error and "Traceback" not in error
+    with pytest.raises(InputError, match=re.escape(message)):
+        export_policy.export(tiny_run[1], iteration, out)
     assert {p: p.read_text() for p in out.rglob("*")} == before and out.exists() == bool(file)
 
 
@@ -100,25 +93,15 @@ def test_an_unfinished_iteration(tiny_run, tmp_path):
     shutil.copytree(tiny_run[1], run)
     (run / "iteration_002/checkpoint/model.json").unlink()
     with pytest.raises(InputError, match="iteration 2 has no finished checkpoint"):
-        export.export(run, 2, tmp_path / "out")
+        export_policy.export(run, 2, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_out_is_a_file(tiny_run, tmp_path):
     (tmp_path / "out").write_text("mine")
     with pytest.raises(InputError, match="--out"):
-        export.export(tiny_run[1], 1, tmp_path / "out")
+        export_policy.export(tiny_run[1], 1, tmp_path / "out")
     assert (tmp_path / "out").read_text() == "mine"
-
-
-@pytest.mark.fast
-def test_missing_flag(capsys, tmp_path):
-    flags.FLAGS.unparse_flags()
-    for name in ("workdir", "iteration", "out"):
-        flags.FLAGS[name].unparse()
-    assert export.main(flags.FLAGS(["export", f"--workdir={tmp_path}"])) == 2
-    flags.FLAGS.unparse_flags()
-    assert "--out=DIR is needed" in capsys.readouterr().err
 
 
 NAMES = ("Ada the baker", "Bo the tailor", "Ünï the 🙂", 'Cy "{the}" clerk')
@@ -127,7 +110,7 @@ NAMES = ("Ada the baker", "Bo the tailor", "Ünï the 🙂", 'Cy "{the}" clerk')
 @pytest.fixture(scope="module")
 def fluent(fluent_run, tmp_path_factory):
     out = tmp_path_factory.mktemp("fluent") / "out"
-    export.export(fluent_run, None, out)
+    export_policy.export(fluent_run, None, out)
     return out
 
 
@@ -181,17 +164,17 @@ def test_a_baseline(tiny_run, tmp_path):
     """Its folder is laid out as a run's."""
     changed(tiny_run[1], tmp_path / "run", baselines={"initial": "initial"})
     shutil.copytree(tiny_run[1], tmp_path / "run/baselines/initial")
-    export.export(tmp_path / "run", None, tmp_path / "out", baseline="initial")
+    export_policy.export(tmp_path / "run", None, tmp_path / "out", baseline="initial")
     card = (tmp_path / "out/README.md").read_text()
     assert "It belongs to the baseline initial." in card and "initial drafts |" in card
     with pytest.raises(InputError, match="has no baseline 'first'; it has initial"):
-        export.export(tmp_path / "run", None, tmp_path / "other", baseline="first")
+        export_policy.export(tmp_path / "run", None, tmp_path / "other", baseline="first")
 
 
 def test_a_task_that_is_not_here(tiny_run, tmp_path):
     """The weights are exported nevertheless."""
     run = changed(tiny_run[1], tmp_path / "run", task="file:gone.py:Task")
-    export.export(run, 1, tmp_path / "out")
+    export_policy.export(run, 1, tmp_path / "out")
     card = (tmp_path / "out/README.md").read_text()
     assert "does not hold the policy's prompt: the task cannot be loaded" in card and "gone.py" in card
     assert not (tmp_path / "out/chat_template.jinja").exists() and (tmp_path / "out/model.safetensors").exists()

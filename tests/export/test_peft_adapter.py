@@ -5,13 +5,10 @@ import re
 
 import numpy as np
 import pytest
-from conftest import import_program
 
 import ilf_jax
 from ilf_jax.errors import InputError
-from ilf_jax.export import peft_adapter
-
-export = import_program("export")
+from ilf_jax.export import export_policy, peft_adapter
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 
@@ -21,9 +18,9 @@ IDS = [[5, 77, 301, 12, 9, 40]]
 def test_peft_gives_the_logits_of_the_merged_model(lora_run, tmp_path):
     torch, transformers = pytest.importorskip("torch"), pytest.importorskip("transformers")
     peft = pytest.importorskip("peft")
-    export.export(lora_run, 0, tmp_path / "base")
-    export.export(lora_run, 2, tmp_path / "merged")
-    export.export(lora_run, 2, tmp_path / "adapter", format="peft")
+    export_policy.export(lora_run, 0, tmp_path / "base")
+    export_policy.export(lora_run, 2, tmp_path / "merged")
+    export_policy.export(lora_run, 2, tmp_path / "adapter", format="peft")
 
     def logits(model):
         with torch.no_grad():
@@ -67,5 +64,5 @@ def test_factors(rank):
 ])
 def test_what_has_no_adapter(tiny_run, tmp_path, iteration, message):
     with pytest.raises(InputError, match=message):
-        export.export(tiny_run[1], iteration, tmp_path / "out", format="peft")
+        export_policy.export(tiny_run[1], iteration, tmp_path / "out", format="peft")
     assert not (tmp_path / "out").exists()

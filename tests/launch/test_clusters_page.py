@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import import_program
 
 ROOT = pathlib.Path(__file__).parents[2]
 PAGE = (ROOT / "docs/clusters.md").read_text(encoding="utf-8")
@@ -38,8 +39,7 @@ def of(beginning):
 
 def check_flags(given):
     """They name flags that there are, and a config that there is."""
-    from ilf_jax import main
-
+    main = import_program("ilf_jax.main")
     flags = dict(word[2:].partition("=")[::2] for word in given if word.startswith("--"))
     assert "workdir" in flags and (ROOT / flags["config"]).exists()
     assert {name for name in flags if not name.startswith("config.")} <= set(main._OWN_FLAGS)

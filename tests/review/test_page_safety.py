@@ -7,6 +7,7 @@ import socket
 import sqlite3
 
 import pytest
+from conftest import import_program
 from starlette.testclient import TestClient
 
 from ilf_jax.errors import InputError
@@ -374,14 +375,7 @@ def address(monkeypatch, host="127.0.0.1", token=""):
 
 
 def serving_module():
-    import importlib
-    import sys
-
-    from absl import flags
-
-    if "ilf_jax.review.serving" not in sys.modules and "workdir" in flags.FLAGS:
-        delattr(flags.FLAGS, "workdir")  # each command has one of its own
-    return importlib.import_module("ilf_jax.review.serving")
+    return import_program("ilf_jax.review.serving")
 
 
 def test_names_of_the_server():

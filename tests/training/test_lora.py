@@ -15,6 +15,7 @@ import pytest
 
 import ilf_jax
 from ilf_jax.errors import InputError
+from ilf_jax.export import export_policy
 from ilf_jax.models import checkpoint_io, lora, transformer
 from ilf_jax.models import placement as placement_lib
 from ilf_jax.models.architecture import small_shape
@@ -354,12 +355,11 @@ def test_only_the_lower_precision_is_in_memory_while_training(config, tmp_path, 
 
 @pytest.mark.usefixtures("quick_compiles")
 def test_the_run_is_exported_as_an_ordinary_model(config, tmp_path):
-    from conftest import import_program
     from safetensors.numpy import load_file
 
     config.iterations = 1
     ilf_jax.run(config, tmp_path / "run")
-    import_program("export").export(tmp_path / "run", 1, tmp_path / "hf")
+    export_policy.export(tmp_path / "run", 1, tmp_path / "hf")
     tensors = load_file(tmp_path / "hf/model.safetensors")
     assert tensors and not [name for name in tensors if "lora" in name]
 
