@@ -55,7 +55,8 @@ class Outcomes(collections.Counter):
 
     def report(self, what):
         """Prints the counts."""
-        print(f"\n{what}: {self['equal']} read with equal values, {self['InputError']} InputError")
+        others = "".join(f", {self[kind]} {kind}" for kind in sorted(self.keys() - {"equal", "InputError"}))
+        print(f"\n{what}: {self['equal']} read with equal values, {self['InputError']} InputError{others}")
 
 
 def counted(**by_kind):

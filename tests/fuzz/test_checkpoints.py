@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from limits import damaged
+from limits import Outcomes, counted, damaged
 
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import checkpoint
 from ilf_jax.runtime.digests import DamagedError
 
 FACTS = {"family": "llama", "num_layers": 2}
+OUTCOMES = {name: Outcomes() for name in ("models", "training states")}
+counts = counted(**OUTCOMES)
 
 
 def tree(seed):
@@ -71,8 +73,10 @@ def test_a_model_is_what_was_saved_or_refused(model, tmp_path_factory, data):
         facts, params = checkpoint.read_model_facts(folder), checkpoint.load_model(folder, shapes)
     except InputError as e:
         assert str(folder) in str(e)
+        OUTCOMES["models"]["InputError"] += 1
     else:
         assert facts == FACTS and same(params, tree(1))
+        OUTCOMES["models"]["equal"] += 1
 
 
 @given(data=st.data())
@@ -81,6 +85,7 @@ def test_a_training_goes_on_from_a_state_that_was_saved(states, tmp_path_factory
     damage(folder / "3", data)
     step, state, facts = checkpoint.TrainingCheckpoints(folder).restore_newest(tree(0))
     assert step in (2, 3) and same(state, tree(step)) and facts["log"] == str(step)
+    OUTCOMES["training states"]["equal" if step == 3 else "older state taken"] += 1
 
 
 @pytest.mark.versions

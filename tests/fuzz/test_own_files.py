@@ -13,7 +13,7 @@ import typing
 import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
-from limits import damaged, write_as_ours
+from limits import Outcomes, counted, damaged, write_as_ours
 
 from ilf_jax import records
 from ilf_jax.errors import InputError
@@ -31,6 +31,9 @@ MANIFEST = {
     "metrics": [{"iteration": 1, "stage": "draft", "metric": "m", "value": 0.5, "stderr": None, "n": 3}],
     "records_in": "../x", "steps_digest": "c",
 }
+
+OUTCOMES = {name: Outcomes() for name in ("shards", "manifests", "sealed files", "logs of steps")}
+counts = counted(**OUTCOMES)
 
 
 def of_kind(kind):
@@ -76,11 +79,14 @@ def mutated(draw, value):
     return value
 
 
-def read_or_refused(read):
+def read_or_refused(what, read):
+    """What it returns, or the InputError; counted."""
     try:
-        return read()
+        result = read()
     except InputError as e:
-        return e
+        result = e
+    OUTCOMES[what]["InputError" if isinstance(result, InputError) else "equal"] += 1
+    return result
 
 
 @given(rows())
@@ -115,7 +121,7 @@ def test_a_shard_that_was_made_up(data):
         folder = workdir.StageFolder(pathlib.Path(place) / "iteration_001/draft", {})
         folder.path.mkdir(parents=True)
         folder.shard_path(0, 1).write_text(json.dumps(wrong) + "\n")
-        got = read_or_refused(lambda: folder.read_shard(cls, 0, 1))
+        got = read_or_refused("shards", lambda: folder.read_shard(cls, 0, 1))
     if isinstance(got, InputError):
         assert "00000-of-00001.jsonl:1: is no" in str(got)
     else:
@@ -149,7 +155,7 @@ def test_a_manifest_that_was_made_up(data):
     with tempfile.TemporaryDirectory() as place:
         path = pathlib.Path(place) / "manifest.json"
         write_as_ours(path, wrong)
-        got = read_or_refused(lambda: manifests.read(path))
+        got = read_or_refused("manifests", lambda: manifests.read(path))
     if isinstance(got, InputError):
         assert str(path) in str(got)
         assert wrong != MANIFEST
@@ -169,7 +175,7 @@ def test_a_sealed_file_is_what_was_written_or_refused(content, data):
         files.write_json(path, content)
         assert files.read_sealed(path) == content
         path.write_bytes(damaged(data, path.read_bytes()))
-        got = read_or_refused(lambda: files.read_sealed(path))
+        got = read_or_refused("sealed files", lambda: files.read_sealed(path))
     if isinstance(got, InputError):
         assert str(path) in str(got)
     else:
@@ -203,7 +209,7 @@ def test_a_log_of_steps_is_what_the_state_belongs_to_or_refused(data):
         changed = damaged(data, path.read_bytes())
         path.write_bytes(changed)
         again = StepLog(path, "finetune")
-        got = read_or_refused(lambda: again.rewind(4, digest))
+        got = read_or_refused("logs of steps", lambda: again.rewind(4, digest))
         if isinstance(got, InputError):
             assert "steps.jsonl: is damaged" in str(got) and not changed.startswith(whole)
         else:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from limits import Outcomes, counted
 
 from ilf_jax.errors import InputError
 from ilf_jax.tokenizers.tokenizer import Tokenizer
@@ -82,6 +83,9 @@ FILES = [
     ("sentencepiece_not_legacy", "tokenizer_config.json"),
 ]
 
+OUTCOMES = {name: Outcomes() for name in dict.fromkeys(name for _, name in FILES)}
+counts = counted(**OUTCOMES)
+
 
 def check(folder, case, name, content):
     """Whether the folder with this file is read; what is read is saved and read again."""
@@ -114,7 +118,8 @@ def test_read_or_refused(case, name, tmp_path, data):
     ways = [mutated_bytes(original)]
     if name.endswith(".json"):
         ways += [mutated_json(original)] * 3
-    check(tmp_path / "t", case, name, data.draw(st.one_of(ways)))
+    is_read = check(tmp_path / "t", case, name, data.draw(st.one_of(ways)))
+    OUTCOMES[name]["equal" if is_read else "InputError"] += 1
 
 
 @pytest.mark.parametrize(("case", "name"), FILES, ids=lambda value: value)
