@@ -125,11 +125,17 @@ class Desk:
                 for name, own in sorted(people.items())]
 
     def still_needed(self) -> int | None:
-        """How many more submitted items the run waits for; None where no run waits."""
-        of_run_ = [r for r in self.rounds if r.by_line]
-        if self._workdir is None or not of_run_:
+        """How many more submitted items the run waits for; None where no run waits, or no longer.
+
+        Where it waits for another iteration by now, that is opened.
+        """
+        waiting = reviewed.waiting(self._workdir) if self._workdir is not None else None
+        if waiting is None:
             return None
-        states = self._states([of_run_[-1].name])
+        name = waiting.parent.name
+        if name not in {r.name for r in self.rounds}:
+            self.next_round()
+        states = self._states([name])
         skipped = [number for number, status in states.items() if status == SKIPPED]
         try:
             needed = reviewed.needed(self._min_reviewed, len(states), skipped)

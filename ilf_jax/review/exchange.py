@@ -17,11 +17,12 @@ from ilf_jax.review.store import Item, Review, Store
 
 BY_HAND = "file"
 """The reviewer of what a file says without naming one."""
-COLUMNS = ("round", "id", "reviewer", "status", "feedback", "important", "class", "rating", "human_refinement", "spans",
-           "better", "criteria", "seconds", "draft")
+COLUMNS = ("round", "id", "reviewer", "status", "feedback", "important", "class", "rating", "human_refinement",
+           "taken_over", "spans", "better", "criteria", "seconds", "draft")
 # Column of a file -> field of an Entry.
 _FIELDS = {"feedback": "feedback", "important": "important", "class": "category", "rating": "rating",
-           "human_refinement": "refinement", "spans": "spans", "better": "better", "criteria": "criteria"}
+           "human_refinement": "refinement", "taken_over": "taken_over", "spans": "spans", "better": "better",
+           "criteria": "criteria"}
 _OR_NAME_IT = ", or name its encoding: --encoding=cp1252, for example"
 
 
@@ -181,7 +182,8 @@ def outcome_row(item: Item, reviews: Sequence[Review], decided: int | None, over
         "id": item.key, "draft": item.draft, "status": status,
         "feedback": entries.compose(entry, item.draft) if counts is not None else "",
         "words": entry.feedback, "important": entry.important, "class": entry.category, "rating": entry.rating,
-        "human_refinement": entry.refinement, "spans": entry.to_json().get("spans", []),
+        "human_refinement": entry.refinement, "refinement_by": entry.refinement_by,
+        "spans": entry.to_json().get("spans", []),
         "reviewer": counts.reviewer if counts is not None else "",
         "reviews": [{"reviewer": r.reviewer, "status": r.status, "class": r.entry.category, "rating": r.entry.rating,
                      "seconds": round(r.seconds, 1)} for r in reviews if r.status != entries.PENDING],

@@ -11,6 +11,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
+from ilf_jax.errors import InputError
 from ilf_jax.review import entries, exchange
 from ilf_jax.review.database import check_name
 from ilf_jax.review.desk import Desk
@@ -139,8 +140,12 @@ class Pages:
     def progress(self, request: Request) -> Response:
         """How far everybody is, how they agree, and the button that continues the run."""
         again = self._desk.again
+        try:
+            needed = self._desk.still_needed()
+        except InputError as e:
+            return self._render(request, "message.html", 500, title="The run's files", said=f"{e}.")
         return self._render(request, "progress.html", **self._desk.figures(), people=self._desk.by_reviewer(),
-                            again=again.state() if again is not None else None, needed=self._desk.still_needed(),
+                            again=again.state() if again is not None else None, needed=needed,
                             results=[str(r.results) for r in self._desk.rounds])
 
     def export(self, request: Request) -> Response:

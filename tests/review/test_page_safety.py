@@ -25,13 +25,14 @@ NASTY = '</script><script>alert(1)</script><img src=x onerror=alert(2)> ‮ gnp.
 
 
 class Page:
-    """The application with three items, and a browser in front of it."""
+    """The application with three items, or of another desk, and a browser in front of it."""
 
-    def __init__(self, folder, monkeypatch=None, **form):
-        self.store = Store(folder / "review.sqlite", Form(**form))
-        items = [NewItem("a", "document", "draft"), NewItem("b", NASTY, NASTY, NASTY), NewItem("c", "doc", "d")]
+    def __init__(self, folder, desk=None, **form):
         self.results = folder / "reviews.jsonl"
-        self.desk = Desk(self.store, [Round("r", folder, items, [], self.results)])
+        if desk is None:
+            items = [NewItem("a", "document", "draft"), NewItem("b", NASTY, NASTY, NASTY), NewItem("c", "doc", "d")]
+            desk = Desk(Store(folder / "review.sqlite", Form(**form)), [Round("r", folder, items, [], self.results)])
+        self.store, self.desk = desk.store, desk
         self.shown = []
         self.access = Access(self.store, renewed=self.shown.append)
         self.limits = Limits(RateLimit(0, 1000), RateLimit(0, 20))
