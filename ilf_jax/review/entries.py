@@ -122,6 +122,20 @@ def problem_of_submission(entry: Entry, draft: str, is_pair: bool) -> str | None
     return None if compose(entry, draft) else "write feedback, or skip the item"
 
 
+def status_of(counts: Mapping[str, int], overlap: int, decided: bool) -> str:
+    """What an item has come to, from how many reviews of it have which status.
+
+    It is done once it has `overlap` reviews, or somebody has decided between them; it is skipped if nobody gave
+    feedback.
+    """
+    submitted, skipped = counts.get(SUBMITTED, 0), counts.get(SKIPPED, 0)
+    if submitted and (decided or submitted + skipped >= overlap):
+        return SUBMITTED
+    if skipped >= overlap:
+        return SKIPPED
+    return FLAGGED if counts.get(FLAGGED) else PENDING
+
+
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{name} is a text")

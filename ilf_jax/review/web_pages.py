@@ -1,5 +1,6 @@
 """The pages, rendered here: queue, item, adjudication, progress. A GET changes nothing that anybody wrote."""
 
+import functools
 import importlib.resources
 import json
 from typing import Any
@@ -24,6 +25,7 @@ _SHOWN = 500  # items of a page of the queue
 ANONYMOUS = "reviewer"
 
 
+@functools.lru_cache(1)
 def markdown(text: str) -> markupsafe.Markup:
     """Markdown as HTML: HTML in it is shown as text, and links lead to http, https and mailto only."""
     renderer = markdown_it.MarkdownIt("js-default", {"html": False, "linkify": False}).disable("image")
@@ -122,6 +124,11 @@ class Pages:
             number=at + 1, of=len(numbers), of_reviewer=queue,
             guidelines=markdown(form.guidelines) if form.guidelines else "",
             history=self._desk.store.history(review.id), clean=review.status in (entries.PENDING, entries.DRAFT))
+
+    def full(self, request: Request, said: str) -> Response:
+        """In the place of an item that cannot be kept for the reviewer."""
+        return self._render(request, "message.html", 507, title="No room",
+                            said=f"The item cannot be opened: {said}. Make room on the disk, and reload the page.")
 
     def adjudicate(self, request: Request) -> Response:
         """Items with several submitted reviews, side by side."""
