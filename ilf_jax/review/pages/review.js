@@ -265,6 +265,9 @@ function onKey(event) {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     click("#submit");
+  } else if (event.key === "Enter" && !event.altKey && !event.target.closest("textarea, input, button, a, summary")) {
+    event.preventDefault();
+    click("#submit");
   } else if (event.key === "Escape" && field) {
     event.target.blur();
     byId("main").focus();
