@@ -69,12 +69,25 @@ class Draft:
 
 @dataclasses.dataclass(frozen=True)
 class Feedback:
-    """f: what is said, in plain language, of the draft."""
+    """f: what is said, in plain language, of the draft.
+
+    Attributes:
+        source: "recorded", "oracle", "critic", "human" or "none".
+        redrawn: the critic first repeated its prompt.
+        refinement: the x1 that the reviewer gave beside it, if any. It is picked before any candidate.
+        refinement_by: who wrote that text, one of `REFINEMENT_BY`; "" where there is none.
+    """
 
     id: str
     text: str
-    source: str  # "recorded", "oracle", "critic", "human", "none"
-    redrawn: bool = False  # the critic first repeated its prompt
+    source: str
+    redrawn: bool = False
+    refinement: str = ""
+    refinement_by: str = ""
+
+
+REFINEMENT_BY = ("reviewer", "refiner", "refiner, edited")
+"""Who wrote the refinement that a reviewer gave: the reviewer, the refiner on the reviewing page, or both."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,10 +120,12 @@ class Scored:
 
     Attributes:
         scores: one score a candidate, from the configured method.
-        chosen: index of the picked candidate.
+        chosen: index of the candidate that the scorer picks.
         picks: index that each baseline scorer (random, longest, first) picks.
         prompt_scores: per candidate the score of each prompt of an ensemble; empty for other methods.
         draft_score: of the draft, by the same method; None where config.score.draft does not ask for it.
+        overruled_by: who wrote the refinement that a reviewer gave, which is then picked instead of `chosen`; see
+            `Feedback.refinement_by`. "" where the scorer's pick stands.
     """
 
     id: str
@@ -119,6 +134,7 @@ class Scored:
     picks: dict[str, int]
     prompt_scores: list[list[float]] = dataclasses.field(default_factory=list)
     draft_score: float | None = None
+    overruled_by: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +142,7 @@ class Target:
     """One training pair: the policy's prompt for the example, and the text to imitate.
 
     Attributes:
-        source: which finetune.target it came from.
+        source: which finetune.target it came from; after a colon who wrote it, where a reviewer overruled the scorer.
         weight: of its loss.
         rejected: the text that `completion` is preferred to.
         context: which prompt the text stands behind, or its teacher reads: see `training.objectives.CONTEXTS`.
@@ -304,6 +320,8 @@ def _problem_between_fields(cls: type, row: Mapping[str, Any]) -> str | None:
         return f"chosen is {row['chosen']}, of {len(row[along[0]])} candidates"
     if "picks" in row and not all(0 <= pick < len(row["scores"]) for pick in row["picks"].values()):
         return f"picks are {row['picks']}, of {len(row['scores'])} candidates"
+    if cls is Feedback and (row["refinement_by"] in REFINEMENT_BY) != bool(row["refinement"]):
+        return f"refinement_by is {row['refinement_by']!r}, and the refinement {'not ' * bool(row['refinement'])}empty"
     if cls in (Comparison, Preference) and row["preferred"] not in ("first", "second"):
         return f"preferred is {row['preferred']!r}, not 'first' or 'second'"
     return None

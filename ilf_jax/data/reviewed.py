@@ -1,19 +1,22 @@
 """What people said of an iteration's drafts: two files that they, or the reviewing page, fill in.
 
-`to_review.jsonl` is written by the run, a line for each draft, and may be filled in by hand: the field `feedback`, or
-`"status": "skipped"`. `reviews.jsonl` is written by the reviewing page, which appends a line whenever an item is
-submitted, skipped or opened again; of several lines about an item the last one counts, before the first file.
+`to_review.jsonl` is written by the run, a line for each draft, and may be filled in by hand: the field `feedback`, and
+beside it `human_refinement`, or `"status": "skipped"`. `reviews.jsonl` is written by the reviewing page, which appends
+a line whenever an item is submitted, skipped or opened again; of several lines about an item the last one counts,
+before the first file.
 """
 
 import dataclasses
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sized
 from typing import Any
 
 from ilf_jax.errors import InputError, shown
+from ilf_jax.records import REFINEMENT_BY
 from ilf_jax.runtime import storage
-from ilf_jax.runtime.files import read_json_lines, write_atomically
+from ilf_jax.runtime.files import read_json_lines, read_sealed, write_atomically
 from ilf_jax.runtime.json_text import parse_line
 from ilf_jax.tasks import answers
 
@@ -21,20 +24,43 @@ FILE = "to_review.jsonl"
 REVIEWS = "reviews.jsonl"
 SKIPPED, WAITING = "skipped", "waiting"
 """Of an item without feedback: it will have none, or it may yet have some."""
+_ITERATION, _CURE = re.compile(r"iteration_\d+"), "restore it, or take another --workdir"
 _LINE = "a line is an object with the texts id, draft and feedback"
 _REVIEW = "the reviewing page writes it: start it again, or delete the file if you do without the page"
 
 
 @dataclasses.dataclass(frozen=True)
 class Reviewed:
-    """What was said of a draft: its feedback, or, where that is blank, whether the item was skipped or waits."""
+    """What was said of a draft: its feedback, or, where that is blank, whether the item was skipped or waits.
+
+    `refinement` and `refinement_by`: as of `records.Feedback`.
+    """
 
     feedback: str = ""
     status: str = WAITING
+    refinement: str = ""
+    refinement_by: str = ""
+
+
+def waiting(workdir: storage.Path) -> storage.Path | None:
+    """The folder of the feedback stage that waits for people, of the latest iteration that does; None: none waits.
+
+    Raises:
+        InputError: a manifest is damaged.
+    """
+    found = [path for path in workdir.iterdir() if _ITERATION.fullmatch(path.name) and _waits(path / "feedback")]
+    return max(found, key=lambda path: path.name) / "feedback" if found else None
+
+
+def _waits(folder: storage.Path) -> bool:
+    if not (folder / FILE).exists():
+        return False
+    manifest = folder / "manifest.json"
+    return not (manifest.exists() and read_sealed(manifest, _CURE).get("complete"))
 
 
 def read(folder: storage.Path, wanted: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, str]]:
-    """id -> {feedback, status} for each draft, from both files; the first is written if it does not exist.
+    """id -> fields of its `Reviewed`, for each draft, from both files; the first is written if it does not exist.
 
     Args:
         folder: of the feedback stage.
@@ -56,11 +82,12 @@ def by_hand(path: storage.Path, wanted: Mapping[str, Mapping[str, Any]]) -> dict
     found: dict[str, Reviewed] = {}
     for number, row in read_json_lines(path, _LINE):
         where = f"{path}:{number}"
-        if not all(isinstance(row.get(k), str) for k in ("id", "draft", "feedback")):
+        refinement = row.get("human_refinement", "")
+        if not all(isinstance(x, str) for x in (row.get("id"), row.get("draft"), row.get("feedback"), refinement)):
             raise InputError(f"{where}: {_LINE}")
         if row["id"] not in wanted or row["draft"] != wanted[row["id"]]["draft"]:
             raise InputError(f"{where}: is not about a draft of this iteration (id {shown(row['id'])}); only the "
-                             "fields \"feedback\" and \"status\" may be changed")
+                             "fields \"feedback\", \"human_refinement\" and \"status\" may be changed")
         if row["id"] in found:
             raise InputError(f"{where}: id {shown(row['id'])} appears twice")
         if row.get("status", "") not in ("", SKIPPED):
@@ -68,12 +95,19 @@ def by_hand(path: storage.Path, wanted: Mapping[str, Mapping[str, Any]]) -> dict
         skipped = row.get("status") == SKIPPED
         if skipped and answers.clean(row["feedback"]):
             raise InputError(f"{where}: has feedback and is {SKIPPED}, too; take one of them away")
-        found[row["id"]] = Reviewed(row["feedback"], SKIPPED if skipped else WAITING)
+        if answers.clean(refinement) and not answers.clean(row["feedback"]):
+            raise InputError(f"{where}: has a human_refinement, but no feedback; say what is wrong with the draft, too")
+        found[row["id"]] = Reviewed(row["feedback"], SKIPPED if skipped else WAITING, *_refinement(refinement))
     missing = [i for i in wanted if i not in found]
     if missing:
         raise InputError(f"{path}: the lines of {len(missing)} drafts are missing, the first is {shown(missing[0])}; "
                          "put them back, or delete the file to have it written again")
     return found
+
+
+def _refinement(text: str, by: str = "reviewer") -> tuple[str, str]:
+    text = answers.clean(text)
+    return (text, by) if text else ("", "")
 
 
 def from_page(path: storage.Path, wanted: Mapping[str, Mapping[str, Any]]) -> dict[str, Reviewed]:
@@ -85,7 +119,12 @@ def from_page(path: storage.Path, wanted: Mapping[str, Mapping[str, Any]]) -> di
             raise InputError(f"{where}: a line is an object with the texts id, draft, feedback and status; {_REVIEW}")
         if i not in wanted or row.get("draft") != wanted[i]["draft"]:
             raise InputError(f"{where}: is not about a draft of this iteration (id {shown(i)}); {_REVIEW}")
-        found[i] = Reviewed(feedback if status == "submitted" else "", SKIPPED if status == SKIPPED else WAITING)
+        refinement, by = row.get("human_refinement", ""), row.get("refinement_by") or "reviewer"
+        if not isinstance(refinement, str) or by not in REFINEMENT_BY:
+            raise InputError(f"{where}: human_refinement is a text, and refinement_by one of "
+                             f"{', '.join(map(repr, REFINEMENT_BY))}; {_REVIEW}")
+        found[i] = (Reviewed(feedback, WAITING, *_refinement(refinement, by)) if status == "submitted" else
+                    Reviewed(status=SKIPPED if status == SKIPPED else WAITING))
     return found
 
 

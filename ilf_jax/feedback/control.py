@@ -58,5 +58,10 @@ def replaced(control: str, context: SourceContext) -> FeedbackSource | None:
 
 
 def exchanged(givers: Mapping[str, str], of_givers: Mapping[str, Feedback]) -> list[Feedback]:
-    """Each document's feedback: what its giver was told, under its own id. None where the giver was told nothing."""
-    return [dataclasses.replace(of_givers[giver], id=i) for i, giver in givers.items() if giver in of_givers]
+    """Each document's feedback: what its giver was told, under its own id. None where the giver was told nothing.
+
+    A refinement stays behind: it is a text about the giver's document.
+    """
+    return [of_givers[giver] if giver == i else
+            dataclasses.replace(of_givers[giver], id=i, refinement="", refinement_by="")
+            for i, giver in givers.items() if giver in of_givers]

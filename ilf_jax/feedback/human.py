@@ -45,4 +45,6 @@ class Human(FeedbackSource):
         if skipped or waiting:
             progress.log(f"feedback {self.context.iteration}: {len(skipped)} skipped and {len(waiting)} unreviewed of "
                          f"{len(wanted)} documents are left out of this iteration")
-        return Pending.ready([Feedback(i, found[i]["feedback"], "human") for i in done])
+        return Pending.ready([
+            Feedback(i, found[i]["feedback"], "human", refinement=found[i]["refinement"],
+                     refinement_by=found[i]["refinement_by"]) for i in done])

@@ -133,8 +133,9 @@ def _lengths(work: WorkFolder) -> figures.Plot | None:
     if last is not None:
         texts["drafts"] = [r.text for r in last.rows("draft").values()]
         texts["refinements"] = [text for r in last.rows("refine").values() for text in r.texts]
-        candidates = last.rows("refine")
-        texts["chosen"] = [candidates[i].texts[s.chosen] for i, s in last.rows("score").items() if i in candidates]
+        candidates, feedback = last.rows("refine"), last.rows("feedback")
+        texts["chosen"] = [feedback[i].refinement if s.overruled_by and i in feedback else candidates[i].texts[s.chosen]
+                           for i, s in last.rows("score").items() if i in candidates]
     evaluated = [i for i in work.iterations if i.rows("evaluate")]
     if evaluated:
         texts["held out, before"] = [r.text for r in evaluated[0].rows("evaluate").values()]

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from ilf_jax.data import reviewed
 from ilf_jax.evaluation import agreement
+from ilf_jax.records import REFINEMENT_BY
 from ilf_jax.reporting.tables import Table
 from ilf_jax.reporting.workfolder import WorkFolder
 
@@ -17,17 +18,31 @@ class Reviews:
     work: Table
     classes: Table
     agreement: Table
+    refinements: Table
 
 
 def read(work: WorkFolder) -> Reviews:
-    """From reviews.jsonl of each iteration. Raises InputError if one is damaged."""
+    """From reviews.jsonl of each iteration, and its records. Raises InputError if one is damaged."""
     by_iteration = {}
     for iteration in work.iterations:
         path = work.path / f"iteration_{iteration.number:03d}" / "feedback" / reviewed.REVIEWS
         rows = {str(row.get("id")): row for _, row in reviewed.page_rows(path)}
         if rows:
             by_iteration[iteration.number] = (rows, len(iteration.examples))
-    return Reviews(_work(by_iteration), _classes(by_iteration), _agreement(by_iteration))
+    return Reviews(_work(by_iteration), _classes(by_iteration), _agreement(by_iteration), _refinements(work))
+
+
+def _refinements(work: WorkFolder) -> Table:
+    """How many documents were taught a refinement that a reviewer gave, by who wrote it."""
+    lines = []
+    for iteration in work.iterations:
+        scored = iteration.rows("score").values()
+        by = collections.Counter(row.overruled_by for row in scored)
+        if by.keys() - {""}:
+            lines.append([str(iteration.number), *(str(by[name]) for name in REFINEMENT_BY),
+                          f"{1 - by[''] / len(scored):.0%}"])
+    return Table(["iteration", "written by the reviewer", "taken over from the refiner", "taken over and edited",
+                  "of all documents"], lines)
 
 
 def _reviews(row: dict[str, Any]) -> list[dict[str, Any]]:

@@ -90,7 +90,7 @@
     const order = [...sample.candidates].sort((a, b) => b.chosen - a.chosen || (b.score ?? 0) - (a.score ?? 0));
     const rows = order.map((candidate) => make("li", candidate.chosen ? { class: "chosen" } : {},
       make("span", { class: "tags" },
-        candidate.chosen ? make("b", {}, "picked") : null,
+        candidate.chosen ? make("b", {}, sample.given ? "the scorer's pick" : "picked") : null,
         candidate.score === null ? null : make("span", {}, `score ${number(candidate.score, like)}`),
         candidate.also.length ? make("span", {}, `also the pick of: ${candidate.also.join(", ")}`) : null,
         candidate.cut_off ? make("span", { class: "warn" }, "cut at the limit") : null),
@@ -101,7 +101,7 @@
   function candidateChain(sample) {
     const like = largest();
     const texts = view.kind === "training" ? "refinements" : "outputs";
-    const picked = sample.candidates.find((candidate) => candidate.chosen);
+    const picked = sample.given || sample.candidates.find((candidate) => candidate.chosen);
     const steps = [];
     let pick = picked ? plain(picked.text) : null;
     if ("draft" in sample) {
@@ -110,7 +110,9 @@
       pick = other;
     }
     if (sample.feedback) steps.push(step(sample.source ? `Feedback (${sample.source})` : "Feedback", plain(sample.feedback)));
-    if (picked) {
+    if (sample.given) {
+      steps.push(step(`Picked: the refinement that the reviewer gave (by ${sample.given.by})`, pick));
+    } else if (picked) {
       steps.push(step(`Picked of ${sample.candidates.length} ${texts}, score ${number(picked.score, like)}`, pick));
     }
     if (sample.candidates.length) {

@@ -139,8 +139,12 @@ def _training_sample(work: WorkFolder, iteration: Iteration, key: str) -> tuple[
              "chosen": picked is not None and i == picked.chosen,
              "also": [name for name, pick in picked.picks.items() if pick == i] if picked else []} for i in shown]
     if refined is not None and picked is not None:
-        sample["score"] = _rounded(picked.scores[picked.chosen])
-        sample["change"] = changed(before, refined.texts[picked.chosen])
+        given = feedback.refinement if feedback and picked.overruled_by else ""
+        if given:
+            sample["given"] = {"text": cut(given), "by": picked.overruled_by}
+        else:
+            sample["score"] = _rounded(picked.scores[picked.chosen])
+        sample["change"] = changed(before, given or refined.texts[picked.chosen])
         if picked.draft_score is not None:
             sample["draft_score"] = _rounded(picked.draft_score)
     return sample | _later_draft(work, iteration.number, key), example

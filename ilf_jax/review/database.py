@@ -50,6 +50,7 @@ class Database:
         """
         self.path = path
         self._lock = threading.RLock()
+        self._sessions: dict[str, str] = {}
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._db = sqlite3.connect(path, check_same_thread=False, isolation_level=None, timeout=30)
@@ -61,6 +62,7 @@ class Database:
             self._db.execute("pragma synchronous = full")
             self._db.execute("pragma foreign_keys = on")
             self._create()
+            self._load_sessions()
         except sqlite3.DatabaseError as e:
             raise InputError(f"{path}: is not a store of reviews, or damaged ({e}); restore it from a copy, or name "
                              "another folder") from e
@@ -80,6 +82,31 @@ class Database:
         with self._lock:
             self._db.close()
 
+    @property
+    def in_transaction(self) -> bool:
+        """Whether changes are under way that are not on the disk."""
+        return self._db.in_transaction
+
+    @contextlib.contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """Inside `change`: an exception takes back what was changed in here, and no more."""
+        self._db.execute("savepoint part")
+        try:
+            yield
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("rollback to part")
+                self._db.execute("release part")
+            self.taken_back()
+            raise
+        self._db.execute("release part")
+
+    def stored(self) -> None:
+        """Called when changes are on the disk, while others wait."""
+
+    def taken_back(self) -> None:
+        """Called when changes were taken back, while others wait."""
+
     @contextlib.contextmanager
     def change(self) -> Iterator[None]:
         """Inside, one transaction; an exception takes it back. One inside another is a part of it."""
@@ -90,11 +117,13 @@ class Database:
             self._db.execute("begin immediate")
             try:
                 yield
+                self._db.execute("commit")
+                self.stored()
             except BaseException:
                 if self._db.in_transaction:  # a full disk rolls back by itself
                     self._db.execute("rollback")
+                self.taken_back()
                 raise
-            self._db.execute("commit")
 
     def rows(self, sql: str, *values: Any) -> list[sqlite3.Row]:
         """What a query gives."""
@@ -112,16 +141,20 @@ class Database:
         with self.change():
             self._db.execute("delete from sessions where began < ?", (time.time() - _SESSION_SECONDS,))
             self._db.execute("insert into sessions values (?, ?, ?)", (hashed, reviewer, time.time()))
+        self._load_sessions()
+
+    def _load_sessions(self) -> None:
+        self._sessions = {row[0]: row[1] for row in self.rows("select hash, reviewer from sessions")}
 
     def reviewer_of_session(self, hashed: str) -> str | None:
-        """Who sits at a browser; None: it has not shown the token."""
-        rows = self.rows("select reviewer from sessions where hash = ?", hashed)
-        return rows[0][0] if rows else None
+        """Who sits at a browser; None: it has not shown the token. Waits for nobody: each request asks."""
+        return self._sessions.get(hashed)
 
     def set_reviewer(self, hashed: str, reviewer: str) -> None:
         """Another person sits down at a browser."""
         with self.change():
             self._db.execute("update sessions set reviewer = ? where hash = ?", (reviewer, hashed))
+        self._load_sessions()
 
 
 def check_name(name: str) -> str:

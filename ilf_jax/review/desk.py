@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from ilf_jax.data import reviewed
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import agreement
-from ilf_jax.review import entries, exchange
+from ilf_jax.review import entries
+from ilf_jax.review.batches import Batches
 from ilf_jax.review.entries import SKIPPED, SUBMITTED
 from ilf_jax.review.outbox import Outbox
 from ilf_jax.review.rounds import Round, of_run
@@ -52,6 +53,7 @@ class Desk:
         self._workdir, self._min_reviewed = workdir, min_reviewed
         self._lock = threading.Lock()
         self._open(rounds)
+        self.batches = Batches(store, lambda items: self.outbox.note(*items))
         self.again = RunAgain(workdir, store.path.parent) if workdir is not None else None
         self._ended = threading.Event()
         if by_gain and learner is not None:
@@ -79,6 +81,7 @@ class Desk:
     def close(self) -> None:
         """Leaves everything where others read it. Raises InputError if that cannot be written."""
         self._ended.set()
+        self.batches.close()
         self.outbox.close()
 
     def next_round(self) -> None:
@@ -99,9 +102,9 @@ class Desk:
 
     def counts(self, queue: Sequence[tuple[int, str]]) -> Counts:
         """How far everybody is, and the reviewer with this queue."""
-        states = list(self._states([r.name for r in self.rounds]).values())
-        return Counts(len(states), sum(s in entries.CLOSED for s in states), states.count(SUBMITTED),
-                      states.count(SKIPPED), len(queue), sum(status in entries.CLOSED for _, status in queue))
+        states = self.store.outcomes([r.name for r in self.rounds])
+        return Counts(states.total(), sum(states[s] for s in entries.CLOSED), states[SUBMITTED], states[SKIPPED],
+                      len(queue), sum(status in entries.CLOSED for _, status in queue))
 
     def reviews_by_item(self) -> dict[int, list[Review]]:
         """All reviews, by item."""
@@ -109,12 +112,6 @@ class Desk:
         for review in self.store.reviews():
             by_item.setdefault(review.item, []).append(review)
         return by_item
-
-    def _states(self, rounds: Sequence[str]) -> dict[int, str]:
-        """Item -> what it has come to."""
-        states, decisions = self.store.states(), self.store.decisions()
-        return {number: exchange.status_of(states.get(number, {}), self.store.form.overlap, number in decisions)
-                for name in rounds for number in self.store.numbers(name)}
 
     def by_reviewer(self) -> list[tuple[str, dict[str, int], float]]:
         """(Reviewer, status -> items, seconds) of everybody."""
@@ -125,17 +122,22 @@ class Desk:
                 for name, own in sorted(people.items())]
 
     def still_needed(self) -> int | None:
-        """How many more submitted items the run waits for; None where no run waits."""
-        of_run_ = [r for r in self.rounds if r.by_line]
-        if self._workdir is None or not of_run_:
+        """How many more submitted items the run waits for; None where no run waits, or no longer.
+
+        Where it waits for another iteration by now, that is opened.
+        """
+        waiting = reviewed.waiting(self._workdir) if self._workdir is not None else None
+        if waiting is None:
             return None
-        states = self._states([of_run_[-1].name])
-        skipped = [number for number, status in states.items() if status == SKIPPED]
+        name = waiting.parent.name
+        if name not in {r.name for r in self.rounds}:
+            self.next_round()
+        states = self.store.outcomes([name])
         try:
-            needed = reviewed.needed(self._min_reviewed, len(states), skipped)
+            needed = reviewed.needed(self._min_reviewed, states.total(), range(states[SKIPPED]))
         except InputError:
-            needed = len(states)
-        return max(0, needed - list(states.values()).count(SUBMITTED))
+            needed = states.total()
+        return max(0, needed - states[SUBMITTED])
 
     def figures(self) -> dict[str, Any]:
         """Agreement, time and classes over all reviews, for the page of figures."""

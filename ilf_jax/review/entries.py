@@ -34,6 +34,7 @@ class Entry:
         spans: marked parts of the draft.
         better: of a comparison: "A", "B", "tie", or "".
         criteria: of a comparison: name of a criterion -> "A", "B" or "tie".
+        taken_over: the candidate that was taken over, as the refiner wrote it; "" where none was.
     """
 
     feedback: str = ""
@@ -44,6 +45,16 @@ class Entry:
     spans: tuple[Span, ...] = ()
     better: str = ""
     criteria: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    taken_over: str = ""
+
+    @property
+    def refinement_by(self) -> str:
+        """Who wrote the refinement, one of `records.REFINEMENT_BY`; "" where there is none."""
+        if not self.refinement.strip():
+            return ""
+        if not self.taken_over:
+            return "reviewer"
+        return "refiner" if self.refinement.strip() == self.taken_over.strip() else "refiner, edited"
 
     @property
     def empty(self) -> bool:
@@ -89,7 +100,7 @@ def read(value: Any, form: Form, draft: str) -> Entry:
     unknown = [name for name in value if name not in known]
     if unknown:
         raise ValueError(f"unknown field {unknown[0]!r:.60}; fields are {', '.join(known)}")
-    texts = {name: _text(name, value.get(name, "")) for name in ("feedback", "important", "refinement")}
+    texts = {name: _text(name, value.get(name, "")) for name in ("feedback", "important", "refinement", "taken_over")}
     return Entry(
         **texts, category=_choice("category", value.get("category", ""), form.classes),
         rating=_rating(value.get("rating"), form.rating), spans=_spans(value.get("spans", ()), len(draft)),
@@ -109,6 +120,20 @@ def problem_of_submission(entry: Entry, draft: str, is_pair: bool) -> str | None
     if is_pair:
         return None if entry.better else "say which text is better: A, B or tie"
     return None if compose(entry, draft) else "write feedback, or skip the item"
+
+
+def status_of(counts: Mapping[str, int], overlap: int, decided: bool) -> str:
+    """What an item has come to, from how many reviews of it have which status.
+
+    It is done once it has `overlap` reviews, or somebody has decided between them; it is skipped if nobody gave
+    feedback.
+    """
+    submitted, skipped = counts.get(SUBMITTED, 0), counts.get(SKIPPED, 0)
+    if submitted and (decided or submitted + skipped >= overlap):
+        return SUBMITTED
+    if skipped >= overlap:
+        return SKIPPED
+    return FLAGGED if counts.get(FLAGGED) else PENDING
 
 
 def _text(name: str, value: Any) -> str:

@@ -12,16 +12,17 @@ from ilf_jax.data import formats
 from ilf_jax.errors import InputError, shown
 from ilf_jax.review import entries
 from ilf_jax.review.database import check_name
-from ilf_jax.review.entries import SKIPPED, SUBMITTED, Entry
+from ilf_jax.review.entries import SUBMITTED, Entry
 from ilf_jax.review.store import Item, Review, Store
 
 BY_HAND = "file"
 """The reviewer of what a file says without naming one."""
-COLUMNS = ("round", "id", "reviewer", "status", "feedback", "important", "class", "rating", "human_refinement", "spans",
-           "better", "criteria", "seconds", "draft")
+COLUMNS = ("round", "id", "reviewer", "status", "feedback", "important", "class", "rating", "human_refinement",
+           "taken_over", "spans", "better", "criteria", "seconds", "draft")
 # Column of a file -> field of an Entry.
 _FIELDS = {"feedback": "feedback", "important": "important", "class": "category", "rating": "rating",
-           "human_refinement": "refinement", "spans": "spans", "better": "better", "criteria": "criteria"}
+           "human_refinement": "refinement", "taken_over": "taken_over", "spans": "spans", "better": "better",
+           "criteria": "criteria"}
 _OR_NAME_IT = ", or name its encoding: --encoding=cp1252, for example"
 
 
@@ -150,27 +151,16 @@ def to_csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def outcome(item: Item, reviews: Sequence[Review], decided: int | None, overlap: int) -> tuple[str, Review | None]:
-    """What an item has come to: its status, and the review that counts, once it is submitted.
+    """What an item has come to: its status, see `entries.status_of`, and the review that counts, once it is submitted.
 
-    An item is done once it has `overlap` reviews, or somebody has decided between them; it is skipped if nobody gave
-    feedback. Of several submitted reviews the first counts, unless another was chosen.
+    Of several submitted reviews the first counts, unless another was chosen.
     """
     counts = collections.Counter(r.status for r in reviews)
-    status = status_of(counts, overlap, decided is not None)
+    status = entries.status_of(counts, overlap, decided is not None)
     if status != SUBMITTED:
         return status, None
     submitted = sorted((r for r in reviews if r.status == SUBMITTED), key=lambda r: (r.submitted or 0.0, r.id))
     return SUBMITTED, next((r for r in submitted if r.id == decided), submitted[0])
-
-
-def status_of(counts: Mapping[str, int], overlap: int, decided: bool) -> str:
-    """What an item has come to, from how many reviews of it have which status; see `outcome`."""
-    submitted, skipped = counts.get(SUBMITTED, 0), counts.get(SKIPPED, 0)
-    if submitted and (decided or submitted + skipped >= overlap):
-        return SUBMITTED
-    if skipped >= overlap:
-        return SKIPPED
-    return entries.FLAGGED if counts.get(entries.FLAGGED) else entries.PENDING
 
 
 def outcome_row(item: Item, reviews: Sequence[Review], decided: int | None, overlap: int) -> dict[str, Any]:
@@ -181,7 +171,8 @@ def outcome_row(item: Item, reviews: Sequence[Review], decided: int | None, over
         "id": item.key, "draft": item.draft, "status": status,
         "feedback": entries.compose(entry, item.draft) if counts is not None else "",
         "words": entry.feedback, "important": entry.important, "class": entry.category, "rating": entry.rating,
-        "human_refinement": entry.refinement, "spans": entry.to_json().get("spans", []),
+        "human_refinement": entry.refinement, "refinement_by": entry.refinement_by,
+        "spans": entry.to_json().get("spans", []),
         "reviewer": counts.reviewer if counts is not None else "",
         "reviews": [{"reviewer": r.reviewer, "status": r.status, "class": r.entry.category, "rating": r.entry.rating,
                      "seconds": round(r.seconds, 1)} for r in reviews if r.status != entries.PENDING],

@@ -10,7 +10,7 @@ from ilf_jax.data import judged_pairs
 from ilf_jax.errors import InputError
 from ilf_jax.review import entries, exchange
 from ilf_jax.review.rounds import Round
-from ilf_jax.review.store import Review, Store
+from ilf_jax.review.store import Item, Review, Store
 from ilf_jax.runtime import progress, storage
 from ilf_jax.runtime.files import write_atomically
 from ilf_jax.runtime.os_errors import explained
@@ -34,26 +34,26 @@ class Outbox:
         self._thread = threading.Thread(target=self._work, name="outbox", daemon=True)
         self._thread.start()
 
-    def note(self, item: int) -> None:
-        """An item has changed. On a local disk, its line is written before this returns.
+    def note(self, *items: int) -> None:
+        """Items have changed. On a local disk, their lines are written before this returns.
 
         Raises:
             InputError: it cannot be written; it is tried again with the next item.
         """
         with self._lock:
-            self._waiting.add(item)
-            for number in sorted(self._waiting):
-                found = self._store.item(number)
-                round_ = self._rounds.get(found.round) if found is not None else None
-                if found is None or round_ is None:
-                    self._waiting.discard(number)
-                elif round_.by_line and storage.is_local(round_.results):
-                    self._append(round_, number)
-                    self._waiting.discard(number)
-                else:
-                    self._stale.add(round_.name)
-                    self._waiting.discard(number)
-        self._wake.set()
+            self._waiting |= set(items)
+            by_round: dict[str, list[Item]] = {}
+            for item in filter(None, map(self._store.item, sorted(self._waiting))):
+                by_round.setdefault(item.round, []).append(item)
+            for name, of_round in by_round.items():
+                round_ = self._rounds.get(name)
+                if round_ is not None and round_.by_line and storage.is_local(round_.results):
+                    self._append(round_, of_round)
+                elif round_ is not None:
+                    self._stale.add(name)
+                self._waiting -= {item.id for item in of_round}
+        if self._stale:
+            self._wake.set()
 
     def flush(self) -> None:
         """Writes what waits. Raises InputError if it cannot be written."""
@@ -79,25 +79,27 @@ class Outbox:
                 progress.log(f"{e}; tried again with the next change")
             self._ended.wait(_PAUSE)
 
-    def _append(self, round_: Round, number: int) -> None:
-        item = self._store.item(number)
-        assert item is not None
-        row = exchange.outcome_row(item, self._store.reviews(number), self._store.decisions().get(number),
-                                   self._store.form.overlap)
-        line = json.dumps(row, ensure_ascii=False) + "\n"
-        if self._written.get(number) == line or (number not in self._written and row["status"] == entries.PENDING):
+    def _append(self, round_: Round, items: Sequence[Item]) -> None:
+        lines = {}
+        for item in items:
+            row = exchange.outcome_row(item, self._store.reviews(item.id), self._store.decision(item.id),
+                                       self._store.form.overlap)
+            line = json.dumps(row, ensure_ascii=False) + "\n"
+            if self._written.get(item.id) != line and (item.id in self._written or row["status"] != entries.PENDING):
+                lines[item.id] = line
+        if not lines:
             return
         path = pathlib.Path(round_.results)
         with explained(path), path.open("ab") as f:
             size = f.tell()
             try:
-                f.write(line.encode())
+                f.write("".join(lines.values()).encode())
                 f.flush()
                 os.fsync(f.fileno())
             except OSError:
                 os.truncate(path, size)  # a part of a line would spoil the next
                 raise
-        self._written[number] = line
+        self._written |= lines
 
     def _rewrite(self, round_: Round) -> None:
         if not round_.by_line:

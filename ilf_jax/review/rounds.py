@@ -5,7 +5,6 @@ Each is a round of the store, and names the file in which what came of it is lef
 
 import dataclasses
 import pathlib
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,11 +14,9 @@ from ilf_jax.errors import InputError
 from ilf_jax.review import exchange
 from ilf_jax.review.store import NewItem, Store
 from ilf_jax.runtime import storage
-from ilf_jax.runtime.files import read_json_lines, read_sealed
+from ilf_jax.runtime.files import read_json_lines
 
 FIELDS = ("id", "document", "draft", "title")
-_ITERATION = re.compile(r"iteration_\d+")
-_CURE = "restore it, or take another --workdir"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,10 +61,9 @@ def of_run(workdir: storage.Path) -> Round | None:
     if not (workdir / "config.json").exists():
         raise InputError(f"--workdir {workdir}: is not a work folder, it has no config.json; give the --workdir of a "
                          "run, or --data=FILE to review drafts without one")
-    waiting = [folder for folder in workdir.iterdir() if _ITERATION.fullmatch(folder.name) and _waits(folder)]
-    if not waiting:
+    folder = reviewed.waiting(workdir)
+    if folder is None:
         return None
-    folder = max(waiting, key=lambda p: p.name) / "feedback"
     path = folder / reviewed.FILE
     wanted: dict[str, dict[str, Any]] = {}
     for number, row in read_json_lines(path):
@@ -77,17 +73,10 @@ def of_run(workdir: storage.Path) -> Round | None:
     said = []
     for i, found in reviewed.by_hand(path, wanted).items():
         if found.feedback.strip() or found.status == reviewed.SKIPPED:
-            said.append((str(path), {"id": i, "feedback": found.feedback.strip(),
+            said.append((str(path), {"id": i, "feedback": found.feedback.strip(), "human_refinement": found.refinement,
                                      "status": "submitted" if found.feedback.strip() else found.status}))
     items = [NewItem(i, row["document"], row["draft"], str(row.get("title", ""))) for i, row in wanted.items()]
     return Round(folder.parent.name, path, items, said, folder / reviewed.REVIEWS)
-
-
-def _waits(folder: storage.Path) -> bool:
-    if not (folder / "feedback" / reviewed.FILE).exists():
-        return False
-    manifest = folder / "feedback" / "manifest.json"
-    return not (manifest.exists() and read_sealed(manifest, _CURE).get("complete"))
 
 
 def of_data(path: pathlib.Path, fields: Mapping[str, str], encoding: str, results: pathlib.Path) -> Round:

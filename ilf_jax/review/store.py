@@ -5,11 +5,13 @@ import json
 import pathlib
 import sqlite3
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from ilf_jax.errors import InputError
 from ilf_jax.review import entries
+from ilf_jax.review.board import Board
 from ilf_jax.review.database import Database
 from ilf_jax.review.entries import DRAFT, FLAGGED, PENDING, SKIPPED, SUBMITTED, Entry, Form
 
@@ -81,9 +83,41 @@ class Store(Database):
 
     def __init__(self, path: pathlib.Path, form: Form) -> None:
         """Opens the file, or makes it. Raises InputError as `Database`."""
-        super().__init__(path)
         self.form = form
         self.open_rounds: frozenset[str] | None = None  # what queues are made from; None: all
+        self._board: Board | None = None
+        self._changed: set[int] = set()  # items that the board does not show as they are now
+        self._uncommitted: set[int] = set()
+        super().__init__(path)
+
+    def _touch(self, item: int) -> None:
+        """Called in a transaction that changes an item or its reviews."""
+        self._changed.add(item)
+        self._uncommitted.add(item)
+
+    def stored(self) -> None:
+        """See `Database`."""
+        self._uncommitted.clear()
+
+    def taken_back(self) -> None:
+        """See `Database`."""
+        self._changed |= self._uncommitted
+
+    def _shown(self) -> Board:
+        """The board as things are now. The caller holds the lock."""
+        if self._board is None:
+            self._board = Board(self.form.overlap)
+            self._changed = {row[0] for row in self.rows("select distinct item from reviews")}
+            for number, round_, gain in self.rows("select id, round, gain from items order by id"):
+                self._board.put_item(number, round_, gain)
+        for number in self._changed:
+            (item,) = self.rows("select round, gain from items where id = ?", number)
+            self._board.put_item(number, *item)
+            reviews = {name: (status, changed) for name, status, changed in self.rows(
+                "select reviewer, status, changed from reviews where item = ?", number)}
+            self._board.put_reviews(number, reviews, self.decision(number) is not None)
+        self._changed.clear()
+        return self._board
 
     # Items.
 
@@ -103,6 +137,7 @@ class Store(Database):
                         "insert into items (round, key, is_pair, title, document, draft, other) values (?,?,?,?,?,?,?)",
                         (round_, item.key, item.is_pair, item.title, item.document, item.draft, item.other))
                     count += 1
+                    self._board = None
                 elif (row["draft"], row["other"]) != (item.draft, item.other):
                     raise InputError(f"{where}: item {item.key!r:.60} has another text than in {self.path}, where it "
                                      "may have been reviewed; restore the file, or name another folder for the store")
@@ -120,10 +155,6 @@ class Store(Database):
             return [_item(row) for row in self.rows(f"select {columns} from items i order by id")]
         return [_item(row) for row in self.rows(f"select {columns} from items i where round = ? order by id", round_)]
 
-    def numbers(self, round_: str) -> list[int]:
-        """The numbers of the items of a round."""
-        return [row[0] for row in self.rows("select id from items where round = ? order by id", round_)]
-
     def rounds(self) -> list[str]:
         """Rounds (iterations of the run, or files) in the order in which they came."""
         return [row[0] for row in self.rows("select round from items group by round order by min(id)")]
@@ -133,6 +164,7 @@ class Store(Database):
         with self.change():
             self._db.execute("update items set gain = ?, candidates = ? where id = ?",
                              (gain, json.dumps(list(candidates), ensure_ascii=False), number))
+            self._touch(number)
 
     # Reviews.
 
@@ -149,22 +181,13 @@ class Store(Database):
 
     def queue(self, reviewer: str, by_gain: bool = False) -> list[tuple[int, str]]:
         """The numbers of the items that a reviewer may work on, and their status; not those that others have."""
-        order = "i.gain is null, i.gain desc, i.id" if by_gain else "i.id"
-        rows = self.rows(
-            "with taken as (select o.item, count(*) as count from reviews o "
-            f"where o.reviewer <> ?1 and {_HELD} group by o.item) select i.id, i.round, r.status from items i "
-            "left join reviews r on r.item = i.id and r.reviewer = ?1 left join taken t on t.item = i.id "
-            f"where r.id is not null or coalesce(t.count, 0) < ?2 order by {order}",
-            reviewer, self.form.overlap, _since())
-        return [(number, status or PENDING) for number, round_, status in rows
-                if self.open_rounds is None or round_ in self.open_rounds]
+        with self._lock:
+            return self._shown().queue(reviewer, self.open_rounds, by_gain, _since())
 
-    def states(self) -> dict[int, dict[str, int]]:
-        """Item -> status -> how many reviews of it have it, for items with any."""
-        states: dict[int, dict[str, int]] = {}
-        for item, status, count in self.rows("select item, status, count(*) from reviews group by item, status"):
-            states.setdefault(item, {})[status] = count
-        return states
+    def outcomes(self, rounds: Collection[str]) -> Counter[str]:
+        """What the items of these rounds have come to (`entries.status_of`) -> how many have."""
+        with self._lock:
+            return self._shown().outcomes(rounds)
 
     def claim_next(self, reviewer: str, after: int = 0, by_gain: bool = False) -> int | None:
         """The next item that waits for this reviewer, after another, else from the start; it is kept for them."""
@@ -199,8 +222,10 @@ class Store(Database):
             self._db.execute(
                 "insert into reviews (item, reviewer, status, entry, seconds, revision, token, changed) "
                 "values (?, ?, ?, '{}', 0, 0, '', ?)", (item, reviewer, PENDING, now))
+            self._touch(item)
         elif found.status == PENDING:
             self._db.execute("update reviews set changed = ? where id = ?", (now, found.id))
+            self._touch(item)
         review = self.review(item, reviewer)
         assert review is not None
         return review
@@ -257,6 +282,7 @@ class Store(Database):
             "changed = ?, submitted = ? where id = ?",
             (status, _dump(entry), min(max(seconds, 0.0), _MOST_SECONDS_A_SAVE), token, now,
              now if status == SUBMITTED else None, review.id))
+        self._touch(item.id)
         written = self.review(item.id, reviewer)
         assert written is not None
         return written
@@ -281,6 +307,7 @@ class Store(Database):
             self._db.execute(
                 "update reviews set status = ?, revision = revision + 1, changed = ?, submitted = ? where id = ?",
                 (status, now, now if status == SUBMITTED else None, row["review"]))
+            self._touch(row["item"])
             return row["item"]
 
     def history(self, review: int) -> list[dict[str, Any]]:
@@ -305,6 +332,7 @@ class Store(Database):
                 "values (?1, ?2, ?3, ?4, ?5, 1, '', ?6, ?7) on conflict (item, reviewer) do update set status = ?3, "
                 "entry = ?4, seconds = ?5, revision = revision + 1, token = '', changed = ?6, submitted = ?7",
                 (item.id, reviewer, status, _dump(entry), seconds, now, now if status == SUBMITTED else None))
+            self._touch(item.id)
             return True
 
     # Adjudication.
@@ -317,6 +345,12 @@ class Store(Database):
                 raise RefusedError("only a submitted review of this item can be chosen")
             self._db.execute("insert or replace into decisions values (?, ?, ?, ?)",
                              (item, review, reviewer, time.time()))
+            self._touch(item)
+
+    def decision(self, item: int) -> int | None:
+        """The review of an item that somebody chose, if any."""
+        rows = self.rows("select review from decisions where item = ?", item)
+        return rows[0][0] if rows else None
 
     def decisions(self) -> dict[int, int]:
         """Item -> the review that somebody chose."""

@@ -1,5 +1,6 @@
 """What the script sends: saves, actions, decisions, and requests to the learner. JSON in, JSON out; see `Guard`."""
 
+import functools
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
@@ -32,7 +33,7 @@ class Api:
 
     async def save(self, request: Request) -> Response:
         """What has been written so far: {entry, base, token, seconds}."""
-        return await self._answer(request, self._save)
+        return await self._answer(request, self._save, changes=True)
 
     def _save(self, request: Request, body: Mapping[str, Any]) -> dict[str, Any]:
         item, arguments = self._item(request), _saving(body)
@@ -41,7 +42,7 @@ class Api:
 
     async def act(self, request: Request) -> Response:
         """A save with an action: submit, skip, flag or reopen. The answer says which item is next."""
-        return await self._answer(request, self._act)
+        return await self._answer(request, self._act, changes=True)
 
     def _act(self, request: Request, body: Mapping[str, Any]) -> dict[str, Any]:
         item, arguments = self._item(request), _saving(body)
@@ -50,29 +51,29 @@ class Api:
             raise BadRequestError(f"action is one of {', '.join(ACTIONS)}")
         reviewer = self._pages.reviewer(request)
         review = self._desk.store.act(item, reviewer, self._entry(body, item), action, **arguments)
-        self._desk.outbox.note(item.id)
+        self._desk.batches.note(item.id)
         return _state(review)
 
     async def undo(self, request: Request) -> Response:
         """Takes this reviewer's last action back. The answer names its item."""
-        return await self._answer(request, self._undo)
+        return await self._answer(request, self._undo, changes=True)
 
     def _undo(self, request: Request, body: Mapping[str, Any]) -> dict[str, Any]:
         del body
         item = self._desk.store.undo(self._pages.reviewer(request))
         if item is None:
             raise RefusedError("there is nothing to undo")
-        self._desk.outbox.note(item)
+        self._desk.batches.note(item)
         return {"item": item}
 
     async def decide(self, request: Request) -> Response:
         """Which of several reviews of an item counts: {review}."""
-        return await self._answer(request, self._decide)
+        return await self._answer(request, self._decide, changes=True)
 
     def _decide(self, request: Request, body: Mapping[str, Any]) -> dict[str, Any]:
         item = self._item(request)
         self._desk.store.decide(item.id, _whole(body, "review"), self._pages.reviewer(request))
-        self._desk.outbox.note(item.id)
+        self._desk.batches.note(item.id)
         return {}
 
     async def sit_down(self, request: Request) -> Response:
@@ -158,16 +159,24 @@ class Api:
         except ValueError as e:
             raise BadRequestError(str(e)) from e
 
-    async def _answer(self, request: Request, work: Callable[[Request, Mapping[str, Any]], dict[str, Any]]) -> Response:
-        found = await self._attempt(request, work)
+    async def _answer(self, request: Request, work: Callable[[Request, Mapping[str, Any]], dict[str, Any]],
+                      changes: bool = False) -> Response:
+        found = await self._attempt(request, work, changes)
         return found if isinstance(found, Response) else JSONResponse(found)
 
-    async def _attempt(self, request: Request, work: Callable[[Request, Mapping[str, Any]], Any]) -> Any:
-        """What `work` returns, or the answer that says why it failed. A full disk leaves the page up."""
+    async def _attempt(self, request: Request, work: Callable[[Request, Mapping[str, Any]], Any],
+                       changes: bool = False) -> Any:
+        """What `work` returns, or the answer that says why it failed. A full disk leaves the page up.
+
+        Args:
+            changes: it changes reviews, and is short: it becomes a part of the next transaction.
+        """
         try:
             body = json.loads(await request.body() or b"{}")
             if not isinstance(body, dict):
                 raise BadRequestError("the body is a JSON object")
+            if changes:
+                return await self._desk.batches.run(functools.partial(work, request, body))
             return await run_in_threadpool(work, request, body)
         except (BadRequestError, ValueError, RecursionError) as e:
             return _problem(400, str(e))

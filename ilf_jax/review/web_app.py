@@ -1,6 +1,7 @@
 """The application: which path is answered by what, behind the guard."""
 
 import functools
+import sqlite3
 from collections.abc import Callable, Collection
 
 from starlette.applications import Starlette
@@ -28,6 +29,16 @@ def make_app(desk: Desk, access: Access, hosts: Collection[str], cookie: str, li
     def get(path: str, work: Callable[[Request], Response]) -> Route:
         return Route(path, functools.partial(in_thread, work), methods=["GET"])
 
+    def begin(path: str, work: Callable[[Request], Response]) -> Route:
+        """An answer that keeps an item for the reviewer."""
+        async def answer(request: Request) -> Response:
+            try:
+                return await desk.batches.run(functools.partial(work, request))
+            except sqlite3.OperationalError as e:
+                return await in_thread(functools.partial(pages.full, said=str(e)), request)
+
+        return Route(path, answer, methods=["GET"])
+
     async def start(request: Request) -> Response:
         del request
         return RedirectResponse("/queue", 303)
@@ -37,8 +48,8 @@ def make_app(desk: Desk, access: Access, hosts: Collection[str], cookie: str, li
         get("/enter", pages.enter),
         get("/static/{name}", pages.static),
         get("/queue", pages.queue),
-        get("/next", pages.next),
-        get("/items/{number:int}", pages.item),
+        begin("/next", pages.next),
+        begin("/items/{number:int}", pages.item),
         get("/items/{number:int}/history", pages.history),
         get("/adjudicate", pages.adjudicate),
         get("/progress", pages.progress),

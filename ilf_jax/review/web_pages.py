@@ -1,5 +1,6 @@
 """The pages, rendered here: queue, item, adjudication, progress. A GET changes nothing that anybody wrote."""
 
+import functools
 import importlib.resources
 import json
 from typing import Any
@@ -11,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 
+from ilf_jax.errors import InputError
 from ilf_jax.review import entries, exchange
 from ilf_jax.review.database import check_name
 from ilf_jax.review.desk import Desk
@@ -23,6 +25,7 @@ _SHOWN = 500  # items of a page of the queue
 ANONYMOUS = "reviewer"
 
 
+@functools.lru_cache(1)
 def markdown(text: str) -> markupsafe.Markup:
     """Markdown as HTML: HTML in it is shown as text, and links lead to http, https and mailto only."""
     renderer = markdown_it.MarkdownIt("js-default", {"html": False, "linkify": False}).disable("image")
@@ -122,6 +125,11 @@ class Pages:
             guidelines=markdown(form.guidelines) if form.guidelines else "",
             history=self._desk.store.history(review.id), clean=review.status in (entries.PENDING, entries.DRAFT))
 
+    def full(self, request: Request, said: str) -> Response:
+        """In the place of an item that cannot be kept for the reviewer."""
+        return self._render(request, "message.html", 507, title="No room",
+                            said=f"The item cannot be opened: {said}. Make room on the disk, and reload the page.")
+
     def adjudicate(self, request: Request) -> Response:
         """Items with several submitted reviews, side by side."""
         decisions = self._desk.store.decisions()
@@ -139,8 +147,12 @@ class Pages:
     def progress(self, request: Request) -> Response:
         """How far everybody is, how they agree, and the button that continues the run."""
         again = self._desk.again
+        try:
+            needed = self._desk.still_needed()
+        except InputError as e:
+            return self._render(request, "message.html", 500, title="The run's files", said=f"{e}.")
         return self._render(request, "progress.html", **self._desk.figures(), people=self._desk.by_reviewer(),
-                            again=again.state() if again is not None else None, needed=self._desk.still_needed(),
+                            again=again.state() if again is not None else None, needed=needed,
                             results=[str(r.results) for r in self._desk.rounds])
 
     def export(self, request: Request) -> Response:

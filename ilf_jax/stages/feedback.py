@@ -37,7 +37,8 @@ def _give_feedback(context: StageContext, drafts: Records[Draft], folder: StageF
 
     def start(batch: Sequence[Example]) -> Pending[list[Feedback]]:
         def hand_out(rows: list[Feedback]) -> list[Feedback]:
-            by_giver = {row.id: dataclasses.replace(row, text=answers.clean(row.text)) for row in rows}
+            by_giver = {row.id: dataclasses.replace(
+                row, text=answers.clean(row.text), refinement=answers.clean(row.refinement)) for row in rows}
             return control.exchanged({e.id: givers[e.id] for e in batch}, by_giver)
 
         return source.start([documents[givers[e.id]] for e in batch]).map(hand_out)

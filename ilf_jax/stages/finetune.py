@@ -27,6 +27,7 @@ from ilf_jax.training import loop, objectives, packing, reference_logprobs
 from ilf_jax.training.objectives import LearnedFrom, feedback_modelling
 
 _FROM_DATA = ("reference", "human_refinement")
+_PICKED = ("refinement", "feedback_refinement")
 # What texts that are not written yet are taken to stand behind.
 _LONGEST_CONTEXT = {"fcp": "feedback", "sdpo": "refine", "sdft": "demonstration", "feedback_modelling": "critic"}
 
@@ -255,26 +256,34 @@ def check_documents(config: config_lib.Config, examples: Sequence[Example]) -> N
 
 
 def _learned_from(context: StageContext, records: IterationRecords) -> list[LearnedFrom]:
-    """What an iteration recorded about each of its documents, and the text that config.finetune.target picks."""
+    """What an iteration recorded about each of its documents, and the text that config.finetune.target picks.
+
+    Of refinements it picks the reviewer's, where there is one; a document that has one is learned from also if it was
+    too long for the judge.
+    """
     target, task = context.config.finetune.target, context.task
     drafts, feedback = records.drafts.by_id(), records.feedback.by_id()
     candidates, scored = records.candidates.by_id(), records.scored.by_id()
     documents = []
     for e in records.examples:
-        if scored and not context_lib.judged(context.config, scored[e.id]):
+        overruled_by = scored[e.id].overruled_by if scored and target in _PICKED else ""
+        if scored and not context_lib.judged(context.config, scored[e.id]) and not overruled_by:
             continue
         if target in _FROM_DATA:
             text = getattr(e, target)
         elif target == "initial":
             text = drafts[e.id].text
         else:
-            text = candidates[e.id].texts[scored[e.id].picks.get(target, scored[e.id].chosen)]
+            text = (feedback[e.id].refinement if overruled_by else
+                    candidates[e.id].texts[scored[e.id].picks.get(target, scored[e.id].chosen)])
             if target == "feedback_refinement" and text.strip():
                 text = task.join_feedback(feedback[e.id].text, text)
         usable = tuple(task.is_usable(e, text) for text in candidates[e.id].texts) if candidates else ()
         documents.append(LearnedFrom(
-            example=e, prompt=task.policy_prompt(e).text, text=text, source=target, draft=drafts.get(e.id),
+            example=e, prompt=task.policy_prompt(e).text, text=text,
+            source=f"{target}: {overruled_by}" if overruled_by else target, draft=drafts.get(e.id),
             feedback=feedback.get(e.id), candidates=candidates.get(e.id), scored=scored.get(e.id), usable=usable,
+            overruled=bool(overruled_by),
             feedback_prompt=task.conditioned_prompt(e, feedback[e.id].text).text if feedback else ""))
     return documents
 

@@ -1,4 +1,8 @@
-"""Score and select: R(x1 | x0, f, c) for every candidate, and the best of N. The baselines' picks are recorded too."""
+"""Score and select: R(x1 | x0, f, c) for every candidate, and the best of N. The baselines' picks are recorded too.
+
+A refinement that a reviewer gave beside the feedback overrules the scorer: it is what the document teaches. Scores and
+picks are recorded nevertheless, so that what is measured of the scorer remains about the scorer.
+"""
 
 import dataclasses
 import functools
@@ -39,7 +43,9 @@ def _score(
     folder: StageFolder,
 ) -> Outcome:
     draft_texts = {i: row.text for i, row in drafts.by_id().items()}
-    feedback_texts = {i: row.text for i, row in feedback.by_id().items()}
+    given = feedback.by_id()
+    feedback_texts = {i: row.text for i, row in given.items()}
+    overruled_by = {i: row.refinement_by for i, row in given.items()} if _refined(context) else {}
     candidates_by_id = candidates.by_id()
     # The policy's fresh drafts are about no draft and no feedback.
     documents = {e.id: RefinedDocument(e, draft_texts.get(e.id, ""), feedback_texts.get(e.id, ""),
@@ -54,7 +60,7 @@ def _score(
     def start(batch: list[Example]) -> Pending[list[Scored]]:
         def select(scores: list[Scores]) -> list[Scored]:
             work.update((e.id, of_document.work) for e, of_document in zip(batch, scores, strict=True))
-            return [_select(context, documents[e.id], of_document)
+            return [_select(context, documents[e.id], of_document, overruled_by.get(e.id, ""))
                     for e, of_document in zip(batch, scores, strict=True)]
 
         return scorer.start([asked[e.id] for e in batch]).map(select)
@@ -68,11 +74,16 @@ def _score(
     return Outcome(done.shards, len(done.records), metrics, done.work)
 
 
+def _refined(context: StageContext) -> bool:
+    """Whether the candidates are refinements: the policy's fresh drafts are about no feedback."""
+    return context.config.refine.source == "refiner"
+
+
 def _usable(context: StageContext, document: RefinedDocument) -> list[bool]:
     return [context.task.is_usable(document.example, text) for text in document.candidates]
 
 
-def _select(context: StageContext, document: RefinedDocument, scores: Scores) -> Scored:
+def _select(context: StageContext, document: RefinedDocument, scores: Scores, overruled_by: str) -> Scored:
     usable, N = _usable(context, document), len(document.candidates)
     of_baselines = baselines.baseline_scores(
         context.config.seed, context.iteration, document.example.id, document.candidates)
@@ -80,7 +91,7 @@ def _select(context: StageContext, document: RefinedDocument, scores: Scores) ->
     return Scored(
         document.example.id, [float(s) for s in of_candidates], selection.pick(of_candidates, usable),
         {name: selection.pick(s, usable) for name, s in of_baselines.items()}, scores.of_prompts[:N],
-        float(scores.of_candidates[N]) if len(scores.of_candidates) > N else None)
+        float(scores.of_candidates[N]) if len(scores.of_candidates) > N else None, overruled_by)
 
 
 def _metrics(
@@ -100,10 +111,12 @@ def _metrics(
     of_drafts = [row.draft_score for row in rows if row.draft_score is not None]
     if of_drafts:
         metrics.append(statistics.mean("score_draft", of_drafts))
-    refined = context.config.refine.source == "refiner"
-    if refined and context.task.has_oracle:
+    overruled = [bool(scored[e.id].overruled_by) for e in context.examples]
+    if any(overruled):
+        metrics.append(statistics.proportion("overruled_rate", overruled))
+    if _refined(context) and context.task.has_oracle:
         metrics += _oracle_metrics(context, examples, documents, texts)
-    elif refined and context.config.score.method == "instruct_rm":
+    elif _refined(context) and context.config.score.method == "instruct_rm":
         metrics += [statistics.proportion(f"feedback_incorporated_{name}",
                                           [row.scores[index] > 0.5 for row, index in zip(rows, of_name, strict=True)])
                     for name, of_name in picks.items()]

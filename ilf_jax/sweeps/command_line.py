@@ -10,6 +10,7 @@ Without an installation: python launch/sweep.py with the same flags.
 
 import argparse
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -37,7 +38,10 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 @last_defence.guarded("sweeping", lambda: None)
 def main(arguments: Sequence[str]) -> int:
-    """Exit code 0 if all cells are complete, 1 if some failed, 2 on bad input. With --cell, that of the cell's run."""
+    """Exit code 0 if all cells are complete, 1 if some failed, 2 on bad input, 4 if some wait and none failed.
+
+    With --cell, that of the cell's run.
+    """
     flags = _parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cells end, too
     try:
@@ -49,7 +53,8 @@ def main(arguments: Sequence[str]) -> int:
         if flags.dry_run:
             changed = {grid.name(one.cell): f"changed{one}" for one in stale.find(sweep, workdir)}
             for cell in sweep.cells:
-                state = "done   " if folders.is_done(workdir, cell) else "to run "
+                state = ("done   " if folders.is_done(workdir, cell) else
+                         "waiting" if folders.waits(workdir, cell) else "to run ")
                 print(changed.get(grid.name(cell), f"{state} {grid.name(cell)}"))
             return 0
         if flags.cell is not None:
@@ -60,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
             print(runner.slurm_script(sweep, workdir) if flags.emit == "slurm" else
                   "\n".join(runner.shell_lines(sweep, workdir)))
             return 0
-        failures = [] if flags.table else runner.run(sweep, workdir, jobs=flags.jobs, rerun=flags.rerun)
+        unfinished = [] if flags.table else runner.run(sweep, workdir, jobs=flags.jobs, rerun=flags.rerun)
         rows = results.collect(sweep, workdir)
     except InputError as e:
         print(f"error: {e}", file=sys.stderr)
@@ -72,8 +77,15 @@ def main(arguments: Sequence[str]) -> int:
     write_atomically(workdir / "table.json", json.dumps(results.to_json(sweep, rows), indent=1))
     print(table)
     print(f"report: {page.build(sweep, rows, workdir, title=Path(flags.config).stem)}")
-    for failure in failures:
-        print(f"\nfailed: {failure.name} (exit code {failure.code}), the end of {failure.log}:\n{failure.last_lines}",
+    waiting = [cell for cell in unfinished if cell.waits]
+    failed = [cell for cell in unfinished if not cell.waits]
+    for cell in failed:
+        print(f"\nfailed: {cell.name} (exit code {cell.code}), the end of {cell.log}:\n{cell.last_lines}",
               file=sys.stderr)
-    return 1 if failures else 0
+    if waiting:
+        print(f"\nwaiting: {len(waiting)} of {len(sweep.cells)} cells wait for feedback from people; write it on the "
+              "page of each, then start the same command again:", file=sys.stderr)
+        for cell in waiting:
+            print(f"  ilf-jax review --workdir={shlex.quote(str(cell.log.with_name(cell.name)))}", file=sys.stderr)
+    return 1 if failed else last_defence.WAITING if waiting else 0
 

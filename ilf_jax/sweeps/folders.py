@@ -5,6 +5,7 @@ import contextlib
 import json
 from collections.abc import Mapping
 
+from ilf_jax.data import reviewed
 from ilf_jax.runtime import files, storage
 from ilf_jax.sweeps import grid
 from ilf_jax.sweeps.grid import Cell
@@ -23,6 +24,12 @@ def beside(folder: storage.Path, ending: str) -> storage.Path:
 def is_done(workdir: storage.Path, cell: Cell) -> bool:
     """Whether a cell is complete."""
     return beside(cell_folder(workdir, cell), ".done").exists()
+
+
+def waits(workdir: storage.Path, cell: Cell) -> bool:
+    """Whether a cell waits for people to write feedback."""
+    folder = cell_folder(workdir, cell)
+    return folder.is_dir() and not is_done(workdir, cell) and reviewed.waiting(folder) is not None
 
 
 def claim(workdir: storage.Path, cell: Cell) -> contextlib.AbstractContextManager[None]:

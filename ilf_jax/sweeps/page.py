@@ -39,7 +39,9 @@ def build(sweep: Sweep, rows: Sequence[results.Row], workdir: storage.Path, titl
         write_atomically(workdir / "figures" / f"{plot.name}.svg", figures.standalone(plot))
     text = html_report.template("sweep.html").render(
         title=title, config=sweep.config, cells=len(sweep.cells), complete=sum(row.complete for row in rows),
-        missing=[cells_lib.name(cell) for cell in sweep.cells if not folders.is_done(workdir, cell)],
+        missing=[cells_lib.name(cell) for cell in sweep.cells
+                 if not folders.is_done(workdir, cell) and not folders.waits(workdir, cell)],
+        waiting=[cells_lib.name(cell) for cell in sweep.cells if folders.waits(workdir, cell)],
         plots=[(plot, markupsafe.Markup(plot.svg)) for plot in plots],
         table=tables.Table(*results.table(sweep, rows), len(results.setting_keys(rows))),
         links=_links(sweep, rows), fits=_fit_table(fits) if fits else None, methods=methods_tables,

@@ -41,6 +41,7 @@ class Row:
         cells: number of cells.
         before: metric -> its value before training, mean over the seeds; of the metrics that were measured then.
         members: the complete cells.
+        waiting: number of cells that wait for people to write feedback.
     """
 
     setting: Cell
@@ -49,6 +50,7 @@ class Row:
     cells: int
     before: dict[str, float] = dataclasses.field(default_factory=dict)
     members: tuple[Cell, ...] = ()
+    waiting: int = 0
 
 
 def collect(sweep: Sweep, workdir: storage.Path) -> list[Row]:
@@ -66,7 +68,8 @@ def collect(sweep: Sweep, workdir: storage.Path) -> list[Row]:
                    for metric in sweep.metrics if any(metric in metrics for metrics in last)}
         untrained = {metric: _number([metrics[metric] for metrics in before]).value for metric in sweep.metrics
                      if before and all(metric in metrics for metrics in before)}
-        rows.append(Row(_setting(sweep, members[0]), numbers, len(done), len(members), untrained, tuple(done)))
+        waiting = sum(folders.waits(workdir, cell) for cell in members)
+        rows.append(Row(_setting(sweep, members[0]), numbers, len(done), len(members), untrained, tuple(done), waiting))
     return rows
 
 
@@ -117,6 +120,7 @@ def table(sweep: Sweep, rows: Sequence[Row]) -> tuple[list[str], list[list[str]]
     for row, *cells in zip(rows, *columns, strict=True):
         numbers = map(tables.with_error, cells, likes)
         seeds = str(row.cells) if row.complete == row.cells else f"{row.complete} of {row.cells}"
+        seeds += f", {row.waiting} waiting for feedback" if row.waiting else ""
         lines.append([*(str(row.setting.get(key, "")) for key in keys), *numbers, seeds])
     return heads, lines
 
@@ -228,4 +232,5 @@ def to_json(sweep: Sweep, rows: Sequence[Row]) -> list[dict[str, Any]]:
     """The table as JSON values: a list with one object per row."""
     return [{"setting": {key: str(value) if isinstance(value, cells_lib.Named) else value
                          for key, value in row.setting.items()}, "complete": row.complete, "cells": row.cells,
+             "waiting": row.waiting,
              "numbers": {name: dataclasses.asdict(number) for name, number in row.numbers.items()}} for row in rows]

@@ -90,8 +90,8 @@ def slurm_script(sweep: Sweep, workdir: storage.Path) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Failure:
-    """A cell that failed.
+class Unfinished:
+    """A cell that failed, or waits for people to write feedback.
 
     Attributes:
         name: the cell's name.
@@ -105,12 +105,17 @@ class Failure:
     log: storage.Path
     last_lines: str
 
+    @property
+    def waits(self) -> bool:
+        """Whether it waits."""
+        return self.code == last_defence.WAITING
+
 
 def run(
     sweep: Sweep, workdir: storage.Path, *, jobs: int = 1, make_command: Command = command,
     rerun: bool = False,
-) -> list[Failure]:
-    """Runs the incomplete cells, `jobs` at a time. A failed cell does not stop the others.
+) -> list[Unfinished]:
+    """Runs the incomplete cells, `jobs` at a time. A cell that fails or waits does not stop the others.
 
     Args:
         sweep: the sweep.
@@ -120,7 +125,7 @@ def run(
         rerun: run cells again whose configuration has changed; see `stale.settle`.
 
     Returns:
-        The cells that failed.
+        The cells that failed or wait.
 
     Raises:
         InputError: the config of a cell is wrong, or not that of the run in its folder (checked before anything runs),
@@ -135,25 +140,25 @@ def run(
         todo = collections.deque(cell for cell in sweep.cells if not is_done(workdir, cell))
         num_complete = len(sweep.cells) - len(todo)
         running: dict[subprocess.Popen, _Started] = {}
-        failures: list[Failure] = []
+        unfinished: list[Unfinished] = []
         bar = progress.Progress("sweep", len(sweep.cells), "cells", done=num_complete)
         with bar, _terminate_on_exit(running):
             while todo or running:
                 while todo and len(running) < jobs:
                     started = _start(sweep, workdir, todo.popleft(), make_command)
-                    if isinstance(started, Failure):
-                        failures.append(started)
+                    if isinstance(started, Unfinished):
+                        unfinished.append(started)
                         bar.advance(1)
                     else:
                         running[started.process] = started
                 time.sleep(_POLL_SECONDS)
                 for process in [p for p in running if p.poll() is not None]:
                     started = running.pop(process)
-                    failure = _end(started)
-                    if failure is not None:
-                        failures.append(failure)
+                    ended = _end(started)
+                    if ended is not None:
+                        unfinished.append(ended)
                     bar.advance(1)
-    return failures
+    return unfinished
 
 
 def run_cell(
@@ -210,13 +215,13 @@ class _Started:
     claim: contextlib.ExitStack
 
 
-def _start(sweep: Sweep, workdir: storage.Path, cell: Cell, make_command: Command) -> _Started | Failure:
-    """A Failure if another process runs the cell."""
+def _start(sweep: Sweep, workdir: storage.Path, cell: Cell, make_command: Command) -> _Started | Unfinished:
+    """Unfinished if another process runs the cell."""
     folder, claimed = cell_folder(workdir, cell), contextlib.ExitStack()
     try:
         claimed.enter_context(claim(workdir, cell))
     except InputError as e:
-        return Failure(folder.name, last_defence.BAD_INPUT, beside(folder, ".log"), str(e))
+        return Unfinished(folder.name, last_defence.BAD_INPUT, beside(folder, ".log"), str(e))
     place = beside(folder, ".log")
     if not storage.is_local(place):  # a bucket's objects do not grow
         place = Path(tempfile.mkdtemp(prefix="ilf_jax-")) / place.name
@@ -231,7 +236,7 @@ def _die_with_parent() -> None:
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _end(started: _Started) -> Failure | None:
+def _end(started: _Started) -> Unfinished | None:
     started.log.close()
     log, code = beside(started.folder, ".log"), started.process.returncode
     if not storage.is_local(log):
@@ -243,7 +248,7 @@ def _end(started: _Started) -> Failure | None:
             _mark_done(started.folder, started.data, started.start_time)
             return None
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
-    return Failure(started.folder.name, code, log, "\n".join(lines[-_LOG_LINES:]))
+    return Unfinished(started.folder.name, code, log, "\n".join(lines[-_LOG_LINES:]))
 
 
 @contextlib.contextmanager

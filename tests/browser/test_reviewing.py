@@ -360,4 +360,13 @@ def test_the_learner_beside_the_comment(serve, open_page, tmp_path):
     picture(page, "reviewing_learner")
     page.click("text=Take over >> nth=1")
     saved(page)
-    assert server.store.review(1, "ann").entry.refinement == "another"
+    entry = server.store.review(1, "ann").entry
+    assert (entry.refinement, entry.taken_over, entry.refinement_by) == ("another", "another", "refiner")
+    page.fill("#refinement", "another, edited")
+    saved(page)
+    entry = server.store.review(1, "ann").entry
+    assert (entry.taken_over, entry.refinement_by) == ("another", "refiner, edited")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Enter")  # out of the text fields it submits, too
+    page.wait_for_selector("h1:has-text('Post 1')")
+    assert server.store.review(1, "ann").status == "submitted"

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import shutil
 
 import pytest
 from conftest import run_main
@@ -10,9 +11,9 @@ import ilf_jax
 from ilf_jax import config as config_lib
 from ilf_jax.data import reviewed
 from ilf_jax.errors import InputError, WaitingError
-from ilf_jax.feedback import human
+from ilf_jax.feedback import control, human
 from ilf_jax.feedback.source import DraftedDocument, SourceContext
-from ilf_jax.records import Example
+from ilf_jax.records import REFINEMENT_BY, Example, Feedback
 
 pytestmark = [pytest.mark.fast, pytest.mark.versions]
 
@@ -78,9 +79,75 @@ def test_a_run_goes_on_with_what_was_written(tiny_config, tmp_path):
     fill(path, **{i: f"Say more about {i}." for i in ids})
     ilf_jax.run(tiny_config, folder)
     assert before and all(p.read_bytes() == content for p, content in before.items())
-    (shard,) = (folder / "iteration_001/feedback").glob("0*.jsonl")
-    rows = [json.loads(line) for line in shard.read_text().splitlines()]
-    assert {row["id"]: row["text"] for row in rows} == {i: f"Say more about {i}." for i in ids}
+    assert {row["id"]: row["text"] for row in records(folder, "feedback")} == {i: f"Say more about {i}." for i in ids}
+
+
+def records(folder, stage):
+    return [json.loads(line) for shard in sorted((folder / "iteration_001" / stage).glob("0*.jsonl"))
+            for line in shard.read_text().splitlines()]
+
+
+@pytest.mark.usefixtures("quick_compiles")
+def test_a_reviewers_refinement_is_what_the_document_teaches(tiny_config, tmp_path):
+    tiny_config.feedback.source = "human"
+    folder = tmp_path / "run"
+    with pytest.raises(WaitingError):
+        ilf_jax.run(tiny_config, folder)
+    stage = folder / "iteration_001/feedback"
+    rows = [json.loads(line) for line in (stage / human.FILE).read_text().splitlines()]
+    texts = {row["id"]: f"better text {n}" for n, row in enumerate(rows[:3])}
+    by = dict(zip(texts, REFINEMENT_BY, strict=True))
+    with (stage / reviewed.REVIEWS).open("w") as f:
+        for row in rows:
+            i = row["id"]
+            more = {"human_refinement": f" {texts[i]}\n", "refinement_by": by[i]} if i in by else {}
+            f.write(json.dumps({"id": i, "draft": row["draft"], "status": "submitted", "feedback": "Say more.", **more})
+                    + "\n")
+    metrics = ilf_jax.run(tiny_config, folder)
+    assert {row["id"]: (row["refinement"], row["refinement_by"]) for row in records(folder, "feedback")
+            if row["refinement"]} == {i: (texts[i], by[i]) for i in by}
+    scored = {row["id"]: row for row in records(folder, "score")}
+    assert {i: row["overruled_by"] for i, row in scored.items()} == {row["id"]: by.get(row["id"], "") for row in rows}
+    picked = {row["id"]: row["texts"][scored[row["id"]]["chosen"]] for row in records(folder, "refine")}
+    learned = {row["id"]: (row["completion"], row["source"]) for row in records(folder, "finetune")}
+    assert {i: learned[i] for i in by} == {i: (texts[i], f"refinement: {by[i]}") for i in by}
+    assert {i: learned[i] for i in learned if i not in by} == {
+        i: (text, "refinement") for i, text in picked.items() if i not in by and text}
+    assert [(m["value"], m["n"]) for m in metrics if m["metric"] == "overruled_rate"] == [(0.5, 6)]
+    report = (folder / "report.html").read_text()
+    assert "taken over and edited" in report and '"given":{"text":"better text 0","by":"reviewer"}' in report
+
+    whole = {stage: records(folder, stage) for stage in ("feedback", "refine", "score", "finetune")}
+    for name in ("score", "finetune", "evaluate", "checkpoint"):  # as if killed before the second half
+        shutil.rmtree(folder / "iteration_001" / name)
+    assert ilf_jax.run(tiny_config, folder) == metrics
+    assert {stage: records(folder, stage) for stage in whole} == whole
+
+
+def test_a_refinement_by_hand_stands_beside_feedback(tmp_path):
+    path = tmp_path / human.FILE
+    with pytest.raises(WaitingError):
+        give(tmp_path)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+
+    def write(*said):
+        path.write_text("".join(json.dumps({**row, **more}) + "\n" for row, more in zip(rows, said, strict=True)))
+
+    write({"feedback": "one", "human_refinement": " better \n"}, {"feedback": "two"})
+    assert [(f.refinement, f.refinement_by) for f in give(tmp_path)] == [("better", "reviewer"), ("", "")]
+    write({"feedback": "one"}, {"human_refinement": "better"})
+    with pytest.raises(InputError, match=r":2: has a human_refinement, but no feedback"):
+        give(tmp_path)
+    write({"feedback": "one", "human_refinement": 3}, {"feedback": "two"})
+    with pytest.raises(InputError, match=r":1: a line is an object"):
+        give(tmp_path)
+
+
+def test_anothers_feedback_comes_without_the_refinement():
+    given = {i: Feedback(i, f"about {i}", "human", refinement=f"better {i}", refinement_by="reviewer") for i in "ab"}
+    assert control.exchanged({"a": "b", "b": "a"}, given) == [Feedback("a", "about b", "human"),
+                                                             Feedback("b", "about a", "human")]
+    assert control.exchanged({"a": "a", "b": "b"}, given) == list(given.values())
 
 
 CASES = pathlib.Path(__file__).parents[1] / "cases/human_files"

@@ -25,13 +25,14 @@ NASTY = '</script><script>alert(1)</script><img src=x onerror=alert(2)> ‮ gnp.
 
 
 class Page:
-    """The application with three items, and a browser in front of it."""
+    """The application with three items, or of another desk, and a browser in front of it."""
 
-    def __init__(self, folder, monkeypatch=None, **form):
-        self.store = Store(folder / "review.sqlite", Form(**form))
-        items = [NewItem("a", "document", "draft"), NewItem("b", NASTY, NASTY, NASTY), NewItem("c", "doc", "d")]
+    def __init__(self, folder, desk=None, **form):
         self.results = folder / "reviews.jsonl"
-        self.desk = Desk(self.store, [Round("r", folder, items, [], self.results)])
+        if desk is None:
+            items = [NewItem("a", "document", "draft"), NewItem("b", NASTY, NASTY, NASTY), NewItem("c", "doc", "d")]
+            desk = Desk(Store(folder / "review.sqlite", Form(**form)), [Round("r", folder, items, [], self.results)])
+        self.store, self.desk = desk.store, desk
         self.shown = []
         self.access = Access(self.store, renewed=self.shown.append)
         self.limits = Limits(RateLimit(0, 1000), RateLimit(0, 20))
@@ -312,7 +313,7 @@ def test_names_that_are_none(name, page):
     assert answer.status_code == 400
 
 
-def test_a_full_disk_keeps_the_page_up(page):
+def test_a_full_disk_keeps_the_page_up(page, monkeypatch):
     browser = page.entered()
     assert save(browser).status_code == 200
     pages = page.store._db.execute("pragma page_count").fetchone()[0]
@@ -320,8 +321,13 @@ def test_a_full_disk_keeps_the_page_up(page):
     answer = save(browser, feedback="y" * 500_000, base=1, token="u")
     assert answer.status_code == 507 and "full" in answer.json()["error"] and "Make room" in answer.json()["error"]
     assert browser.get("/queue").status_code == browser.get("/items/1").status_code == 200
+    assert save(browser, feedback="short", base=1, token="v").status_code == 200  # for this there is room
+    with monkeypatch.context() as patch:
+        patch.setattr(page.store, "claim", lambda *a: page.store._db.execute("select full from disk"))
+        answer = browser.get("/items/2")
+        assert answer.status_code == 507 and "Make room" in answer.text
     page.store._db.execute("pragma max_page_count = 1000000")
-    assert save(browser, feedback="y" * 500_000, base=1, token="u").status_code == 200
+    assert save(browser, feedback="y" * 500_000, base=2, token="u").status_code == 200
 
 
 def test_results_that_cannot_be_written_are_written_later(page, monkeypatch):

@@ -152,3 +152,28 @@ def test_what_the_run_still_needs(tmp_path):
     assert half.still_needed() == 0
     half.close()
     store.close()
+
+
+@pytest.mark.fast
+def test_a_run_that_went_on_is_not_to_be_continued(tmp_path):
+    folder = waiting_run(tmp_path / "run")
+    store = Store(tmp_path / "review.sqlite", Form())
+    desk = Desk(store, [of_run(folder)], workdir=folder)
+    page = Page(tmp_path, desk=desk).entered()
+    button = '<button type="button" id="continue" disabled'
+    for number in (1, 2, 3):
+        assert button in page.get("/progress").text
+        store.act(store.item(number), "ann", Entry("x"), "submit", base=0, token="t", seconds=1)
+    assert button not in page.get("/progress").text
+    files.write_json(folder / "iteration_001/feedback/manifest.json", {"complete": True})
+    assert desk.still_needed() is None
+    text = page.get("/progress").text
+    assert button in text and "does not wait for feedback" in text
+    later = folder / "iteration_002" / "feedback"  # somebody started the command again
+    later.mkdir(parents=True)
+    (later / "to_review.jsonl").write_text(json.dumps({**ROWS[0], "draft": "later"}) + "\n")
+    assert desk.still_needed() == 1 and [r.name for r in desk.rounds] == ["iteration_002"]
+    (later / "manifest.json").write_text("{")
+    assert page.get("/progress").status_code == 500
+    desk.close()
+    store.close()

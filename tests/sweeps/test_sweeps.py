@@ -1,6 +1,7 @@
 """Sweeps: their algebra, what is run and skipped, and what comes out. The cells here are small programs, not runs."""
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -23,7 +24,8 @@ ROOT = Path(__file__).parents[2]
 CONFIG = str(ROOT / "configs/quickstart.py")
 SIZE = "data.train_size"
 
-# Does what a run leaves behind: metrics.jsonl and, see `fake`, config.json. Fails where the size is 13, the first time.
+# Does what a run leaves behind: metrics.jsonl and, see `fake`, config.json. Fails where the size is 13, the first time;
+# waits for people where it is 14, as long as there is no feedback.
 CELL = """
 import json, pathlib, sys
 size, seed, folder = float(sys.argv[1]), float(sys.argv[2]), pathlib.Path(sys.argv[3])
@@ -33,6 +35,12 @@ with (folder / "started").open("a") as f:
 if size == 13 and (folder / "started").read_text() == "x":
     print("what went wrong")
     sys.exit(3)
+asked = folder / "iteration_001" / "feedback" / "to_review.jsonl"
+if size == 14 and not asked.exists():
+    asked.parent.mkdir(parents=True)
+    asked.write_text("")
+    print("waiting: write feedback")
+    sys.exit(4)
 rows = [{"iteration": k, "stage": stage, "metric": "loss", "value": 100 / k / size + seed, "stderr": 0.5, "n": 9}
         for k in (1, 2) for stage in ("evaluate", "best_of_n")]
 (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + chr(10) for row in rows))
@@ -486,6 +494,27 @@ def test_the_program_shows_changed_cells(tmp_path, capsys):
     assert command_line.main([*flags, "--table", "--rerun"]) == 2
     assert command_line.main([*flags, "--emit=commands", "--rerun"]) == 0
     assert (tmp_path / "w/replaced/1/cells/train_size=10/metrics.jsonl").exists()
+
+
+@pytest.mark.fast
+def test_a_cell_that_waits_for_people_has_not_failed(tmp_path, capsys, monkeypatch):
+    path, workdir = tmp_path / "sizes.py", tmp_path / "a sweep"
+    path.write_text("from ilf_jax.sweeps.grid import *\n\n\ndef get_sweep():\n"
+                    f"    return Sweep({CONFIG!r}, axis('data.train_size', 10, 14), ('evaluate/loss',))\n")
+    flags = [f"--config={path}", f"--workdir={workdir}"]
+    monkeypatch.setattr(runner, "run", functools.partial(runner.run, make_command=fake))
+    assert command_line.main(flags) == 4
+    said = capsys.readouterr()
+    assert "| 14 | – | 0 of 1, 1 waiting for feedback |" in said.out
+    assert "failed" not in said.err and "waiting: 1 of 2 cells wait for feedback" in said.err
+    assert f"  ilf-jax review --workdir='{workdir}/cells/train_size=14'\n" in said.err
+    text = (workdir / "report.html").read_text()
+    assert "Waiting for feedback from people" in text and "Not complete yet" not in text
+    assert [row["waiting"] for row in json.loads((workdir / "table.json").read_text())] == [0, 1]
+    assert command_line.main([*flags, "--dry_run"]) == 0
+    assert capsys.readouterr().out == "done    train_size=10\nwaiting train_size=14\n"
+    assert command_line.main(flags) == 0  # the feedback is there now
+    assert "| 14 | 3.57 ± 0.50 | 1 |" in capsys.readouterr().out
 
 
 # Names

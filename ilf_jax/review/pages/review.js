@@ -63,16 +63,17 @@ if (byId("run-said")?.textContent) watchRun();
 const holder = byId("state");
 export const state = holder ? JSON.parse(holder.textContent) : null;
 export const form = byId("entry");
-let spans = state?.entry.spans ?? [];
+let spans = state?.entry.spans ?? [], takenOver = state?.entry.taken_over ?? "";
 
 export function entry() {
   if (form.querySelector("fieldset").disabled) return state.entry;
   const values = new FormData(form);
   const rating = values.get("rating");
   const criteria = {};
+  const refinement = values.get("refinement") ?? "";
   for (const [name, value] of values) if (name.startsWith("criterion:")) criteria[name.slice(10)] = value;
   return {feedback: values.get("feedback") ?? "", important: values.get("important") ?? "",
-          category: values.get("category") ?? "", refinement: values.get("refinement") ?? "",
+          category: values.get("category") ?? "", refinement, taken_over: refinement.trim() ? takenOver : "",
           rating: rating ? Number(rating) : null, better: values.get("better") ?? "", criteria, spans};
 }
 
@@ -86,6 +87,7 @@ function fill(from) {
   }
   if (from.refinement && byId("own")) byId("own").open = true;
   spans = from.spans ?? [];
+  takenOver = from.taken_over ?? "";
   showSpans();
 }
 
@@ -263,6 +265,9 @@ function onKey(event) {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
     event.preventDefault();
     click("#submit");
+  } else if (event.key === "Enter" && !event.altKey && !event.target.closest("textarea, input, button, a, summary")) {
+    event.preventDefault();
+    click("#submit");
   } else if (event.key === "Escape" && field) {
     event.target.blur();
     byId("main").focus();
@@ -314,7 +319,7 @@ if (state) {
   byId("mark")?.addEventListener("click", mark);
   byId("draft")?.addEventListener("keydown", onDraftKey);
   byId("from-draft")?.addEventListener("click", () => {
-    if (!form.elements.refinement.value) form.elements.refinement.value = state.draft;
+    if (!form.elements.refinement.value) [form.elements.refinement.value, takenOver] = [state.draft, ""];
     changed();
   });
   document.addEventListener("keydown", onKey);
@@ -333,7 +338,7 @@ if (state) {
 }
 
 export function takeOver(text) { // a refinement of the learner becomes the reviewer's own
-  form.elements.refinement.value = text;
+  [form.elements.refinement.value, takenOver] = [text, text];
   byId("own").open = true;
   changed();
 }

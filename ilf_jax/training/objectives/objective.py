@@ -51,9 +51,10 @@ class LearnedFrom:
     Attributes:
         prompt: the policy's prompt.
         text: what config.finetune.target picked; "" teaches nothing.
-        source: config.finetune.target.
+        source: as of `records.Target`.
         usable: for each candidate, whether the task can use it.
         feedback_prompt: the policy's prompt with the feedback in it.
+        overruled: `text` is a reviewer's refinement, which this iteration neither sampled nor scored.
     """
 
     example: Example
@@ -66,6 +67,7 @@ class LearnedFrom:
     scored: Scored | None = None
     usable: tuple[bool, ...] = ()
     feedback_prompt: str = ""
+    overruled: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

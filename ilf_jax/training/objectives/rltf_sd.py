@@ -15,12 +15,15 @@ from ilf_jax.training import packing
 from ilf_jax.training.objectives.nll import NextToken
 from ilf_jax.training.objectives.objective import Encode, LearnedFrom, Sums, refuse_prompt_loss
 
+UNREWARDED = "reviewers_refinement_has_no_reward"
+
 
 class SelfDistilledReward(NextToken):
     """-(R(y1) - R(y0)) log pi(y1 | c), summed over the tokens of all refinements y1 of the draft y0.
 
     RLTF-SD, arXiv 2602.02482: the baseline is the mean reward of the first turn, of which a document has one draft
-    here. R is config.score.method. Sums over tokens, each of weight 1, whatever its advantage.
+    here. R is config.score.method. Sums over tokens, each of weight 1, whatever its advantage. A reviewer's refinement
+    has no reward, and is not learned.
     """
 
     advantages = True
@@ -43,6 +46,11 @@ class SelfDistilledReward(NextToken):
         return [Target(learned.example.id, learned.prompt, text, "refinement",
                        advantage=score - learned.scored.draft_score)
                 for text, score in zip(learned.candidates.texts, learned.scored.scores, strict=True) if text.strip()]
+
+    @classmethod
+    def counted(cls, learned: LearnedFrom, settings: Training) -> str | None:
+        """Documents with a reviewer's refinement."""
+        return UNREWARDED if learned.overruled else None
 
     @classmethod
     def training_example(cls, target: Target, encode: Encode) -> packing.TrainingExample:

@@ -20,11 +20,16 @@ def posterior_weights(scores_BxC: np.ndarray, mask_BxC: np.ndarray, beta: float)
 
 
 class Weighted(NextToken):
-    """`NextToken` over all candidates of a document; their weights sum to 1."""
+    """`NextToken` over all candidates of a document; their weights sum to 1.
+
+    A reviewer's refinement is certain to be the better text: it is learned alone, with weight 1.
+    """
 
     @classmethod
     def targets(cls, learned: LearnedFrom, settings: Training) -> list[Target]:
-        """The candidates that are not empty and have a weight above 0."""
+        """The candidates that are not empty and have a weight above 0; or the reviewer's refinement."""
+        if learned.overruled:
+            return super().targets(learned, settings)
         assert isinstance(settings, Finetune) and learned.candidates is not None and learned.scored is not None
         weights = posterior_weights(np.array([learned.scored.scores]), np.array([learned.usable]), settings.beta)[0]
         return [Target(learned.example.id, learned.prompt, text, "refinement", float(weight))

@@ -131,3 +131,15 @@ def test_equal_objectives_compile_once():
         a, b = (cases.objective_of(name, settings) for _ in range(2))
         assert a == b and hash(a) == hash(b)
         assert a != cases.objective_of(name, dataclasses.replace(settings, feedback_weight=0.25))
+
+
+def test_a_reviewers_refinement_is_learned_alone_or_counted():
+    (document, *_) = cases.documents()
+    given = dataclasses.replace(document, text="better", source="refinement: reviewer", overruled=True)
+    weighted, rltf_sd = objectives.by_choice("weighted"), objectives.by_choice("rltf_sd")
+    (target,) = weighted.targets(given, cases.SETTINGS)
+    assert (target.completion, target.weight, target.source) == ("better", 1.0, "refinement: reviewer")
+    assert len(weighted.targets(document, cases.SETTINGS)) == 3
+    assert "better" not in {t.completion for t in rltf_sd.targets(given, cases.SETTINGS)}
+    assert rltf_sd.counted(given, cases.SETTINGS) == "reviewers_refinement_has_no_reward"
+    assert rltf_sd.counted(document, cases.SETTINGS) is None
