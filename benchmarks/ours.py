@@ -19,7 +19,7 @@ from ilf_jax.records import Example
 from ilf_jax.runtime import jax_settings, performance, provenance, sharding, workdir
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
-from ilf_jax.stages import finetune
+from ilf_jax.stages import finetune, target_tokens
 from ilf_jax.stages.context import StageContext
 from ilf_jax.tasks.prompts import Prompt, Question
 from ilf_jax.training import packing
@@ -143,7 +143,7 @@ class Ours:
 
     def training_examples(self) -> list[packing.TrainingExample]:
         """The training pairs, tokenised."""
-        return [finetune.encode_target(self._config.finetune, self._task, self.lm, e, e.human_refinement)
+        return [target_tokens.encode_target(self._config.finetune, self._task, self.lm, e, e.human_refinement)
                 for e in self._examples]
 
     def _finetune(self) -> Callable[[], dict[str, Any]]:

@@ -11,7 +11,7 @@ from ilf_jax.models import padding
 from ilf_jax.models.placement import Placement
 from ilf_jax.models.row_planner import RowPlanner
 from ilf_jax.records import Example
-from ilf_jax.stages import finetune
+from ilf_jax.stages import target_tokens
 from ilf_jax.stages.context import Roles
 from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tasks.task import Task
@@ -106,7 +106,7 @@ def measured(config: config_lib.Config, task: Task, roles: Roles, documents: Seq
         questions_by_document.append(answer_scoring.ask(judge, e.id, questions))
     layout = answer_scoring.choose_layout(judge, questions_by_document)
     settings = config.finetune
-    examples = [finetune.encode_target(settings, task, policy, e, _completion(config, policy, e)) for e in longest]
+    examples = [target_tokens.encode_target(settings, task, policy, e, _completion(config, policy, e)) for e in longest]
     schedule = batch_schedule.make_plan(
         examples, epochs=1, batch_size=settings.batch_size, accumulation=settings.accumulation, shuffle=False, seed=0,
         **loop.row_shape(settings, policy.architecture, policy.placement, policy.compute, examples),

@@ -42,6 +42,7 @@ FORMAT = 2
 NOT_REPORTED = frozenset({"checkpoint", "reward_model", "state", "tensorboard", "profile"})
 """Folders that no report reads: params, states of trainings, and what other programs show."""
 _RUN = "run.json"
+_to_line = json.JSONEncoder(ensure_ascii=False).encode  # made once: json.dumps makes one a line
 _CURE = "restore it, or take another --workdir"
 _CURE_OF_SHARD = ("restore it, or delete it while its stage is under way; once that is complete, delete the stage's "
                   "folder and what comes after it")
@@ -73,7 +74,7 @@ class StageFolder:
             return
         self._check_there()
         try:
-            text = "".join(json.dumps(records.to_json(row), ensure_ascii=False) + "\n" for row in rows)
+            text = "".join(_to_line(records.to_json(row)) + "\n" for row in rows)
         except ValueError as e:
             raise InputError(f"{self.path.parent.name}, {self.path.name}: {e}, which no record may be; of a number, "
                              "check what computed it: a model's weights and config.precision, or your function") from e
@@ -109,10 +110,10 @@ class StageFolder:
 
     def _read_shard(self, cls: type[R], index: int, count: int, digest: str | None) -> list[R]:
         path = self.shard_path(index, count)
-        if digest is not None:
+        lines = read_lines(path, _CURE_OF_SHARD, digest)
+        if digest is not None or digests.noted_beside(path):
             with contextlib.suppress(ValueError):  # what is wrong with a line is found below
-                return [records.from_written_line(cls, line) for line in read_lines(path, _CURE_OF_SHARD, digest)
-                        if line.strip()]
+                return [records.from_written_line(cls, line) for line in lines if line.strip()]
         rows = []
         for number, row in read_json_lines(path, _CURE_OF_SHARD, digest=digest):
             try:
