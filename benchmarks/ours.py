@@ -14,12 +14,12 @@ from benchmarks import protocol
 from configs import summarize_smollm2
 from ilf_jax import config as config_lib
 from ilf_jax import tasks
-from ilf_jax.inference import answer_scoring, generation, model_pool
+from ilf_jax.inference import answer_scoring, generation, model_pool, target_tokens
 from ilf_jax.records import Example
 from ilf_jax.runtime import jax_settings, performance, provenance, sharding, workdir
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
-from ilf_jax.stages import finetune, target_tokens
+from ilf_jax.stages import finetune
 from ilf_jax.stages.context import StageContext
 from ilf_jax.tasks.prompts import Prompt, Question
 from ilf_jax.training import packing

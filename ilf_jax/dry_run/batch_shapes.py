@@ -4,14 +4,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from ilf_jax import config as config_lib
-from ilf_jax.inference import answer_scoring, model_pool
+from ilf_jax.inference import answer_scoring, model_pool, target_tokens
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.inference.look_ahead import text_size
 from ilf_jax.models import padding
 from ilf_jax.models.placement import Placement
 from ilf_jax.models.row_planner import RowPlanner
 from ilf_jax.records import Example
-from ilf_jax.stages import target_tokens
 from ilf_jax.stages.context import Roles
 from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tasks.task import Task

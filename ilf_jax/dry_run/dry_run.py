@@ -12,12 +12,11 @@ from ilf_jax.config import needed_stages
 from ilf_jax.data import comparisons, documents
 from ilf_jax.dry_run import advice, batch_shapes, compiled_steps, cost, loss_mask
 from ilf_jax.errors import InputError
-from ilf_jax.inference import model_pool
+from ilf_jax.inference import model_pool, target_tokens
 from ilf_jax.models import flops
 from ilf_jax.models.placement import Placement
 from ilf_jax.records import Example
 from ilf_jax.runtime import hardware, progress, sharding
-from ilf_jax.stages import target_tokens
 from ilf_jax.tasks.task import Task
 from ilf_jax.tokenizers import bpe_training
 

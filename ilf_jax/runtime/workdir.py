@@ -31,6 +31,7 @@ from ilf_jax import records
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import config_changes, digests, distributed, lease, manifests, os_errors, provenance, storage
 from ilf_jax.runtime.files import lock, read_json, read_json_lines, read_lines, read_sealed, write_json, write_lines
+from ilf_jax.runtime.garbage import seldom_searched_for
 from ilf_jax.runtime.told import Told
 from ilf_jax.version import __version__
 
@@ -100,6 +101,7 @@ class StageFolder:
 
         distributed.on_main(check)
 
+    @seldom_searched_for()
     def read_shard(self, cls: type[R], index: int, count: int) -> list[R]:
         """The records of one shard, of a stage that is under way.
 
@@ -122,6 +124,7 @@ class StageFolder:
                 raise InputError(f"{path}:{number}: is no {cls.__name__}: {e}; {_CURE_OF_SHARD}") from e
         return rows
 
+    @seldom_searched_for()
     def read(self, cls: type[R]) -> dict[str, R]:
         """All records of a complete stage by id. Raises InputError if a shard is gone, or not what was written."""
         manifest = self.manifest()

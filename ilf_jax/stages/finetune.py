@@ -4,7 +4,8 @@ import collections
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -12,22 +13,21 @@ from ilf_jax import config as config_lib
 from ilf_jax import config_sections
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import statistics
-from ilf_jax.inference import likelihoods, trained_model
+from ilf_jax.inference import likelihoods, target_tokens, trained_model
+from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.models import checkpoint_io
 from ilf_jax.records import Candidates, Draft, Example, Feedback, Scored, Target
-from ilf_jax.runtime import manifests, performance, progress, storage
+from ilf_jax.runtime import garbage, manifests, performance, progress, storage
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.stages import context as context_lib
-from ilf_jax.stages import target_tokens
 from ilf_jax.stages.context import Outcome, Records, StageContext
 from ilf_jax.training import loop, objectives, packing, reference_logprobs
 from ilf_jax.training.objectives import LearnedFrom
 
 _FROM_DATA = ("reference", "human_refinement")
-# Key of the manifest while the stage is under way: how many documents, by name, teach nothing or less. A resumed run
-# then reads the targets that are written instead of all records that they come from.
-_NOTED = "targets_noted"
+# Key of the manifest while the stage is under way.
+_NOTED = "teach_less"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,22 +73,7 @@ def _finetune(context: StageContext, history: Sequence[IterationRecords], folder
     start = "policy" if settings.init == "previous" else "base"
     lm = context.roles.without_params(start)
     by_id = {e.id: e for records in learned_from for e in records.examples}
-    noted = folder.manifest().get(_NOTED)
-    if noted is not None and not folder.missing_shards(1):
-        targets = folder.read_shard(Target, 0, 1)
-        examples = target_tokens.encode_all(context, lm, by_id, targets)[1]
-    else:
-        targets, counts = _targets(settings, [d for records in learned_from for d in _learned_from(context, records)])
-        for name, count in counts.items():
-            progress.log(f"finetune {context.iteration}: {count} documents: {name.replace('_', ' ')}")
-        if not targets:
-            raise InputError(f"iteration {context.iteration}: every text to imitate is empty, there is nothing to "
-                             "learn from")
-        targets, examples, num_too_long = target_tokens.encode_all(context, lm, by_id, targets)
-        noted = {**counts, **({"too_long": num_too_long} if num_too_long else {})}
-        # Only now, so that what stops the run above can be mended by --allow_change=finetune.
-        folder.begin(**{_NOTED: noted})
-        folder.write_shard(0, 1, targets)
+    targets, examples, noted = _learned(context, lm, learned_from, by_id, folder)
     metrics = []
     if config.evaluate.target_nll:
         texts = [(by_id[t.id], t.completion) for t in targets]
@@ -119,8 +104,37 @@ def _finetune(context: StageContext, history: Sequence[IterationRecords], folder
     return saved.map(complete)
 
 
+@garbage.seldom_searched_for()
+def _learned(
+    context: StageContext, lm: LanguageModel, learned_from: Sequence[IterationRecords], by_id: Mapping[str, Example],
+    folder: StageFolder,
+) -> tuple[list[Target], list[packing.TrainingExample], dict[str, int]]:
+    """The stage's targets, written to its folder; their tokens; and by name how many documents teach nothing or less.
+
+    A resumed run takes the targets that it finds written, and does not read the records that they came from.
+    """
+    encode = functools.partial(target_tokens.encode_all, context.config, context.task, lm, context.iteration)
+    noted = folder.manifest().get(_NOTED)
+    if noted is not None and not folder.missing_shards(1):
+        targets = folder.read_shard(Target, 0, 1)
+        return targets, encode(by_id, targets)[1], noted
+    documents = itertools.chain.from_iterable(_learned_from(context, records) for records in learned_from)
+    targets, counts = _targets(context.config.finetune, documents)
+    for name, count in counts.items():
+        progress.log(f"finetune {context.iteration}: {count} documents: {name.replace('_', ' ')}")
+    if not targets:
+        raise InputError(f"iteration {context.iteration}: every text to imitate is empty, there is nothing to learn "
+                         "from")
+    targets, examples, num_too_long = encode(by_id, targets)
+    if num_too_long:
+        counts["too_long"] = num_too_long
+    folder.begin(**{_NOTED: counts})  # only now, so that what stops the run above can be mended by --allow_change
+    folder.write_shard(0, 1, targets)
+    return targets, examples, counts
+
+
 def _targets(
-    settings: config_sections.Finetune, documents: Sequence[LearnedFrom]
+    settings: config_sections.Finetune, documents: Iterable[LearnedFrom]
 ) -> tuple[list[Target], dict[str, int]]:
     """What the documents teach; and by name how many teach nothing or less, see `Objective.counted`."""
     cls = objectives.by_choice(settings.objective)
@@ -194,12 +208,11 @@ def check_documents(config: config_lib.Config, examples: Sequence[Example]) -> N
                              f"config.data.skip_empty=({field!r},)")
 
 
-def _learned_from(context: StageContext, records: IterationRecords) -> list[LearnedFrom]:
+def _learned_from(context: StageContext, records: IterationRecords) -> Iterator[LearnedFrom]:
     """What an iteration recorded about each of its documents, and the text that config.finetune.target picks."""
     target, task = context.config.finetune.target, context.task
     drafts, feedback = records.drafts.by_id(), records.feedback.by_id()
     candidates, scored = records.candidates.by_id(), records.scored.by_id()
-    documents = []
     for e in records.examples:
         if scored and not context_lib.judged(context.config, scored[e.id]):
             continue
@@ -212,8 +225,7 @@ def _learned_from(context: StageContext, records: IterationRecords) -> list[Lear
             if target == "feedback_refinement" and text.strip():
                 text = task.join_feedback(feedback[e.id].text, text)
         usable = tuple(task.is_usable(e, text) for text in candidates[e.id].texts) if candidates else ()
-        documents.append(LearnedFrom(
+        yield LearnedFrom(
             example=e, prompt=task.policy_prompt(e).text, text=text, source=target, draft=drafts.get(e.id),
             feedback=feedback.get(e.id), candidates=candidates.get(e.id), scored=scored.get(e.id), usable=usable,
-            feedback_prompt=task.conditioned_prompt(e, feedback[e.id].text).text if feedback else ""))
-    return documents
+            feedback_prompt=task.conditioned_prompt(e, feedback[e.id].text).text if feedback else "")

@@ -57,7 +57,7 @@ def training_example(
     """Loss weight 1 on completion and end token, `prompt_weight` on the prompt."""
     tokens = np.array([*prompt_ids, *completion_ids, end_id], np.int32)
     weights = np.ones(len(tokens), np.float32)
-    weights[: len(prompt_ids)] *= prompt_weight
+    weights[: len(prompt_ids)] = prompt_weight
     return TrainingExample(tokens, weights)
 
 

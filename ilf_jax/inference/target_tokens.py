@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 
 from ilf_jax import config_sections
+from ilf_jax.config import Config
 from ilf_jax.errors import TooLongError
 from ilf_jax.inference import fitting, training_texts
 from ilf_jax.inference.language_model import LanguageModel
@@ -11,7 +12,6 @@ from ilf_jax.inference.look_ahead import LOOKED_AT
 from ilf_jax.inference.training_texts import Texts
 from ilf_jax.records import Example, Target
 from ilf_jax.runtime import progress
-from ilf_jax.stages.context import StageContext
 from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tasks.task import Task
 from ilf_jax.training import objectives
@@ -156,25 +156,28 @@ class _Encoder:
 
 
 def encode_all(
-    context: StageContext, lm: LanguageModel, by_id: Mapping[str, Example], targets: Sequence[Target]
+    config: Config, task: Task, lm: LanguageModel, iteration: int, by_id: Mapping[str, Example],
+    targets: Sequence[Target],
 ) -> tuple[list[Target], list[TrainingExample], int]:
     """The targets that fit into config.finetune.max_length, as tokens; and how many did not.
 
     Args:
-        context: of the stage.
+        config: of the run.
+        task: gives the prompts.
         lm: whose tokens and template.
+        iteration: for messages.
         by_id: the documents.
         targets: what they teach. Some are left out, or cut, if config.data.too_long says so.
 
     Raises:
         TooLongError: one does not fit, and config.data.too_long='stop'; or none fits.
     """
-    settings, policy = context.config.finetune, context.config.data.too_long
+    settings, policy = config.finetune, config.data.too_long
     kept: list[Target] = []
     examples: list[TrainingExample] = []
     reasons: list[str] = []
-    for batch in _shown(context, targets):
-        tokenized = encode_batch(settings, context.task, lm, [(by_id[target.id], target) for target in batch])
+    for batch in _shown(iteration, targets):
+        tokenized = encode_batch(settings, task, lm, [(by_id[target.id], target) for target in batch])
         for target, made in zip(batch, tokenized, strict=True):
             if not isinstance(made, TooLongError):
                 kept.append(target)
@@ -186,24 +189,24 @@ def encode_all(
                     "'skip' or 'truncate', with --allow_change=finetune,data.too_long") from made
             reasons.append(str(made))
             if policy == "truncate":
-                shorter = _cut(settings, context.task, lm, by_id[target.id], target)
+                shorter = _cut(settings, task, lm, by_id[target.id], target)
                 if shorter is not None:
                     kept.append(shorter[0])
                     examples.append(shorter[1])
     if not kept:
-        raise TooLongError(f"iteration {context.iteration}: no text to imitate fits, the first: {reasons[0]}")
+        raise TooLongError(f"iteration {iteration}: no text to imitate fits, the first: {reasons[0]}")
     if reasons:
         progress.log(f"{len(reasons)} of {len(targets)} texts to imitate are too long; {len(targets) - len(kept)} are "
                      f"left out, the others cut; the first: {reasons[0]}")
     return kept, examples, len(reasons)
 
 
-def _shown(context: StageContext, targets: Sequence[Target]) -> Iterator[Sequence[Target]]:
+def _shown(iteration: int, targets: Sequence[Target]) -> Iterator[Sequence[Target]]:
     """The targets in batches; of many it is shown how far this has come, for all come before the first step."""
     if len(targets) <= LOOKED_AT:
         yield from _batches(targets)
         return
-    with progress.Progress(f"finetune {context.iteration}, tokens", len(targets), "texts") as bar:
+    with progress.Progress(f"finetune {iteration}, tokens", len(targets), "texts") as bar:
         for batch in _batches(targets):
             yield batch
             bar.advance(len(batch))
