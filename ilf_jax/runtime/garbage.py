@@ -15,7 +15,8 @@ def seldom_searched_for() -> Iterator[None]:
     search takes a quarter of the time. Not around device work, for garbage may hold on to the arrays of a device.
     """
     before = gc.get_threshold()
-    gc.set_threshold(*(max(pair) for pair in zip(before, _THRESHOLDS, strict=True)))
+    if before[0]:  # 0: never, as the caller has it
+        gc.set_threshold(*(max(pair) for pair in zip(before, _THRESHOLDS, strict=True)))
     try:
         yield
     finally:
