@@ -178,7 +178,7 @@ def test_pack_puts_each_example_into_the_first_row_with_room():
     for _ in range(50):
         lengths = rng.integers(1, 33, rng.integers(0, 60)).tolist()
         rows = []
-        for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):  # noqa: B023 (used here only)
+        for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
             free = [row for row in rows if sum(lengths[k] for k in row) + lengths[i] <= 32]
             (free[0] if free else rows.append([]) or rows[-1]).append(i)
         assert packing.pack(lengths, 32, merge=True) == rows
