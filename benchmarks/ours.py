@@ -14,7 +14,7 @@ from benchmarks import protocol
 from configs import summarize_smollm2
 from ilf_jax import config as config_lib
 from ilf_jax import tasks
-from ilf_jax.inference import answer_scoring, generation, model_pool
+from ilf_jax.inference import answer_scoring, generation, model_pool, target_tokens
 from ilf_jax.records import Example
 from ilf_jax.runtime import jax_settings, performance, provenance, sharding, workdir
 from ilf_jax.sampling import decode
@@ -143,7 +143,7 @@ class Ours:
 
     def training_examples(self) -> list[packing.TrainingExample]:
         """The training pairs, tokenised."""
-        return [finetune.encode_target(self._config.finetune, self._task, self.lm, e, e.human_refinement)
+        return [target_tokens.encode_target(self._config.finetune, self._task, self.lm, e, e.human_refinement)
                 for e in self._examples]
 
     def _finetune(self) -> Callable[[], dict[str, Any]]:

@@ -225,8 +225,8 @@ class Finetune(Training):
     kl_weight: float = key(0.0, "of grpo: weight of the divergence from where training starts", low=0)
     feedback_weight: float = key(0.0, "weight of -log p(feedback given document, draft) beside any objective", low=0)
     favourable: str = key("", "of fcp: the comment that the policy is conditioned on after training; unset: the task's")
-    target: str = key("refinement", "what to imitate; with 'refinement' and 'feedback_refinement', where a reviewer gave "
-                      "a refinement, that one", choices=TARGETS)
+    target: str = key("refinement", "what to imitate; with 'refinement' and 'feedback_refinement', where a reviewer "
+                      "gave a refinement, that one", choices=TARGETS)
     init: str = key("base", "start from the base checkpoint or the previous iteration's",
                      choices=("base", "previous"))
     data: str = key("cumulative", "this iteration's pairs, or all so far", choices=("new", "cumulative"))

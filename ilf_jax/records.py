@@ -305,13 +305,15 @@ def problem(cls: type, row: Mapping[str, Any]) -> str | None:
     Numbers are finite, texts can be written in UTF-8, lists over candidates are equally long, and what is chosen is
     among them.
     """
-    for name, kind in _kinds(cls).items():
-        if not _is_valid(kind)(row[name]):
-            return _problem_of_value(name, row[name], kind)
+    for name, is_valid in _checks(cls):
+        if not is_valid(row[name]):
+            return _problem_of_value(name, row[name], _kinds(cls)[name])
     return _problem_between_fields(cls, row)
 
 
 def _problem_between_fields(cls: type, row: Mapping[str, Any]) -> str | None:
+    if cls not in _RELATED:
+        return None
     along = [name for name in _ALONG_CANDIDATES.get(cls, ()) if row[name]]
     for name in along[1:]:
         if len(row[name]) != len(row[along[0]]):
@@ -332,12 +334,20 @@ _ALONG_CANDIDATES: dict[type, tuple[str, ...]] = {
     Candidates: ("texts", "logprobs", "num_tokens", "stopped"), Scored: ("scores", "prompt_scores"),
     BestOfN: ("texts", "rewards"),
 }
+# Records in which one field has to fit another.
+_RELATED = {*_ALONG_CANDIDATES, Comparison, Preference}
 _NAMES = {str: "a text", bool: "true or false", int: "a whole number", float: "a finite number", types.NoneType: "null"}
 
 
 @functools.cache
 def _kinds(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
+
+
+@functools.cache
+def _checks(cls: type) -> tuple[tuple[str, Callable[[Any], bool]], ...]:
+    """Of each field its name, and what tells whether a value is of its kind."""
+    return tuple((name, _is_valid(kind)) for name, kind in _kinds(cls).items())
 
 
 @functools.cache
@@ -354,6 +364,8 @@ def _is_valid(kind: Any) -> Callable[[Any], bool]:
         return lambda value: any(_is_a(value, one) for one in inner)
     if kind is float:  # nearly all values
         return lambda value: math.isfinite(value) if type(value) is float else _is_a(value, float)
+    if kind is str:
+        return lambda value: isinstance(value, str) and (value.isascii() or _is_utf8(value))
     return lambda value: _is_a(value, kind)
 
 

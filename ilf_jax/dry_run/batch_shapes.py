@@ -4,14 +4,13 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 from ilf_jax import config as config_lib
-from ilf_jax.inference import answer_scoring, model_pool
+from ilf_jax.inference import answer_scoring, model_pool, target_tokens
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.inference.look_ahead import text_size
 from ilf_jax.models import padding
 from ilf_jax.models.placement import Placement
 from ilf_jax.models.row_planner import RowPlanner
 from ilf_jax.records import Example
-from ilf_jax.stages import finetune
 from ilf_jax.stages.context import Roles
 from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tasks.task import Task
@@ -106,7 +105,7 @@ def measured(config: config_lib.Config, task: Task, roles: Roles, documents: Seq
         questions_by_document.append(answer_scoring.ask(judge, e.id, questions))
     layout = answer_scoring.choose_layout(judge, questions_by_document)
     settings = config.finetune
-    examples = [finetune.encode_target(settings, task, policy, e, _completion(config, policy, e)) for e in longest]
+    examples = [target_tokens.encode_target(settings, task, policy, e, _completion(config, policy, e)) for e in longest]
     schedule = batch_schedule.make_plan(
         examples, epochs=1, batch_size=settings.batch_size, accumulation=settings.accumulation, shuffle=False, seed=0,
         **loop.row_shape(settings, policy.architecture, policy.placement, policy.compute, examples),

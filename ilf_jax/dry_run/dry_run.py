@@ -12,12 +12,11 @@ from ilf_jax.config import needed_stages
 from ilf_jax.data import comparisons, documents
 from ilf_jax.dry_run import advice, batch_shapes, compiled_steps, cost, loss_mask
 from ilf_jax.errors import InputError
-from ilf_jax.inference import model_pool
+from ilf_jax.inference import model_pool, target_tokens
 from ilf_jax.models import flops
 from ilf_jax.models.placement import Placement
 from ilf_jax.records import Example
 from ilf_jax.runtime import hardware, progress, sharding
-from ilf_jax.stages import finetune
 from ilf_jax.tasks.task import Task
 from ilf_jax.tokenizers import bpe_training
 
@@ -124,7 +123,7 @@ def _show_example(config: config_lib.Config, task: Task, roles: model_pool.Roles
     policy = roles.without_params("policy")
     target = config.finetune.target if hasattr(train[0], config.finetune.target) else "human_refinement"
     completion = getattr(train[0], target) or "(the text that the run selects)"
-    loss_mask.show(policy.tokenizer, finetune.encode_target(config.finetune, task, policy, train[0], completion))
+    loss_mask.show(policy.tokenizer, target_tokens.encode_target(config.finetune, task, policy, train[0], completion))
 
 
 def _show_steps(

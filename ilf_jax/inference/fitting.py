@@ -57,7 +57,8 @@ class Demand:
         try:
             if self.training is not None:
                 section, settings = self.training
-                training_texts.encode_texts(lm, example.id, prompts[0], [text or ""], section, settings, 0.0)
+                texts = training_texts.Texts(example.id, prompts[0], (text or "",))
+                training_texts.encode_texts(lm, texts, section, settings)
             else:
                 behind = 0 if text is None else len(lm.tokenizer.encode(text)) + 2
                 room = lm.room(self.room) if self.writes else self.room

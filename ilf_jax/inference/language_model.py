@@ -35,6 +35,8 @@ _STATIC = ("config", "compute")
 
 # Room for what closes a block of thoughts that their budget has cut off.
 _CLOSING_TOKENS = 16
+# Prompts of a request to the process that renders chat templates, which has five seconds for each request.
+_RENDERED_TOGETHER = 16
 
 
 def thinking_room(thinking_tokens: int) -> int:
@@ -202,7 +204,7 @@ class LanguageModel:
         limit = min(self.architecture.max_positions - reserve, self.max_prompt_length)
         prompts = list(prompts)
         for attempt in itertools.count(1):
-            encoded = self._encode_whole(example_id, prompts, answered)
+            encoded = self.encode_whole_batch([example_id] * len(prompts), prompts, answered=answered)
             longest = max(len(e.ids) for e in encoded)
             if longest <= limit:
                 return encoded
@@ -229,15 +231,21 @@ class LanguageModel:
 
     def encode_whole(self, example_id: str, prompt: Prompt, *, answered: bool = False) -> Encoded:
         """A prompt as tokens, however many they are; see `encode`."""
-        return self._encode_whole(example_id, [prompt], answered)[0]
+        return self.encode_whole_batch([example_id], [prompt], answered=answered)[0]
 
-    def _encode_whole(self, example_id: str, prompts: Sequence[Prompt], answered: bool) -> list[Encoded]:
+    def encode_whole_batch(
+        self, example_ids: Sequence[str], prompts: Sequence[Prompt], *, answered: bool = False
+    ) -> list[Encoded]:
+        """`encode_whole` of each prompt, in parallel."""
         texts = [self._mark(prompt.text) for prompt in prompts]
         if self.uses_chat:
-            rendered = self._render([[{"role": "user", "content": text}] for text in texts], True)
+            rendered = []
+            for start in range(0, len(texts), _RENDERED_TOGETHER):
+                chats = [[{"role": "user", "content": t}] for t in texts[start : start + _RENDERED_TOGETHER]]
+                rendered += self._render(chats, True)
             texts = [self.turn.prompt(text, answered=answered) for text in rendered]
-        add_bos = self.tokenizer.adds_bos and not self.uses_chat
-        return [Encoded(example_id, text, self.tokenizer.encode_marked(text, add_bos)) for text in texts]
+        rows = self.tokenizer.encode_marked_batch(texts, self.tokenizer.adds_bos and not self.uses_chat)
+        return [Encoded(*made) for made in zip(example_ids, texts, rows, strict=True)]
 
     def completion_text(self, prompt: Encoded, text: str) -> str:
         """How an output continues the prompt, marked: in a chat turn as the template has it, else after a space.
@@ -250,8 +258,13 @@ class LanguageModel:
 
     def continuation(self, prompt: Encoded, text: str) -> list[int]:
         """Token ids of an output behind its prompt, without the end token."""
-        written = self.completion_text(prompt, text) + self.turn.closing
-        return self.tokenizer.encode_continuation(prompt.ids, prompt.text, written)
+        return self.continuations([(prompt, text)])[0]
+
+    def continuations(self, outputs: Sequence[tuple[Encoded, str]]) -> list[list[int]]:
+        """`continuation` of each (prompt, output), in parallel."""
+        return self.tokenizer.encode_continuations([
+            (prompt.ids, prompt.text, self.completion_text(prompt, text) + self.turn.closing)
+            for prompt, text in outputs])
 
     def logprobs(
         self, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], batch_size: int, row_lengths: Sequence[int] = (),

@@ -1,5 +1,6 @@
 """Texts to learn, behind their prompts, as training examples."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from ilf_jax.config_sections import Training
@@ -8,6 +9,23 @@ from ilf_jax.inference.language_model import Encoded, LanguageModel
 from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tokenizers.text_bounds import SLACK, num_bytes
 from ilf_jax.training import packing
+
+
+@dataclasses.dataclass(frozen=True)
+class Texts:
+    """What is to be learned about one document.
+
+    Attributes:
+        example_id: of the document, for messages.
+        prompt: what the model reads before each text.
+        texts: what it learns to write.
+        prompt_weight: loss weight of the prompt's tokens; those of the texts have 1.
+    """
+
+    example_id: str
+    prompt: Prompt
+    texts: tuple[str, ...]
+    prompt_weight: float = 0.0
 
 
 def encode_prompt(
@@ -39,39 +57,66 @@ def encode_prompt(
 
 
 def encode_texts(
-    lm: LanguageModel, example_id: str, prompt: Prompt, texts: Sequence[str], section: str, settings: Training,
-    prompt_weight: float,
+    lm: LanguageModel, texts: Texts, section: str, settings: Training
 ) -> list[packing.TrainingExample]:
     """Each text behind the prompt, with the end token. A long document is shortened, alike for all; a text never is.
 
     Args:
         lm: whose tokens and template.
-        example_id: of the document, for messages.
-        prompt: what the model reads before each text.
-        texts: what it learns to write.
+        texts: what is to be learned.
         section: "finetune" or "reward", for messages.
         settings: that section of the config.
-        prompt_weight: loss weight of the prompt's tokens; those of the text have 1.
 
     Raises:
         TooLongError: prompt and longest text do not fit into config.`section`.max_length even without the document.
     """
+    (made,) = encode_batch(lm, [texts], section, settings)
+    if isinstance(made, TooLongError):
+        raise made
+    return made
+
+
+def encode_batch(
+    lm: LanguageModel, batch: Sequence[Texts], section: str, settings: Training
+) -> list[list[packing.TrainingExample] | TooLongError]:
+    """`encode_texts` of each document, in parallel; what it would raise stands in the place of what it would return."""
     limit = min(settings.max_length, lm.architecture.max_positions)
-
-    def behind(encoded: Encoded) -> list[packing.TrainingExample]:
-        return [packing.training_example(encoded.ids, lm.continuation(encoded, text), lm.end_id,
-                                         prompt_weight=prompt_weight) for text in texts]
-
+    ids = {texts.prompt: texts.example_id for texts in batch}  # several texts may stand behind one prompt
+    wholes = dict(zip(ids, lm.encode_whole_batch([*ids.values()], [*ids], answered=True), strict=True))
     # Most prompts are short enough whatever the texts are in tokens.
-    whole = lm.encode_whole(example_id, prompt, answered=True)
-    if len(whole.ids) + max(map(num_bytes, texts)) + SLACK <= min(limit, lm.max_prompt_length):
-        examples = behind(whole)
-        if max(map(len, examples)) <= limit:  # a template may render more around an answer
-            return examples
-    room = max(len(lm.tokenizer.encode(text)) for text in texts) + 2
+    short = [len(wholes[texts.prompt].ids) + max(map(num_bytes, texts.texts)) + SLACK
+             <= min(limit, lm.max_prompt_length) for texts in batch]
+    outputs = [(wholes[texts.prompt], text, texts.prompt_weight)
+               for texts, is_short in zip(batch, short, strict=True) if is_short for text in texts.texts]
+    behind = iter(_behind(lm, outputs))
+    made: list[list[packing.TrainingExample] | TooLongError] = []
+    for texts, is_short in zip(batch, short, strict=True):
+        examples = [next(behind) for _ in texts.texts] if is_short else []
+        if examples and max(map(len, examples)) <= limit:  # a template may render more around an answer
+            made.append(examples)
+            continue
+        try:
+            made.append(_with_room(lm, texts, section, settings))
+        except TooLongError as e:
+            made.append(e)
+    return made
+
+
+def _with_room(lm: LanguageModel, texts: Texts, section: str, settings: Training) -> list[packing.TrainingExample]:
+    """See `encode_texts`; the prompt is shortened by as much as the texts need."""
+    limit = min(settings.max_length, lm.architecture.max_positions)
+    room = max(map(len, lm.tokenizer.encode_batch(texts.texts))) + 2
     while True:
-        examples = behind(encode_prompt(lm, example_id, prompt, room, section, settings))
+        prompt = encode_prompt(lm, texts.example_id, texts.prompt, room, section, settings)
+        examples = _behind(lm, [(prompt, text, texts.prompt_weight) for text in texts.texts])
         longest = max(map(len, examples))
         if longest <= limit:
             return examples
         room += longest - limit  # a text took more tokens behind its prompt than by itself
+
+
+def _behind(lm: LanguageModel, outputs: Sequence[tuple[Encoded, str, float]]) -> list[packing.TrainingExample]:
+    """An example of each (prompt, text, loss weight of the prompt's tokens)."""
+    continuations = lm.continuations([(prompt, text) for prompt, text, _ in outputs])
+    return [packing.training_example(prompt.ids, continuation, lm.end_id, prompt_weight=weight)
+            for (prompt, _, weight), continuation in zip(outputs, continuations, strict=True)]

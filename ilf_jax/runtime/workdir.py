@@ -31,6 +31,7 @@ from ilf_jax import records
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import config_changes, digests, distributed, lease, manifests, os_errors, provenance, storage
 from ilf_jax.runtime.files import lock, read_json, read_json_lines, read_lines, read_sealed, write_json, write_lines
+from ilf_jax.runtime.garbage import seldom_searched_for
 from ilf_jax.runtime.told import Told
 from ilf_jax.version import __version__
 
@@ -42,6 +43,7 @@ FORMAT = 2
 NOT_REPORTED = frozenset({"checkpoint", "reward_model", "state", "tensorboard", "profile"})
 """Folders that no report reads: params, states of trainings, and what other programs show."""
 _RUN = "run.json"
+_to_line = json.JSONEncoder(ensure_ascii=False).encode  # made once: json.dumps makes one a line
 _CURE = "restore it, or take another --workdir"
 _CURE_OF_SHARD = ("restore it, or delete it while its stage is under way; once that is complete, delete the stage's "
                   "folder and what comes after it")
@@ -73,7 +75,7 @@ class StageFolder:
             return
         self._check_there()
         try:
-            text = "".join(json.dumps(records.to_json(row), ensure_ascii=False) + "\n" for row in rows)
+            text = "".join(_to_line(records.to_json(row)) + "\n" for row in rows)
         except ValueError as e:
             raise InputError(f"{self.path.parent.name}, {self.path.name}: {e}, which no record may be; of a number, "
                              "check what computed it: a model's weights and config.precision, or your function") from e
@@ -99,6 +101,7 @@ class StageFolder:
 
         distributed.on_main(check)
 
+    @seldom_searched_for()
     def read_shard(self, cls: type[R], index: int, count: int) -> list[R]:
         """The records of one shard, of a stage that is under way.
 
@@ -109,10 +112,10 @@ class StageFolder:
 
     def _read_shard(self, cls: type[R], index: int, count: int, digest: str | None) -> list[R]:
         path = self.shard_path(index, count)
-        if digest is not None:
+        lines = read_lines(path, _CURE_OF_SHARD, digest)
+        if digest is not None or digests.noted_beside(path):
             with contextlib.suppress(ValueError):  # what is wrong with a line is found below
-                return [records.from_written_line(cls, line) for line in read_lines(path, _CURE_OF_SHARD, digest)
-                        if line.strip()]
+                return [records.from_written_line(cls, line) for line in lines if line.strip()]
         rows = []
         for number, row in read_json_lines(path, _CURE_OF_SHARD, digest=digest):
             try:
@@ -121,6 +124,7 @@ class StageFolder:
                 raise InputError(f"{path}:{number}: is no {cls.__name__}: {e}; {_CURE_OF_SHARD}") from e
         return rows
 
+    @seldom_searched_for()
     def read(self, cls: type[R]) -> dict[str, R]:
         """All records of a complete stage by id. Raises InputError if a shard is gone, or not what was written."""
         manifest = self.manifest()

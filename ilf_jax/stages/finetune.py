@@ -4,32 +4,31 @@ import collections
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
 from ilf_jax import config as config_lib
 from ilf_jax import config_sections
-from ilf_jax.errors import InputError, TooLongError
+from ilf_jax.errors import InputError
 from ilf_jax.evaluation import statistics
-from ilf_jax.inference import fitting, likelihoods, trained_model, training_texts
+from ilf_jax.inference import likelihoods, target_tokens, trained_model
 from ilf_jax.inference.language_model import LanguageModel
-from ilf_jax.inference.look_ahead import LOOKED_AT
 from ilf_jax.models import checkpoint_io
 from ilf_jax.records import Candidates, Draft, Example, Feedback, Scored, Target
-from ilf_jax.runtime import manifests, performance, progress, storage
+from ilf_jax.runtime import garbage, manifests, performance, progress, storage
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.stages import context as context_lib
 from ilf_jax.stages.context import Outcome, Records, StageContext
-from ilf_jax.tasks.task import Task
 from ilf_jax.training import loop, objectives, packing, reference_logprobs
-from ilf_jax.training.objectives import LearnedFrom, feedback_modelling
+from ilf_jax.training.objectives import LearnedFrom
 
 _FROM_DATA = ("reference", "human_refinement")
 _PICKED = ("refinement", "feedback_refinement")
-# What texts that are not written yet are taken to stand behind.
-_LONGEST_CONTEXT = {"fcp": "feedback", "sdpo": "refine", "sdft": "demonstration", "feedback_modelling": "critic"}
+# Key of the manifest while the stage is under way.
+_NOTED = "teach_less"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,18 +71,10 @@ def finetune(context: StageContext, history: Sequence[IterationRecords]) -> Iter
 def _finetune(context: StageContext, history: Sequence[IterationRecords], folder: StageFolder) -> Pending[None]:
     config, settings, meter = context.config, context.config.finetune, performance.Meter()
     learned_from = history if settings.data == "cumulative" else history[-1:]
-    targets, counts = _targets(settings, [d for records in learned_from for d in _learned_from(context, records)])
-    for name, count in counts.items():
-        progress.log(f"finetune {context.iteration}: {count} documents: {name.replace('_', ' ')}")
-    if not targets:
-        raise InputError(f"iteration {context.iteration}: every text to imitate is empty, there is nothing to learn "
-                         "from")
     start = "policy" if settings.init == "previous" else "base"
     lm = context.roles.without_params(start)
     by_id = {e.id: e for records in learned_from for e in records.examples}
-    targets, examples, num_too_long = _encoded(context, lm, by_id, targets)
-    folder.begin()  # only now, so that what stops the run above can be mended by --allow_change=finetune
-    folder.write_shard(0, 1, targets)
+    targets, examples, noted = _learned(context, lm, learned_from, by_id, folder)
     metrics = []
     if config.evaluate.target_nll:
         texts = [(by_id[t.id], t.completion) for t in targets]
@@ -100,8 +91,7 @@ def _finetune(context: StageContext, history: Sequence[IterationRecords], folder
         statistics.plain("examples", len(targets)),
         statistics.plain("target_tokens", sum(e.num_targets for e in examples)),
         statistics.plain("tokens_trained", trained.tokens), *metrics,
-        *(statistics.plain(name, count) for name, count in counts.items()),
-        *([statistics.plain("too_long", num_too_long)] if num_too_long else []),
+        *(statistics.plain(name, count) for name, count in noted.items()),
     ]
     cost = meter.cost(trained.work, config.precision)
 
@@ -115,8 +105,37 @@ def _finetune(context: StageContext, history: Sequence[IterationRecords], folder
     return saved.map(complete)
 
 
+@garbage.seldom_searched_for()
+def _learned(
+    context: StageContext, lm: LanguageModel, learned_from: Sequence[IterationRecords], by_id: Mapping[str, Example],
+    folder: StageFolder,
+) -> tuple[list[Target], list[packing.TrainingExample], dict[str, int]]:
+    """The stage's targets, written to its folder; their tokens; and by name how many documents teach nothing or less.
+
+    A resumed run takes the targets that it finds written, and does not read the records that they came from.
+    """
+    encode = functools.partial(target_tokens.encode_all, context.config, context.task, lm, context.iteration)
+    noted = folder.manifest().get(_NOTED)
+    if noted is not None and not folder.missing_shards(1):
+        targets = folder.read_shard(Target, 0, 1)
+        return targets, encode(by_id, targets)[1], noted
+    documents = itertools.chain.from_iterable(_learned_from(context, records) for records in learned_from)
+    targets, counts = _targets(context.config.finetune, documents)
+    for name, count in counts.items():
+        progress.log(f"finetune {context.iteration}: {count} documents: {name.replace('_', ' ')}")
+    if not targets:
+        raise InputError(f"iteration {context.iteration}: every text to imitate is empty, there is nothing to learn "
+                         "from")
+    targets, examples, num_too_long = encode(by_id, targets)
+    if num_too_long:
+        counts["too_long"] = num_too_long
+    folder.begin(**{_NOTED: counts})  # only now, so that what stops the run above can be mended by --allow_change
+    folder.write_shard(0, 1, targets)
+    return targets, examples, counts
+
+
 def _targets(
-    settings: config_sections.Finetune, documents: Sequence[LearnedFrom]
+    settings: config_sections.Finetune, documents: Iterable[LearnedFrom]
 ) -> tuple[list[Target], dict[str, int]]:
     """What the documents teach; and by name how many teach nothing or less, see `Objective.counted`."""
     cls = objectives.by_choice(settings.objective)
@@ -131,71 +150,6 @@ def _targets(
                 of_document[0], draft=document.draft.text, feedback=document.feedback.text)
         targets += of_document
     return targets, dict(counts)
-
-
-def _encoded(
-    context: StageContext, lm: LanguageModel, by_id: Mapping[str, Example], targets: Sequence[Target]
-) -> tuple[list[Target], list[packing.TrainingExample], int]:
-    """The targets that fit into config.finetune.max_length, as tokens; and how many did not.
-
-    Raises:
-        TooLongError: one does not fit, and config.data.too_long='stop'; or none fits.
-    """
-    settings, policy = context.config.finetune, context.config.data.too_long
-    kept, examples, reasons = [], [], []
-    for target in _shown(context, targets):
-        example, encode = by_id[target.id], functools.partial(encode_target, settings, context.task, lm)
-        try:
-            made = encode(example, target)
-        except TooLongError as e:
-            if policy == "stop":
-                raise TooLongError(
-                    f"{e}. To go on from here, raise config.finetune.max_length, or set config.data.too_long to 'skip' "
-                    "or 'truncate', with --allow_change=finetune,data.too_long") from e
-            reasons.append(str(e))
-            shorter = _cut(encode, example, target) if policy == "truncate" else None
-            if shorter is None:
-                continue
-            target, made = shorter
-        kept.append(target)
-        examples.append(made)
-    if not kept:
-        raise TooLongError(f"iteration {context.iteration}: no text to imitate fits, the first: {reasons[0]}")
-    if reasons:
-        progress.log(f"{len(reasons)} of {len(targets)} texts to imitate are too long; {len(targets) - len(kept)} are "
-                     f"left out, the others cut; the first: {reasons[0]}")
-    return kept, examples, len(reasons)
-
-
-def _shown(context: StageContext, targets: Sequence[Target]) -> Iterator[Target]:
-    """The targets; of many it is shown how far this has come, for all are put into tokens before the first step."""
-    if len(targets) <= LOOKED_AT:
-        yield from targets
-        return
-    with progress.Progress(f"finetune {context.iteration}, tokens", len(targets), "texts") as bar:
-        for start in range(0, len(targets), LOOKED_AT):
-            part = targets[start : start + LOOKED_AT]
-            yield from part
-            bar.advance(len(part))
-
-
-def _cut(
-    encode: Callable[[Example, Target], packing.TrainingExample], example: Example, target: Target
-) -> tuple[Target, packing.TrainingExample] | None:
-    """The target with the longest beginning of its text that fits, also as tokens; None if none fits."""
-
-    def fits(text: str) -> bool:
-        try:
-            encode(example, dataclasses.replace(target, completion=text))
-        except TooLongError:
-            return False
-        return True
-
-    text = fitting.longest_that(fits, target.completion)
-    if not text.strip():
-        return None
-    shorter = dataclasses.replace(target, completion=text)
-    return shorter, encode(example, shorter)
 
 
 def train(context: StageContext, start: str, examples: Sequence[packing.TrainingExample]) -> loop.Trained:
@@ -255,7 +209,7 @@ def check_documents(config: config_lib.Config, examples: Sequence[Example]) -> N
                              f"config.data.skip_empty=({field!r},)")
 
 
-def _learned_from(context: StageContext, records: IterationRecords) -> list[LearnedFrom]:
+def _learned_from(context: StageContext, records: IterationRecords) -> Iterator[LearnedFrom]:
     """What an iteration recorded about each of its documents, and the text that config.finetune.target picks.
 
     Of refinements it picks the reviewer's, where there is one; a document that has one is learned from also if it was
@@ -264,7 +218,6 @@ def _learned_from(context: StageContext, records: IterationRecords) -> list[Lear
     target, task = context.config.finetune.target, context.task
     drafts, feedback = records.drafts.by_id(), records.feedback.by_id()
     candidates, scored = records.candidates.by_id(), records.scored.by_id()
-    documents = []
     for e in records.examples:
         overruled_by = scored[e.id].overruled_by if scored and target in _PICKED else ""
         if scored and not context_lib.judged(context.config, scored[e.id]) and not overruled_by:
@@ -279,47 +232,9 @@ def _learned_from(context: StageContext, records: IterationRecords) -> list[Lear
             if target == "feedback_refinement" and text.strip():
                 text = task.join_feedback(feedback[e.id].text, text)
         usable = tuple(task.is_usable(e, text) for text in candidates[e.id].texts) if candidates else ()
-        documents.append(LearnedFrom(
+        yield LearnedFrom(
             example=e, prompt=task.policy_prompt(e).text, text=text,
             source=f"{target}: {overruled_by}" if overruled_by else target, draft=drafts.get(e.id),
             feedback=feedback.get(e.id), candidates=candidates.get(e.id), scored=scored.get(e.id), usable=usable,
             overruled=bool(overruled_by),
-            feedback_prompt=task.conditioned_prompt(e, feedback[e.id].text).text if feedback else ""))
-    return documents
-
-
-def encode_target(
-    settings: config_sections.Finetune, task: Task, lm: LanguageModel, example: Example, target: Target | str
-) -> packing.TrainingExample:
-    """Token ids and loss weights of one target; a document that leaves no room is shortened, the text never.
-
-    Args:
-        settings: config.finetune.
-        task: gives the prompt.
-        lm: whose tokens and template.
-        example: the document.
-        target: what it teaches, or a text to imitate.
-
-    Raises:
-        InputError: prompt and text do not fit into config.finetune.max_length even so.
-    """
-    if isinstance(target, str):  # nothing is written yet: all texts are as long
-        target = Target(example.id, task.policy_prompt(example).text, target, settings.target, rejected=target,
-                        context=_LONGEST_CONTEXT.get(settings.objective, "policy"), draft=target, feedback=target,
-                        refinement=target, advantage=0.0)
-    given = target
-
-    def encode(texts: Sequence[str], context: str = "policy") -> list[packing.TrainingExample]:
-        prompt = {"policy": lambda: task.policy_prompt(example),
-                  "feedback": lambda: task.conditioned_prompt(example, given.feedback),
-                  "demonstration": lambda: task.demonstrated_prompt(example, given.refinement),
-                  "refine": lambda: task.refine_prompt(example, given.draft, given.feedback),
-                  "critic": lambda: task.critic_prompt(example, given.draft)}[context]()
-        weight = settings.prompt_loss_weight if context == "policy" else 0.0
-        return training_texts.encode_texts(lm, example.id, prompt, texts, "finetune", settings, weight)
-
-    made = objectives.by_choice(settings.objective).training_example(target, encode)
-    if settings.feedback_weight and target.feedback.strip() and target.draft.strip():
-        (of_feedback,) = encode([target.feedback], "critic")
-        made = dataclasses.replace(made, beside={**made.beside, feedback_modelling.BESIDE: of_feedback})
-    return dataclasses.replace(made, document=example.document)
+            feedback_prompt=task.conditioned_prompt(e, feedback[e.id].text).text if feedback else "")

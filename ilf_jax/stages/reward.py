@@ -152,6 +152,7 @@ def _pair(
     prompt = task.policy_prompt(compared.example)
 
     def encode(texts: Sequence[str]) -> list[packing.TrainingExample]:
-        return training_texts.encode_texts(lm, compared.id, prompt, texts, "reward", settings, prompt_weight=0.0)
+        behind = training_texts.Texts(compared.id, prompt, tuple(texts))
+        return training_texts.encode_texts(lm, behind, "reward", settings)
 
     return objectives.Pairwise.pair_example(*compared.in_order, encode)

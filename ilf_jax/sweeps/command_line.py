@@ -77,15 +77,15 @@ def main(arguments: Sequence[str]) -> int:
     write_atomically(workdir / "table.json", json.dumps(results.to_json(sweep, rows), indent=1))
     print(table)
     print(f"report: {page.build(sweep, rows, workdir, title=Path(flags.config).stem)}")
-    waiting = [cell for cell in unfinished if cell.waits]
-    failed = [cell for cell in unfinished if not cell.waits]
-    for cell in failed:
-        print(f"\nfailed: {cell.name} (exit code {cell.code}), the end of {cell.log}:\n{cell.last_lines}",
+    waiting = [one for one in unfinished if one.waits]
+    failed = [one for one in unfinished if not one.waits]
+    for one in failed:
+        print(f"\nfailed: {one.name} (exit code {one.code}), the end of {one.log}:\n{one.last_lines}",
               file=sys.stderr)
     if waiting:
         print(f"\nwaiting: {len(waiting)} of {len(sweep.cells)} cells wait for feedback from people; write it on the "
               "page of each, then start the same command again:", file=sys.stderr)
-        for cell in waiting:
-            print(f"  ilf-jax review --workdir={shlex.quote(str(cell.log.with_name(cell.name)))}", file=sys.stderr)
+        for one in waiting:
+            print(f"  ilf-jax review --workdir={shlex.quote(str(one.log.with_name(one.name)))}", file=sys.stderr)
     return 1 if failed else last_defence.WAITING if waiting else 0
 

@@ -1,6 +1,7 @@
 """Prompts as data: templates with named gaps, filled into a `Prompt` whose document may later be shortened."""
 
 import dataclasses
+import functools
 import re
 import string
 from collections.abc import Mapping
@@ -8,6 +9,7 @@ from collections.abc import Mapping
 from ilf_jax.errors import InputError
 
 GAPS = ("title", "document", "draft", "feedback", "refinement", "first", "second")
+_EMPTY = dict.fromkeys(GAPS, "")
 _NAMED_GAPS = ", ".join("{" + gap + "}" for gap in GAPS)
 
 # A gap is in single braces; doubled ones stand for themselves.
@@ -85,12 +87,11 @@ def check_template(where: str, template: str, required: tuple[str, ...]) -> None
 
 def fill(template: str, values: Mapping[str, str]) -> Prompt:
     """Fills the gaps; the first {document} becomes the part that may be shortened."""
-    kept = [line for line in template.split("\n") if not _has_empty_gap(line, values)]
-    whole = {name: values.get(name, "") for name in GAPS}
-    parts = _DOCUMENT.split("\n".join(kept), maxsplit=1)
-    if len(parts) == 1:
-        return Prompt(parts[0].format(**whole), "", "")
-    return Prompt(parts[0].format(**whole), whole["document"], parts[1].format(**whole))
+    whole = {**_EMPTY, **values}
+    before, after = _around_document(template, frozenset(filter(whole.get, whole)))
+    if after is None:
+        return Prompt(before.format(**whole), "", "")
+    return Prompt(before.format(**whole), whole["document"], after.format(**whole))
 
 
 def without_gaps(template: str) -> str:
@@ -98,6 +99,12 @@ def without_gaps(template: str) -> str:
     return _GAP.sub("\n", template)
 
 
-def _has_empty_gap(line: str, values: Mapping[str, str]) -> bool:
-    gaps = _GAP.findall(line)
-    return any(not values.get(gap, "") for gap in gaps)
+@functools.lru_cache(maxsize=1024)
+def _around_document(template: str, filled: frozenset[str]) -> tuple[str, str | None]:
+    """What of a template stands before and behind its first {document}, less the lines with a gap that is not `filled`.
+
+    Kept, because a run fills few templates many times. Behind is None where the template has no {document}.
+    """
+    kept = [line for line in template.split("\n") if filled.issuperset(_GAP.findall(line))]
+    before, *after = _DOCUMENT.split("\n".join(kept), maxsplit=1)
+    return before, after[0] if after else None

@@ -57,7 +57,7 @@ class ControlTokens:
     @staticmethod
     def has_marks(text: str) -> bool:
         """Whether data have spelled out a control token in this marked text."""
-        return _MARKS.search(text) is not None
+        return not text.isascii() and _MARKS.search(text) is not None
 
     def unmark(self, marked: str) -> str:
         """The text that was marked."""

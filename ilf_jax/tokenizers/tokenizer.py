@@ -186,10 +186,18 @@ class Tokenizer:
 
     def encode_marked(self, marked: str, add_bos: bool = False) -> list[int]:
         """Ids of marked text: control tokens count where they were not in data."""
-        control = self._backend.control
-        if not control.has_marks(marked):
-            return self.encode(marked, add_bos, special=True)
-        ids, known = self._bos(add_bos), ""
+        return self.encode_marked_batch([marked], add_bos)[0]
+
+    def encode_marked_batch(self, texts: Sequence[str], add_bos: bool = False) -> list[list[int]]:
+        """`encode_marked` of each text, in parallel."""
+        has_marks = [self._backend.control.has_marks(text) for text in texts]
+        plain = [text for text, marks in zip(texts, has_marks, strict=True) if not marks]
+        rows = iter(self.encode_batch(plain, add_bos, special=True))
+        return [self._encode_around_marks(text, add_bos) if marks else next(rows)
+                for text, marks in zip(texts, has_marks, strict=True)]
+
+    def _encode_around_marks(self, marked: str, add_bos: bool) -> list[int]:
+        control, ids, known = self._backend.control, self._bos(add_bos), ""
         parts = control.split(marked)
         for i in range(0, len(parts), 2):
             if control.has_marks(parts[i]):
@@ -213,9 +221,16 @@ class Tokenizer:
         Both are marked where they come from data. If a token would span the boundary, no such ids exist, and this
         returns the ids of `text` alone.
         """
-        before, whole = list(prompt_ids), self.encode_marked(prompt + text)
-        if before and before[0] == self.bos_id and whole[:1] != [self.bos_id]:
-            whole = [self.bos_id, *whole]
+        return self.encode_continuations([(list(prompt_ids), prompt, text)])[0]
+
+    def encode_continuations(self, texts: Sequence[tuple[list[int], str, str]]) -> list[list[int]]:
+        """`encode_continuation` of each (ids of the prompt, prompt, text), in parallel."""
+        wholes = self.encode_marked_batch([prompt + text for _, prompt, text in texts])
+        return [self._behind(before, whole, text) for (before, _, text), whole in zip(texts, wholes, strict=True)]
+
+    def _behind(self, before: list[int], whole: list[int], text: str) -> list[int]:
+        if before and before[0] == self.bos_id and whole[:1] != before[:1]:
+            whole = [before[0], *whole]
         if whole[: len(before)] == before:
             return whole[len(before) :]
         return self._encode_inner_marked(text)

@@ -48,7 +48,7 @@ class TrainingExample:
 
     def scaled(self, weight: float) -> "TrainingExample":
         """The same with all loss weights times `weight`."""
-        return dataclasses.replace(self, weights=self.weights * np.float32(weight))
+        return self if weight == 1.0 else dataclasses.replace(self, weights=self.weights * np.float32(weight))
 
 
 def training_example(
@@ -57,7 +57,7 @@ def training_example(
     """Loss weight 1 on completion and end token, `prompt_weight` on the prompt."""
     tokens = np.array([*prompt_ids, *completion_ids, end_id], np.int32)
     weights = np.ones(len(tokens), np.float32)
-    weights[: len(prompt_ids)] *= prompt_weight
+    weights[: len(prompt_ids)] = prompt_weight
     return TrainingExample(tokens, weights)
 
 
@@ -79,14 +79,19 @@ def pack(lengths: Sequence[int], row_length: int, *, merge: bool) -> list[list[i
         return [[i] for i in range(len(lengths))]
     rows: list[list[int]] = []
     free: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        fits = next((r for r, space in enumerate(free) if space >= lengths[i]), None)
-        if fits is None:
+    r, previous = 0, None
+    for i in sorted(range(len(lengths)), key=lengths.__getitem__, reverse=True):  # stable: equal ones keep their order
+        length = lengths[i]
+        if length != previous:  # rows that had no room for an equally long one have none now
+            r, previous = 0, length
+        while r < len(free) and free[r] < length:
+            r += 1
+        if r == len(free):
             rows.append([i])
-            free.append(row_length - lengths[i])
+            free.append(row_length - length)
         else:
-            rows[fits].append(i)
-            free[fits] -= lengths[i]
+            rows[r].append(i)
+            free[r] -= length
     return rows
 
 

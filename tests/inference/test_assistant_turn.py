@@ -196,7 +196,8 @@ def test_no_loss_falls_on_an_empty_block(name, thinking_tokens, tmp_path):
     """The trained row is the rendered turn, and what is learned of it is the answer and its end, thinking or not."""
     lm = make(tmp_path, LAYOUTS[name], thinking_tokens=thinking_tokens)
     settings = config_sections.Finetune(max_length=400)
-    (row,) = training_texts.encode_texts(lm, "1", Prompt("", "Hello", ""), ["Yes."], "finetune", settings, 0.0)
+    (row,) = training_texts.encode_texts(lm, training_texts.Texts("1", Prompt("", "Hello", ""), ("Yes.",)), "finetune",
+                                         settings)
     assert row.tokens[row.weights > 0].tolist() == [*lm.tokenizer.encode("Yes."), lm.end_id]
     turn = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Yes."}]
     if name != "deepseek" or not thinking_tokens:  # its rendered turn leaves out the block that its prompt opens

@@ -28,14 +28,15 @@ def test_a_run_that_thinks(tmp_path, monkeypatch):
         thought.append((lm, prompt, list(thoughts), behind))
         return behind
 
-    def encode_texts(lm, example_id, prompt, texts, *rest):
-        rows = original_texts(lm, example_id, prompt, texts, *rest)
-        learned.extend(zip([lm] * len(rows), texts, rows, strict=True))
-        return rows
+    def encode_batch(lm, batch, *rest):
+        made = original_batch(lm, batch, *rest)
+        learned.extend((lm, text, row) for texts, rows in zip(batch, made, strict=True)
+                       for text, row in zip(texts.texts, rows, strict=True))
+        return made
 
-    original_prompt, original_texts = thinking.answer_prompt, training_texts.encode_texts
+    original_prompt, original_batch = thinking.answer_prompt, training_texts.encode_batch
     monkeypatch.setattr(thinking, "answer_prompt", answer_prompt)
-    monkeypatch.setattr(training_texts, "encode_texts", encode_texts)
+    monkeypatch.setattr(training_texts, "encode_batch", encode_batch)
     metrics = ilf_jax.run(config, tmp_path / "run")
 
     # The sampler: thoughts within the budget, then a closed block, then the output.

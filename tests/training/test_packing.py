@@ -173,6 +173,17 @@ def contents(batch):
     return sorted(found)
 
 
+def test_pack_puts_each_example_into_the_first_row_with_room():
+    rng = np.random.default_rng(3)
+    for _ in range(50):
+        lengths = rng.integers(1, 33, rng.integers(0, 60)).tolist()
+        rows = []
+        for i in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+            free = [row for row in rows if sum(lengths[k] for k in row) + lengths[i] <= 32]
+            (free[0] if free else rows.append([]) or rows[-1]).append(i)
+        assert packing.pack(lengths, 32, merge=True) == rows
+
+
 @pytest.mark.parametrize("merge", [True, False])
 @pytest.mark.parametrize(("accumulation", "row_multiple"), [(1, 1), (2, 1), (3, 2)])
 def test_plan_covers_every_example_once_an_epoch(merge, accumulation, row_multiple):
