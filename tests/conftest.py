@@ -34,6 +34,8 @@ def pytest_addoption(parser):
     parser.addoption("--flips", type=int, default=20, help="bytes that tests/fuzz/test_flipped_bytes.py flips")
     parser.addoption("--kills", type=int, default=3, help="kills of tests/fuzz/test_random_kills.py, and "
                      "on each server of tests/cloud/test_bucket_faults.py")
+    parser.addoption("--write_kills", type=int, default=0, help="kills in each stage of tests/test_resume.py, one at "
+                     "every kind of write at least")
     parser.addoption("--outage", type=float, default=2.0, help="seconds that a bucket is away, in two stages; 60: in "
                      "every stage (tests/cloud/test_bucket_faults.py)")
     parser.addoption("--review_kills", type=int, default=5, help="kills of tests/review/test_under_load.py")

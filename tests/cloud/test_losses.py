@@ -199,6 +199,9 @@ def test_losses(config, place, undisturbed, tmp_path, capsys, request):
             assert run.codes() == [0] * then, run.said()
         assert_equal(place.records(name), expected)
         rows.append((how.name, count, then, seconds))
+        if wanted > 2:
+            with capsys.disabled():
+                print(f"loss {n}: {how.name} of {victim} of {count} at file {when}: {seconds:.1f} s; resumed by {then}")
     if wanted > 2:
         with capsys.disabled():
             report(rows, type(place).__name__)
