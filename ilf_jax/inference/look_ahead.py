@@ -82,4 +82,5 @@ def _sample(sizes: Sequence[int]) -> list[int]:
 
 def text_size(*texts: str) -> int:
     """Length of texts in UTF-8, which is nearer to their tokens than their characters are in other scripts."""
-    return sum(len(text) if text.isascii() else len(text.encode()) for text in texts)
+    whole = "".join(texts)
+    return len(whole) if whole.isascii() else len(whole.encode())

@@ -148,7 +148,11 @@ class Objective:
 
     @classmethod
     def training_example(cls, target: Target, encode: Encode) -> TrainingExample:
-        """The tokens and loss weights of a target."""
+        """The tokens and loss weights of a target.
+
+        Called more than once for a target, until all that it encodes has been tokenized together with other targets';
+        so what it asks of `encode` follows from its arguments.
+        """
         (example,) = encode([target.completion], target.context)
         return example.scaled(target.weight)
 
