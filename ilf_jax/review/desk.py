@@ -2,7 +2,9 @@
 
 import collections
 import dataclasses
+import math
 import threading
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -20,6 +22,9 @@ from ilf_jax.runtime import progress, storage
 
 if TYPE_CHECKING:
     from ilf_jax.review.learner import Learner  # loads jax
+
+
+_FIGURES_REST = 20.0  # how many times as long as they took figures are shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +56,9 @@ class Desk:
         """
         self.store, self.by_gain, self.learner = store, by_gain, learner
         self._workdir, self._min_reviewed = workdir, min_reviewed
-        self._lock = threading.Lock()
+        self._lock, self._figures_lock = threading.Lock(), threading.Lock()
+        self._figures: dict[str, Any] = {}
+        self._figures_until = -math.inf
         self._open(rounds)
         self.batches = Batches(store, lambda items: self.outbox.note(*items))
         self.again = RunAgain(workdir, store.path.parent) if workdir is not None else None
@@ -140,7 +147,20 @@ class Desk:
         return max(0, needed - states[SUBMITTED])
 
     def figures(self) -> dict[str, Any]:
-        """Agreement, time and classes over all reviews, for the page of figures."""
+        """Agreement, time and classes over all reviews, for the page of figures.
+
+        Bootstrap takes its time: the figures are made anew only once they are many times as old as that took, so that
+        saves have the processor.
+        """
+        with self._figures_lock:
+            if time.monotonic() >= self._figures_until:
+                start = time.monotonic()
+                self._figures = self._measure()
+                took = time.monotonic() - start
+                self._figures_until = start + (1 + _FIGURES_REST) * took
+            return self._figures
+
+    def _measure(self) -> dict[str, Any]:
         items = {item.id: item for item in self.store.items(short=True)}
         reviews = [r for r in self.store.reviews() if r.status == SUBMITTED]
         said: dict[str, dict[int, dict[str, Any]]] = collections.defaultdict(lambda: collections.defaultdict(dict))
