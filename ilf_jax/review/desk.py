@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from ilf_jax.review.learner import Learner  # loads jax
 
 
+_SOME_FEEDBACK = "Say more clearly what happened, and to whom."  # of an ordinary length
 _FIGURES_REST = 20.0  # how many times as long as they took figures are shown
 
 
@@ -63,8 +64,23 @@ class Desk:
         self.batches = Batches(store, lambda items: self.outbox.note(*items))
         self.again = RunAgain(workdir, store.path.parent) if workdir is not None else None
         self._ended = threading.Event()
-        if by_gain and learner is not None:
-            threading.Thread(target=self._measure_gains, args=(learner,), name="gains", daemon=True).start()
+        if learner is not None:
+            work = self._measure_gains if by_gain else self._warm_up
+            threading.Thread(target=work, args=(learner,), name="learner", daemon=True).start()
+
+    def _warm_up(self, learner: "Learner") -> None:
+        """Compiles the learner's programs, so that the first reviewer who asks does not wait for that."""
+        short = next((item for item in self.items() if not item.is_pair), None)
+        item = self.store.item(short.id) if short is not None else None
+        if item is None:
+            return
+        try:
+            for _ in learner.refinements(item, _SOME_FEEDBACK):
+                if self._ended.is_set():
+                    return
+            learner.colors(item, _SOME_FEEDBACK)
+        except InputError as e:
+            progress.log(f"no refinements of {item.key!r:.60}: {e}")
 
     def _measure_gains(self, learner: "Learner") -> None:
         """Draws refinements of every open item, one after another, while people review."""

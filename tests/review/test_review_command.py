@@ -4,6 +4,7 @@ import json
 import pathlib
 import subprocess
 import sys
+import threading
 
 import pytest
 from test_page_safety import HOST, Page, serving_module
@@ -119,6 +120,28 @@ def test_the_learners_answers(tmp_path):
     assert json.loads(ask("refine", "long").text.splitlines()[-1]) == {"error": "does not fit"}
     assert ask("colors", "so").json() == {"tokens": ["draft"], "values": [-0.5], "mean": -0.5}
     page.close()
+
+
+@pytest.mark.fast
+def test_the_learner_is_warm_before_somebody_asks(tmp_path):
+    class Asked(TwoRefinements):
+        def __init__(self):
+            self.refined, self.colored = [], threading.Event()
+
+        def refinements(self, item, feedback):
+            self.refined += [(item.key, text) for text in super().refinements(item, feedback)]
+            yield from ()
+
+        def colors(self, item, feedback):
+            self.colored.set()
+            return super().colors(item, feedback)
+
+    folder, learner = waiting_run(tmp_path / "run"), Asked()
+    store = Store(tmp_path / "review.sqlite", Form())
+    desk = Desk(store, [of_run(folder)], workdir=folder, learner=learner)
+    assert learner.colored.wait(60) and [key for key, _ in learner.refined] == ["d0", "d0"]
+    desk.close()
+    store.close()
 
 
 @pytest.mark.fast
