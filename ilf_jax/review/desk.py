@@ -15,7 +15,7 @@ from ilf_jax.review import entries
 from ilf_jax.review.batches import Batches
 from ilf_jax.review.entries import SKIPPED, SUBMITTED
 from ilf_jax.review.outbox import Outbox
-from ilf_jax.review.rounds import Round, of_run
+from ilf_jax.review.rounds import Round, of_run, run_of
 from ilf_jax.review.run_again import RunAgain
 from ilf_jax.review.store import Item, Review, Store
 from ilf_jax.runtime import progress, storage
@@ -62,7 +62,7 @@ class Desk:
         self._figures_until = -math.inf
         self._open(rounds)
         self.batches = Batches(store, lambda items: self.outbox.note(*items))
-        self.again = RunAgain(workdir, store.path.parent) if workdir is not None else None
+        self.again = RunAgain(run_of(workdir), store.path.parent) if workdir is not None else None
         self._ended = threading.Event()
         if learner is not None:
             work = self._measure_gains if by_gain else self._warm_up

@@ -11,6 +11,7 @@ from test_page_safety import HOST, Page, serving_module
 
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation.agreement import Agreement
+from ilf_jax.review import rounds
 from ilf_jax.review.desk import Desk
 from ilf_jax.review.entries import Entry, Form
 from ilf_jax.review.learner import Colors
@@ -89,6 +90,17 @@ def test_a_run_that_does_not_wait_is_told(flags, tmp_path):
         flags(workdir=str(tmp_path))._rounds(tmp_path, tmp_path)
     with pytest.raises(InputError, match=r"--fields=drft=x: write FIELD=PATH; fields are id, document, draft, title"):
         flags(fields=["drft=x"])._fields()
+
+
+@pytest.mark.fast
+def test_a_baseline_that_waits_is_named_and_the_run_continued(flags, tmp_path):
+    run = tmp_path / "run"
+    baseline = waiting_run(run / "baselines" / "random")
+    files.write_json(run / "config.json", {})
+    with pytest.raises(InputError, match=rf"baseline 'random' does: give --workdir={baseline}"):
+        flags(workdir=str(run))._rounds(run, run)
+    assert rounds.run_of(baseline) == run == rounds.run_of(run)
+    assert rounds.run_of(run / "baselines" / "random" / "deeper") == run / "baselines" / "random" / "deeper"
 
 
 class TwoRefinements:
