@@ -59,7 +59,8 @@ def waiting_baselines(workdir: storage.Path) -> list[storage.Path]:
     folder = workdir / BASELINES
     if not folder.is_dir():
         return []
-    return [path for path in sorted(folder.iterdir()) if path.is_dir() and waiting(path) is not None]
+    found = [path for path in folder.iterdir() if path.is_dir() and waiting(path) is not None]
+    return sorted(found, key=lambda path: path.name)
 
 
 def _waits(folder: storage.Path) -> bool:
