@@ -22,6 +22,8 @@ from ilf_jax.tasks import answers
 
 FILE = "to_review.jsonl"
 REVIEWS = "reviews.jsonl"
+BASELINES = "baselines"
+"""The folder in a run's own that holds those of its baselines."""
 SKIPPED, WAITING = "skipped", "waiting"
 """Of an item without feedback: it will have none, or it may yet have some."""
 _ITERATION, _CURE = re.compile(r"iteration_\d+"), "restore it, or take another --workdir"
@@ -50,6 +52,15 @@ def waiting(workdir: storage.Path) -> storage.Path | None:
     """
     found = [path for path in workdir.iterdir() if _ITERATION.fullmatch(path.name) and _waits(path / "feedback")]
     return max(found, key=lambda path: path.name) / "feedback" if found else None
+
+
+def waiting_baselines(workdir: storage.Path) -> list[storage.Path]:
+    """The work folders of a run's baselines that wait for feedback on drafts of their own."""
+    folder = workdir / BASELINES
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if path.is_dir() and waiting(path) is not None]
+    return sorted(found, key=lambda path: path.name)
 
 
 def _waits(folder: storage.Path) -> bool:

@@ -54,25 +54,25 @@ class Board:
             since: an item that somebody opened after this, in seconds since 1970, is theirs even if they said nothing.
         """
         found = []
-        for number in self._order(by_gain):
-            place = self._places[number]
-            if rounds is not None and place.round not in rounds:
+        everything = rounds is None or self._outcomes.keys() <= set(rounds)
+        for number, place in self._in_order(by_gain):
+            if not everything and place.round not in (rounds or ()):
                 continue
-            own = place.reviews.get(reviewer)
-            if own is not None:
+            reviews = place.reviews
+            if reviews and (own := reviews.get(reviewer)) is not None:
                 found.append((number, own[0]))
-            elif len(place.reviews) < self._overlap or sum(
-                    status != PENDING or changed > since for status, changed in place.reviews.values()) < self._overlap:
+            elif len(reviews) < self._overlap or sum(
+                    status != PENDING or changed > since for status, changed in reviews.values()) < self._overlap:
                 found.append((number, PENDING))
         return found
 
-    def _order(self, by_gain: bool) -> Iterable[int]:
+    def _in_order(self, by_gain: bool) -> Iterable[tuple[int, _Place]]:
         if not by_gain:
-            return self._places
+            return self._places.items()
         if self._by_gain is None:  # sorting keeps the order of equals
             gains = {number: place.gain for number, place in self._places.items()}
             self._by_gain = sorted(gains, key=lambda n: -1.0 if (gain := gains[n]) is None else gain, reverse=True)
-        return self._by_gain
+        return ((number, self._places[number]) for number in self._by_gain)
 
     def outcomes(self, rounds: Collection[str]) -> collections.Counter[str]:
         """What items have come to -> how many of these rounds have."""

@@ -2,7 +2,9 @@
 
 import collections
 import dataclasses
+import math
 import threading
+import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -13,13 +15,17 @@ from ilf_jax.review import entries
 from ilf_jax.review.batches import Batches
 from ilf_jax.review.entries import SKIPPED, SUBMITTED
 from ilf_jax.review.outbox import Outbox
-from ilf_jax.review.rounds import Round, of_run
+from ilf_jax.review.rounds import Round, of_run, run_of
 from ilf_jax.review.run_again import RunAgain
 from ilf_jax.review.store import Item, Review, Store
 from ilf_jax.runtime import progress, storage
 
 if TYPE_CHECKING:
     from ilf_jax.review.learner import Learner  # loads jax
+
+
+_SOME_FEEDBACK = "Say more clearly what happened, and to whom."  # of an ordinary length
+_FIGURES_REST = 20.0  # how many times as long as they took figures are shown
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,13 +57,30 @@ class Desk:
         """
         self.store, self.by_gain, self.learner = store, by_gain, learner
         self._workdir, self._min_reviewed = workdir, min_reviewed
-        self._lock = threading.Lock()
+        self._lock, self._figures_lock = threading.Lock(), threading.Lock()
+        self._figures: dict[str, Any] = {}
+        self._figures_until = -math.inf
         self._open(rounds)
         self.batches = Batches(store, lambda items: self.outbox.note(*items))
-        self.again = RunAgain(workdir, store.path.parent) if workdir is not None else None
+        self.again = RunAgain(run_of(workdir), store.path.parent) if workdir is not None else None
         self._ended = threading.Event()
-        if by_gain and learner is not None:
-            threading.Thread(target=self._measure_gains, args=(learner,), name="gains", daemon=True).start()
+        if learner is not None:
+            work = self._measure_gains if by_gain else self._warm_up
+            threading.Thread(target=work, args=(learner,), name="learner", daemon=True).start()
+
+    def _warm_up(self, learner: "Learner") -> None:
+        """Compiles the learner's programs, so that the first reviewer who asks does not wait for that."""
+        short = next((item for item in self.items() if not item.is_pair), None)
+        item = self.store.item(short.id) if short is not None else None
+        if item is None:
+            return
+        try:
+            for _ in learner.refinements(item, _SOME_FEEDBACK):
+                if self._ended.is_set():
+                    return
+            learner.colors(item, _SOME_FEEDBACK)
+        except InputError as e:
+            progress.log(f"no refinements of {item.key!r:.60}: {e}")
 
     def _measure_gains(self, learner: "Learner") -> None:
         """Draws refinements of every open item, one after another, while people review."""
@@ -140,7 +163,20 @@ class Desk:
         return max(0, needed - states[SUBMITTED])
 
     def figures(self) -> dict[str, Any]:
-        """Agreement, time and classes over all reviews, for the page of figures."""
+        """Agreement, time and classes over all reviews, for the page of figures.
+
+        Bootstrap takes its time: the figures are made anew only once they are many times as old as that took, so that
+        saves have the processor.
+        """
+        with self._figures_lock:
+            if time.monotonic() >= self._figures_until:
+                start = time.monotonic()
+                self._figures = self._measure()
+                took = time.monotonic() - start
+                self._figures_until = start + (1 + _FIGURES_REST) * took
+            return self._figures
+
+    def _measure(self) -> dict[str, Any]:
         items = {item.id: item for item in self.store.items(short=True)}
         reviews = [r for r in self.store.reviews() if r.status == SUBMITTED]
         said: dict[str, dict[int, dict[str, Any]]] = collections.defaultdict(lambda: collections.defaultdict(dict))

@@ -79,6 +79,12 @@ def of_run(workdir: storage.Path) -> Round | None:
     return Round(folder.parent.name, path, items, said, folder / reviewed.REVIEWS)
 
 
+def run_of(workdir: storage.Path) -> storage.Path:
+    """The work folder of the run that a baseline's work folder belongs to; any other is its own."""
+    above = workdir.parent.parent
+    return above if workdir.parent.name == reviewed.BASELINES and (above / "config.json").exists() else workdir
+
+
 def of_data(path: pathlib.Path, fields: Mapping[str, str], encoding: str, results: pathlib.Path) -> Round:
     """The documents and drafts of a JSON Lines or CSV file.
 

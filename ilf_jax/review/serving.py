@@ -23,6 +23,7 @@ from absl import flags
 
 from ilf_jax import config as config_lib
 from ilf_jax.config_sections import Config
+from ilf_jax.data import reviewed
 from ilf_jax.errors import InputError
 from ilf_jax.review import entries, exchange, locks, rounds
 from ilf_jax.review.outbox import Outbox
@@ -117,6 +118,10 @@ def _rounds(workdir: storage.Path | None, state: pathlib.Path) -> list[rounds.Ro
     if _PAIRS.value:
         found.append(rounds.of_pairs(storage.local(_PAIRS.value)))
     if not found:
+        baselines = reviewed.waiting_baselines(workdir) if workdir is not None else []
+        if baselines:
+            raise InputError(f"--workdir={workdir}: the run itself does not wait for feedback, but its baseline "
+                             f"{baselines[0].name!r} does: give --workdir={baselines[0]}")
         raise InputError(f"--workdir={workdir}: the run does not wait for feedback; start it with "
                          "--config.feedback.source=human first, or name drafts with --data=FILE")
     return found

@@ -29,7 +29,9 @@ def is_done(workdir: storage.Path, cell: Cell) -> bool:
 def waits(workdir: storage.Path, cell: Cell) -> bool:
     """Whether a cell waits for people to write feedback."""
     folder = cell_folder(workdir, cell)
-    return folder.is_dir() and not is_done(workdir, cell) and reviewed.waiting(folder) is not None
+    if not folder.is_dir() or is_done(workdir, cell):
+        return False
+    return reviewed.waiting(folder) is not None or bool(reviewed.waiting_baselines(folder))
 
 
 def claim(workdir: storage.Path, cell: Cell) -> contextlib.AbstractContextManager[None]:

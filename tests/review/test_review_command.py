@@ -4,12 +4,14 @@ import json
 import pathlib
 import subprocess
 import sys
+import threading
 
 import pytest
 from test_page_safety import HOST, Page, serving_module
 
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation.agreement import Agreement
+from ilf_jax.review import rounds
 from ilf_jax.review.desk import Desk
 from ilf_jax.review.entries import Entry, Form
 from ilf_jax.review.learner import Colors
@@ -90,6 +92,17 @@ def test_a_run_that_does_not_wait_is_told(flags, tmp_path):
         flags(fields=["drft=x"])._fields()
 
 
+@pytest.mark.fast
+def test_a_baseline_that_waits_is_named_and_the_run_continued(flags, tmp_path):
+    run = tmp_path / "run"
+    baseline = waiting_run(run / "baselines" / "random")
+    files.write_json(run / "config.json", {})
+    with pytest.raises(InputError, match=rf"baseline 'random' does: give --workdir={baseline}"):
+        flags(workdir=str(run))._rounds(run, run)
+    assert rounds.run_of(baseline) == run == rounds.run_of(run)
+    assert rounds.run_of(run / "baselines" / "random" / "deeper") == run / "baselines" / "random" / "deeper"
+
+
 class TwoRefinements:
     """Stands for a loaded model: what the page does with its answers is tested here, the answers in test_learner."""
 
@@ -119,6 +132,28 @@ def test_the_learners_answers(tmp_path):
     assert json.loads(ask("refine", "long").text.splitlines()[-1]) == {"error": "does not fit"}
     assert ask("colors", "so").json() == {"tokens": ["draft"], "values": [-0.5], "mean": -0.5}
     page.close()
+
+
+@pytest.mark.fast
+def test_the_learner_is_warm_before_somebody_asks(tmp_path):
+    class Asked(TwoRefinements):
+        def __init__(self):
+            self.refined, self.colored = [], threading.Event()
+
+        def refinements(self, item, feedback):
+            self.refined += [(item.key, text) for text in super().refinements(item, feedback)]
+            yield from ()
+
+        def colors(self, item, feedback):
+            self.colored.set()
+            return super().colors(item, feedback)
+
+    folder, learner = waiting_run(tmp_path / "run"), Asked()
+    store = Store(tmp_path / "review.sqlite", Form())
+    desk = Desk(store, [of_run(folder)], workdir=folder, learner=learner)
+    assert learner.colored.wait(60) and [key for key, _ in learner.refined] == ["d0", "d0"]
+    desk.close()
+    store.close()
 
 
 @pytest.mark.fast
