@@ -91,7 +91,10 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    checkpoint: str = key("policy", "URI (hf: gguf: pypi: orbax: builtin: init:), or 'policy': the current policy")
+    checkpoint: str = key("policy", "URI (hf: gguf: pypi: orbax: builtin: init:), or 'policy': the current policy; of "
+                          "refiner, judge and critic also api:URL#MODEL, an OpenAI-compatible endpoint")
+    api_key_variable: str | None = key(None, "environment variable that holds the key of an api: checkpoint; unset: "
+                                       "none is sent")
     tokenizer: str | None = key(None, "URI; unset: the checkpoint's own. train:V trains a BPE on the data")
     chat: str = key("auto", "wrap prompts in the chat template; auto: if there is one",
                      choices=("auto", "always", "never"))
@@ -279,6 +282,21 @@ class Storage:
 
 
 @dataclasses.dataclass(frozen=True)
+class Api:
+    """How endpoints are asked, by roles whose checkpoint is api:URL#MODEL. The run's folder keeps their answers."""
+
+    concurrency: int = key(4, "requests under way at the same time, all roles together", low=1, high=256)
+    timeout: float = key(120.0, "seconds for one request", above=0)
+    retries: int = key(6, "of a request that a server did not answer, after pauses that double; it may ask for longer "
+                       "ones", low=0, high=20)
+    max_requests: int | None = key(None, "answered requests of the run, its earlier starts included; unset: any number",
+                                   low=1)
+    max_tokens: int | None = key(None, "tokens of prompts and answers, likewise; requests under way are finished",
+                                 low=1)
+    samples: int = key(8, "answers drawn to a judge's question, where a server gives no top_logprobs", low=2, high=256)
+
+
+@dataclasses.dataclass(frozen=True)
 class Tracking:
     """Trackers that are told of each stage's metrics once it is complete. Where they are, their own variables say."""
 
@@ -348,6 +366,7 @@ class Config:
     reward: Reward = section(Reward, "how a reward model is trained from comparisons", epochs=3, learning_rate=5e-5)
     checkpoint: Checkpoint = section(Checkpoint, "which states are kept to resume from")
     storage: Storage = section(Storage, "work folders in buckets")
+    api: Api = section(Api, "how endpoints are asked, of checkpoints api:URL#MODEL")
     tracking: Tracking = section(Tracking, "trackers that are told of each stage's metrics")
     evaluate: Evaluate = section(Evaluate, "stage 6: what is measured on the held-out documents")
     mesh: Mesh = section(Mesh, "how arrays are split over devices")

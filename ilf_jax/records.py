@@ -83,7 +83,8 @@ class Candidates:
 
     Attributes:
         texts: the candidates.
-        logprobs: sum of the sampled tokens' log-probabilities under the refiner, in nats.
+        logprobs: sum of the sampled tokens' log-probabilities under the refiner, in nats; empty where that is an
+            endpoint.
         num_tokens: tokens sampled, the end token included.
         stopped: ended by itself, rather than cut at the token limit.
         redrawn: whether the document was drawn a second time (equal or unusable candidates).
@@ -110,6 +111,7 @@ class Scored:
         chosen: index of the picked candidate.
         picks: index that each baseline scorer (random, longest, first) picks.
         prompt_scores: per candidate the score of each prompt of an ensemble; empty for other methods.
+        stderrs: standard error of each score, where a judge's answers were drawn; empty where it is exact.
         draft_score: of the draft, by the same method; None where config.score.draft does not ask for it.
     """
 
@@ -119,6 +121,7 @@ class Scored:
     picks: dict[str, int]
     prompt_scores: list[list[float]] = dataclasses.field(default_factory=list)
     draft_score: float | None = None
+    stderrs: list[float] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,7 +314,7 @@ def _problem_between_fields(cls: type, row: Mapping[str, Any]) -> str | None:
 
 # The first of a record's fields that is not empty says how many candidates there are.
 _ALONG_CANDIDATES: dict[type, tuple[str, ...]] = {
-    Candidates: ("texts", "logprobs", "num_tokens", "stopped"), Scored: ("scores", "prompt_scores"),
+    Candidates: ("texts", "logprobs", "num_tokens", "stopped"), Scored: ("scores", "prompt_scores", "stderrs"),
     BestOfN: ("texts", "rewards"),
 }
 _NAMES = {str: "a text", bool: "true or false", int: "a whole number", float: "a finite number", types.NoneType: "null"}
