@@ -66,6 +66,10 @@ class Fields(_Paths):
     feedback: str | None = key(None, "feedback recorded for the draft")
     reference: str | None = key(None, "a reference output")
     human_refinement: str | None = key(None, "a person's refinement of the draft")
+    first: str | None = key(None, "of rows that compare two outputs, one of them")
+    second: str | None = key(None, "the other")
+    preferred: str | None = key(None, "which of them is better, see config.data.sides; set, the better one is read as "
+                                "human_refinement and the other as draft")
     group: str | None = key(None, "a kind of document, of which the evaluation gives numbers of its own")
 
 
@@ -74,6 +78,7 @@ class Data:
     source: str = key("builtin:reviews_sample", "a file (.jsonl .json .csv .tsv .parquet .arrow; or FORMAT:FILE), "
                       "hf:NAME, tfds:NAME or builtin:NAME")
     fields: Fields = section(Fields, "where a row has each field")
+    sides: tuple[str, ...] = key(("first", "second"), "what `preferred` says where the first, or second, is better")
     folder: str | None = key(None, "where a tfds source finds its files")
     split: str = key("train", "split to train on (hf, tfds, builtin)")
     train_size: int | None = key(None, "documents an iteration, the next ones each time; unset: all", low=1)
