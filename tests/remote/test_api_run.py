@@ -8,6 +8,8 @@ from conftest import make_tiny_config, run_main
 from servers import completion, passing_on, serving
 
 import ilf_jax
+from ilf_jax import config as config_lib
+from ilf_jax.dry_run import dry_run
 from ilf_jax.errors import InputError
 
 KEY = "sk-test-0123456789"
@@ -142,6 +144,16 @@ def test_found_before_any_work(tmp_path, capsys, monkeypatch, change, said):
         code, stderr = run_main(c, tmp_path / "run", capsys)
     assert code == 2 and said in stderr and "Traceback" not in stderr
     assert not (tmp_path / "run").exists() and len(requests) <= 2
+
+
+def test_a_dry_run_asks_nobody_and_leaves_endpoints_out(tmp_path, capsys, monkeypatch, quick_compiles):
+    monkeypatch.setenv("ILF_TEST_KEY", KEY)
+    with serving(lambda body, headers, n: (200, {}, completion())) as (url, requests):
+        assert dry_run.dry_run(config_lib.read(config_of(url, tmp_path))) == 0
+        assert not requests
+    said = capsys.readouterr().out
+    assert said.count("behind an endpoint, not in these tables") == 3
+    assert "finetune" in said and "score, s" not in said and "refine, s" not in said
 
 
 @pytest.mark.fast
