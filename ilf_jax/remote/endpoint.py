@@ -67,7 +67,7 @@ class Endpoint:
         self._client = httpx2.AsyncClient(headers=headers, timeout=None, follow_redirects=False)
         self._under_way: dict[str, asyncio.Task[Reply]] = {}
         self._failed: Exception | None = None
-        self._said = -math.inf  # when it was last logged that the server is waited for
+        self._logged_at = -math.inf  # when it was last logged that the server is waited for
 
     async def ask(self, body: Mapping[str, Any], *, patient: bool = True) -> Reply:
         """The answer to a request: the kept one, else the server's, which is kept.
@@ -131,8 +131,8 @@ class Endpoint:
                 if failure.pause > 2 * _LONGEST_PAUSE:
                     break
                 pause = max(pause, failure.pause)
-            if pause > 5 and time.monotonic() - self._said > progress.SECONDS_BETWEEN_LINES:
-                self._said = time.monotonic()
+            if pause > 5 and time.monotonic() - self._logged_at > progress.SECONDS_BETWEEN_LINES:
+                self._logged_at = time.monotonic()
                 progress.log(f"{self.address.url}: {failure.reason}; the next try is in {pause:.0f} s")
             await asyncio.sleep(pause)
         kind = InputError if failure.malformed or not patient else TryAgainError
