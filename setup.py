@@ -35,6 +35,7 @@ setup(
         "flax>=0.12",
         "fsspec>=2024.6",
         "gguf>=0.17",
+        "httpx2>=2.0",
         "huggingface_hub>=0.30",
         "importlib_resources>=6",  # tensorflow-datasets imports it without asking for it
         f"jax{VERSIONS['JAX_VERSIONS']}",

@@ -123,6 +123,11 @@ def needed_roles(config: Config) -> list[str]:
     return roles
 
 
+def local_roles(config: Config) -> list[str]:
+    """Those of `needed_roles` that models in memory play, not models behind an endpoint."""
+    return [name for name in needed_roles(config) if not getattr(config, name).checkpoint.startswith("api:")]
+
+
 def with_overrides(config: Config, overrides: Mapping[str, Any]) -> Config:
     """The configuration with other values, dotted key -> value. Raises InputError as `read` does."""
     return read({**flat(config), **overrides})

@@ -66,6 +66,10 @@ class Fields(_Paths):
     feedback: str | None = key(None, "feedback recorded for the draft")
     reference: str | None = key(None, "a reference output")
     human_refinement: str | None = key(None, "a person's refinement of the draft")
+    first: str | None = key(None, "of rows that compare two outputs, one of them")
+    second: str | None = key(None, "the other")
+    preferred: str | None = key(None, "which of them is better, see config.data.sides; set, the better one is read as "
+                                "human_refinement and the other as draft")
     group: str | None = key(None, "a kind of document, of which the evaluation gives numbers of its own")
 
 
@@ -74,6 +78,7 @@ class Data:
     source: str = key("builtin:reviews_sample", "a file (.jsonl .json .csv .tsv .parquet .arrow; or FORMAT:FILE), "
                       "hf:NAME, tfds:NAME or builtin:NAME")
     fields: Fields = section(Fields, "where a row has each field")
+    sides: tuple[str, ...] = key(("first", "second"), "what `preferred` says where the first, or second, is better")
     folder: str | None = key(None, "where a tfds source finds its files")
     split: str = key("train", "split to train on (hf, tfds, builtin)")
     train_size: int | None = key(None, "documents an iteration, the next ones each time; unset: all", low=1)
@@ -91,7 +96,10 @@ class Data:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    checkpoint: str = key("policy", "URI (hf: gguf: pypi: orbax: builtin: init:), or 'policy': the current policy")
+    checkpoint: str = key("policy", "URI (hf: gguf: pypi: orbax: builtin: init:), or 'policy': the current policy; of "
+                          "refiner, judge and critic also api:URL#MODEL, an OpenAI-compatible endpoint")
+    api_key_variable: str | None = key(None, "environment variable that holds the key of an api: checkpoint; unset: "
+                                       "none is sent")
     tokenizer: str | None = key(None, "URI; unset: the checkpoint's own. train:V trains a BPE on the data")
     chat: str = key("auto", "wrap prompts in the chat template; auto: if there is one",
                      choices=("auto", "always", "never"))
@@ -280,6 +288,21 @@ class Storage:
 
 
 @dataclasses.dataclass(frozen=True)
+class Api:
+    """How endpoints are asked, by roles whose checkpoint is api:URL#MODEL. The run's folder keeps their answers."""
+
+    concurrency: int = key(4, "requests under way at the same time, all roles together", low=1, high=256)
+    timeout: float = key(120.0, "seconds for one request", above=0)
+    retries: int = key(6, "of a request that a server did not answer, after pauses that double; it may ask for longer "
+                       "ones", low=0, high=20)
+    max_requests: int | None = key(None, "answered requests of the run, its earlier starts included; unset: any number",
+                                   low=1)
+    max_tokens: int | None = key(None, "tokens of prompts and answers, likewise; requests under way are finished",
+                                 low=1)
+    samples: int = key(8, "answers drawn to a judge's question, where a server gives no top_logprobs", low=2, high=256)
+
+
+@dataclasses.dataclass(frozen=True)
 class Tracking:
     """Trackers that are told of each stage's metrics once it is complete. Where they are, their own variables say."""
 
@@ -349,6 +372,7 @@ class Config:
     reward: Reward = section(Reward, "how a reward model is trained from comparisons", epochs=3, learning_rate=5e-5)
     checkpoint: Checkpoint = section(Checkpoint, "which states are kept to resume from")
     storage: Storage = section(Storage, "work folders in buckets")
+    api: Api = section(Api, "how endpoints are asked, of checkpoints api:URL#MODEL")
     tracking: Tracking = section(Tracking, "trackers that are told of each stage's metrics")
     evaluate: Evaluate = section(Evaluate, "stage 6: what is measured on the held-out documents")
     mesh: Mesh = section(Mesh, "how arrays are split over devices")

@@ -96,7 +96,8 @@ class Candidates:
 
     Attributes:
         texts: the candidates.
-        logprobs: sum of the sampled tokens' log-probabilities under the refiner, in nats.
+        logprobs: sum of the sampled tokens' log-probabilities under the refiner, in nats; empty where that is an
+            endpoint.
         num_tokens: tokens sampled, the end token included.
         stopped: ended by itself, rather than cut at the token limit.
         redrawn: whether the document was drawn a second time (equal or unusable candidates).
@@ -123,6 +124,7 @@ class Scored:
         chosen: index of the candidate that the scorer picks.
         picks: index that each baseline scorer (random, longest, first) picks.
         prompt_scores: per candidate the score of each prompt of an ensemble; empty for other methods.
+        stderrs: standard error of each score, where a judge's answers were drawn; empty where it is exact.
         draft_score: of the draft, by the same method; None where config.score.draft does not ask for it.
         overruled_by: who wrote the refinement that a reviewer gave, which is then picked instead of `chosen`; see
             `Feedback.refinement_by`. "" where the scorer's pick stands.
@@ -134,7 +136,11 @@ class Scored:
     picks: dict[str, int]
     prompt_scores: list[list[float]] = dataclasses.field(default_factory=list)
     draft_score: float | None = None
+<<<<<<< HEAD
     overruled_by: str = ""
+=======
+    stderrs: list[float] = dataclasses.field(default_factory=list)
+>>>>>>> part-methods
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,7 +337,7 @@ def _problem_between_fields(cls: type, row: Mapping[str, Any]) -> str | None:
 
 # The first of a record's fields that is not empty says how many candidates there are.
 _ALONG_CANDIDATES: dict[type, tuple[str, ...]] = {
-    Candidates: ("texts", "logprobs", "num_tokens", "stopped"), Scored: ("scores", "prompt_scores"),
+    Candidates: ("texts", "logprobs", "num_tokens", "stopped"), Scored: ("scores", "prompt_scores", "stderrs"),
     BestOfN: ("texts", "rewards"),
 }
 # Records in which one field has to fit another.

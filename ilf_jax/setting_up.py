@@ -19,6 +19,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.evaluation import systems as systems_lib
 from ilf_jax.inference import model_pool
 from ilf_jax.records import BestOfN, Comparison, Example, Output
+from ilf_jax.remote.endpoints import Endpoints
 from ilf_jax.reporting import html_report, summary, tensorboard_files, trackers
 from ilf_jax.runtime import (
     config_changes,
@@ -158,6 +159,8 @@ class Setup:
         metrics = folder.write_metrics()
         for method in self._baselines.values():
             distributed.on_main(method.workdir.tell)
+        if self.run.pool.endpoints is not None:
+            self.run.pool.endpoints.say_spent()
 
         def write() -> None:
             with storage.read_locally(folder.path, leave_out=workdir_lib.NOT_REPORTED) as place:
@@ -200,20 +203,24 @@ def set_up(
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     model_pool.compute_of(config, mesh)  # refuses what the devices cannot do
     pool = model_pool.ModelPool(mesh, config.seed, config.precision, layers=config.layers)
+    pool.endpoints = Endpoints(config, storage.path(workdir))
     documents = preflight.fitting(config, task, documents, pool)
     if comparisons is not None:
         comparisons = preflight.fitting_comparisons(config, task, documents, comparisons, pool)
     _check_baselines(storage.path(workdir), config, allow_change)
+    pool.endpoints.check(config, {role for method in config_lib.methods(config)
+                                  for role in config_lib.needed_roles(method)})
     folder, lock = workdir_lib.open_workdir(
         workdir, config_lib.to_dict(config), task.directions(), allow_change, provenance.here())
     with lock, os_errors.explained(folder.path, own=False), contextlib.ExitStack() as stack:
         jax_settings.apply(config.precision)
+        pool.endpoints.begin()
         _train_tokenizer(config, task, folder.path, documents)
         if comparisons is not None:
             write_records(folder.iteration(0) / "comparisons.jsonl", (*comparisons.train, *comparisons.held_out),
                           "config.reward")
         pool.now = folder.started
-        writing = [name for name in config_lib.needed_roles(config) if name != "embedder"]
+        writing = [name for name in config_lib.local_roles(config) if name != "embedder"]
         model_pool.check_templates(model_pool.Roles(config, pool, folder.path / "tokenizer", None), writing)
         listeners = stack.enter_context(trackers.opened(config, folder))
         if on_metrics is not None:

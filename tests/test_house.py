@@ -30,6 +30,7 @@ ROOMS = (
     ("sampling",),
     ("tokenizers",),
     ("models",),
+    ("remote",),
     ("data",),
     ("tasks",),
     ("evaluation",),

@@ -12,6 +12,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.evaluation import systems
 from ilf_jax.inference import model_pool
 from ilf_jax.records import Example, Match
+from ilf_jax.remote.endpoints import Endpoints
 from ilf_jax.runtime import jax_settings, sharding, storage
 from ilf_jax.runtime import workdir as workdir_lib
 from ilf_jax.stages.context import StageContext
@@ -38,13 +39,17 @@ def judge(
     settings = dataclasses.replace(settings, judge=dataclasses.replace(settings.judge, checkpoint=uri, tokenizer=None))
     model_pool.check(settings, ["judge"])
     jax_settings.apply(settings.precision)
+    endpoints = Endpoints(settings, out)
+    endpoints.check(settings, ["judge"])
     mesh = sharding.make_mesh(settings.mesh.data, settings.mesh.fsdp, settings.mesh.tensor)
     digests = {name: hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:16]
                for name, texts in chosen.items()}
     facts = {**config_lib.to_dict(settings), "compared": digests}
     folder, lock = workdir_lib.open_workdir(out, facts)
     with lock:
+        endpoints.begin()
         pool = model_pool.ModelPool(mesh, settings.seed, settings.precision, folder.started, settings.layers)
+        pool.endpoints = endpoints
         roles = model_pool.Roles(settings, pool, folder.path / "tokenizer", None)
         context = StageContext(settings, folder, tasks.make_task(settings), 0, (), tuple(documents.values()), roles)
         return list(rank(context, chosen).by_id().values())

@@ -9,11 +9,9 @@ from ilf_jax.data.rows import Row
 from ilf_jax.errors import InputError
 from ilf_jax.records import Comparison
 from ilf_jax.runtime import progress
-from ilf_jax.tasks import answers
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Comparison))
 _REQUIRED = ("document", "first", "second", "preferred")
-_SIDES = ("first", "second")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,9 +28,7 @@ def load_comparisons(settings: Reward) -> Comparisons:
     Raises:
         InputError: the source cannot be read, a row is bad, or there are too few rows.
     """
-    if len(set(settings.sides)) != 2:
-        raise InputError(f"config.reward.sides={settings.sides!r}: must be two different values of `preferred`, one "
-                         "for the first text and one for the second")
+    loading.check_sides(settings.sides, "config.reward.sides")
     assert settings.source is not None, "the caller has checked that there are comparisons"
     rows = _load(settings, settings.source, settings.split)
     num_held_out = settings.eval_size if settings.eval_source is None else 0
@@ -68,14 +64,8 @@ def _load(settings: Reward, source: str, split: str) -> Sequence[Comparison]:
 
 def _to_comparison(row: Row, settings: Reward) -> Comparison:
     values = loading.texts(row, FIELDS, _REQUIRED, settings.fields.mapping(), "config.reward", settings.join)
-    for name in _SIDES:
-        values[name] = answers.clean(values[name])  # as outputs are, which the model will score
-        if not values[name]:
-            raise InputError(f"{row.where}: the {name} text is empty")
-    if values["first"] == values["second"]:
+    # Texts as outputs are, which the model will score.
+    first, second, preferred = loading.compared(row, values, settings.sides, "config.reward")
+    if first == second:
         raise InputError(f"{row.where}: both texts are equal; a comparison needs two different texts")
-    preferred = values["preferred"].strip()
-    if preferred not in settings.sides:
-        raise InputError(f"{row.where}: preferred is {preferred!r}; allowed are {settings.sides[0]!r} (the first text) "
-                         f"and {settings.sides[1]!r} (the second), see config.reward.sides")
-    return Comparison(**{**values, "preferred": _SIDES[settings.sides.index(preferred)]})
+    return Comparison(**{**values, "first": first, "second": second, "preferred": preferred})

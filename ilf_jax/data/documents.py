@@ -64,7 +64,7 @@ def load_documents(config: Config) -> Documents:
 def _load(data: Data, source: str, split: str) -> loading.LoadResult:
     loaded = loading.load_examples(
         source, data.fields.mapping(), on_error=data.on_error, skip_empty=data.skip_empty, folder=data.folder,
-        split=split, where=data.where, join=data.join,
+        split=split, where=data.where, join=data.join, sides=data.sides,
     )
     if loaded.not_selected:
         progress.log(f"{source}: config.data.where leaves out {loaded.not_selected} rows")

@@ -17,6 +17,9 @@ T = TypeVar("T", bound=Record)
 # Texts that a model writes or learns from: they are trained and measured as generated ones are.
 _ANSWERS = ("draft", "feedback", "reference", "human_refinement")
 FIELDS = tuple(field.name for field in dataclasses.fields(Example))
+COMPARED = ("first", "second", "preferred")
+"""Fields of rows that compare two outputs."""
+SIDES = ("first", "second")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +51,7 @@ def load_examples(
     split: str = "train",
     where: Sequence[str] = (),
     join: str | None = None,
+    sides: Sequence[str] = SIDES,
 ) -> LoadResult:
     """Reads a data set.
 
@@ -62,6 +66,8 @@ def load_examples(
         split: see `sources.read_rows`.
         where: conditions 'PATH=VALUE' or 'PATH!=VALUE'; rows that do not meet all of them are left out.
         join: stands between the elements of a list that is read as a text.
+        sides: what `preferred` says where the first, or the second, of two outputs is better; read where `fields` maps
+            it. The better one becomes human_refinement, the other the draft.
 
     Raises:
         InputError: the source cannot be read, an argument is not as described, a row is bad (under 'stop'), two
@@ -69,7 +75,8 @@ def load_examples(
     """
     if on_error not in ("stop", "skip"):
         raise InputError(f"config.data.on_error: {on_error!r} given; allowed are 'stop', 'skip'")
-    check_names("config.data.fields", fields, FIELDS)
+    check_names("config.data.fields", fields, (*FIELDS, *COMPARED))
+    _check_compared(fields, sides)
     check_names("config.data.skip_empty", skip_empty, FIELDS)
     for field, path in fields.items():
         if not isinstance(path, str):
@@ -78,7 +85,7 @@ def load_examples(
 
     def make(row: Row) -> Example | None:
         nonlocal left_out
-        example = _to_example(row, fields, join)
+        example = _to_example(row, fields, join, sides)
         if any(not answers.clean(getattr(example, field)) for field in skip_empty):
             left_out += 1
             return None
@@ -227,12 +234,64 @@ def _why_empty(skipped: int, left_out: int, skip_empty: tuple[str, ...], first_e
     return "no examples are left: " + "; ".join(reasons) if reasons else "the data set is empty; it needs a row"
 
 
-def _to_example(row: Row, fields: Mapping[str, str], join: str | None) -> Example:
+def _check_compared(fields: Mapping[str, str], sides: Sequence[str]) -> None:
+    """Raises InputError if comparisons are to be read, and something else says what draft and refinement are."""
+    if not fields.get("preferred"):
+        given = next((name for name in SIDES if fields.get(name)), None)
+        if given is not None:
+            raise InputError(f"config.data.fields.{given}: a comparison says which text is better; map that by "
+                             "config.data.fields.preferred")
+        return
+    check_sides(sides, "config.data.sides")
+    for name in ("draft", "human_refinement"):
+        if fields.get(name):
+            raise InputError(f"config.data.fields.{name}={fields[name]!r} with config.data.fields.preferred: the "
+                             "better text of a comparison is the human_refinement, the other the draft; set only one")
+
+
+def check_sides(sides: Sequence[str], where: str) -> None:
+    """Raises InputError unless there are two different values of `preferred`."""
+    if len(sides) != 2 or len(set(sides)) != 2:
+        raise InputError(f"{where}={tuple(sides)!r}: must be two different values of `preferred`, one for the first "
+                         "text and one for the second")
+
+
+def compared(row: Row, values: dict[str, str], sides: Sequence[str], section: str) -> tuple[str, str, str]:
+    """Two texts that somebody compared, cleaned as outputs are, and which is better: "first" or "second".
+
+    Args:
+        values: first, second and preferred of the row.
+        sides: see `load_examples`.
+        section: config section that has `sides`, for messages.
+
+    Raises:
+        InputError: one is empty, or `preferred` is neither of the sides.
+    """
+    first, second = (answers.clean(values[name]) for name in SIDES)
+    for name, text in zip(SIDES, (first, second), strict=True):
+        if not text:
+            raise InputError(f"{row.where}: the {name} text is empty")
+    preferred = values["preferred"].strip()
+    if preferred not in sides:
+        raise InputError(f"{row.where}: preferred is {shown(preferred)}; allowed are {sides[0]!r} (the first text) "
+                         f"and {sides[1]!r} (the second), see {section}.sides")
+    return first, second, SIDES[list(sides).index(preferred)]
+
+
+def _to_example(row: Row, fields: Mapping[str, str], join: str | None, sides: Sequence[str]) -> Example:
     if isinstance(row.value, Example) and not fields:
         return row.value  # keeps the extra fields of a subclass
     # Many data sets have a column "group" that is not ours, so it is read only where config.data.fields maps it.
     names = [name for name in FIELDS if name != "group" or name in fields]
-    values = texts(row, names, ("document",), fields, "config.data", join)
+    pair = {}
+    if fields.get("preferred"):
+        given = texts(row, COMPARED, COMPARED, fields, "config.data", join)
+        first, second, better = compared(row, given, sides, "config.data")
+        pair = {"draft": second if better == "first" else first,
+                "human_refinement": first if better == "first" else second}
+        names = [name for name in names if name not in pair]
+    values = texts(row, names, ("document",), {n: p for n, p in fields.items() if n not in COMPARED}, "config.data",
+                   join) | pair
     return Example(**{name: answers.clean(text) if name in _ANSWERS else text for name, text in values.items()})
 
 

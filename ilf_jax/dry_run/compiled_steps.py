@@ -75,12 +75,12 @@ def compile_all(config: config_lib.Config, placements: Mapping[str, Placement], 
     """Refine, score (where a judge does it) and finetune.
 
     Args:
-        placements: of the models that play refiner, judge and policy.
+        placements: of the models that play refiner, judge and policy; without those behind an endpoint.
     """
     config = model_pool.for_platform(config, placements["policy"].mesh.devices.flat[0].platform)
     needed = needed_stages(config)
-    chosen = [("refine", "refiner", _refine)] if "refine" in needed else []
-    if "score" in needed and config.score.method == "instruct_rm":
+    chosen = [("refine", "refiner", _refine)] if "refine" in needed and "refiner" in placements else []
+    if "score" in needed and "judge" in placements and config.score.method == "instruct_rm":
         chosen.append(("score", "judge", _score))
     chosen.append(("finetune", "policy", _finetune))
     precision = "highest" if config.precision == "float32" else None  # as in a run

@@ -126,7 +126,8 @@ def stages(
     """Seconds of each stage, of all iterations together, in the order in which they run.
 
     Args:
-        models: of policy, refiner and judge; of critic and reward model where the run has them.
+        models: of policy, refiner and judge; of critic and reward model where the run has them. Stages of models that
+            are missing, behind an endpoint say, are left out.
         shapes: of the largest batches; `shapes.typical` says how much shorter prompts are in the mean.
         documents: of an iteration.
         held_out: documents that are evaluated on.
@@ -149,10 +150,10 @@ def stages(
     if "feedback" in needed and "critic" in models:
         seconds["feedback"] = K * generation("critic", documents, config.feedback.batch_size, 1, prompt,
                                              config.feedback.max_new_tokens)
-    if "refine" in needed:
+    if "refine" in needed and "refiner" in models:
         seconds["refine"] = K * generation("refiner", documents, config.refine.batch_size, N, prompt,
                                            config.refine.max_new_tokens)
-    if "score" in needed and config.score.method == "instruct_rm":
+    if "score" in needed and config.score.method == "instruct_rm" and "judge" in models:
         seconds["score"] = K * batches(shapes.groups * documents, config.score.batch_size) * roofline.scoring(
             models["judge"], config.score.batch_size, N, prefix, shapes.branch)
     elif "score" in needed and "reward_model" in models:

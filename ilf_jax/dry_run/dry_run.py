@@ -1,5 +1,6 @@
 """Shows what a run would do and whether it fits: sizes, compiled steps, one training example. Trains nothing."""
 
+import dataclasses
 import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from ilf_jax.inference import model_pool, target_tokens
 from ilf_jax.models import flops
 from ilf_jax.models.placement import Placement
 from ilf_jax.records import Example
+from ilf_jax.remote import api_uris
 from ilf_jax.runtime import hardware, progress, sharding
 from ilf_jax.tasks.task import Task
 from ilf_jax.tokenizers import bpe_training
@@ -46,7 +48,7 @@ def dry_run(config: config_lib.Config, topology: str | None = None) -> int:
     model_pool.compute_of(config, mesh)
     preflight.check_sources(config, task)
     placements = {part: Placement(mesh, model_pool.read_model_config(compiled_steps.uri_of(config, part)))
-                  for part in _PARTS}
+                  for part in _PARTS if not api_uris.is_api(getattr(config, part).checkpoint)}
     _show_models(config, placements)
     try:
         sizes, counts = _show_documents(config, task, placements["policy"])
@@ -82,7 +84,11 @@ def _show_documents(
         return batch_shapes.assumed(config, policy), counts
     with tempfile.TemporaryDirectory() as folder:
         models = model_pool.ModelPool(policy.mesh, config.seed)
-        roles = model_pool.Roles(config, models, _tokenizer(config, task, train, folder), None)
+        # The policy's tokenizer stands in for those of endpoints, which only their servers know.
+        here = {part: dataclasses.replace(settings, checkpoint="policy") for part in _PARTS
+                if api_uris.is_api((settings := getattr(config, part)).checkpoint)}
+        roles = model_pool.Roles(
+            dataclasses.replace(config, **here), models, _tokenizer(config, task, train, folder), None)
         sizes = batch_shapes.measured(config, task, roles, train)
         _show_example(config, task, roles, train)
     return sizes, counts
@@ -96,6 +102,8 @@ def _show_models(config: config_lib.Config, placements: Mapping[str, Placement])
             continue
         count = flops.num_params(placement.model)
         rows.append([part, compiled_steps.uri_of(config, part), f"{count:,}", f"{4 * count / 2**20:,.0f} MiB"])
+    rows += [[part, api_uris.parse(uri, part).model, "behind an endpoint, not in these tables", ""] for part in
+             (*_PARTS, "critic") if api_uris.is_api(uri := getattr(config, part).checkpoint)]
     progress.print_table("models", ["part", "checkpoint", "parameters", "float32"], rows)
 
 

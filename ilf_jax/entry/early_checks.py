@@ -11,6 +11,7 @@ from ilf_jax.config_sections import Model
 from ilf_jax.data import builtin, formats, hub_data, sources
 from ilf_jax.errors import InputError, near_path
 from ilf_jax.models import checkpoint_uris
+from ilf_jax.remote import api_uris
 from ilf_jax.runtime import storage
 
 
@@ -65,7 +66,9 @@ def _check_there(name: str, where: str, kind: str, remedy: str = "") -> None:
 
 
 def _check_model(role: str, model: Model) -> None:
-    if model.checkpoint != "policy":
+    if api_uris.is_api(model.checkpoint):
+        api_uris.parse(model.checkpoint, f"config.{role}.checkpoint")
+    elif model.checkpoint != "policy":
         _check_uri(model.checkpoint, f"config.{role}.checkpoint")
     scheme, _, name = (model.tokenizer or "").partition(":")
     if scheme == "file":

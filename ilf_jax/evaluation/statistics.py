@@ -69,6 +69,12 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
+def share_stderr(successes: int, n: int) -> float:
+    """Standard error of a share: half of Wilson's interval at z = 1, which has a width near 0 and 1, too."""
+    share = successes / n
+    return float(np.sqrt(share * (1 - share) / n + 1 / (4 * n**2)) / (1 + 1 / n))
+
+
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float | None:
     """Spearman's rho of two scores of the same items; None if all scores of one are equal."""
     if len(set(first)) < 2 or len(set(second)) < 2:

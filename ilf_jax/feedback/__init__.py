@@ -19,4 +19,9 @@ def source_class(choice: str) -> type[FeedbackSource]:
 
 def make_source(context: SourceContext) -> FeedbackSource:
     """The source of config.feedback.source. Raises InputError if it is not there or does not fit the run."""
-    return source_class(context.config.feedback.source)(context)
+    choice = context.config.feedback.source
+    if choice == "critic" and (critic := context.roles.remote("critic")) is not None:
+        from ilf_jax.feedback.critic import RemoteCritic
+
+        return RemoteCritic(context, critic)
+    return source_class(choice)(context)

@@ -18,6 +18,9 @@ from ilf_jax.models import checkpoint_io, finite_weights, kernels, layer_stack, 
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import ComputeOptions, in_precision
 from ilf_jax.models.placement import Placement
+from ilf_jax.remote import api_uris, endpoints
+from ilf_jax.remote.endpoints import Endpoints
+from ilf_jax.remote.remote_model import RemoteModel
 from ilf_jax.runtime import checkpoint, files, hardware, progress, sharding, storage
 from ilf_jax.tokenizers.tokenizer import Tokenizer
 
@@ -84,7 +87,7 @@ def _cudnn_or_xla(head_dim: int, compute_capability: str) -> str:
 
 
 class ModelPool:
-    """The params in memory, for the run and its baselines.
+    """The params in memory, for the run and its baselines; `endpoints`, where there are any, play the other roles.
 
     The pool holds, in the decode layout and in the run's precision, every checkpoint that a role has asked
     for. Training takes the params that it starts from out of the pool: they are the trainer's, and loaded again when
@@ -111,6 +114,7 @@ class ModelPool:
             layers = hardware.default_layers(mesh.devices.flat[0].platform)
         self._stacks = layers == "scan"
         self.mesh, self._seed, self._dtype, self.now = mesh, seed, _DTYPES[precision], now
+        self.endpoints: Endpoints | None = None
         self._params: dict[str, transformer.Params] = {}
         self._trained: dict[str, ModelConfig] = {}
         self._tokenizers: dict[str, Tokenizer] = {}
@@ -237,6 +241,17 @@ class Roles:
         """
         return dataclasses.replace(self.without_params(name), params=self._models.get(self._uri(name), hold))
 
+    def remote(self, name: str) -> RemoteModel | None:
+        """The model that plays a part from behind an endpoint; None where it is a checkpoint, for `get`."""
+        settings = self._settings(name)
+        if not api_uris.is_api(settings.checkpoint) or self._models.endpoints is None:
+            return None
+        return self._models.endpoints.model(name, settings)
+
+    def judge(self) -> LanguageModel | RemoteModel:
+        """The judge, in memory or behind an endpoint."""
+        return self.remote("judge") or self.get("judge")
+
     def without_params(self, name: str) -> LanguageModel:
         """As `get`, but nothing is loaded: enough to put prompts into tokens."""
         settings, uri = self._settings(name), self._uri(name)
@@ -285,6 +300,9 @@ def check(config: config_lib.Config, roles: list[str]) -> None:
             raise InputError(f"config.{name}.thinking_tokens: the {name} answers at once and writes nothing; 0 is "
                              f"allowed, and what {', '.join(_WRITERS)} think before they write")
         if uri == "policy":
+            continue
+        if api_uris.is_api(uri) and name in endpoints.ROLES:
+            endpoints.check_settings(config, name)
             continue
         try:
             model = read_model_config(uri)

@@ -7,17 +7,18 @@ from ilf_jax.inference import answer_scoring
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.inference.look_ahead import LookAhead, text_size
 from ilf_jax.records import Example
+from ilf_jax.remote.remote_model import RemoteModel
 from ilf_jax.tasks.task import Task
 
 
 def both_orders(
-    lm: LanguageModel, task: Task, examples: Sequence[Example], ours: Mapping[str, str], theirs: Mapping[str, str],
-    batch_size: int,
+    lm: LanguageModel | RemoteModel, task: Task, examples: Sequence[Example], ours: Mapping[str, str],
+    theirs: Mapping[str, str], batch_size: int,
 ) -> tuple[list[float], list[float]]:
     """The judge's probability of "A" for each example: where A is ours, and where A is theirs.
 
     Args:
-        lm: the judge.
+        lm: the judge, in memory or behind an endpoint.
         task: asks the question.
         examples: the documents.
         ours, theirs: texts by example id.
@@ -28,8 +29,8 @@ def both_orders(
 
 
 def win_rates(
-    lm: LanguageModel, task: Task, examples: Sequence[Example], ours: Mapping[str, str], theirs: Mapping[str, str],
-    batch_size: int,
+    lm: LanguageModel | RemoteModel, task: Task, examples: Sequence[Example], ours: Mapping[str, str],
+    theirs: Mapping[str, str], batch_size: int,
 ) -> list[statistics.Metric]:
     """How often ours is better than theirs: win_rate, and the same at equal length. Arguments as `both_orders`."""
     orders = both_orders(lm, task, examples, ours, theirs, batch_size)
@@ -40,19 +41,24 @@ def win_rates(
 
 
 def _preferences(
-    lm: LanguageModel, task: Task, examples: Sequence[Example], first: Mapping[str, str], second: Mapping[str, str],
-    batch_size: int,
+    lm: LanguageModel | RemoteModel, task: Task, examples: Sequence[Example], first: Mapping[str, str],
+    second: Mapping[str, str], batch_size: int,
 ) -> list[float]:
     """The probability that the text shown first is better; 0.5 where both are equal, without asking.
 
     Args:
-        lm: the judge.
+        lm: the judge, in memory or behind an endpoint.
         task: asks the question.
         examples: the documents.
         first, second: texts by example id, in the order in which they are shown.
         batch_size: prefixes that are computed together.
     """
     different = [e for e in examples if first[e.id] != second[e.id]]
+    if isinstance(lm, RemoteModel):
+        asked = [task.compare_question(e, first[e.id], second[e.id]) for e in different]
+        given = lm.answer([(question.prompt.text, question.answers) for question in asked]).result()
+        by_id = {e.id: answer.probability for e, answer in zip(different, given, strict=True)}
+        return [by_id.get(e.id, 0.5) for e in examples]
     questions = LookAhead(
         different, key=lambda e: e.id,
         encode=lambda e: answer_scoring.ask(lm, e.id, [[task.compare_question(e, first[e.id], second[e.id])]]),

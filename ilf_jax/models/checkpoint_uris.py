@@ -77,6 +77,9 @@ def _split(uri: str, schemes: Sequence[str]) -> tuple[str, str]:
     """Scheme and what it names. Raises InputError for another scheme, guessing at what is meant, and for no name."""
     scheme, colon, rest = uri.partition(":")
     known = [s.partition(":")[0] for s in schemes]
+    if scheme == "api" and colon:
+        raise InputError("checkpoint api:URL#MODEL: a model behind an endpoint is never in memory; it can play "
+                         "refiner, judge and critic of a run, and nothing else")
     if not colon or scheme not in known:
         allowed = ", ".join(dict.fromkeys((*schemes, "orbax:DIR")))
         raise InputError(f"checkpoint {uri!r}: unknown scheme; allowed: {allowed}{_meant(uri, known)}")

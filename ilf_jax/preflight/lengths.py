@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from ilf_jax import config as config_lib
-from ilf_jax.config import methods, needed_roles, needed_stages
+from ilf_jax.config import local_roles, methods, needed_stages
 from ilf_jax.data import comparisons as comparisons_lib
 from ilf_jax.data import documents as documents_lib
 from ilf_jax.errors import InputError
@@ -43,7 +43,7 @@ def fitting(
         InputError: a document does not fit, and is to stop the run; or none is left.
     """
     warn_of_missing_numbers(config, task, documents.held_out)
-    names = {name for method in methods(config) for name in needed_roles(method)} - {"embedder"}
+    names = {name for method in methods(config) for name in local_roles(method)} - {"embedder"}
     while True:
         with _models(config, task, documents, pool, names) as models:
             kept = _fitting(config, task, documents, models)
@@ -117,7 +117,8 @@ def _fitting(
     config: config_lib.Config, task: Task, documents: documents_lib.Documents, models: Mapping[str, Model]
 ) -> documents_lib.Documents:
     train = list({e.id: e for examples in documents.by_iteration.values() for e in examples}.values())
-    of_train, of_held_out = ([d for method in methods(config) for d in of(method, task)]
+    # How much a model behind an endpoint reads is known to its server alone.
+    of_train, of_held_out = ([d for method in methods(config) for d in of(method, task) if d.role in models]
                              for of in (_demands_in_training, _demands_in_evaluation))
     # Apart, for held-out documents from another file may have the same ids.
     kept = _settled(config, "documents", of_train, models, train)

@@ -43,6 +43,8 @@ _READ_BY: dict[str, tuple[str, ...]] = {
     "baselines": ("rank",),  # each has a folder of its own, whose configuration is compared, too
     "checkpoint": (),
     "storage": (),
+    "api": (),
+    "api.samples": ("score", "evaluate", "rank"),
     "tracking": (),
     "data.too_long": ("finetune",),  # where no row was too long before the run, only what models write can be
 }

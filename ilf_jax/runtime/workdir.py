@@ -40,8 +40,8 @@ RECORDS_IN = "records_in"
 """Key of a manifest whose stage shares the records of another folder: the relative path of that folder."""
 FORMAT = 2
 """Of the work folder. It changes with what the files mean or where they are; format 1 had no run.json."""
-NOT_REPORTED = frozenset({"checkpoint", "reward_model", "state", "tensorboard", "profile"})
-"""Folders that no report reads: params, states of trainings, and what other programs show."""
+NOT_REPORTED = frozenset({"checkpoint", "reward_model", "state", "tensorboard", "profile", "api_answers"})
+"""Folders that no report reads: params, states of trainings, what other programs show, what endpoints answered."""
 _RUN = "run.json"
 _to_line = json.JSONEncoder(ensure_ascii=False).encode  # made once: json.dumps makes one a line
 _CURE = "restore it, or take another --workdir"

@@ -19,4 +19,9 @@ def scorer_class(choice: str) -> type[Scorer]:
 
 def make_scorer(context: ScorerContext) -> Scorer:
     """The scorer of config.score.method. Raises InputError if it is not there."""
-    return scorer_class(context.config.score.method)(context)
+    choice = context.config.score.method
+    if choice == "instruct_rm" and (judge := context.roles.remote("judge")) is not None:
+        from ilf_jax.scoring.remote_judge import RemoteJudge
+
+        return RemoteJudge(context, judge)
+    return scorer_class(choice)(context)

@@ -33,11 +33,13 @@ class Scores:
         of_candidates: C numbers; higher is better.
         of_prompts: C lists of P numbers, for an ensemble of P prompts; otherwise empty.
         work: tokens and FLOPs that they took.
+        stderrs: C standard errors, where scores were estimated from drawn answers; otherwise empty.
     """
 
     of_candidates: np.ndarray
     of_prompts: list[list[float]] = dataclasses.field(default_factory=list)
     work: performance.Work = performance.Work()
+    stderrs: list[float] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)

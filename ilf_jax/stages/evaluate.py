@@ -62,7 +62,7 @@ def _evaluate(
     if settings.win_rate and before_training is not None:
         before = {i: o.text for i, o in before_training.by_id().items()}
         metrics += preferences.win_rates(
-            context.roles.get("judge"), context.task, examples, texts, before, config.score.batch_size)
+            context.roles.judge(), context.task, examples, texts, before, config.score.batch_size)
     return Outcome(done.shards, len(rows), metrics, done.work)
 
 

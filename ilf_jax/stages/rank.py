@@ -49,7 +49,7 @@ def _match(
         first, second: names of the systems.
         ours, theirs: their texts by example id.
     """
-    orders = preferences.both_orders(context.roles.get("judge"), context.task, context.held_out, ours, theirs,
+    orders = preferences.both_orders(context.roles.judge(), context.task, context.held_out, ours, theirs,
                                      context.config.score.batch_size)
     results = dict(zip((e.id for e in context.held_out), win_rate.outcomes(*orders).tolist(), strict=True))
     return ranking.match(first, second, results, ours, theirs)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -16,6 +16,8 @@ from ilf_jax.inference.look_ahead import LookAhead, text_size
 from ilf_jax.inference.sampler_agreement import Agreement
 from ilf_jax.inference.written_texts import LEFT_OUT, WrittenTexts
 from ilf_jax.records import Candidates, Draft, Example, Feedback
+from ilf_jax.remote.remote_model import RemoteModel
+from ilf_jax.runtime import performance
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.sampling import decode
@@ -36,6 +38,9 @@ def refine(context: StageContext, drafts: Records[Draft], feedback: Records[Feed
 
 def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Feedback], folder: StageFolder) -> Outcome:
     settings, examples, task = context.config.refine, context.examples, context.task
+    remote = context.roles.remote("refiner") if settings.source == "refiner" else None
+    if remote is not None:
+        return _refine_remotely(context, remote, drafts, feedback, folder)
     noted = folder.manifest().get(_AGREEMENT)
     agreement = None if noted is None else Agreement(**noted)
     draft_texts = {i: row.text for i, row in drafts.by_id().items()}
@@ -62,34 +67,35 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
     lengths = prompt_lengths(refiner, prompts, f"refine {context.iteration}", refills=refills, others=1)
     generator = _generator(context.config, task, refiner, settings.batch_size, lengths, refills)
 
-    def draw(batch: Sequence[tuple[Example, Encoded]], candidates: Sequence[int]) -> Pending[list[list[Sample]]]:
+    def draw(batch: Sequence[Example], candidates: Sequence[int]) -> Pending[list[list[_Answer]]]:
+        return sample(batch, candidates).map(lambda samples: [
+            _read(task, e, feedback_texts[e.id], of_one) for e, of_one in zip(batch, samples, strict=True)])
+
+    def sample(batch: Sequence[Example], candidates: Sequence[int]) -> Pending[list[list[Sample]]]:
         if not batch:
             return Pending.ready([])
-        keys = _keys(context.config, context.iteration, [e for e, _ in batch], candidates)
-        return generator.start([prompt for _, prompt in batch], keys)
+        keys = _keys(context.config, context.iteration, batch, candidates)
+        return generator.start([prompt for e in batch if (prompt := prompts.encoded(e)) is not None], keys)
 
-    N, by_id = settings.num_candidates, {e.id: e for e in examples}
-    may_redraw = settings.redraw and settings.temperature > 0 and N > 1
+    N = settings.num_candidates
 
     def start(batch: list[Example]) -> Pending[list[Candidates]]:
-        prompted = [(e, prompt) for e in batch if (prompt := prompts.encoded(e)) is not None]
+        prompted = [e for e in batch if prompts.encoded(e) is not None]
 
         def make_candidates(samples: list[list[Sample]]) -> list[Candidates]:
             nonlocal agreement
-            drawn = dict(zip((e.id for e, _ in prompted), samples, strict=True))
             # Before anything is written, on the longest documents. The device is already at work on the next shard.
             if agreement is None and prompted:
+                checked = [(prompt, of_one) for e, of_one in zip(prompted, samples, strict=True)
+                           if (prompt := prompts.encoded(e)) is not None][:_CHECKED_DOCUMENTS]
                 agreement = sampler_agreement.measure(
-                    refiner, [(prompt, drawn[e.id]) for e, prompt in prompted[:_CHECKED_DOCUMENTS]], _CHECKED_SAMPLES,
+                    refiner, checked, _CHECKED_SAMPLES,
                     _CHECKED_DOCUMENTS * _CHECKED_SAMPLES, settings.max_logprob_gap_mean)
                 folder.begin(**{_AGREEMENT: dataclasses.asdict(agreement)})
-            read = {i: _read(task, by_id[i], feedback_texts[i], samples) for i, samples in drawn.items()}
-            again = [(e, prompt) for e, prompt in prompted if may_redraw and _degenerate(context, e, read[e.id])]
-            for (e, _), more in zip(again, draw(again, range(N, 2 * N)).result(), strict=True):
-                read[e.id] += _read(task, e, feedback_texts[e.id], more)
-            return [_candidates(context, e, read[e.id], N) if e.id in read else _no_candidates(e, N) for e in batch]
+            first = [_read(task, e, feedback_texts[e.id], of_one) for e, of_one in zip(prompted, samples, strict=True)]
+            return _redrawn(context, batch, prompted, first, draw)
 
-        return draw(prompted, range(N)).map(make_candidates)
+        return sample(prompted, range(N)).map(make_candidates)
 
     done = process_shards(
         context, folder, examples, prompts.lengths, cls=Candidates, start=start,
@@ -106,6 +112,62 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
         statistics.plain("logprob_gap", agreement.largest), statistics.plain("logprob_gap_mean", agreement.mean),
         statistics.plain("logprob_gap_beyond", agreement.share), *too_long]
     return Outcome(done.shards, len(done.records), metrics, done.work, {_AGREEMENT: dataclasses.asdict(agreement)})
+
+
+_Draw = Callable[[Sequence[Example], Sequence[int]], Pending[list[list["_Answer"]]]]
+
+
+def _redrawn(
+    context: StageContext, batch: Sequence[Example], prompted: Sequence[Example], first: Sequence[list["_Answer"]],
+    draw: _Draw,
+) -> list[Candidates]:
+    """The candidates of a shard: where some of a document are equal or unusable, it gets as many once more.
+
+    Args:
+        batch: the shard's documents.
+        prompted: those that were asked about.
+        first: N answers for each of them.
+        draw: gives those of further numbers.
+    """
+    settings, N = context.config.refine, context.config.refine.num_candidates
+    may_redraw = settings.redraw and settings.temperature > 0 and N > 1
+    read = dict(zip((e.id for e in prompted), first, strict=True))
+    again = [e for e in prompted if may_redraw and _degenerate(context, e, read[e.id])]
+    for e, more in zip(again, draw(again, range(N, 2 * N)).result(), strict=True):
+        read[e.id] = read[e.id] + more
+    return [_candidates(context, e, read[e.id], N) if e.id in read else _no_candidates(e, N) for e in batch]
+
+
+def _refine_remotely(
+    context: StageContext, refiner: RemoteModel, drafts: Records[Draft], feedback: Records[Feedback],
+    folder: StageFolder,
+) -> Outcome:
+    """By a refiner that is not in memory: nothing is known of its log-probabilities."""
+    settings, examples, task = context.config.refine, context.examples, context.task
+    draft_texts = {i: row.text for i, row in drafts.by_id().items()}
+    given = feedback.by_id()
+    feedback_texts = {e.id: given[e.id].text for e in examples}
+    N = settings.num_candidates
+
+    def draw(batch: Sequence[Example], candidates: Sequence[int]) -> Pending[list[list[_Answer]]]:
+        seeds = [int(key) for keys_C in _keys(context.config, context.iteration, batch, candidates)[..., -1]
+                 for key in keys_C] if batch else []
+        texts = [task.refine_prompt(e, draft_texts[e.id], feedback_texts[e.id]).text for e in batch for _ in candidates]
+        written = refiner.write(texts, seeds, temperature=settings.temperature, top_p=settings.top_p,
+                                max_new_tokens=settings.max_new_tokens, stop=task.stop)
+        return written.map(lambda replies: [
+            [_answer(task, e, feedback_texts[e.id], reply.text, reply.stopped, reply.tokens)
+             for reply in replies[i * len(candidates) : (i + 1) * len(candidates)]] for i, e in enumerate(batch)])
+
+    def start(batch: list[Example]) -> Pending[list[Candidates]]:
+        prompted = [e for e in batch if given[e.id].source != LEFT_OUT]
+        return draw(prompted, range(N)).map(lambda first: _redrawn(context, batch, prompted, first, draw))
+
+    done = process_shards(
+        context, folder, examples, [text_size(e.document, e.title, draft_texts[e.id]) for e in examples],
+        cls=Candidates, start=start, shard_size=settings.batch_size * settings.batches_per_shard,
+        work=lambda c: performance.Work())
+    return Outcome(done.shards, len(done.records), _metrics(context, done.records, draft_texts, feedback_texts))
 
 
 def _generator(
@@ -143,21 +205,28 @@ def first_draws(
 
 @dataclasses.dataclass(frozen=True)
 class _Answer:
-    """A sample, and the refinement in it; an echo of the prompt counts as empty."""
+    """The refinement in what a model wrote; an echo of the prompt counts as empty. `logprob` is None if unknown."""
 
-    sample: Sample
     text: str
     preamble: bool
     echo: bool
+    stopped: bool
+    num_tokens: int
+    logprob: float | None
 
 
 def _read(task: Task, example: Example, feedback: str, samples: Sequence[Sample]) -> list[_Answer]:
-    answers = []
-    for sample in samples:
-        text = task.read_output(sample.text)
-        echo = task.is_echo(text, example, feedback)
-        answers.append(_Answer(sample, "" if echo else text, task.has_preamble(sample.text), echo))
-    return answers
+    return [_answer(task, example, feedback, s.text, s.stopped, len(s.tokens), float(s.logprobs.sum()))
+            for s in samples]
+
+
+def _answer(
+    task: Task, example: Example, feedback: str, written: str, stopped: bool, num_tokens: int,
+    logprob: float | None = None,
+) -> _Answer:
+    text = task.read_output(written)
+    echo = task.is_echo(text, example, feedback)
+    return _Answer("" if echo else text, task.has_preamble(written), echo, stopped, num_tokens, logprob)
 
 
 def _degenerate(context: StageContext, example: Example, answers: Sequence[_Answer]) -> bool:
@@ -175,8 +244,9 @@ def _candidates(context: StageContext, example: Example, answers: Sequence[_Answ
         seen.add(answer.text)
     picked = [answers[i] for i in sorted(range(len(answers)), key=lambda i: (ranks[i], i))[:count]]
     return Candidates(
-        id=example.id, texts=[a.text for a in picked], logprobs=[float(a.sample.logprobs.sum()) for a in picked],
-        num_tokens=[len(a.sample.tokens) for a in picked], stopped=[a.sample.stopped for a in picked],
+        id=example.id, texts=[a.text for a in picked],
+        logprobs=[a.logprob for a in picked if a.logprob is not None],
+        num_tokens=[a.num_tokens for a in picked], stopped=[a.stopped for a in picked],
         redrawn=len(answers) > count, preambles=sum(a.preamble for a in answers), echoes=sum(a.echo for a in answers),
     )
 

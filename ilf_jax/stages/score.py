@@ -91,7 +91,11 @@ def _select(context: StageContext, document: RefinedDocument, scores: Scores, ov
     return Scored(
         document.example.id, [float(s) for s in of_candidates], selection.pick(of_candidates, usable),
         {name: selection.pick(s, usable) for name, s in of_baselines.items()}, scores.of_prompts[:N],
+<<<<<<< HEAD
         float(scores.of_candidates[N]) if len(scores.of_candidates) > N else None, overruled_by)
+=======
+        float(scores.of_candidates[N]) if len(scores.of_candidates) > N else None, scores.stderrs[:N])
+>>>>>>> part-methods
 
 
 def _metrics(
@@ -161,7 +165,7 @@ def _win_rates(
     human = {e.id: e.human_refinement for e in examples}
     if all(human.values()):
         systems["human_refinement"] = human
-    judge, drafts = context.roles.get("judge"), {i: document.draft for i, document in documents.items()}
+    judge, drafts = context.roles.judge(), {i: document.draft for i, document in documents.items()}
     batch_size = context.config.score.batch_size
     return [
         win_rate.win_rate(

@@ -276,3 +276,28 @@ def test_conditions_on_bad_rows_and_on_fields_that_no_row_has(write):
     assert ([e.document for e in result.examples], result.skipped) == (["a", "c"], 2)
     with pytest.raises(InputError, match=r"config\.data\.where: no row has 'lnag'"):
         load_examples(source, {}, where=("lnag!=de",), on_error="skip")
+
+
+PAIR = {"document": "Rain fell.", "a": " One ", "info": {"b": "Two"}, "choice": "B"}
+OF_PAIR = {"first": "a", "second": "info.b", "preferred": "choice"}
+
+
+def test_comparisons_are_read_as_draft_and_refinement(write):
+    source = write(PAIR, {**PAIR, "choice": "A", "draft": "not read"})
+    assert load_examples(source, OF_PAIR, sides=("A", "B")).examples == (
+        Example("row-000001", "Rain fell.", draft="One", human_refinement="Two"),
+        Example("row-000002", "Rain fell.", draft="Two", human_refinement="One"))
+
+
+@pytest.mark.parametrize(("row", "fields", "sides", "message"), [
+    ({**PAIR, "choice": "tie"}, OF_PAIR, "AB", r"rows\.jsonl:1: preferred is 'tie'; allowed .*config\.data\.sides"),
+    ({**PAIR, "a": " "}, OF_PAIR, "AB", r":1: the first text is empty"),
+    ({"document": "d", "a": "x", "choice": "A"}, OF_PAIR, "AB", r":1: the row lacks 'info\.b', read as second"),
+    (PAIR, OF_PAIR, "AA", r"config\.data\.sides=\('A', 'A'\): must be two different"),
+    (PAIR, OF_PAIR, "ABC", r"config\.data\.sides=.* must be two different"),
+    (PAIR, {"first": "a", "second": "info.b"}, "AB", r"config\.data\.fields\.first: .*config\.data\.fields\.preferred"),
+    (PAIR, {**OF_PAIR, "draft": "a"}, "AB", r"config\.data\.fields\.draft='a' with config\.data\.fields\.preferred"),
+])
+def test_what_is_no_comparison(write, row, fields, sides, message):
+    with pytest.raises(InputError, match=message):
+        load_examples(write(row), fields, sides=tuple(sides))

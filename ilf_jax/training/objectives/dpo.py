@@ -53,6 +53,10 @@ class Dpo(Objective):
         if settings.rejected == "worst" and config.refine.num_candidates == 1:
             raise InputError("config.finetune.rejected='worst' with config.refine.num_candidates=1: the best candidate "
                              "is the worst; draw 2 or more")
+        if config.data.fields.preferred and (settings.target, settings.rejected) != ("human_refinement", "draft"):
+            raise InputError("config.finetune.objective='dpo' with config.data.fields.preferred learns from recorded "
+                             "comparisons by config.finetune.target='human_refinement' and rejected='draft', not "
+                             f"target={settings.target!r} and rejected={settings.rejected!r}")
         if settings.rejected == "draft" and settings.target == "initial":
             raise InputError("config.finetune.objective='dpo' with target='initial' would prefer the draft to itself; "
                              "use another config.finetune.target")

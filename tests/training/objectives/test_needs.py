@@ -12,9 +12,10 @@ from ilf_jax import preflight
 from ilf_jax import tasks as tasks_lib
 from ilf_jax.data import documents as documents_lib
 from ilf_jax.errors import InputError
+from ilf_jax.records import Draft
 from ilf_jax.stages import finetune
 from ilf_jax.training import objectives, packing
-from ilf_jax.training.objectives import dpo, grpo
+from ilf_jax.training.objectives import LearnedFrom, dpo, grpo
 
 pytestmark = pytest.mark.fast
 FRESH = {"refine.source": "policy", "score.method": "reward_model", "reward_model.checkpoint": "init:tiny"}
@@ -32,6 +33,7 @@ def config_with(tiny_config, objective, changes):
     ("dpo", FRESH, ["rejected='draft'", "refine.source='policy'"]),
     ("dpo", {"finetune.prompt_loss_weight": 0.1}, ["prompt_loss_weight=0.1", "'dpo'"]),
     ("dpo", {"finetune.label_smoothing": 0.5}, ["label_smoothing"]),
+    ("dpo", {"data.fields.preferred": "choice"}, ["data.fields.preferred", "='human_refinement'", "'refinement'"]),
     ("sdpo", {"finetune.teacher_top_k": 4096}, ["teacher_top_k=4096", "vocabulary of"]),
     ("sdft", {"finetune.teacher": "none"}, ["finetune.teacher", "'frozen'"]),
     ("rltf_sd", {}, ["score.draft=True"]),
@@ -133,6 +135,7 @@ def test_equal_objectives_compile_once():
         assert a != cases.objective_of(name, dataclasses.replace(settings, feedback_weight=0.25))
 
 
+<<<<<<< HEAD
 def test_a_reviewers_refinement_is_learned_alone_or_counted():
     (document, *_) = cases.documents()
     given = dataclasses.replace(document, text="better", source="refinement: reviewer", overruled=True)
@@ -143,3 +146,24 @@ def test_a_reviewers_refinement_is_learned_alone_or_counted():
     assert "better" not in {t.completion for t in rltf_sd.targets(given, cases.SETTINGS)}
     assert rltf_sd.counted(given, cases.SETTINGS) == "reviewers_refinement_has_no_reward"
     assert rltf_sd.counted(document, cases.SETTINGS) is None
+=======
+COMPARED = {"data.fields.preferred": "choice", "data.sides": ("left", "right"), "finetune.target": "human_refinement",
+            "draft.source": "recorded", "feedback.source": "oracle", "finetune.objective": "dpo"}
+
+
+def test_dpo_learns_from_recorded_comparisons(tiny_config, tmp_path):
+    rows = [{"document": f"Ann {i}", "first": f"One {i}.", "second": f"Two {i}." if i else "One 0.",
+             "choice": ("left", "right")[i % 2]} for i in range(6)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = config_with(tiny_config, "dpo", {**COMPARED, "data.source": f"jsonl:{tmp_path / 'pairs.jsonl'}",
+                                              "data.eval_source": None, "data.train_size": 4, "data.eval_size": 2})
+    task, loaded = tasks_lib.make_task(config), documents_lib.load_documents(config)
+    preflight.check_sources(config, task)
+    preflight.check_documents(config, task, loaded)
+    learned = [LearnedFrom(e, "Prompt", e.human_refinement, "human_refinement", Draft(e.id, e.draft, "recorded"))
+               for e in loaded.by_iteration[1]]
+    pairs = [(t.completion, t.rejected) for one in learned for t in dpo.Dpo.targets(one, config.finetune)]
+    assert pairs == [("Two 1.", "One 1."), ("One 2.", "Two 2."), ("Two 3.", "One 3.")]
+    assert [dpo.Dpo.counted(one, config.finetune) for one in learned] == [dpo.SAME, None, None, None]
+    assert config_lib.needed_stages(config) == ("draft",)
+>>>>>>> part-methods
