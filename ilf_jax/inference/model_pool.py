@@ -42,6 +42,12 @@ def tokenizer_uri(settings: config_sections.Model, tokenizer_folder: storage.Pat
     return settings.checkpoint
 
 
+def are_small(config: config_lib.Config) -> bool:
+    """Whether all models of a run ship with the package: a million params, where a step's matmuls take no time."""
+    uris = {getattr(config, role).checkpoint for role in config_lib.needed_roles(config)} - {"policy"}
+    return all(uri.startswith("builtin:") for uri in uris)
+
+
 def for_platform(config: config_lib.Config, platform: str) -> config_lib.Config:
     """The configuration with what 'auto' means in config.precision and config.layers on devices of this platform."""
     precision = hardware.default_precision(platform) if config.precision == "auto" else config.precision
