@@ -181,6 +181,10 @@ class ModelPool:
         progress.log(f"loading {uri}")
         model = self.config(uri)
         placement = Placement(self.mesh, model)
+        if uri.startswith("init:"):
+            shapes = transformer.param_shapes(model)
+            shardings = placement.shardings(layer_stack.stacked(model, shapes) if self._stacks else shapes, layout)
+            return in_precision(checkpoint_io.random_params(model, self._seed, shardings, self._stacks), dtype)
         if not self._stacks:
             return self._read(uri, model, placement, layout, dtype)
         return layer_stack.stacked(model, self._read(uri, model, placement, layout, dtype),
@@ -190,15 +194,12 @@ class ModelPool:
         self, uri: str, model: ModelConfig, placement: Placement, layout: str, dtype: jnp.dtype
     ) -> transformer.Params:
         """Layers one by one."""
-        shapes = transformer.param_shapes(model)
         if uri.startswith("orbax:"):
+            shapes = transformer.param_shapes(model)
             folder = storage.path(uri.removeprefix("orbax:"))
             params = checkpoint.load_model(folder, placement.with_shardings(in_precision(shapes, dtype), layout))
             finite_weights.check_params(params, uri)
             return params
-        if uri.startswith("init:"):
-            return in_precision(
-                checkpoint_io.random_params(model, self._seed, placement.shardings(shapes, layout)), dtype)
         # In its precision before it is on a device, whose memory would have to hold both.
         return checkpoint_io.load_params(
             uri, lambda path, array: placement.put_param(path, in_precision(array, dtype), layout))
