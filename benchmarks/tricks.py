@@ -30,7 +30,7 @@ import optax  # noqa: E402
 
 from benchmarks.pairs import ratio  # noqa: E402
 from ilf_jax.models import architecture, transformer  # noqa: E402
-from ilf_jax.runtime import compile_ahead, jax_settings  # noqa: E402
+from ilf_jax.runtime import compile_ahead, hardware, jax_settings  # noqa: E402
 from ilf_jax.training import optimizer  # noqa: E402
 
 _OPTIMIZER = optimizer.OptimizerConfig(weight_decay=0.01, clip_norm=1.0)
@@ -110,7 +110,7 @@ def _temporary(compiled: jax.stages.Compiled) -> int:
     return analysis.temp_size_in_bytes
 
 
-_KEPT, _OPTIONS = jax_settings.KEPT_BARRIERS, jax_settings.train_step_on_cpu("none")
+_KEPT, _OPTIONS = hardware.KEPT_BARRIERS, hardware.train_step_on_cpu("none")
 COMPILED: dict[str, tuple[Callable[[Shape, dict[str, str]], Program], dict[str, str], dict[str, str]]] = {
     "kept_barriers": (training, _KEPT, {}),
     "kept_barriers_remat": (rematerialised_training, _KEPT, {}),

@@ -124,10 +124,10 @@ class Scored:
         chosen: index of the candidate that the scorer picks.
         picks: index that each baseline scorer (random, longest, first) picks.
         prompt_scores: per candidate the score of each prompt of an ensemble; empty for other methods.
-        stderrs: standard error of each score, where a judge's answers were drawn; empty where it is exact.
         draft_score: of the draft, by the same method; None where config.score.draft does not ask for it.
         overruled_by: who wrote the refinement that a reviewer gave, which is then picked instead of `chosen`; see
             `Feedback.refinement_by`. "" where the scorer's pick stands.
+        stderrs: standard error of each score, where a judge's answers were drawn; empty where it is exact.
     """
 
     id: str
@@ -136,11 +136,8 @@ class Scored:
     picks: dict[str, int]
     prompt_scores: list[list[float]] = dataclasses.field(default_factory=list)
     draft_score: float | None = None
-<<<<<<< HEAD
     overruled_by: str = ""
-=======
     stderrs: list[float] = dataclasses.field(default_factory=list)
->>>>>>> part-methods
 
 
 @dataclasses.dataclass(frozen=True)

@@ -26,6 +26,7 @@ from ilf_jax.runtime import (
     digests,
     distributed,
     files,
+    hardware,
     jax_settings,
     os_errors,
     progress,
@@ -193,6 +194,9 @@ def set_up(
         config = config_lib.read(config)
     storage.set_patience(config.storage.patience)
     config_changes.check_names(allow_change, config_lib.key_names())
+    flags = hardware.set_xla_flags(model_pool.are_small(config))
+    if flags:
+        progress.log(f"XLA_FLAGS: added {flags}, which pay on this kind of device")
     config = _decided(config, storage.path(workdir))
     task = tasks_lib.make_task(config)
     trackers.check(config)

@@ -8,6 +8,7 @@ import pytest
 
 import ilf_jax
 from ilf_jax import config as config_lib
+from ilf_jax.dry_run import dry_run
 from ilf_jax.errors import InputError
 from ilf_jax.reporting import methods, workfolder
 from ilf_jax.runtime import workdir
@@ -69,7 +70,7 @@ def test_is_read(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["template.py", "tldr_5k.py", "quickstart.py", "summarize_smollm2.py", "own_reward.py"])
+    "name", ["template.py", "tldr_5k.py", "quickstart.py", "summarize_smollm2.py", "own_reward.py", "llama_8b_lora.py"])
 def test_refiner_and_judge_follow_the_policy(name):
     c = load(name)
     assert c.policy.checkpoint == c.refiner.checkpoint == c.judge.checkpoint
@@ -214,6 +215,21 @@ def test_summarize_the_sample(tiny_run, tmp_path):
     assert "nll_human_refinement" in {m["metric"] for m in metrics}
     shard = min((tmp_path / "run/iteration_001/draft").glob("0*.jsonl"))
     assert json.loads(shard.read_text().splitlines()[0])["text"].startswith("The library on Mill Street will close")
+
+
+def test_llama_8b_lora_is_dry_run(tiny_run, tmp_path, capsys):
+    """Made small, for the checkpoint is a download: the stages, LoRA and a bfloat16 base compile, and fit."""
+    c = shorten(load("llama_8b_lora.py"), tiny_run)
+    assert config_lib.read(load("llama_8b_lora.py")).policy.checkpoint == "hf:meta-llama/Llama-3.1-8B-Instruct"
+    c.precision, c.layers = "bfloat16", "scan"
+    c.finetune.accumulation = 1
+    lines = [{"article": f"Long article {i}. " * 30, "candidate": f"Short {i}.",
+              "feedback": {"explanation": f"Wrong number {i}.", "summary": f"Better {i}."}} for i in range(11)]
+    (tmp_path / "reviews.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    c.data.source, c.data.eval_size = f"jsonl:{tmp_path / 'reviews.jsonl'}", 4
+    assert dry_run.dry_run(config_lib.read(c)) == 0
+    said = capsys.readouterr().out
+    assert "config.precision=bfloat16" in said and "draft -> feedback -> refine -> score -> finetune" in said
 
 
 def test_tldr(tiny_run, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Shows what a run would do and whether it fits: sizes, compiled steps, one training example. Trains nothing."""
 
 import dataclasses
+import os
 import pathlib
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -41,6 +42,7 @@ def dry_run(config: config_lib.Config, topology: str | None = None) -> int:
     Raises:
         InputError: the run would refuse to start.
     """
+    hardware.set_xla_flags(model_pool.are_small(config))
     task = tasks.make_task(config)
     devices = hardware.topology(topology) if topology else jax.devices()
     mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor, devices)
@@ -142,7 +144,8 @@ def _show_steps(
     chip = hardware.chip(device)
     memory = _memory(device, chip)
     print(f"\n{mesh.size} x {device.device_kind}: data {mesh.shape['data']}, fsdp {mesh.shape['fsdp']}, tensor "
-          f"{mesh.shape['tensor']}; sizes {sizes.source}; config.precision={config.precision}")
+          f"{mesh.shape['tensor']}; sizes {sizes.source}; config.precision={config.precision}; "
+          f"XLA_FLAGS={os.environ.get('XLA_FLAGS', '')!r}")
     compiled = compiled_steps.compile_all(config, placements, sizes)
     progress.print_table("on each device, GiB" + (f" of {memory / 2**30:.1f}" if memory else ""),
                          ["step", "params", "arguments", "temporaries", "outputs", "other models", "total", "fits"],

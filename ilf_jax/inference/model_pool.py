@@ -45,6 +45,12 @@ def tokenizer_uri(settings: config_sections.Model, tokenizer_folder: storage.Pat
     return settings.checkpoint
 
 
+def are_small(config: config_lib.Config) -> bool:
+    """Whether all models of a run ship with the package: a million params, where a step's matmuls take no time."""
+    uris = {getattr(config, role).checkpoint for role in config_lib.needed_roles(config)} - {"policy"}
+    return all(uri.startswith("builtin:") for uri in uris)
+
+
 def for_platform(config: config_lib.Config, platform: str) -> config_lib.Config:
     """The configuration with what 'auto' means in config.precision and config.layers on devices of this platform."""
     precision = hardware.default_precision(platform) if config.precision == "auto" else config.precision
@@ -179,6 +185,10 @@ class ModelPool:
         progress.log(f"loading {uri}")
         model = self.config(uri)
         placement = Placement(self.mesh, model)
+        if uri.startswith("init:"):
+            shapes = transformer.param_shapes(model)
+            shardings = placement.shardings(layer_stack.stacked(model, shapes) if self._stacks else shapes, layout)
+            return in_precision(checkpoint_io.random_params(model, self._seed, shardings, self._stacks), dtype)
         if not self._stacks:
             return self._read(uri, model, placement, layout, dtype)
         return layer_stack.stacked(model, self._read(uri, model, placement, layout, dtype),
@@ -188,15 +198,12 @@ class ModelPool:
         self, uri: str, model: ModelConfig, placement: Placement, layout: str, dtype: jnp.dtype
     ) -> transformer.Params:
         """Layers one by one."""
-        shapes = transformer.param_shapes(model)
         if uri.startswith("orbax:"):
+            shapes = transformer.param_shapes(model)
             folder = storage.path(uri.removeprefix("orbax:"))
             params = checkpoint.load_model(folder, placement.with_shardings(in_precision(shapes, dtype), layout))
             finite_weights.check_params(params, uri)
             return params
-        if uri.startswith("init:"):
-            return in_precision(
-                checkpoint_io.random_params(model, self._seed, placement.shardings(shapes, layout)), dtype)
         # In its precision before it is on a device, whose memory would have to hold both.
         return checkpoint_io.load_params(
             uri, lambda path, array: placement.put_param(path, in_precision(array, dtype), layout))

@@ -17,7 +17,15 @@ import numpy as np
 from flax import traverse_util
 
 from ilf_jax.errors import InputError
-from ilf_jax.models import config_values, family_configs, family_configs_gguf, float8, rope_configs, safetensors_files
+from ilf_jax.models import (
+    config_values,
+    family_configs,
+    family_configs_gguf,
+    float8,
+    initialization,
+    rope_configs,
+    safetensors_files,
+)
 from ilf_jax.models.architecture import SHAPES, ModelConfig, from_facts
 from ilf_jax.models.checkpoint_uris import resolve
 from ilf_jax.models.families import GGUF_TABLES, HF_TABLES, Rule
@@ -118,9 +126,20 @@ def load_params(uri: str, place: Place | None = None, *, seed: int = 0) -> Param
     return _convert(open_source(uri), put)
 
 
-def random_params(config: ModelConfig, seed: int, shardings: Any = None) -> Params:
-    """Random float32 params, each device making its own shards. The same for a seed, whatever the shardings."""
-    return jax.jit(functools.partial(init_params, config), out_shardings=shardings)(seeds.key(seed))
+def random_params(config: ModelConfig, seed: int, shardings: Any = None, stacked: bool = False) -> Params:
+    """Random float32 params, each device making its own shards. The same for a seed, whatever the shardings.
+
+    Args:
+        config: of the model.
+        seed: of the key.
+        shardings: of the params; where the compiler puts them if None.
+        stacked: layers lie in stacks, see `layer_stack`.
+    """
+    key = seeds.key(seed)
+    if not stacked:
+        return jax.jit(functools.partial(init_params, config), out_shardings=shardings)(key)
+    init = functools.partial(initialization.init_stacked, config)
+    return jax.jit(init, out_shardings=shardings)(key, initialization.layer_keys(config, key))
 
 
 def _convert(source: Source, put: Place) -> Params:

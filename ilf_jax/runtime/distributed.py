@@ -135,6 +135,13 @@ def count() -> int:
     return _group.count
 
 
+def jax_has_started() -> bool:
+    """Whether jax has taken its devices: XLA's flags can no longer be changed."""
+    from jax._src import xla_bridge  # private: there is no other way to ask
+
+    return xla_bridge.backends_are_initialized()
+
+
 def is_main() -> bool:
     """Whether this is process 0, which writes what there is one of."""
     return _group.index == 0

@@ -1,13 +1,20 @@
-"""What accelerators can do, by their makers' data sheets; and TPUs to compile for that this machine does not have."""
+"""All that depends on the kind of device: what it can do, by its maker's data sheet; what programs cost there; which
+flags and options its compiler gets; and TPUs to compile for that this machine does not have.
+
+Each flag and option stays only as long as it pays: benchmarks/RESULTS.md has the measurements, and `python
+benchmarks/tricks.py` repeats those of the CPU's options.
+"""
 
 import dataclasses
 import importlib.util
 import os
+import pathlib
 import re
 
 import jax
 
 from ilf_jax.errors import InputError
+from ilf_jax.runtime import distributed
 
 _GIB = 2**30
 
@@ -123,6 +130,73 @@ def programs(device: jax.Device) -> Programs:
     found = _PROGRAMS.get(device.platform, _PROGRAMS["gpu"])
     known = None if device.platform == "cpu" else reached(device)
     return found if known is None else dataclasses.replace(found, flops=known[0].bfloat16 * known[1].forward)
+
+
+# Of XLA's ways to multiply matrices on NVIDIA GPUs, cuBLAS alone is tried. Compiling and timing Triton's for each
+# matmul took 100 of the quickstart's 143 s with an empty cache of programs; measured on one H200, 2026-11-28.
+_NVIDIA_FLAGS = {"xla_gpu_enable_triton_gemm": "false"}
+# Nor are cuBLAS's algorithms timed (the quickstart: 34.7 s instead of 41.7 s). Larger models get back in each step what
+# choosing an algorithm takes at the start; these do not.
+_SMALL_ON_NVIDIA_FLAGS = {"xla_gpu_autotune_level": "0"}
+_CUDA_PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
+
+
+def set_xla_flags(small: bool = False) -> str:
+    """Adds the flags that pay on this machine's kind of device to XLA_FLAGS.
+
+    XLA reads them once, when jax starts its backends; after that, this changes nothing. A flag that the user has set
+    keeps the user's value.
+
+    Args:
+        small: all models are as small as those that ship with the package, so that a matmul takes no time to speak of.
+
+    Returns:
+        What was added, as XLA reads it; "" if nothing was.
+    """
+    if distributed.jax_has_started() or not _has_nvidia_gpu():
+        return ""
+    given = os.environ.get("XLA_FLAGS", "")
+    taken = {flag.lstrip("-").partition("=")[0] for flag in given.split()}
+    wanted = {**_NVIDIA_FLAGS, **(_SMALL_ON_NVIDIA_FLAGS if small else {})}
+    added = " ".join(f"--{name}={value}" for name, value in wanted.items() if name not in taken)
+    if added:
+        os.environ["XLA_FLAGS"] = f"{given} {added}".strip()
+    return added
+
+
+def _has_nvidia_gpu(root: pathlib.Path = pathlib.Path("/")) -> bool:
+    """Whether jax will start on an NVIDIA GPU, told by its settings, its plugins and the driver's files.
+
+    No GPU is touched: that would take seconds, and would have to happen before XLA reads its flags.
+    """
+    platforms = (jax.config.jax_platforms or "").split(",")
+    if platforms[0] not in ("", "cuda", "gpu"):
+        return False
+    if not any(importlib.util.find_spec(plugin) for plugin in _CUDA_PLUGINS):
+        return False
+    # Linux, and Windows' Linux.
+    return any(root.glob("dev/nvidia[0-9]*")) or (root / "dev/dxg").exists()
+
+
+KEPT_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
+"""Compiler options for CPUs, whose backend otherwise drops the barriers that `jax.checkpoint` sets.
+
+Without them, XLA merges what is recomputed with what it was computed from, and keeps it: config.finetune.remat then
+saves no memory. `tricks.py` measures this as `kept_barriers` and `kept_barriers_remat`.
+"""
+
+
+def train_step_on_cpu(remat: str) -> dict[str, str]:
+    """Compiler options of the train step on CPUs.
+
+    Operations are ordered for little memory, not for concurrency: SmolLM2-135M takes 7 to 22 % less temporary memory,
+    in the same time. With remat 'full' it would take twice as much. `tricks.py` measures this as `memory_scheduler`.
+
+    Args:
+        remat: as in config.finetune.remat.
+    """
+    scheduler = {} if remat == "full" else {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    return {**KEPT_BARRIERS, **scheduler}
 
 
 _GENERATIONS = ("v4", "v5e", "v5p", "v6e")

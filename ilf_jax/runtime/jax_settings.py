@@ -1,7 +1,7 @@
 """Settings of jax, XLA and Python that every program makes before it computes anything.
 
-The compiler options and `freeze_imports` are tricks. Each stays only as long as it pays: `python benchmarks/tricks.py`
-measures them against leaving them out, and benchmarks/RESULTS.md has the results.
+What depends on the kind of device, `hardware` knows. `freeze_imports` is a trick. It stays only as long as it pays:
+`python benchmarks/tricks.py` measures it against leaving it out, and benchmarks/RESULTS.md has the results.
 """
 
 import gc
@@ -10,33 +10,18 @@ import pathlib
 
 import jax
 
-KEPT_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
-"""Compiler options for CPUs, whose backend otherwise drops the barriers that `jax.checkpoint` sets.
-
-Without them, XLA merges what is recomputed with what it was computed from, and keeps it: config.finetune.remat then
-saves no memory. Measured as `kept_barriers` and `kept_barriers_remat`.
-"""
-
-
-def train_step_on_cpu(remat: str) -> dict[str, str]:
-    """Compiler options of the train step on CPUs.
-
-    Operations are ordered for little memory, not for concurrency: SmolLM2-135M takes 7 to 22 % less temporary memory,
-    in the same time. With remat 'full' it would take twice as much. Measured as `memory_scheduler`.
-
-    Args:
-        remat: as in config.finetune.remat.
-    """
-    scheduler = {} if remat == "full" else {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-    return {**KEPT_BARRIERS, **scheduler}
+from ilf_jax.runtime import hardware
 
 
 def apply(precision: str) -> None:
-    """Keeps compiled programs beyond the process, and makes float32 mean float32.
+    """Sets XLA's flags, keeps compiled programs beyond the process, and makes float32 mean float32.
+
+    Flags for small models only are set before, see `hardware.set_xla_flags`.
 
     Args:
         precision: config.precision.
     """
+    hardware.set_xla_flags()
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # the user's choice
         jax.config.update("jax_compilation_cache_dir", str(pathlib.Path.home() / ".cache" / "ilf_jax" / "compiled"))
     # All programs, the quick ones too: a run has hundreds of those, and they add up to seconds at each start.

@@ -91,11 +91,8 @@ def _select(context: StageContext, document: RefinedDocument, scores: Scores, ov
     return Scored(
         document.example.id, [float(s) for s in of_candidates], selection.pick(of_candidates, usable),
         {name: selection.pick(s, usable) for name, s in of_baselines.items()}, scores.of_prompts[:N],
-<<<<<<< HEAD
-        float(scores.of_candidates[N]) if len(scores.of_candidates) > N else None, overruled_by)
-=======
-        float(scores.of_candidates[N]) if len(scores.of_candidates) > N else None, scores.stderrs[:N])
->>>>>>> part-methods
+        float(scores.of_candidates[N]) if len(scores.of_candidates) > N else None, overruled_by,
+        scores.stderrs[:N])
 
 
 def _metrics(

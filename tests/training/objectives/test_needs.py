@@ -135,7 +135,6 @@ def test_equal_objectives_compile_once():
         assert a != cases.objective_of(name, dataclasses.replace(settings, feedback_weight=0.25))
 
 
-<<<<<<< HEAD
 def test_a_reviewers_refinement_is_learned_alone_or_counted():
     (document, *_) = cases.documents()
     given = dataclasses.replace(document, text="better", source="refinement: reviewer", overruled=True)
@@ -146,7 +145,8 @@ def test_a_reviewers_refinement_is_learned_alone_or_counted():
     assert "better" not in {t.completion for t in rltf_sd.targets(given, cases.SETTINGS)}
     assert rltf_sd.counted(given, cases.SETTINGS) == "reviewers_refinement_has_no_reward"
     assert rltf_sd.counted(document, cases.SETTINGS) is None
-=======
+
+
 COMPARED = {"data.fields.preferred": "choice", "data.sides": ("left", "right"), "finetune.target": "human_refinement",
             "draft.source": "recorded", "feedback.source": "oracle", "finetune.objective": "dpo"}
 
@@ -166,4 +166,3 @@ def test_dpo_learns_from_recorded_comparisons(tiny_config, tmp_path):
     assert pairs == [("Two 1.", "One 1."), ("One 2.", "Two 2."), ("Two 3.", "One 3.")]
     assert [dpo.Dpo.counted(one, config.finetune) for one in learned] == [dpo.SAME, None, None, None]
     assert config_lib.needed_stages(config) == ("draft",)
->>>>>>> part-methods
