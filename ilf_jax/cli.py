@@ -63,7 +63,7 @@ def main() -> int:
         return _run_with_argparse(module, rest)
     from ilf_jax.entry import absl_program
 
-    absl_program.run(module, sys.argv)
+    return absl_program.run(module, sys.argv)
 
 
 def _run_with_argparse(module: Any, arguments: Sequence[str]) -> int:

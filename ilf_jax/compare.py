@@ -6,4 +6,4 @@ from ilf_jax.comparison import command
 from ilf_jax.entry import absl_program
 
 if __name__ == "__main__":
-    absl_program.run(command, sys.argv)
+    sys.exit(absl_program.run(command, sys.argv))

@@ -6,4 +6,4 @@ from ilf_jax.entry import absl_program
 from ilf_jax.reporting import rebuild
 
 if __name__ == "__main__":
-    absl_program.run(rebuild, sys.argv)
+    sys.exit(absl_program.run(rebuild, sys.argv))

@@ -7,7 +7,6 @@ import difflib
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import NoReturn
 
 from absl import app, flags, logging
 
@@ -17,8 +16,8 @@ from ilf_jax.runtime import last_defence
 _HELP = ("-h", "-help", "--help")
 
 
-def run(module: ModuleType, argv: Sequence[str]) -> NoReturn:
-    """Runs a command and exits with its code: 2 where a flag is wrong, 0 after --help.
+def run(module: ModuleType, argv: Sequence[str]) -> int:
+    """Runs a command and exits with its code, 2 where a flag is wrong; prints its help and returns 0 for --help.
 
     Args:
         module: its docstring and flags make the help; `main(arguments)` returns the exit code. One that has
@@ -27,7 +26,7 @@ def run(module: ModuleType, argv: Sequence[str]) -> NoReturn:
     """
     if any(argument in _HELP for argument in argv[1:]):
         print(_help(module))
-        sys.exit(0)
+        return 0
 
     def main(arguments: Sequence[str]) -> int:
         if not flags.FLAGS["verbosity"].present:

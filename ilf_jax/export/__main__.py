@@ -6,4 +6,4 @@ from ilf_jax.entry import absl_program
 from ilf_jax.export import export_command
 
 if __name__ == "__main__":
-    absl_program.run(export_command, sys.argv)
+    sys.exit(absl_program.run(export_command, sys.argv))
