@@ -137,6 +137,10 @@ def _read_stage(folder: Path, cls: type, missing: list[str]) -> Stage:
     for path in sorted(place.iterdir()) if place.is_dir() else []:
         if _SHARD.fullmatch(path.name):
             rows.update(_read_records(cls, path, missing, digests.get(int(path.name[:5]))))
+    if cls is records.Output:  # folders of older versions have no such file
+        for i, more in _read_records(records.MoreValues, place / manifests.MORE_VALUES, missing).items():
+            if i in rows:
+                rows[i] = dataclasses.replace(rows[i], values={**rows[i].values, **more.values})
     return Stage(rows, manifest)
 
 
