@@ -28,10 +28,10 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of the order in which pairs, and the tw
 @last_defence.guarded("comparing", lambda: _WORKDIR.value[0] if _WORKDIR.value else None)
 def main(argv: Sequence[str]) -> int:
     """Exit code 2 where the input is at fault."""
-    _check(argv)
+    workdirs = _checked(argv)
     from ilf_jax.comparison import by_people, compared  # these load numpy and more, so after the flags are checked
 
-    documents, by_name = compared.read_systems(_WORKDIR.value)
+    documents, by_name = compared.read_systems(workdirs)
     if not (_EXPORT.value or _READ.value or _JUDGE.value):
         print("\n".join(by_name))
         return 0
@@ -41,16 +41,16 @@ def main(argv: Sequence[str]) -> int:
         print(f"{_EXPORT.value}: {count} pairs; fill in \"better\" of each line: A, B or tie")
     elif _READ.value:
         compared.print_matches(by_people.read(storage.path(_READ.value), chosen))
-    else:
+    elif _JUDGE.value and _OUT.value:
         from ilf_jax.comparison import by_judge  # loads jax, which people's answers do not need
 
-        config = workfolder.read(_WORKDIR.value[0]).config
+        config = workfolder.read(workdirs[0]).config
         compared.print_matches(by_judge.judge(config, _JUDGE.value, storage.path(_OUT.value), documents, chosen))
     return 0
 
 
-def _check(argv: Sequence[str]) -> None:
-    """Raises InputError for what can be seen of the flags and on the disk at once."""
+def _checked(argv: Sequence[str]) -> list[str]:
+    """The work folders. Raises InputError for what is wrong with them or the flags, as far as it shows at once."""
     if len(argv) > 1:
         raise InputError(f"unexpected argument {argv[1]!r}; flags begin with --")
     if not _WORKDIR.value:
@@ -64,3 +64,4 @@ def _check(argv: Sequence[str]) -> None:
             checkpoint_uris.look(_JUDGE.value)
         except InputError as e:
             raise InputError(f"--judge: {e}") from e
+    return _WORKDIR.value
