@@ -93,6 +93,9 @@ def load(workdir: str | pathlib.Path, iteration: int | None = None, baseline: st
     Raises:
         InputError: it is not a work folder, there is no such baseline, or the iteration has no checkpoint.
     """
-    from ilf_jax.policy import trained_policy
+    from ilf_jax.policy import finished
 
-    return trained_policy.load(workdir, iteration, baseline)
+    found = finished.find(workdir, iteration, baseline)
+    from ilf_jax.policy import trained_policy  # loads jax, so after what can be checked without
+
+    return trained_policy.of(found)

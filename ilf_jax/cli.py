@@ -61,10 +61,9 @@ def main() -> int:
         return 130
     if name in _WITH_ARGPARSE:
         return _run_with_argparse(module, rest)
-    if any(argument in ("-h", "-help", "--help") for argument in rest):
-        print(_help(module))
-        return 0
-    return _run_with_absl(module, sys.argv)
+    from ilf_jax.entry import absl_program
+
+    return absl_program.run(module, sys.argv)
 
 
 def _run_with_argparse(module: Any, arguments: Sequence[str]) -> int:
@@ -75,31 +74,6 @@ def _run_with_argparse(module: Any, arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     return code
-
-
-def _run_with_absl(module: Any, argv: Sequence[str]) -> int:
-    from absl import app, flags, logging
-
-    from ilf_jax.runtime import last_defence
-
-    def main(arguments: Sequence[str]) -> int:
-        if not flags.FLAGS["verbosity"].present:
-            logging.set_verbosity(logging.WARNING)  # orbax logs much; our own lines pass nevertheless
-        return module.main(arguments)
-
-    parser = {"flags_parser": module.parse_or_exit} if hasattr(module, "parse_or_exit") else {}
-    with last_defence.at_once_when_stopped():
-        app.run(main, argv=list(argv), **parser)  # exits with what main returns
-    raise AssertionError("app.run returned")
-
-
-def _help(module: Any) -> str:
-    """A module's docstring and flags; absl would show the flags of the script that imports it."""
-    if hasattr(module, "help_text"):
-        return module.help_text()
-    from absl import flags
-
-    return f"{module.__doc__.strip()}\n{flags.FLAGS.module_help(module.__name__)}"
 
 
 if __name__ == "__main__":

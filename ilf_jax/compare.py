@@ -1,8 +1,9 @@
 """python -m ilf_jax.compare: see `ilf_jax.comparison.command`."""
 
-from absl import app
+import sys
 
-from ilf_jax.comparison.command import main
+from ilf_jax.comparison import command
+from ilf_jax.entry import absl_program
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(absl_program.run(command, sys.argv))

@@ -181,6 +181,14 @@ class Output:
 
 
 @dataclasses.dataclass(frozen=True)
+class MoreValues:
+    """Numbers about a held-out example that are measured once all outputs are written; they join `Output.values`."""
+
+    id: str
+    values: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
 class BestOfN:
     """N outputs for a held-out example, their rewards, the index of the picked one, and its `Output.values`."""
 

@@ -1,8 +1,9 @@
 """python -m ilf_jax.report: see `ilf_jax.reporting.rebuild`."""
 
-from absl import app
+import sys
 
-from ilf_jax.reporting.rebuild import main
+from ilf_jax.entry import absl_program
+from ilf_jax.reporting import rebuild
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(absl_program.run(rebuild, sys.argv))

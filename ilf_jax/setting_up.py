@@ -21,6 +21,7 @@ from ilf_jax.inference import model_pool
 from ilf_jax.records import BestOfN, Comparison, Example, Output
 from ilf_jax.remote.endpoints import Endpoints
 from ilf_jax.reporting import html_report, summary, tensorboard_files, trackers
+from ilf_jax.reporting.live_events import LiveEvents
 from ilf_jax.runtime import (
     config_changes,
     digests,
@@ -124,11 +125,13 @@ class Setup:
         run: the configuration's own method.
         comparisons: what a reward model is trained on; None where none is.
         allow_change: see `set_up`.
+        events: show the run in TensorBoard while it is under way, where this process writes them.
     """
 
     run: Method
     comparisons: comparisons_lib.Comparisons | None
     allow_change: Collection[str] = ()
+    events: LiveEvents | None = None
     _baselines: dict[str, Method] = dataclasses.field(default_factory=dict)
 
     def methods(self) -> Generator[Method, None, None]:
@@ -141,6 +144,8 @@ class Setup:
                 self.allow_change)
             with lock:
                 workdir.told = self.run.workdir.told
+                if self.events is not None:
+                    workdir.board = self.events.beside(name, storage.local(workdir.path))
                 progress.log(f"baseline: {name}")
                 method = dataclasses.replace(self.run, name=name, config=config, workdir=workdir, profiled_steps=0)
                 self._baselines[name] = method
@@ -164,6 +169,8 @@ class Setup:
             self.run.pool.endpoints.say_spent()
 
         def write() -> None:
+            if self.events is not None:
+                self.events.close()  # what is written now takes their place
             with storage.read_locally(folder.path, leave_out=workdir_lib.NOT_REPORTED) as place:
                 tensorboard_files.rewrite(place)
                 page = html_report.build_report(place)
@@ -230,10 +237,21 @@ def set_up(
         if on_metrics is not None:
             listeners[told.ON_METRICS] = on_metrics
         folder.told = told.Told(folder.path, listeners)
+        events = _live_events(folder)
+        if events is not None:
+            stack.enter_context(contextlib.closing(events))
+            folder.board = events
         yield Setup(
             Method("", config, folder, task, documents, pool, SharedStages(), folder.path / "tokenizer",
                    folder.reward_model if comparisons is not None else None, profiled_steps),
-            comparisons, tuple(allow_change))
+            comparisons, tuple(allow_change), events)
+
+
+def _live_events(folder: workdir_lib.Workdir) -> LiveEvents | None:
+    """Of process 0, of a run on a disk: an object in a bucket cannot be appended to, so there they come at the end."""
+    if not distributed.is_main() or not storage.is_local(folder.path):
+        return None
+    return LiveEvents(folder.path, folder.path / tensorboard_files.FOLDER)
 
 
 def _decided(config: config_lib.Config, folder: storage.Path) -> config_lib.Config:

@@ -41,6 +41,8 @@ def pytest_addoption(parser):
     parser.addoption("--review_kills", type=int, default=5, help="kills of tests/review/test_under_load.py")
     parser.addoption("--review_items", type=int, default=60, help="items of tests/review/test_under_load.py")
     parser.addoption("--run_docs", action="store_true", help="run the commands of README and tutorial (minutes)")
+    parser.addoption("--docs_python", action="append", default=[], help="a Python, in whose bare environment README "
+                     "and tutorial run from a wheel; may be given again (tests/docs/test_wheel.py)")
     parser.addoption("--losses", type=int, default=2, help="lost processes of tests/cloud/test_losses.py")
 
 

@@ -13,6 +13,7 @@ from ilf_jax import ilf, records
 from ilf_jax.data import builtin
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io
+from ilf_jax.reporting import methods, workfolder
 from ilf_jax.runtime import workdir
 from ilf_jax.tasks import word_removal
 
@@ -355,6 +356,9 @@ def test_recorded_drafts_and_feedback(trained, tmp_path):
     assert feedback["d3"] == "Remove\u2028a fool 3\u0085 and more."
     for name in ("nll_reference", "nll_human_refinement", "rouge_l"):
         assert np.isfinite(value(metrics, 1, "evaluate", name))
+        of_documents = methods.per_document([workfolder.read(tmp_path / "run")], name)
+        assert len(of_documents) == 4 and np.mean([*of_documents.values()]) == pytest.approx(
+            value(metrics, 1, "evaluate", name))
     # Held-out documents are the last of the file.
     assert sorted(by_id(tmp_path / "run/iteration_001/evaluate", "text")) == ["d10", "d11", "d12", "d13"]
 

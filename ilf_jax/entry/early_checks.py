@@ -34,15 +34,6 @@ def check(config: config_lib.Config) -> None:
             _check_model(role, getattr(method, role))
 
 
-def check_run(workdir: str) -> None:
-    """Raises InputError if there is no such folder on this machine; one in a bucket is not asked for."""
-    folder = storage.path(workdir)
-    if storage.is_local(folder) and not folder.is_dir():
-        near = near_path(folder)
-        hint = f"did you mean {near}?" if near is not None else "give the work folder of a run"
-        raise InputError(f"--workdir={workdir}: no such folder; {hint}")
-
-
 def _check_source(source: str, where: str) -> None:
     scheme, name = sources.parsed(source, where)
     if scheme in formats.NAMES and "://" not in name:

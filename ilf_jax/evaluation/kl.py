@@ -7,6 +7,12 @@ import numpy as np
 from ilf_jax.evaluation import statistics
 
 
+def of_samples(own_logprobs: Sequence[np.ndarray], other_logprobs: Sequence[np.ndarray]) -> np.ndarray:
+    """log p - log q of each whole sample, in nats; arguments as in `divergence`."""
+    return np.array([np.sum(np.asarray(own, np.float64) - other)
+                     for own, other in zip(own_logprobs, other_logprobs, strict=True)])
+
+
 def divergence(
     name: str, own_logprobs: Sequence[np.ndarray], other_logprobs: Sequence[np.ndarray]
 ) -> list[statistics.Metric]:
@@ -30,8 +36,7 @@ def divergence(
         if len(own) != len(other) or len(own) == 0:
             raise ValueError(f"{name}: sample {i} has {len(own)} and {len(other)} tokens; must be equal and at "
                              "least 1")
-    differences = np.array([np.sum(np.asarray(own, np.float64) - other)
-                            for own, other in zip(own_logprobs, other_logprobs, strict=True)])
+    differences = of_samples(own_logprobs, other_logprobs)
     tokens = np.array([len(own) for own in own_logprobs], np.float64)
     per_sequence = statistics.mean(name, differences.tolist())
     ratio = float(differences.sum() / tokens.sum())

@@ -1,7 +1,7 @@
 """Means with standard errors. Every number of an evaluation is one of these."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.stats
@@ -20,6 +20,7 @@ class Metric:
         stderr: standard error of `value`, in the same units; nan if n = 1.
         n: number of independent observations (documents).
         low, high: bounds of the value, 95 %, where a standard error says little: a share near 0 or 1.
+        by_document: what the value is the mean of, by example id, where whoever measured it says so.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Metric:
     n: int | None
     low: float | None = None
     high: float | None = None
+    by_document: Mapping[str, float] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
 
 def plain(name: str, value: float) -> Metric:

@@ -1,8 +1,9 @@
 """python -m ilf_jax.export: see `ilf_jax.export.export_command`."""
 
-from absl import app
+import sys
 
-from ilf_jax.export.export_command import main
+from ilf_jax.entry import absl_program
+from ilf_jax.export import export_command
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(absl_program.run(export_command, sys.argv))

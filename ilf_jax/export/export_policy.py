@@ -3,6 +3,7 @@
 import pathlib
 
 from ilf_jax.errors import InputError
+from ilf_jax.policy import finished
 from ilf_jax.runtime import storage
 
 FORMATS = ("huggingface", "peft", "gguf")
@@ -33,12 +34,12 @@ def export(
         raise InputError(f"--out {out}: is {'a file' if is_file else 'not empty'}; take another folder")
     if dtype is not None and format != "gguf":
         raise InputError(f"--dtype={dtype}: --format={format} has its weights in float32; only gguf takes a dtype")
+    found = finished.find(workdir, iteration, baseline)
     # These load jax, so after the flags are checked.
     from ilf_jax.export import gguf_export, hugging_face, model_card, peft_adapter
     from ilf_jax.export.exported import Exported
-    from ilf_jax.policy import trained_policy
 
-    exported = Exported.of(trained_policy.find(workdir, iteration, baseline))
+    exported = Exported.of(found)
     if format == "peft":
         peft_adapter.check(exported)
     facts = gguf_export.metadata(exported) if format == "gguf" else None

@@ -14,7 +14,7 @@ from ilf_jax.inference import model_pool
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.models import layer_stack
 from ilf_jax.models.transformer import Params
-from ilf_jax.policy.trained_policy import Finished
+from ilf_jax.policy.finished import Finished
 from ilf_jax.reporting import workfolder
 from ilf_jax.reporting.workfolder import WorkFolder
 from ilf_jax.runtime import progress

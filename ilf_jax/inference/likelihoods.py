@@ -1,5 +1,6 @@
 """Log-probabilities of texts behind the policy's prompts, and what follows from them: likelihood and divergence."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -27,7 +28,10 @@ ReadsPrompt = Callable[[Example], Prompt]
 def nll(
     reads: ReadsPrompt, lm: LanguageModel, name: str, texts: Sequence[tuple[Example, str]]
 ) -> statistics.Metric:
-    """Negative log-likelihood a token, in nats, of texts and the end behind them, as the policy's outputs."""
+    """Negative log-likelihood a token, in nats, of texts and the end behind them, as the policy's outputs.
+
+    Its `by_document` has the value of each example's text.
+    """
 
     def encode(i: int) -> tuple[list[int], list[int]]:
         example, text = texts[i]
@@ -45,7 +49,9 @@ def nll(
         found = lm.logprobs([rows.encoded(i) for i in batch], _BATCH, *lengths)
         for i, logprobs in zip(batch, found, strict=True):
             logprobs_by_text[i] = logprobs
-    return likelihood.negative_log_likelihood(name, logprobs_by_text)
+    values = likelihood.of_texts(logprobs_by_text)
+    by_document = {example.id: value for (example, _), value in zip(texts, values, strict=True)}
+    return dataclasses.replace(statistics.mean(name, values), by_document=by_document)
 
 
 def divergence(
@@ -53,6 +59,8 @@ def divergence(
     examples: Sequence[Example], *, seed: int, iteration: int, max_new_tokens: int, batch_size: int,
 ) -> list[statistics.Metric]:
     """KL(own || other), from one sample of `own` at temperature 1 for each example.
+
+    `by_document` of the divergence of whole sequences has that of each example's sample.
 
     Args:
         name: of the metric; the samples' keys depend on it.
@@ -70,14 +78,17 @@ def divergence(
     # Samples may have as many tokens as are allowed.
     row_lengths = rescorer.planner.row_lengths(
         [n + sampler.room(max_new_tokens) for n in given.sampled_tokens], given.share, most=_PROGRAMS)
-    sampled, rescored = [], []
+    ids, sampled, rescored = [], [], []
     for batch in padding.batches_by_length(look_ahead.lengths, batch_size):
         prompts = [look_ahead.encoded(examples[i]) for i in batch]
         keys = decode.candidate_keys(seed, iteration, name, [prompt.id for prompt in prompts], [0])
         samples = [sample for (sample,) in generator.start(prompts, keys).result()]
+        ids += [examples[i].id for i in batch]
         sampled += [sample.logprobs for sample in samples]
         pairs = [([*given.encoded(examples[i]).ids, *sample.thought], sample.tokens.tolist())
                  for i, sample in zip(batch, samples, strict=True)]
         for start in range(0, len(pairs), _BATCH):
             rescored += rescorer.logprobs(pairs[start : start + _BATCH], _BATCH, row_lengths, [max_new_tokens])
-    return kl.divergence(name, sampled, rescored)
+    of_sequences, per_token = kl.divergence(name, sampled, rescored)
+    by_document = dict(zip(ids, kl.of_samples(sampled, rescored).tolist(), strict=True))
+    return [dataclasses.replace(of_sequences, by_document=by_document), per_token]

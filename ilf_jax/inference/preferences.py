@@ -1,5 +1,6 @@
 """A judge that compares two texts about the same document, in both orders."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 
 from ilf_jax.evaluation import statistics, win_rate
@@ -32,12 +33,16 @@ def win_rates(
     lm: LanguageModel | RemoteModel, task: Task, examples: Sequence[Example], ours: Mapping[str, str],
     theirs: Mapping[str, str], batch_size: int,
 ) -> list[statistics.Metric]:
-    """How often ours is better than theirs: win_rate, and the same at equal length. Arguments as `both_orders`."""
+    """How often ours is better than theirs: win_rate, and the same at equal length. Arguments as `both_orders`.
+
+    `by_document` of the first has the outcome for each example: 1 ours wins, 0.5 a tie, 0 theirs wins.
+    """
     orders = both_orders(lm, task, examples, ours, theirs, batch_size)
     results = win_rate.outcomes(*orders)
     our_lengths, their_lengths = ([float(len(side[e.id].split())) for e in examples] for side in (ours, theirs))
     controlled = win_rate.length_controlled_win_rate(results.tolist(), our_lengths, their_lengths)
-    return [win_rate.win_rate(*orders), controlled]
+    by_document = dict(zip((e.id for e in examples), results.tolist(), strict=True))
+    return [dataclasses.replace(win_rate.win_rate(*orders), by_document=by_document), controlled]
 
 
 def _preferences(

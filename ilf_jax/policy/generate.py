@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags
 
-from ilf_jax.entry import early_checks
 from ilf_jax.errors import InputError
+from ilf_jax.policy import finished
 from ilf_jax.runtime import last_defence, storage
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The work folder of a run.")
@@ -66,10 +66,10 @@ def main(argv: Sequence[str]) -> int:
     ways = [bool(argv[1:]), _FILE.value is not None, _INTERACTIVE.value]
     if sum(ways) != 1:
         raise InputError("give documents in one way: as arguments, by --file=FILE, or with --interactive")
-    early_checks.check_run(_WORKDIR.value)
+    found = finished.find(_WORKDIR.value, _ITERATION.value, _BASELINE.value)
     from ilf_jax.policy import trained_policy  # loads jax, so after the flags are checked
 
-    policy = trained_policy.load(_WORKDIR.value, _ITERATION.value, _BASELINE.value)
+    policy = trained_policy.of(found)
     for documents in _batches(argv[1:]):
         outputs = policy.generate(documents, _N.value, best_of=_BEST_OF.value, temperature=_TEMPERATURE.value,
                                   max_new_tokens=_MAX_NEW_TOKENS.value, seed=_SEED.value)

@@ -2,8 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
-import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,12 +13,10 @@ from ilf_jax.inference import answer_scoring, model_pool
 from ilf_jax.inference.policy_outputs import PolicyOutputs
 from ilf_jax.inference.reward_scorer import RewardScorer
 from ilf_jax.models import padding
+from ilf_jax.policy.finished import Finished
 from ilf_jax.records import Example
-from ilf_jax.runtime import files, jax_settings, sharding, storage, workdir
 from ilf_jax.sampling import decode
 from ilf_jax.tasks.task import Task
-
-_CURE = "give the work folder of a run"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,98 +99,15 @@ class Policy:
         return ranked
 
 
-@dataclasses.dataclass(frozen=True)
-class Finished:
-    """A finished iteration of a run, or of one of its baselines.
-
-    Attributes:
-        config: the configuration it ran with.
-        root: the run's work folder.
-        folder: the same, or the baseline's in it.
-        iteration: its number; 0 is the policy before training.
-    """
-
-    config: config_lib.Config
-    root: storage.Path
-    folder: storage.Path
-    iteration: int
-
-    @property
-    def trains_reward(self) -> bool:
-        """Whether the run trained a reward model."""
-        return self.config.reward.source is not None
-
-    def roles(self) -> model_pool.Roles:
-        """The models at the end of this iteration. Nothing is loaded until it is asked for."""
-        of_run = workdir.Workdir(self.root, {})
-        config = self.config
-        pool = model_pool.ModelPool(_mesh(config), config.seed, config.precision, of_run.started, config.layers)
-        checkpoint = workdir.Workdir(self.folder, {}).checkpoint(self.iteration) if self.iteration else None
-        return model_pool.Roles(self.config, pool, self.root / "tokenizer", checkpoint,
-                                of_run.reward_model if self.trains_reward else None)
-
-
-def find(folder: str | os.PathLike[str], iteration: int | None = None, baseline: str = "") -> Finished:
-    """A finished iteration, see `load`. Settings of jax follow its configuration from then on.
+def of(finished: Finished) -> Policy:
+    """The policy of a finished iteration.
 
     Raises:
-        InputError: as `load`.
+        InputError: its task cannot be made.
     """
-    root = storage.path(folder)
-    run = _config(root)
-    where = root
-    if baseline:
-        names = sorted(run.baselines or {})
-        if baseline not in names:
-            raise InputError(f"{root}: has no baseline {baseline!r}; it has {', '.join(names) or 'none'}")
-        where = root / "baselines" / baseline
-    config = _config(where)
-    jax_settings.apply(config.precision)
-    finished = _finished(where)
-    if iteration is None:
-        iteration = max(finished, default=0)
-    elif iteration and iteration not in finished:
-        raise InputError(f"{where}: iteration {iteration} has no finished checkpoint; those that have are "
-                         f"{', '.join(map(str, finished)) or 'none'}, and 0 is the policy before training")
-    return Finished(config, root, where, iteration)
-
-
-def load(folder: str | os.PathLike[str], iteration: int | None = None, baseline: str = "") -> Policy:
-    """The policy of a run.
-
-    Args:
-        folder: the run's work folder.
-        iteration: after which; 0 is the policy before training. None: the last one that is finished.
-        baseline: name of a baseline of the run, whose policy is meant instead.
-
-    Raises:
-        InputError: it is not a work folder, there is no such baseline, or the iteration has no checkpoint.
-    """
-    found = find(folder, iteration, baseline)
-    return Policy(found.config, tasks.make_task(found.config), found.roles(), found.iteration,
-                  found.trains_reward or found.config.reward_model.checkpoint != "policy")
-
-
-def _config(folder: storage.Path) -> config_lib.Config:
-    path = folder / "config.json"
-    if not path.exists():
-        raise InputError(f"{folder}: not a work folder, it has no config.json; {_CURE}")
-    return config_lib.read(files.read_sealed(path, _CURE))
-
-
-def _finished(folder: storage.Path) -> list[int]:
-    """Iterations whose checkpoint is complete."""
-    numbers = [int(p.name.removeprefix("iteration_")) for p in folder.iterdir()
-               if re.fullmatch(r"iteration_\d+", p.name)]
-    return sorted(k for k in numbers if (folder / f"iteration_{k:03d}" / "checkpoint" / "model.json").exists())
-
-
-def _mesh(config: config_lib.Config) -> sharding.Mesh:
-    """The run's mesh, which its models may need; where these devices do not make it up, one of data shards."""
-    try:
-        return sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    except InputError:
-        return sharding.make_mesh(-1, 1, 1)
+    roles = finished.roles()
+    return Policy(finished.config, tasks.make_task(finished.config), roles, finished.iteration,
+                  finished.trains_reward or finished.config.reward_model.checkpoint != "policy")
 
 
 def _example(text: str) -> Example:

@@ -9,7 +9,6 @@ from absl import flags
 
 from ilf_jax.errors import InputError
 from ilf_jax.reporting import workfolder
-from ilf_jax.reporting.html_report import build_report
 from ilf_jax.runtime import last_defence, storage
 from ilf_jax.runtime.files import write_atomically
 
@@ -24,6 +23,9 @@ def main(argv: Sequence[str]) -> int:
     if not _WORKDIR.value:
         raise InputError("--workdir=DIR is needed: the work folder of a run")
     folder = storage.path(_WORKDIR.value)
+    workfolder.check(_WORKDIR.value)
+    from ilf_jax.reporting.html_report import build_report  # loads matplotlib, so after what can be checked without
+
     with workfolder.on_disk(_WORKDIR.value) as place:
         page = build_report(place)
         if not storage.is_local(folder):

@@ -5,19 +5,21 @@
     reward_steps/NAME       the same of a reward model
     samples/N               a held-out document, and what the policy wrote for it after each iteration
     hparams                 the configuration, with the last iteration's evaluation
+
+While the run is under way, `live_events` writes steps and metrics; at its end, all of this takes their place.
 """
 
+import contextlib
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ilf_jax.reporting import trackers, workfolder
+from ilf_jax.reporting import live_events, trackers, workfolder
+from ilf_jax.reporting.live_events import FOLDER, EventFile
 from ilf_jax.reporting.workfolder import WorkFolder
-from ilf_jax.runtime import files
+from ilf_jax.runtime import files, os_errors
 
-FOLDER = "tensorboard"
 _SAMPLES = 5
 _LONGEST = 4000  # characters of a text; a page of hundreds of them is sent to the browser whole
 _MAX_STEPS = 20_000
@@ -25,45 +27,49 @@ _MAX_STEPS = 20_000
 
 
 def rewrite(workdir: str | Path) -> None:
-    """Replaces the folder by what the run's files say now.
+    """Replaces the events by what the run's files say now.
 
-    The new events are complete before the old ones are deleted, so a kill leaves one or the other.
+    The new ones are complete before the old ones are gone: a kill leaves the ones, the others, or both, of which
+    TensorBoard shows the newer.
 
     Args:
         workdir: on this machine's disk.
 
     Raises:
-        InputError: a file of the run is damaged.
+        InputError: a file of the run is damaged, or the events cannot be written.
     """
     place = Path(workdir) / FOLDER
     fresh = place.with_name(f"{FOLDER}.tmp")
     shutil.rmtree(fresh, ignore_errors=True)
     run = workfolder.read(workdir)
-    for name, work in {"": run, **run.baselines}.items():
-        if work.metrics or work.iterations:
-            _write(work, fresh / name)
-    shutil.rmtree(place, ignore_errors=True)
-    if fresh.exists():
-        fresh.rename(place)
+    with os_errors.explained(place):
+        for name, work in {"": run, **run.baselines}.items():
+            if work.metrics or work.iterations:
+                (place / name).mkdir(parents=True, exist_ok=True)
+                path = _write(work, fresh / name)
+                path.rename(place / name / path.name)
+                live_events.discard_older(place / name)
+    shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _write(work: WorkFolder, folder: Path) -> None:
-    import tensorboardX
-    from tensorboardX.summary import hparams
+def _write(work: WorkFolder, folder: Path) -> Path:
+    """Returns the file."""
+    from tensorboardX.summary import hparams, text
 
-    # tensorboardX names a file by the second: another writer in the same second would overwrite its events.
-    with tensorboardX.SummaryWriter(str(folder), filename_suffix=f".{time.time_ns()}") as writer:
+    with contextlib.closing(EventFile(folder)) as events:
         for tag, value, step in (*_scalars(work), *_steps(work)):
-            writer.add_scalar(tag, value, step)
-        for tag, text, step in _samples(work):
-            writer.add_text(tag, text, step)
+            events.scalars({tag: value}, step)
+        for tag, said, step in _samples(work):
+            events.summary(text(tag, said), step)
         last = max((m.iteration for m in work.metrics), default=0)
         results = {f"evaluate/{m.metric}": m.value for m in work.metrics
                    if (m.iteration, m.stage) == (last, "evaluate")}
         settings = {key: value for key, value in trackers.flat(work.config).items()
                     if isinstance(value, bool | int | float | str)}
         for summary in hparams(settings, results):
-            writer.file_writer.add_summary(summary)
+            events.summary(summary)
+    (path,) = folder.glob("events.out.*")
+    return path
 
 
 def _scalars(work: WorkFolder) -> Iterator[tuple[str, float, int]]:
@@ -83,9 +89,8 @@ def _steps(work: WorkFolder) -> Iterator[tuple[str, float, int]]:
 
 def _curves(start: str, rows: list[dict[str, Any]]) -> Iterator[tuple[str, float, int]]:
     for number in range(0, len(rows), -(-len(rows) // _MAX_STEPS) or 1):
-        for name, value in rows[number].items():
-            if name != "step" and isinstance(value, int | float):
-                yield f"{start}/{name}", value, number
+        for tag, value in live_events.numbers(rows[number], start).items():
+            yield tag, value, number
 
 
 def _samples(work: WorkFolder) -> Iterator[tuple[str, str, int]]:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from ilf_jax import records
 from ilf_jax.config_sections import stages_before_finetuning
-from ilf_jax.errors import InputError
+from ilf_jax.errors import InputError, near_path
 from ilf_jax.runtime import config_changes, files, manifests, storage
 from ilf_jax.runtime.workdir import NOT_REPORTED, RECORDS_IN
 
@@ -137,6 +137,10 @@ def _read_stage(folder: Path, cls: type, missing: list[str]) -> Stage:
     for path in sorted(place.iterdir()) if place.is_dir() else []:
         if _SHARD.fullmatch(path.name):
             rows.update(_read_records(cls, path, missing, digests.get(int(path.name[:5]))))
+    if cls is records.Output:  # folders of older versions have no such file
+        for i, more in _read_records(records.MoreValues, place / manifests.MORE_VALUES, missing).items():
+            if i in rows:
+                rows[i] = dataclasses.replace(rows[i], values={**rows[i].values, **more.values})
     return Stage(rows, manifest)
 
 
@@ -212,6 +216,21 @@ def _absent(config: dict[str, Any], iterations: list[Iteration], is_baseline: bo
     return gone
 
 
+def check(path: str | os.PathLike[str]) -> None:
+    """Raises InputError if `path` is on this machine and is no work folder; of one in a bucket nothing is asked."""
+    folder = storage.path(path)
+    if not storage.is_local(folder) or (folder / "config.json").exists():
+        return
+    folder = storage.local(path)
+    if folder.is_dir():
+        near = next((inside for inside in sorted(folder.iterdir()) if (inside / "config.json").exists()), None)
+        wrong = "not a work folder, it has no config.json"
+    else:
+        near, wrong = near_path(folder), "no such folder"
+    remedy = "give the --workdir of a run" if near is None else f"did you mean {near}?"
+    raise InputError(f"{folder}: {wrong}; {remedy}")
+
+
 @contextlib.contextmanager
 def on_disk(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A work folder, or a copy of what reports read of one in a bucket.
@@ -235,11 +254,8 @@ def read(path: str | os.PathLike[str], *, is_baseline: bool = False) -> WorkFold
     if not storage.is_local(storage.path(path)):
         with on_disk(path) as place:
             return read(place)
+    check(path)
     path = storage.local(path)
-    if not path.is_dir():
-        raise InputError(f"{path}: no such folder; give the --workdir of a run")
-    if not (path / "config.json").exists():
-        raise InputError(f"{path}: not a work folder, it has no config.json; give the --workdir of a run")
     config = files.read_sealed(path / "config.json")
     missing: list[str] = []
     iterations = []

@@ -1,8 +1,9 @@
 """python -m ilf_jax.review: see `ilf_jax.review.serving`."""
 
-from absl import app
+import sys
 
-from ilf_jax.review.serving import main
+from ilf_jax.entry import absl_program
+from ilf_jax.review import serving
 
 if __name__ == "__main__":
-    app.run(main)
+    sys.exit(absl_program.run(serving, sys.argv))

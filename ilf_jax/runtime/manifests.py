@@ -14,6 +14,8 @@ DIGESTS = "digests"
 """Key of the list of the shards' digests."""
 STEPS_DIGEST = "steps_digest"
 """Key of the digest of steps.jsonl, once the training is complete."""
+MORE_VALUES = "values.jsonl"
+"""File beside the shards of evaluate: what is measured of each document once all outputs are written."""
 _CURE = "restore it, or delete the stage's folder and what comes after it to run the stage again"
 _METRIC = {"iteration": int, "stage": str, "metric": str}
 

@@ -1,7 +1,7 @@
 """Whoever is told of a run's new metrics: a function of the user's, a tracker. After a resume nobody is told twice."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from ilf_jax import registry
 from ilf_jax.runtime import distributed, manifests, storage
@@ -14,6 +14,16 @@ ON_METRICS = "on_metrics"
 FILE = "told.json"
 """In the run's folder: listener -> the stages that it was told of."""
 _CURE = "delete it to have all metrics told again"
+
+
+class Board(Protocol):
+    """Shows a run while it is under way, from its first step at each start. Of several processes, process 0 has one."""
+
+    def show(self, rows: Rows) -> None:
+        """Is given all lines of metrics.jsonl and performance.jsonl whenever a stage is complete."""
+
+    def steps(self, stage: str, iteration: int) -> Callable[[int, Mapping[str, Any]], None]:
+        """Who is to be told of each step of a training: its number from 0, its line of steps.jsonl."""
 
 
 class Told:

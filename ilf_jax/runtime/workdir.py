@@ -24,7 +24,7 @@ import json
 import os
 import time
 import types
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ilf_jax import records
@@ -32,7 +32,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.runtime import config_changes, digests, distributed, lease, manifests, os_errors, provenance, storage
 from ilf_jax.runtime.files import lock, read_json, read_json_lines, read_lines, read_sealed, write_json, write_lines
 from ilf_jax.runtime.garbage import seldom_searched_for
-from ilf_jax.runtime.told import Told
+from ilf_jax.runtime.told import Board, Told
 from ilf_jax.version import __version__
 
 R = TypeVar("R", bound=records.Record)
@@ -216,12 +216,14 @@ class Workdir:
 
     Attributes:
         told: whoever is told of new metrics, once somebody is.
+        board: what shows the run while it is under way, if anything does.
     """
 
     def __init__(self, path: storage.Path, config: dict[str, Any]) -> None:
         self.path = path
         self.config = config
         self.told: Told | None = None
+        self.board: Board | None = None
         self._run = {"config_hash": config_hash({k: v for k, v in config.items() if k not in config_changes.MAY_GROW}),
                      "versions": provenance.versions()}
 
@@ -274,6 +276,10 @@ class Workdir:
         if self.told is not None:
             self.told.tell(self.path)
 
+    def on_step(self, stage: str, iteration: int) -> Callable[[int, Mapping[str, Any]], None] | None:
+        """Who is to be told of the steps of a training; None where nobody is."""
+        return None if self.board is None else self.board.steps(stage, iteration)
+
     def write_metrics(self) -> list[dict[str, Any]]:
         """Rebuilds metrics.jsonl and performance.jsonl, so that a resumed run has no duplicates.
 
@@ -282,11 +288,13 @@ class Workdir:
         """
 
         def write() -> list[dict[str, Any]]:
-            rows = self.metrics()
-            for name, lines in (("metrics", rows), ("performance", self.performance())):
+            rows, costs = self.metrics(), self.performance()
+            for name, lines in (("metrics", rows), ("performance", costs)):
                 text = "".join(json.dumps(row, allow_nan=False) + "\n" for row in lines)
                 write_lines(self.path / f"{name}.jsonl", text, soon=True)
             self.tell()
+            if self.board is not None:
+                self.board.show([*rows, *costs])
             return rows
 
         return distributed.on_main(write)

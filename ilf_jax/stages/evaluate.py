@@ -1,13 +1,18 @@
 """Evaluate: what the policy writes for held-out documents, and numbers about it. Iteration 0 is before training."""
 
 import functools
+import json
+from collections.abc import Sequence
 
+from ilf_jax import records
 from ilf_jax.evaluation import output_metrics, statistics
 from ilf_jax.inference import likelihoods, preferences
 from ilf_jax.inference.generation import Sample
 from ilf_jax.inference.language_model import LanguageModel
 from ilf_jax.inference.policy_outputs import PolicyOutputs, policy_prompt
-from ilf_jax.records import Example, Output
+from ilf_jax.records import Example, MoreValues, Output
+from ilf_jax.runtime import distributed, files
+from ilf_jax.runtime.manifests import MORE_VALUES
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.workdir import StageFolder
 from ilf_jax.sampling import decode
@@ -63,7 +68,20 @@ def _evaluate(
         before = {i: o.text for i, o in before_training.by_id().items()}
         metrics += preferences.win_rates(
             context.roles.judge(), context.task, examples, texts, before, config.score.batch_size)
+    _note_values(folder, metrics)
     return Outcome(done.shards, len(rows), metrics, done.work)
+
+
+def _note_values(folder: StageFolder, metrics: Sequence[statistics.Metric]) -> None:
+    """Writes what was measured of each document after its output, if anything was. The same file on a resume."""
+    by_id: dict[str, dict[str, float]] = {}
+    for metric in metrics:
+        for i, value in metric.by_document.items():
+            by_id.setdefault(i, {})[metric.name] = value
+    if by_id:
+        text = "".join(json.dumps(records.to_json(MoreValues(i, of_document))) + "\n"
+                       for i, of_document in by_id.items())
+        distributed.on_main(lambda: files.write_lines(folder.path / MORE_VALUES, text, soon=True))
 
 
 def _output(context: StageContext, example: Example, text: str, sample: Sample) -> Output:

@@ -160,7 +160,8 @@ def train(context: StageContext, start: str, examples: Sequence[packing.Training
     trainer = loop.Trainer(
         section="finetune", settings=settings, placement=lm.placement, compute=lm.compute, seed=config.seed,
         iteration=context.iteration, folder=folder, checkpointing=config.checkpoint,
-        profile=performance.Profile(context.workdir.path / "profile", context.profiled_steps))
+        profile=performance.Profile(context.workdir.path / "profile", context.profiled_steps),
+        on_step=context.workdir.on_step("finetune", context.iteration))
     if objective.reference == "logprobs":
         examples = _with_reference_logprobs(context, start, folder, examples)
     return loop.train(trainer, objective, functools.partial(context.roles.take, start), examples)

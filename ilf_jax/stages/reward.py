@@ -81,7 +81,8 @@ def _train(context: StageContext, comparisons: Comparisons, folder: StageFolder)
     trainer = loop.Trainer(
         section="reward", settings=settings, placement=lm.placement, compute=lm.compute, seed=config.seed,
         iteration=context.iteration, folder=folder.path, checkpointing=config.checkpoint,
-        profile=performance.Profile(context.workdir.path / "profile", context.profiled_steps))
+        profile=performance.Profile(context.workdir.path / "profile", context.profiled_steps),
+        on_step=context.workdir.on_step("reward", context.iteration))
     trained = loop.train(trainer, objective, functools.partial(context.roles.take, _PART), examples)
     distributed.on_main(lambda: write_json(context.workdir.reward_model / _KIND_FILE, {"kind": settings.kind}))
     checkpoint = trained_model.save(context.roles, context.workdir.reward_model, lm, trained.params)

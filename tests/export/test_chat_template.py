@@ -14,7 +14,7 @@ from ilf_jax.export.exported import Exported
 from ilf_jax.inference import model_pool
 from ilf_jax.inference.policy_outputs import policy_prompt
 from ilf_jax.models.checkpoint_uris import ASSETS
-from ilf_jax.policy.trained_policy import Finished
+from ilf_jax.policy.finished import Finished
 from ilf_jax.records import Example
 from ilf_jax.runtime import sharding
 from ilf_jax.tasks.prompts import Prompt

@@ -17,7 +17,7 @@ from ilf_jax.errors import InputError
 from ilf_jax.export import export_policy
 from ilf_jax.export.exported import Exported
 from ilf_jax.models import layer_stack
-from ilf_jax.policy import trained_policy
+from ilf_jax.policy import finished as finished_lib
 from ilf_jax.reporting import markdown, tables, workfolder
 from ilf_jax.runtime import files
 
@@ -181,7 +181,7 @@ def test_a_task_that_is_not_here(tiny_run, tmp_path):
 
 
 def test_params_in_stacks_are_written_layer_by_layer(fluent_run):
-    found = trained_policy.find(fluent_run, 0)
+    found = finished_lib.find(fluent_run, 0)
     scanned = dataclasses.replace(found, config=dataclasses.replace(found.config, layers="scan"))
     params, of_stacks = (Exported.of(finished).params for finished in (found, scanned))
     assert any(map(layer_stack.is_stacked, Exported.of(scanned).roles.take("policy")))

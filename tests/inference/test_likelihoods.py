@@ -42,12 +42,15 @@ def test_forty_mixed_texts_take_two_shapes_and_their_numbers_do_not_depend_on_th
     found = likelihoods.nll(TASK.policy_prompt, model, "nll", texts)
     assert len(shapes) <= 2 < len({padding.bucket(len(logprobs)) for logprobs in right})
     assert found.value == pytest.approx(likelihood.negative_log_likelihood("nll", right).value, abs=1e-5)
+    assert [*found.by_document] == [example.id for example, _ in texts]
+    assert [*found.by_document.values()] == pytest.approx(likelihood.of_texts(right), abs=1e-5)
 
 
 def test_a_stage_says_what_it_pads_to(monkeypatch, texts):
     said = []
     monkeypatch.setattr(progress, "log", said.append)
-    likelihoods.divergence(
+    of_sequences, per_token = likelihoods.divergence(
         "kl", (lm(), TASK.policy_prompt), (lm(), TASK.policy_prompt), [e for e, _ in texts[:3]], seed=0, iteration=1,
         max_new_tokens=8, batch_size=4)
+    assert {*of_sequences.by_document} == {e.id for e, _ in texts[:3]} and not per_token.by_document
     assert [line.split(":")[0] for line in said] == ["kl"] and " of the tokens are padding" in said[0]

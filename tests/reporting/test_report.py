@@ -15,7 +15,7 @@ from made_up_runs import declare, make_run, write_lines, write_stage
 from ilf_jax import records
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation import statistics
-from ilf_jax.reporting import judgements, plots, tables, workfolder
+from ilf_jax.reporting import judgements, methods, plots, tables, workfolder
 from ilf_jax.reporting.html_report import build_report
 from ilf_jax.reporting.workfolder import Metric
 from ilf_jax.runtime import files
@@ -199,6 +199,27 @@ def test_bare_config(tmp_path):
     files.write_json(tmp_path / "config.json", {"iterations": 1})
     text, _ = read_page(build_report(tmp_path))
     assert "iteration 1" in text and "unfinished run" in text
+
+
+@pytest.mark.fast
+def test_values_that_are_measured_after_the_outputs(tmp_path):
+    """They join the outputs of the stage, also for a baseline that shares it; older folders have none."""
+    make_run(tmp_path, iterations=0)
+    stage = tmp_path / "iteration_000/evaluate"
+    assert not methods.per_document([workfolder.read(tmp_path)], "nll_reference")
+    files.write_lines(stage / "values.jsonl", "".join(
+        json.dumps({"id": f"h{i}", "values": {"nll_reference": 1.0 + i}}) + "\n" for i in range(9)))
+    shared = tmp_path / "baselines/arm"
+    files.write_json(shared / "config.json", files.read_sealed(tmp_path / "config.json"))
+    files.write_json(shared / "iteration_000/evaluate/manifest.json",
+                     {**files.read_sealed(stage / "manifest.json"), "records_in": "../../../../iteration_000/evaluate"})
+    work = workfolder.read(tmp_path)
+    for run in (work, work.baselines["arm"]):
+        assert methods.per_document([run], "nll_reference") == {f"h{i}": 1.0 + i for i in range(9)}
+        assert len(methods.per_document([run], "insult_rate")) == 9
+    (stage / "values.jsonl").write_text('{"id": "h0", "values": {"nll_reference": 2.0}}\n')
+    with pytest.raises(InputError, match=r"values\.jsonl"):
+        workfolder.read(tmp_path)
 
 
 def test_not_a_work_folder(tmp_path):

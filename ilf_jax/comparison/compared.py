@@ -1,0 +1,69 @@
+"""What there is to compare in work folders, and the tables that a comparison ends with."""
+
+from collections.abc import Mapping, Sequence
+
+from ilf_jax.errors import InputError
+from ilf_jax.evaluation import ranking, systems
+from ilf_jax.records import Example, Match
+from ilf_jax.reporting import workfolder
+from ilf_jax.runtime import progress
+
+
+def read_systems(workdirs: Sequence[str]) -> tuple[dict[str, Example], dict[str, systems.Texts]]:
+    """The held-out documents, and the systems of all runs by name.
+
+    Raises:
+        InputError: a folder is not a work folder, or the runs were evaluated on other documents.
+    """
+    documents: dict[str, Example] = {}
+    by_name: dict[str, systems.Texts] = {}
+    for path in workdirs:
+        work = workfolder.read(path)
+        before = f"{path}/" if len(workdirs) > 1 else ""
+        for run in (work, *work.baselines.values()):
+            for name, texts in _systems_of(run).items():
+                by_name[before + name] = texts
+        held_out = work.iterations[0].heldout if work.iterations else {}
+        if documents and documents != held_out:
+            raise InputError(f"--workdir {path}: was evaluated on other documents than {workdirs[0]}")
+        documents = held_out
+    return documents, by_name
+
+
+def _systems_of(work: workfolder.WorkFolder) -> dict[str, systems.Texts]:
+    by_number = {iteration.number: iteration for iteration in work.iterations}
+    last = max((k for k, iteration in by_number.items() if iteration.rows("evaluate")), default=None)
+    if last is None:
+        return {}
+    by_name = systems.of_policies(
+        work.config["finetune"]["target"], last, work.config["evaluate"].get("best_of_n", 1),
+        lambda k: by_number[k].rows("evaluate") if k in by_number else {},
+        lambda k: by_number[k].rows("best_of_n") if k in by_number else {})
+    return by_name | systems.of_people(by_number[last].heldout.values())
+
+
+def choose(
+    by_name: Mapping[str, systems.Texts], names: Sequence[str] | None, documents: Mapping[str, Example]
+) -> dict[str, systems.Texts]:
+    """The systems that are named. Raises InputError if there are fewer than two, or one has no text somewhere."""
+    if not names or len(set(names)) < 2:
+        raise InputError(f"--systems: name two or more of {', '.join(by_name)}")
+    for name in names:
+        if name not in by_name:
+            raise InputError(f"--systems: there is no {name!r}; there are {', '.join(by_name)}")
+        missing = [i for i in documents if i not in by_name[name]]
+        if missing:
+            raise InputError(f"--systems: {name} has no text for {len(missing)} of {len(documents)} documents, the "
+                             f"first is {missing[0]!r}; is the run finished?")
+    return {name: by_name[name] for name in names}
+
+
+def print_matches(matches: Sequence[Match]) -> None:
+    """One table of the pairs, one of the systems."""
+    columns = ["first", "second", "first wins", "95 % interval", "at equal length", "n"]
+    progress.print_table("win rates, ties half", columns, [
+        [m.first, m.second, f"{m.win_rate:.3f}" + (f" ± {m.stderr:.3f}" if m.stderr is not None else ""),
+         f"{m.low:.3f} to {m.high:.3f}", f"{m.length_controlled:.3f}", len(m.outcomes)] for m in matches])
+    overall = ranking.against_all(matches)
+    progress.print_table("against all others", ["system", "win rate"], [
+        [name, f"{sum(of_system.values()) / len(of_system):.3f}"] for name, of_system in overall.items()])
