@@ -26,7 +26,8 @@ class _LayerKeys(nn.Module):
 
 def layer_keys(config: ModelConfig, key: jax.Array) -> jax.Array:
     """The keys that flax derives from the layers' names in `transformer.init_params`, one a layer."""
-    return jnp.stack(_LayerKeys(config.num_layers).apply({}, rngs={"params": key}))
+    keys: list[jax.Array] = _LayerKeys(config.num_layers).apply({}, rngs={"params": key})  # type: ignore[assignment]
+    return jnp.stack(keys)
 
 
 def init_stacked(config: ModelConfig, key: jax.Array, layer_keys: jax.Array) -> transformer.Params:

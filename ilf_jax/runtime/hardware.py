@@ -169,7 +169,7 @@ def _has_nvidia_gpu(root: pathlib.Path = pathlib.Path("/")) -> bool:
 
     No GPU is touched: that would take seconds, and would have to happen before XLA reads its flags.
     """
-    platforms = (jax.config.jax_platforms or "").split(",")
+    platforms = (jax.config.values["jax_platforms"] or "").split(",")
     if platforms[0] not in ("", "cuda", "gpu"):
         return False
     if not any(importlib.util.find_spec(plugin) for plugin in _CUDA_PLUGINS):
