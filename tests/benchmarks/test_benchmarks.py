@@ -15,6 +15,7 @@ import pytest
 from benchmarks import accelerator_parts, documents, load, peaks, protocol, run, summary, work
 from ilf_jax.errors import InputError
 from ilf_jax.records import Example
+from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tasks.summarize import Summarize
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -348,6 +349,23 @@ def test_our_side_does_every_part():
     tree = worker.run()
     assert len(tree["check"]) == 2 * 2 * 5
     assert tree["computed_tokens"] < tree["tokens"]
+
+
+@needs_weights
+def test_llama_cpp_draws_what_ours_draws(tokenizer, monkeypatch):
+    pytest.importorskip("xllamacpp", reason="the peer is llama.cpp")
+    from benchmarks import llama_cpp
+
+    monkeypatch.setattr(llama_cpp, "SLOTS", (1, 2))
+    prompts = [work.chat(tokenizer, Prompt("", f"Say {word}.", "")) for word in ("yes", "no, or perhaps")]
+    worker = llama_cpp.LlamaCpp({
+        "checkpoint": work.CHECKPOINT, "new_tokens": 3, "num_candidates": 3, "temperature": 1.0, "top_p": 0.95,
+        "texts": {"refine": prompts}})
+    answer = worker.setup("refine_llama_cpp", {})
+    assert answer["tuned"]["slots"] in (1, 2) and {"1 slots", "2 slots"} <= set(answer["settings"])
+    done = worker.run()
+    assert done["tokens"] == 2 * 3 * 3 and done["seconds"] > 0
+    assert done["prompt_tokens"] == sum(len(tokenizer.encode(prompt)) for prompt in prompts)
 
 
 def test_search_for_the_fastest_size():
