@@ -1,6 +1,7 @@
 """Measures training and decoding of a 1.1B Llama on one accelerator, against the peaks of that accelerator:
 
     python benchmarks/accelerator.py [--json=FILE] [--peer_python=PYTHON]      (--smoke: a tiny shape, on any device)
+    python benchmarks/accelerator.py --suite=iteration --shape=llama_8b        a whole iteration, stage by stage
 
 Finetuning: model FLOPs per second, as a share of the measured bfloat16 matmul peak. Model FLOPs per token are 6 N +
 12 x layers x heads x head_dim x sequence (PaLM, appendix B; N excludes the input embedding; recomputation does not
@@ -27,11 +28,11 @@ import jax  # noqa: E402
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 
-from benchmarks import peaks  # noqa: E402
+from benchmarks import accelerator_iteration, peaks  # noqa: E402
 from ilf_jax.models import flops, transformer  # noqa: E402
 from ilf_jax.models.architecture import ModelConfig  # noqa: E402
 from ilf_jax.models.compute import ComputeOptions  # noqa: E402
-from ilf_jax.runtime import provenance  # noqa: E402
+from ilf_jax.runtime import hardware, provenance  # noqa: E402
 from ilf_jax.sampling import decode  # noqa: E402
 from ilf_jax.sampling.logits import make_sampling  # noqa: E402
 from ilf_jax.steps import finetune_step, refine_step  # noqa: E402
@@ -183,17 +184,24 @@ def main(arguments: Sequence[str]) -> None:
     """Prints the numbers as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--smoke", action="store_true", help="run a tiny shape, only to check that it works")
+    parser.add_argument("--suite", default="rates", choices=("rates", "iteration"), help="training and decoding, or a "
+                        "whole iteration")
+    parser.add_argument("--shape", default="llama_1b", choices=accelerator_iteration.SHAPES, help="of the iteration")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("--rows", type=int, default=Shape.rows, help="rows of 1024 tokens per train step")
     parser.add_argument("--remat", default="dots", choices=("none", "dots", "full"), help="as config.finetune.remat")
     parser.add_argument("--peer_python", help="interpreter with transformers, and torch for this accelerator")
     flags = parser.parse_args(arguments)
+    if flags.suite == "iteration" and flags.peer_python:
+        parser.error("--peer_python: the peer measures --suite=rates only")
+    hardware.set_xla_flags()
     shape = TINY if flags.smoke else Shape(rows=flags.rows)
     # The peer goes first: jax would reserve the accelerator's memory.
     peer_rates = measure_peer(flags.peer_python, shape, flags.smoke) if flags.peer_python else None
     if not flags.smoke and jax.default_backend() == "cpu":
         raise SystemExit("error: jax sees no accelerator here; --smoke runs on any device")
-    result = measure(shape, flags.remat, flags.smoke)
+    result = (accelerator_iteration.measure(flags.shape, flags.smoke) if flags.suite == "iteration"
+              else measure(shape, flags.remat, flags.smoke))
     if peer_rates:
         peak, memory = result["matmul_tflops"] * 1e12, result["bandwidth_gbs"] * 1e9
         result |= shares("peer", shape, peak, memory, peer_rates["train_tokens_per_s"], peer_rates["decode_s"])

@@ -10,9 +10,11 @@ turns, and one is idle while the other works. The ratio is peer / ours: above 1,
 Suites: `refine` samples N candidates per document, `score` asks the five judge prompts about each, `finetune` takes two
 epochs of one optimizer step per 8 documents, and `iteration` is drafts and all of these, each also timed separately.
 `score_tree` and `iteration_tree` use the tree layout of the judge's prompts; the peer gets them as full prompts.
+`refine_llama_cpp` is `refine` with llama.cpp as the peer, its weights in 4 bits: pip install xllamacpp, beside ilf_jax.
 """
 
 import argparse
+import importlib.util
 import json
 import os
 import signal
@@ -29,7 +31,7 @@ sys.path.insert(0, str(ROOT))  # Python puts only the script's own folder on the
 
 from benchmarks import documents, load, protocol, summary, work  # noqa: E402
 
-SUITES = ("refine", "score", "score_tree", "finetune", "iteration", "iteration_tree")
+SUITES = ("refine", "score", "score_tree", "finetune", "iteration", "iteration_tree", "refine_llama_cpp")
 _DEFAULT_SUITES = "refine,score,finetune,iteration"
 ENVIRONMENT = {"JAX_PLATFORMS": "cpu", "CUDA_VISIBLE_DEVICES": "", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 """Both sides run on the CPU, with huge pages: new memory then costs a tenth of the page faults."""
@@ -41,7 +43,8 @@ class Bench:
 
     def __init__(self, folder: Path, size: work.Size, source: Path | None, peer_python: str) -> None:
         self._folder, self._size, self._peer_python = folder, size, peer_python
-        self._tuned: dict[str, Any] = {}  # the peer's settings from earlier suites
+        # Each peer's settings from earlier suites.
+        self._all_tuned: dict[str, dict[str, Any]] = {"peer": {}, "llama_cpp": {}}
         self._work = folder / "work.json"
         self._work.write_text(json.dumps(make_work(size, source)), encoding="utf-8")
         self.roofline_measured, self.peer_peaks = self._measure_peaks()
@@ -68,20 +71,22 @@ class Bench:
                 "JAX_COMPILATION_CACHE_DIR": cache, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
                 "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
             }
-            with self._worker("ours", **environment) as ours, self._worker("peer") as peer:
-                our_setup = ours.ask("setup", suite=name, tuned={})
+            kind = "llama_cpp" if name.endswith("_llama_cpp") else "peer"
+            tuned, work_of_ours = self._all_tuned[kind], name.removesuffix("_llama_cpp")
+            with self._worker("ours", **environment) as ours, self._worker(kind) as peer:
+                our_setup = ours.ask("setup", suite=work_of_ours, tuned={})
                 first = ours.ask("run")
                 say(f"{name}: ours, first call {first['seconds']:.1f} s, of which compilation "
                     f"{first['compile_seconds']:.1f} s")
                 in_tuning = load.OthersLoad([ours.pid, peer.pid])
-                peer_setup = peer.ask("setup", suite=name, tuned=self._tuned)
+                peer_setup = peer.ask("setup", suite=name, tuned=tuned)
                 shares = {"others_load_in_tuning": in_tuning.share()}
-                self._tuned |= peer_setup["tuned"]
+                tuned |= peer_setup["tuned"]
                 say(f"{name}: peer is set up: {peer_setup['settings']}")
                 in_pairs = load.OthersLoad([ours.pid, peer.pid])
                 calls = self._pairs(name, ours, peer)
                 shares["others_load"] = in_pairs.share()
-            first_warm, peer_first = self._first_calls(name, environment)
+            first_warm, peer_first = self._first_calls(name, kind, environment)
         result = summary.suite_result(calls["ours"], calls["peer"], first, first_warm, peer_first)
         return result | {
             **shares, "size": vars(self._size), "machine": protocol.machine(),
@@ -89,15 +94,17 @@ class Bench:
             "ours_settings": our_setup["settings"], "peer_settings": peer_setup["settings"],
         }
 
-    def _first_calls(self, name: str, environment: dict[str, str]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def _first_calls(
+        self, name: str, kind: str, environment: dict[str, str]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """First calls of fresh processes, ours with a warm compilation cache: the pair with the median ratio."""
         pairs = []
         for _ in range(self._size.pairs):
             with self._worker("ours", **environment) as ours:
-                ours.ask("setup", suite=name, tuned={})
+                ours.ask("setup", suite=name.removesuffix("_llama_cpp"), tuned={})
                 our_call = ours.ask("run")
-            with self._worker("peer") as peer:
-                peer.ask("setup", suite=name, tuned=self._tuned, warm_up=False)
+            with self._worker(kind) as peer:
+                peer.ask("setup", suite=name, tuned=self._all_tuned[kind], warm_up=False)
                 peer_call = peer.ask("run")
             pairs.append((our_call, peer_call))
             say(f"{name}: first call, ours with a warm cache {our_call['seconds']:.1f} s, peer "
@@ -180,6 +187,9 @@ def main(arguments: Sequence[str]) -> int:
         The exit code: 0 if all suites ran, 1 if a worker failed, 2 if the peer is not installed.
     """
     flags = parse(arguments)
+    if any(name.endswith("_llama_cpp") for name in flags.suite) and importlib.util.find_spec("xllamacpp") is None:
+        say(f"error: {sys.executable} lacks xllamacpp: pip install -r tests/requirements-models.txt")
+        return 2
     missing = missing_modules(flags.peer_python)
     if missing:
         say(f"error: {flags.peer_python} lacks {', '.join(missing)}: benchmarks/requirements.txt says how to set up "

@@ -10,8 +10,7 @@ a Hugging Face folder of about 8B params; without the flag, Llama 3.1 comes from
 
 Memory: with 8.03B params the dry run, compiled for a CPU, says 49 GiB for refine, 44 for score and 64 for finetune;
 such a card gives 79 to a program. On the card itself --dry_run compiles for it. Time: the dry run's model says 10
-minutes for 1,000 documents of the full length on an H100, beside loading and compiling. Neither was measured on a card
-yet.
+minutes for 1,000 documents of the full length on an H100, beside loading and compiling. Neither was measured on a card.
 """
 
 from ilf_jax.config import base_config

@@ -237,6 +237,11 @@ def _llama(width: int, inner: int, layers: int, heads: int) -> ModelConfig:
 SHAPES: dict[str, ModelConfig] = {
     "tiny": small_shape(width=32, layers=2, vocab_size=512),
     **{name: small_shape(width, layers) for name, (width, layers) in word_removal.MODEL_SIZES.items()},
+    # TinyLlama (Zhang et al. 2024, table 1).
+    "llama_1b": ModelConfig(
+        family="llama", vocab_size=32_000, hidden_size=2048, intermediate_size=5632, num_layers=22, num_heads=32,
+        num_kv_heads=4, head_dim=64, max_positions=2048, rope_theta=10_000.0, tied_embeddings=False,
+    ),
     "llama_8b": _llama(4096, 14_336, 32, 32),
     "llama_70b": _llama(8192, 28_672, 80, 64),
     # Brown et al. 2020, table 2.1: the size of the paper's policy.

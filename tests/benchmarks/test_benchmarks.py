@@ -9,11 +9,13 @@ import subprocess
 import sys
 import textwrap
 
+import jax.numpy as jnp
 import pytest
 
-from benchmarks import documents, load, protocol, run, summary, work
+from benchmarks import accelerator_parts, documents, load, peaks, protocol, run, summary, work
 from ilf_jax.errors import InputError
 from ilf_jax.records import Example
+from ilf_jax.tasks.prompts import Prompt
 from ilf_jax.tasks.summarize import Summarize
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -274,6 +276,52 @@ def test_accelerator_smoke(tmp_path):
     assert "ours_decode_bandwidth_share" in numbers
 
 
+@pytest.mark.parametrize("size", [8, 64])
+def test_the_matmul_peak_is_that_of_the_faster_form(monkeypatch, size):
+    seconds, seen = iter([0.5, 0.25]), []
+
+    def fastest(work):
+        seen.append(work())
+        return next(seconds)
+
+    monkeypatch.setattr(peaks, "fastest", fastest)
+    assert peaks.matmul_flops(size, jnp.bfloat16) == 2 * size**3 / 0.25
+    assert len(seen) == 2 and all(product.dtype == jnp.bfloat16 for product in seen)
+    assert len({float(x) for x in seen[0][0]}) > 4  # random, not all alike
+
+
+def test_all_parts_for_an_accelerator_smoke(tmp_path):
+    """As on a bare machine, but with tiny shapes."""
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "SMOKE": "1", "PYTHON": sys.executable}
+    script = ["bash", str(ROOT / "benchmarks/accelerator.sh")]
+    done = subprocess.run([*script, "out", "4", "2", "3"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    logs = "\n".join(path.read_text() for path in (tmp_path / "out").glob("*.log"))
+    assert done.returncode == 0, done.stdout + done.stderr + logs
+    results = json.loads((tmp_path / "out/accelerator.json").read_text())
+    assert list(results) == ["4", "2", "3"]  # in the order asked for
+    assert (tmp_path / "out/accelerator.md").read_text() == done.stdout
+    (rates,), (iteration,) = results["2"], results["3"]
+    assert rates["result"]["matmul_tflops"] > 0 and "| 2 | rates | 0 |" in done.stdout
+    stages = iteration["result"]["stages"]
+    assert {"draft", "refine", "score", "finetune", "evaluate"} <= set(stages)
+    for cost in stages.values():
+        assert cost["seconds"] >= cost["seconds_without_compiling"] >= 0
+    again = subprocess.run([*script, "out"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert again.returncode == 2 and "is not empty" in again.stderr
+    unknown = subprocess.run([*script, "other", "7"], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert unknown.returncode == 2 and "no part 7" in unknown.stderr and not (tmp_path / "other").exists()
+    assert subprocess.run(script, env=env, capture_output=True).returncode == 2
+
+
+def test_a_part_that_fails_or_takes_too_long_loses_nothing_of_the_others(tmp_path):
+    steps = [accelerator_parts.Step("fails", ["-c", "print('why'); raise SystemExit(5)"]),
+             accelerator_parts.Step("hangs", ["-c", "import time; time.sleep(600)"])]
+    found = accelerator_parts.run_part(accelerator_parts.Part(3.0, steps), tmp_path, os.environ)
+    assert [step["code"] for step in found] == [5, None]
+    assert (tmp_path / "fails.log").read_text() == "why\n"
+    assert "| 1 | hangs | out of time |" in accelerator_parts.markdown({"1": found})
+
+
 # Our side and the peer's choice of batch sizes
 
 
@@ -301,6 +349,23 @@ def test_our_side_does_every_part():
     tree = worker.run()
     assert len(tree["check"]) == 2 * 2 * 5
     assert tree["computed_tokens"] < tree["tokens"]
+
+
+@needs_weights
+def test_llama_cpp_draws_what_ours_draws(tokenizer, monkeypatch):
+    pytest.importorskip("xllamacpp", reason="the peer is llama.cpp")
+    from benchmarks import llama_cpp
+
+    monkeypatch.setattr(llama_cpp, "SLOTS", (1, 2))
+    prompts = [work.chat(tokenizer, Prompt("", f"Say {word}.", "")) for word in ("yes", "no, or perhaps")]
+    worker = llama_cpp.LlamaCpp({
+        "checkpoint": work.CHECKPOINT, "new_tokens": 3, "num_candidates": 3, "temperature": 1.0, "top_p": 0.95,
+        "texts": {"refine": prompts}})
+    answer = worker.setup("refine_llama_cpp", {})
+    assert answer["tuned"]["slots"] in (1, 2) and {"1 slots", "2 slots"} <= set(answer["settings"])
+    done = worker.run()
+    assert done["tokens"] == 2 * 3 * 3 and done["seconds"] > 0
+    assert done["prompt_tokens"] == sum(len(tokenizer.encode(prompt)) for prompt in prompts)
 
 
 def test_search_for_the_fastest_size():

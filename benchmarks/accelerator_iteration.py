@@ -1,0 +1,73 @@
+"""One whole ILF iteration with random weights: the run of configs/llama_8b_lora.py, what each of its stages cost.
+
+64 documents of 512 tokens, 8 candidates of up to 128 new tokens (random weights hardly ever end a text), five judge
+questions behind one head, LoRA of rank 16 on a bfloat16 base.
+"""
+
+import itertools
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_collections
+
+import ilf_jax
+from benchmarks import documents
+from configs import llama_8b_lora
+from ilf_jax.runtime import provenance
+from ilf_jax.tokenizers.tokenizer import Tokenizer
+
+SHAPES = ("llama_1b", "llama_8b")
+_TOKENIZER = "builtin:word_removal_1m"  # its tokens have embeddings in every shape
+_SHOWN = ("seconds", "compile_seconds", "compilations", "tokens", "tokens_per_second_per_device", "mfu", "peak_memory")
+
+
+def measure(shape: str, smoke: bool = False) -> dict[str, Any]:
+    """What one iteration cost.
+
+    Args:
+        shape: one of SHAPES.
+        smoke: a tiny shape and two documents, only to see that it works.
+
+    Returns:
+        `device`, `versions`, `shape`, and `stages`: of each stage seconds, of which compile_seconds for so many
+        compilations, tokens, tokens per second, the share of the device's peak FLOP/s (mfu, where it is known) and the
+        process's peak memory in bytes so far; without compiling in `seconds_without_compiling`.
+    """
+    with tempfile.TemporaryDirectory(prefix="ilf_jax_iteration_") as folder:
+        config = _config(shape, Path(folder), smoke)
+        ilf_jax.run(config, Path(folder) / "run")
+        lines = (Path(folder) / "run" / "performance.jsonl").read_text(encoding="utf-8").splitlines()
+    stages: dict[str, dict[str, float]] = {}
+    for row in map(json.loads, lines):
+        if row["iteration"] == 1 and row["metric"] in _SHOWN:
+            stages.setdefault(row["stage"], {})[row["metric"]] = row["value"]
+    for cost in stages.values():
+        cost["seconds_without_compiling"] = max(0.0, cost["seconds"] - cost["compile_seconds"])
+    return {"device": jax.devices()[0].device_kind, "versions": provenance.versions(),
+            "shape": "tiny" if smoke else shape, "stages": stages}
+
+
+def _config(shape: str, folder: Path, smoke: bool) -> ml_collections.ConfigDict:
+    count, length = (4, 64) if smoke else (64, 512)
+    held_out = 2
+    tokenizer = Tokenizer.load(_TOKENIZER)
+    with (folder / "documents.jsonl").open("w", encoding="utf-8") as file:
+        for example in itertools.islice(documents.made_up(seed=0), count + held_out):
+            ids = tokenizer.encode(f"{example.document} " * 4)[:length]
+            row = {"article": tokenizer.decode(ids), "candidate": example.draft,
+                   "feedback": {"explanation": example.feedback, "summary": example.human_refinement}}
+            file.write(json.dumps(row) + "\n")
+    c = llama_8b_lora.get_config()
+    c.data.source, c.data.eval_size = f"jsonl:{folder / 'documents.jsonl'}", held_out
+    c.policy.checkpoint, c.policy.tokenizer = "init:tiny" if smoke else f"init:{shape}", _TOKENIZER
+    for part in (c.refiner, c.judge):
+        part.checkpoint = "policy"
+    if smoke:
+        c.refine.num_candidates, c.refine.max_new_tokens, c.evaluate.max_new_tokens = 2, 4, 4
+        c.draft.batch_size = c.refine.batch_size = c.score.batch_size = c.evaluate.batch_size = 4
+        c.policy.max_prompt_length = c.refiner.max_prompt_length = c.judge.max_prompt_length = 480
+        c.finetune.batch_size, c.finetune.accumulation, c.finetune.max_length, c.finetune.remat = 4, 1, 512, "none"
+    return c
