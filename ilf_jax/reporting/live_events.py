@@ -8,6 +8,7 @@ open is deleted: so the newest of those that no longer count is emptied instead.
 
 import functools
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ class EventFile:
 
     def __init__(self, folder: Path) -> None:
         """Starts the file. Raises InputError if it cannot be written, as all methods do."""
+        _import_without_torch()
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import SessionLog
 
@@ -68,6 +70,18 @@ class EventFile:
         """Ends the file."""
         with os_errors.explained(self._folder):
             self._writer.close()
+
+
+def _import_without_torch() -> None:
+    """Imports tensorboardX. It would import torch where that is installed, for tensors: a second that nobody uses."""
+    hidden = "torch" not in sys.modules
+    if hidden:
+        sys.modules["torch"] = None  # type: ignore[assignment]
+    try:
+        import tensorboardX  # noqa: F401
+    finally:
+        if hidden:
+            del sys.modules["torch"]
 
 
 def discard_older(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """TensorBoard's files of a run that is under way, read by TensorBoard itself across a kill and the end of the run."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -115,3 +117,11 @@ def test_a_run_under_way(tiny_config, tmp_path):
     assert seen == expected
     assert points(watching[0], "steps/loss") == expected == points(reader(run / "tensorboard"), "steps/loss")
     assert sorted(path.stat().st_size > 0 for path in (run / "tensorboard").glob("events.*")) == [False, True]
+
+
+def test_torch_is_not_imported(tmp_path):
+    pytest.importorskip("torch", reason="it is to be installed, and left alone")
+    program = ("import sys\nfrom ilf_jax.reporting.live_events import EventFile\n"
+               "events = EventFile(__import__('pathlib').Path(sys.argv[1]))\nevents.scalars({'a': 1.0}, 0)\n"
+               "events.close()\nassert 'torch' not in sys.modules\nimport torch\n")
+    subprocess.run([sys.executable, "-c", program, str(tmp_path)], check=True)
