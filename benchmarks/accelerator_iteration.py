@@ -63,11 +63,11 @@ def _config(shape: str, folder: Path, smoke: bool) -> ml_collections.ConfigDict:
     c = llama_8b_lora.get_config()
     c.data.too_long = "skip" if smoke else "stop"
     c.data.source, c.data.eval_size = f"jsonl:{folder / 'documents.jsonl'}", held_out
-    c.policy.checkpoint, c.policy.tokenizer = "init:word_removal_1m" if smoke else f"init:{shape}", _TOKENIZER
+    c.policy.checkpoint, c.policy.tokenizer = _TOKENIZER if smoke else f"init:{shape}", _TOKENIZER
     for part in (c.refiner, c.judge):
         part.checkpoint = "policy"
     if smoke:
-        c.refine.num_candidates, c.refine.max_new_tokens, c.evaluate.max_new_tokens = 2, 4, 4
+        c.refine.num_candidates, c.refine.max_new_tokens, c.evaluate.max_new_tokens = 2, 16, 4
         c.draft.batch_size = c.refine.batch_size = c.score.batch_size = c.evaluate.batch_size = 4
         c.policy.max_prompt_length = c.refiner.max_prompt_length = c.judge.max_prompt_length = 480
         c.finetune.batch_size, c.finetune.accumulation, c.finetune.max_length, c.finetune.remat = 4, 1, 512, "none"
