@@ -47,7 +47,7 @@ def measure(shape: str, smoke: bool = False) -> dict[str, Any]:
     for cost in stages.values():
         cost["seconds_without_compiling"] = max(0.0, cost["seconds"] - cost["compile_seconds"])
     return {"device": jax.devices()[0].device_kind, "versions": provenance.versions(),
-            "shape": "tiny" if smoke else shape, "stages": stages}
+            "shape": "word_removal_1m" if smoke else shape, "stages": stages}
 
 
 def _config(shape: str, folder: Path, smoke: bool) -> ml_collections.ConfigDict:
@@ -61,12 +61,13 @@ def _config(shape: str, folder: Path, smoke: bool) -> ml_collections.ConfigDict:
                    "feedback": {"explanation": example.feedback, "summary": example.human_refinement}}
             file.write(json.dumps(row) + "\n")
     c = llama_8b_lora.get_config()
+    c.data.too_long = "skip" if smoke else "stop"
     c.data.source, c.data.eval_size = f"jsonl:{folder / 'documents.jsonl'}", held_out
-    c.policy.checkpoint, c.policy.tokenizer = "init:tiny" if smoke else f"init:{shape}", _TOKENIZER
+    c.policy.checkpoint, c.policy.tokenizer = _TOKENIZER if smoke else f"init:{shape}", _TOKENIZER
     for part in (c.refiner, c.judge):
         part.checkpoint = "policy"
     if smoke:
-        c.refine.num_candidates, c.refine.max_new_tokens, c.evaluate.max_new_tokens = 2, 4, 4
+        c.refine.num_candidates, c.refine.max_new_tokens, c.evaluate.max_new_tokens = 2, 16, 4
         c.draft.batch_size = c.refine.batch_size = c.score.batch_size = c.evaluate.batch_size = 4
         c.policy.max_prompt_length = c.refiner.max_prompt_length = c.judge.max_prompt_length = 480
         c.finetune.batch_size, c.finetune.accumulation, c.finetune.max_length, c.finetune.remat = 4, 1, 512, "none"
