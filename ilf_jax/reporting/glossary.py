@@ -38,7 +38,7 @@ def meaning(work: WorkFolder, stage: str, metric: str) -> str:
     name = metric.partition("[")[0]
     if name.startswith("exact_match"):
         return _REFERENCE if stage == "evaluate" else _RIGHT_ANSWER
-    task = work.config.get("task")
+    task = str(work.config.get("task"))
     if task in registry.TASKS.builtins:  # not of a user's own: a report runs no code of others
         labels = {info.name: info.label for info in registry.TASKS.load(task).metrics}
         if name in labels:

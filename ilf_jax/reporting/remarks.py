@@ -35,7 +35,7 @@ def of_tie(
 def _common_end(ours: Mapping[str, float], theirs: Mapping[str, float]) -> str:
     """Which end of its range the metric has reached in every document of both; "" for neither."""
     values = {*ours.values(), *theirs.values()}
-    return {(0.0,): "floor", (1.0,): "ceiling"}.get(tuple(values), "")
+    return "floor" if values == {0.0} else "ceiling" if values == {1.0} else ""
 
 
 def of_iterations(work: WorkFolder, lead: str) -> str:
@@ -93,7 +93,7 @@ def of_copies(work: WorkFolder) -> str:
 def _says_when_content(work: WorkFolder) -> str:
     """What feedback says on a draft without faults, where a program of the package gives it; "" where that is open."""
     feedback = work.config.get("feedback") or {}
-    task = work.config.get("task")
+    task = str(work.config.get("task"))
     if task not in registry.TASKS.builtins or feedback.get("source") != "oracle" or feedback.get("control"):
         return ""
     return registry.TASKS.load(task).favourable

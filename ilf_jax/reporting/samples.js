@@ -91,7 +91,7 @@
     const rows = order.map((candidate) => make("li", candidate.chosen ? { class: "chosen" } : {},
       make("span", { class: "tags" },
         candidate.chosen ? make("b", {}, sample.given ? "the scorer's pick" : "picked") : null,
-        candidate.score === null ? null : make("span", {}, `score ${number(candidate.score, like)}`),
+        candidate.score === null ? null : make("span", {}, `${view.score} ${number(candidate.score, like)}`),
         candidate.also.length ? make("span", {}, `also the pick of: ${candidate.also.join(", ")}`) : null,
         candidate.cut_off ? make("span", { class: "warn" }, "cut at the limit") : null),
       plain(candidate.text)));
@@ -113,7 +113,7 @@
     if (sample.given) {
       steps.push(step(`Picked: the refinement that the reviewer gave (by ${sample.given.by})`, pick));
     } else if (picked) {
-      const score = picked.score === null ? "" : `, score ${number(picked.score, like)}`;
+      const score = picked.score === null ? "" : `, ${view.score} ${number(picked.score, like)}`;
       steps.push(step(`Picked of ${sample.candidates.length} ${texts}${score}`, pick));
     }
     if (sample.candidates.length) {
@@ -179,11 +179,10 @@
   // The first is where the reader begins: with the worst, where that is known.
   function orders() {
     const has = (key) => view.samples.some((sample) => (sample[key] ?? null) !== null);
-    const what = view.kind === "heldout" ? data.metric : "score";
     return [
       ...(has("worst") ? [["worst", "worst first"], ["-worst", "best first"]] : []),
       ["data", "of the data"],
-      ...(has("score") && !has("worst") ? [["-score", `highest ${what} first`], ["score", `lowest ${what} first`]] : []),
+      ...(has("score") && !has("worst") ? [["-score", `highest ${view.score} first`], ["score", `lowest ${view.score} first`]] : []),
       ...(has("change") ? [["-change", "largest change first"], ["change", "smallest change first"]] : []),
     ];
   }
@@ -208,7 +207,7 @@
       const change = sample.change === null ? "" : `${Math.round(100 * sample.change)} % changed`;
       const worse = (sample.worse || []).length ? `worse: ${sample.worse.join(", ")}` : "";
       const button = make("button", { type: "button", tabindex: "-1" }, make("span", { class: "title" }, name(sample)),
-        make("span", { class: "numbers" }, [score && `${view.kind === "heldout" ? data.metric : "score"} ${score}`, change, worse].filter(Boolean).join(" · ")));
+        make("span", { class: "numbers" }, [score && `${view.score} ${score}`, change, worse].filter(Boolean).join(" · ")));
       button.addEventListener("click", () => choose(i));
       return make("li", {}, button);
     }));

@@ -42,6 +42,7 @@ class _View:
         ids: in the order of the data.
         make: turns an id into a sample and the example that it is about.
         first: ids that are shown before others, every other one, where not all are.
+        score: what a sample's score is called.
     """
 
     kind: str
@@ -50,6 +51,7 @@ class _View:
     ids: list[str]
     make: Callable[[str], tuple[Sample, Example]]
     first: Sequence[str] = ()
+    score: str = "score"
 
 
 def collect(work: WorkFolder, most: int = MOST_SAMPLES, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
@@ -58,9 +60,10 @@ def collect(work: WorkFolder, most: int = MOST_SAMPLES, most_bytes: int = MOST_B
     Returns:
         `views`, one for each kind ("heldout", "training" or "best_of_n"), system and iteration that has samples: {kind,
         system, iteration, of (how many documents there are), worst (whether the worst ones are among the samples),
-        samples}; `documents`: those of training, and those held out, by id; `metric`, the leading one, or None;
-        `better`, "lower", "higher" or None. Views share `most` samples and `most_bytes` evenly. Which documents they
-        show, besides the worst, looks random and is the same on every call; they stand in the order of the data.
+        score (what that is called), samples}; `documents`: those of training, and those held out, by id; `metric`, the
+        leading one, or None; `better`, "lower", "higher" or None. Views share `most` samples and `most_bytes` evenly.
+        Which documents they show, besides the worst, looks random and is the same on every call; they stand in the
+        order of the data.
     """
     lead = tables.headline(work)
     sources = [*_heldout_views(work, lead), *_training_views(work), *_best_of_n_views(work)]
@@ -76,7 +79,7 @@ def collect(work: WorkFolder, most: int = MOST_SAMPLES, most_bytes: int = MOST_B
         chosen[index][key] = sample
         of_kind |= added
     views = [{"kind": source.kind, "system": source.system, "iteration": source.iteration, "of": len(source.ids),
-              "worst": bool(source.first),
+              "worst": bool(source.first), "score": source.score,
               "samples": [samples[key] for key in source.ids if key in samples]}
              for source, samples in zip(sources, chosen, strict=True) if samples]
     return {"views": views, "documents": documents, "metric": tables.spoken(lead) if lead else None,
@@ -130,7 +133,8 @@ def _training_views(work: WorkFolder) -> list[_View]:
     views = []
     for system, run in tables.runs(work).items():
         # A baseline that picks at random has random numbers for scores: the run's own are shown, of the same texts.
-        judges = explanations.value(run.config, "score.method") not in tables.BASELINES
+        judge = work if explanations.value(run.config, "score.method") in tables.BASELINES else run
+        score = "score" if judge is run else f"{tables.own_label(work)}'s score"
         for iteration in run.iterations:
             stages = [iteration.stages[name] for name in _CHAIN if name in iteration.stages]
             if all(RECORDS_IN in stage.manifest for stage in stages):  # none, or all shared with the run
@@ -138,17 +142,26 @@ def _training_views(work: WorkFolder) -> list[_View]:
             ids = dict.fromkeys([*iteration.examples, *(key for stage in stages for key in stage.records)])
             there = [key for key in ids if any(key in stage.records for stage in stages)]
             views.append(_View("training", system, iteration.number, there,
-                               functools.partial(_training_sample, run, run if judges else work, iteration)))
+                               functools.partial(_training_sample, run, judge, iteration), score=score))
     return views
 
 
-def _scores(run: WorkFolder, number: int, key: str, texts: list[str]) -> list[float] | None:
-    """The scores that a run has given to these very texts; None where it has not, or its scorer does not judge."""
-    iteration = next((i for i in run.iterations if i.number == number), None)
-    if iteration is None or explanations.value(run.config, "score.method") in tables.BASELINES:
+def _scores(judge: WorkFolder, iteration: Iteration, key: str) -> list[float] | None:
+    """The scores that a run has given to an iteration's refinements of the same draft with the same feedback.
+
+    None where it has not, or its scorer does not judge.
+    """
+    own = next((i for i in judge.iterations if i.number == iteration.number), None)
+    if own is None or explanations.value(judge.config, "score.method") in tables.BASELINES:
         return None
-    drawn, scored = iteration.rows("refine").get(key), iteration.rows("score").get(key)
-    return scored.scores if drawn and scored and drawn.texts == texts and len(scored.scores) == len(texts) else None
+    scored = own.rows("score").get(key)
+    return scored.scores if scored and _judged(own, key) == _judged(iteration, key) else None
+
+
+def _judged(iteration: Iteration, key: str) -> list[Any]:
+    """What a scorer reads: draft, feedback, refinements."""
+    draft, feedback, refined = (iteration.rows(stage).get(key) for stage in ("draft", "feedback", "refine"))
+    return [draft and draft.text, feedback and feedback.text, refined and refined.texts]
 
 
 def _training_sample(
@@ -163,7 +176,7 @@ def _training_sample(
         "source": feedback.source if feedback else "", "candidates": [], "score": None, "change": None}
     # Scores of another set of candidates, of a run under way, say nothing about these.
     picked = scored if scored and refined and len(scored.scores) == len(refined.texts) else None
-    scores = _scores(judge, iteration.number, key, refined.texts) if refined and picked else None
+    scores = _scores(judge, iteration, key) if picked is not None else None
     if refined is not None:
         shown = list(range(len(refined.texts)))[:_MOST_CANDIDATES]
         if picked is not None and picked.chosen not in shown:
@@ -205,7 +218,7 @@ def _heldout_views(work: WorkFolder, lead: str | None) -> list[_View]:
             worse = {key: names for key, (_, names) in worst.items() if names}
             places = {key: place for place, key in enumerate(worst)}
             make = functools.partial(_heldout_sample, lead, evaluated, places, worse)
-            views.append(_View("heldout", system, None, list(ids), make, list(worst)))
+            views.append(_View("heldout", system, None, list(ids), make, list(worst), tables.spoken(lead or "")))
     return views
 
 

@@ -91,11 +91,17 @@ def test_random_numbers_are_not_shown_as_scores(folder):
     work = workfolder.read(folder)
     own = work.iterations[1].rows("score")
     drawn = work.iterations[1].rows("refine")
+    shutil.copytree(folder / "iteration_001" / "feedback", run / "iteration_001" / "feedback")
+    write_stage(run / "iteration_001" / "draft", [
+        dataclasses.replace(row, text="another draft") if key == "t2" else row
+        for key, row in work.iterations[1].rows("draft").items()])
     write_stage(run / "iteration_001" / "score", [records.Scored(key, [0.123] * 6, 2, {}) for key in own])
     write_stage(run / "iteration_001" / "refine",
                 [dataclasses.replace(row, texts=[f"{row.texts[0]} x", *row.texts[1:]]) if key == "t1" else row
                  for key, row in drawn.items()])
-    by_id = {s["id"]: s for s in views(workfolder.read(folder))["training", "random refinement", 1]["samples"]}
+    view = views(workfolder.read(folder))["training", "random refinement", 1]
+    by_id = {s["id"]: s for s in view["samples"]}
+    assert view["score"] == "ILF's score" and by_id["t2"]["score"] is None
     assert [c["score"] for c in by_id["t0"]["candidates"]] == pytest.approx(own["t0"].scores, rel=1e-5)
     assert by_id["t0"]["candidates"][2]["chosen"]
     assert by_id["t0"]["score"] == pytest.approx(own["t0"].scores[2], rel=1e-5)
