@@ -94,7 +94,9 @@ def read(work: WorkFolder) -> Verdict:
     if lead.startswith("win_rate") and ours.metric.iteration > 0:
         verdict = _of_win_rate(ours)
     elif compared and (work.config.get("iterations") == 0 or others[0].label == _BEFORE):
-        ties = _ties(work, lead, ours, compared)
+        first = compared[0][1]
+        if first is not None and _tone(first, better) == "good":  # else there is nothing to credit to any part
+            ties = _ties(work, lead, ours, compared)
         verdict = _of_difference(work, lead, ours, *compared[0], better, list(ties))
     else:
         value = tables.number(ours.metric.value)

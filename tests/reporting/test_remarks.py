@@ -52,6 +52,12 @@ def test_a_tie_says_what_added_nothing(tmp_path, differs, lesson):
         lesson)
 
 
+def test_where_nothing_helped_no_part_is_blamed(tmp_path):
+    baselines = {"random": run(tmp_path, 0.9, 0.9, finetune={"target": "random"})}
+    found = verdict.read(run(tmp_path, 0.9, 0.9, baselines=baselines))
+    assert found.headline.startswith("No clear effect") and len(found.details) == 2
+
+
 def test_a_floor_cannot_tell_apart(tmp_path):
     def tie(ours, theirs):
         baselines = {"random": run(tmp_path, 0.9, theirs, finetune={"target": "random"})}
