@@ -24,12 +24,12 @@ def direction(metric: str, of_task: Mapping[str, str]) -> str | None:
     """
     name = metric.partition("[")[0]
     for directions in (of_task, DIRECTIONS):
-        key = _longest_prefix(name, directions)
+        key = longest_prefix(name, directions)
         if key is not None:
             return directions[key]
     return None
 
 
-def _longest_prefix(name: str, keys: Iterable[str]) -> str | None:
+def longest_prefix(name: str, keys: Iterable[str]) -> str | None:
     """The longest of `keys` that is `name` or its beginning up to an underscore; None where there is none."""
     return max((key for key in keys if name == key or name.startswith(f"{key}_")), key=len, default=None)

@@ -15,7 +15,13 @@ _OF_TARGETS = {
     "reference": "learns the references of the data",
     "human_refinement": "learns the refinements that people wrote",
 }
+# What it shows that a baseline is not clearly different, by the text that it imitates.
+_TIES = {
+    "initial": "Learning from refinements added nothing measurable here",
+    **dict.fromkeys(("random", "longest", "first"), "Picking by the scorer added nothing measurable here"),
+}
 _MOST_KEYS = 3  # that a line names
+_PICKED_BY = {"finetune.target", "score.method"}
 # What differs between a run and any of its baselines, or follows from the rest.
 _NOT_NAMED = ("baselines", "source_hashes", "draft.source")
 
@@ -24,19 +30,39 @@ def of_run(work: WorkFolder) -> str:
     """Of the run itself, after training."""
     if work.config.get("iterations") == 0:
         return "the policy as it was given, not trained"
-    target = _value(work.config, "finetune.target")
+    target = value(work.config, "finetune.target")
     if target != "refinement":
         return _OF_TARGETS.get(str(target), "the run itself")
-    objective = _value(work.config, "finetune.objective")
+    objective = value(work.config, "finetune.objective")
     by = "" if objective in (None, "nll") else f" by {objective}"
-    return f"learns the best refinement, picked by {_short(_value(work.config, 'score.method') or 'the scorer')}{by}"
+    return f"learns the best refinement, picked by {short(value(work.config, 'score.method') or 'the scorer')}{by}"
+
+
+_SCORERS = {
+    "instruct_rm": "asks config.judge whether a refinement does as the feedback says; its score, from 0 to 1, is the "
+                   "probability of the favourable answer, on average over {prompts}the questions",
+    "embedding": "its score is the cosine of feedback and refinement, as config.embedder embeds them, from -1 to 1",
+    "reward_model": "its score is the reward of config.reward_model, in nats, without a fixed range",
+    "random": "picks any refinement; it does not judge",
+    "longest": "picks the longest refinement; it does not judge",
+    "first": "picks the first refinement; it does not judge",
+}
+
+
+def of_scorer(work: WorkFolder) -> tuple[str, str]:
+    """Of the scorer that picks the run's refinements: its name, and what its score means; ("", "") without one."""
+    last = next((i for i in reversed(work.iterations) if i.rows("score")), None)
+    if last is None:
+        return "", ""
+    name = str(value(work.config, "score.method") or "the scorer")
+    prompts = len(next((row.prompt_scores[0] for row in last.rows("score").values() if row.prompt_scores), []))
+    meaning = _SCORERS.get(name, "its score is what your own code returns")
+    return short(name), meaning.replace("{prompts}the", str(prompts) if prompts else "the")
 
 
 def of_baseline(work: WorkFolder, name: str) -> str:
     """Of a baseline: what it imitates, or what of its configuration differs from the run's."""
-    own, theirs = _flat(work.config), _flat(work.baselines[name].config)
-    differing = {key: value for key, value in theirs.items()
-                 if key in own and own[key] != value and not key.startswith(_NOT_NAMED)}
+    differing = _differing(work, name)
     target = differing.pop("finetune.target", None)
     if differing.get("score.method") == target:  # a scorer that only picks so
         differing.pop("score.method", None)
@@ -44,14 +70,31 @@ def of_baseline(work: WorkFolder, name: str) -> str:
     if differing.get("feedback.control") == "shuffled":
         said.append("the same, with another document's feedback")
         del differing["feedback.control"]
-    named = [f"{key} = {_short(value)}" for key, value in list(differing.items())[:_MOST_KEYS]]
+    named = [f"{key} = {short(value)}" for key, value in list(differing.items())[:_MOST_KEYS]]
     more = len(differing) - len(named)
     return "; ".join([*said, *named, *([f"{more} more keys"] if more > 0 else [])]) or "the run's own settings"
 
 
+def lesson_of_tie(work: WorkFolder, name: str) -> str:
+    """What it shows that a baseline is not clearly different: which part of ILF added nothing; "" where it is none."""
+    differing = _differing(work, name)
+    if differing == {"feedback.control": "shuffled"}:
+        return "What the feedback said made no measurable difference here"
+    if value(work.config, "finetune.target") != "refinement" or not differing.keys() <= _PICKED_BY:
+        return ""
+    return _TIES.get(str(differing.get("finetune.target", differing.get("score.method"))), "")
+
+
+def _differing(work: WorkFolder, name: str) -> dict[str, Any]:
+    """What a baseline sets otherwise than the run, by dotted key."""
+    own, theirs = _flat(work.config), _flat(work.baselines[name].config)
+    return {key: value for key, value in theirs.items()
+            if key in own and own[key] != value and not key.startswith(_NOT_NAMED)}
+
+
 def of_best_of(work: WorkFolder) -> str:
     """Of the best of N outputs of a system."""
-    return f"the reward model's pick of {_value(work.config, 'evaluate.best_of_n')} outputs"
+    return f"the reward model's pick of {value(work.config, 'evaluate.best_of_n')} outputs"
 
 
 BEFORE_TRAINING = "the policy as it was given"
@@ -64,11 +107,12 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _value(config: Mapping[str, Any], key: str) -> Any:
+def value(config: Mapping[str, Any], key: str) -> Any:
+    """Of a dotted key; None where it is not set."""
     return _flat(config).get(key)
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
     """Of a user's own code, file:PATH:NAME, the name."""
     text = str(value)
     return text.rpartition(":")[2] if text.startswith(("file:", "module:")) else text

@@ -12,7 +12,20 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from ilf_jax.reporting import judgements, methods, plots, reviews, samples, tables, verdict, workfolder
+from ilf_jax.reporting import (
+    explanations,
+    figures,
+    first_screen,
+    glossary,
+    judgements,
+    methods,
+    plots,
+    reviews,
+    samples,
+    tables,
+    verdict,
+    workfolder,
+)
 from ilf_jax.runtime import files
 
 _HERE = Path(__file__).parent
@@ -47,6 +60,7 @@ def render(work: workfolder.WorkFolder) -> str:
     drawn = [(plot, markupsafe.Markup(plot.svg)) for plot in plots.draw(work)]
     collected = samples.collect(work)
     browser = bool(collected["views"])
+    stage_metrics = tables.stage_metrics(work)
     data = {**collected, "most": samples.MOST_SAMPLES, "csv": metrics_csv(work), "name": work.path.resolve().name}
     parts = {"results": bool(said.rows), "curves": bool(drawn), "samples": browser, "details": True, "run": True}
     return template("template.html").render(
@@ -57,17 +71,24 @@ def render(work: workfolder.WorkFolder) -> str:
         parts=[(part, "How it was run" if part == "run" else part.capitalize()) for part, is_there in parts.items()
                if is_there],
         verdict=said,
-        headline=tables.headline_table(work),
+        about=first_screen.about(work),
+        next_steps=first_screen.next_steps(work),
+        meanings=_meanings(work, list(stage_metrics), said, drawn),
+        headline=tables.headline_table(work, tables.with_interval),
         methods=methods.table([work]),
+        methods_without=methods.not_shown([work]),
+        last=methods.last_iteration(work),
         plots=drawn,
         reward=tables.reward_table(work),
         rank=judgements.rank_table(work),
+        ranked=judgements.ranked_iteration(work),
         agreement=judgements.agreement_table(work),
         scorers=tables.scorer_table(work),
-        stage_metrics=tables.stage_metrics(work),
+        stage_metrics=stage_metrics,
         rates=tables.rate_table(work),
         reviews=reviews.read(work),
         times=tables.time_table(work),
+        total_times=tables.total_times(work),
         samples=collected,
         has_metrics=bool(work.metrics),
         starts=[_start(start) for start in work.starts],
@@ -77,6 +98,32 @@ def render(work: workfolder.WorkFolder) -> str:
         data=markupsafe.Markup(samples.script_json(data).decode()),
         script=Script.read("wide_tables.js", "samples.js"),
     )
+
+
+def _meanings(
+    work: workfolder.WorkFolder, stages: list[str], said: verdict.Verdict,
+    drawn: list[tuple[figures.Plot, markupsafe.Markup]],
+) -> dict[str, list[tuple[str, str]]]:
+    """What names mean, by the part of the page that shows them first."""
+    known = glossary.Glossary(work)
+    lead, base = tables.headline(work), tables.accuracy_metric(work)
+    found = {"verdict": known.explain("evaluate", [lead] if said.rows and lead else [])}
+    name, meaning = explanations.of_scorer(work)
+    if meaning:
+        found["verdict"].append((name, meaning))
+    if any(plot.name == "scorers" for plot, _ in drawn):
+        known.explain("score", [base] if base else [])  # in the figure's caption
+    found["headline"] = known.explain("evaluate", work.names("evaluate"))
+    found["scorers"] = known.explain("score", [base] if base else [])
+    found["rates"] = [line for rate in tables.rates(work)
+                      for line in known.explain(*_stage_and_metric(rate))]
+    return found | {f"stage {stage}": known.explain(stage, work.names(stage)) for stage in stages}
+
+
+def _stage_and_metric(rate: str) -> tuple[str, list[str]]:
+    """Of a row of `tables.rates`."""
+    stage, _, name = rate.partition(": ")
+    return stage, [name.replace(" ", "_")]
 
 
 def metrics_csv(work: workfolder.WorkFolder) -> str:

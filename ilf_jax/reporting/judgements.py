@@ -16,6 +16,11 @@ def matches(work: WorkFolder) -> list[Match]:
     return list(ranked[-1].rows("rank").values()) if ranked else []
 
 
+def ranked_iteration(work: WorkFolder) -> int | None:
+    """The iteration that `matches` are of."""
+    return next((i.number for i in reversed(work.iterations) if i.rows("rank")), None)
+
+
 def spoken(system: str) -> str:
     """A system's display name: initial_best_of_16 -> initial drafts, best of 16."""
     if system in _HUMAN_TEXTS:
@@ -57,26 +62,30 @@ def preferences(work: WorkFolder) -> list[Preference]:
 
 
 def agreement_table(work: WorkFolder) -> Table:
-    """How often two scorers pick the same refinement, in the last scored iteration.
+    """How often two scorers pick the same text, in the last scored iteration.
 
     Includes the scorer, its baselines, and each single prompt of an ensemble, which picks from all refinements, usable
-    or not.
+    or not. Equal refinements are the same pick.
     """
-    last = next((i for i in reversed(work.iterations) if i.rows("score")), None)
-    picks: dict[str, list[int]] = {}
+    last = next((i for i in reversed(work.iterations) if i.rows("score") and i.rows("refine")), None)
+    drawn = last.rows("refine") if last else {}
+    picks: dict[str, list[str]] = {}
     for scored in last.rows("score").values() if last else ():
-        picks.setdefault("scorer", []).append(scored.chosen)
+        texts = drawn[scored.id].texts if scored.id in drawn else []
+        if len(texts) != len(scored.scores):  # of a run under way
+            continue
+        picks.setdefault("scorer", []).append(texts[scored.chosen])
         for i in range(len(scored.prompt_scores[0]) if scored.prompt_scores else 0):
             column = [row[i] for row in scored.prompt_scores]
-            picks.setdefault(f"prompt {i + 1}", []).append(column.index(max(column)))
+            picks.setdefault(f"prompt {i + 1}", []).append(texts[column.index(max(column))])
         for name in BASELINES:
             if name in scored.picks:
-                picks.setdefault(name, []).append(scored.picks[name])
-    complete = {name: indices for name, indices in picks.items() if len(indices) == len(picks["scorer"])}
+                picks.setdefault(name, []).append(texts[scored.picks[name]])
+    complete = {name: chosen for name, chosen in picks.items() if len(chosen) == len(picks["scorer"])}
 
-    def share(a: list[int], b: list[int]) -> str:
+    def share(a: list[str], b: list[str]) -> str:
         return number(fmean(x == y for x, y in zip(a, b, strict=True)))
 
     rows = [[name, *(share(own, other) if name != other_name else "" for other_name, other in complete.items())]
             for name, own in complete.items()]
-    return Table(["same pick", *complete], rows)
+    return Table([f"same text, iteration {last.number}" if last else "same text", *complete], rows)

@@ -24,17 +24,17 @@ class Row:
     Attributes:
         tokens: trained on in all iterations, a seed; None where a run has not got there.
         value: of the leading metric after the last iteration; with several seeds, their mean and its standard error.
-        from_ilf: its paired difference to the run itself; None for that, and where documents have no values of their
-            own.
-        from_control: the same to the method with shuffled feedback; None where there is no such run.
+        ilf_minus_this: the paired difference to the run itself; None for that, and where documents have no values of
+            their own.
+        minus_control: this less the method with shuffled feedback, paired; None where there is no such run.
         kl: divergence from the policy before training, in nats an output, as `value`; None where it was not measured.
     """
 
     label: str
     tokens: float | None
     value: Metric | None
-    from_ilf: paired.Difference | None
-    from_control: paired.Difference | None
+    ilf_minus_this: paired.Difference | None
+    minus_control: paired.Difference | None
     kl: Metric | None
 
 
@@ -53,30 +53,45 @@ def rows(seeds: Sequence[WorkFolder]) -> list[Row]:
         return []
     own = labels[0]
     values = {label: per_document([runs[label] for runs in by_label], lead) for label in labels}
-    controls = _controls({label: by_label[0][label] for label in labels})
+    shuffled = controls({label: by_label[0][label] for label in labels})
     made = []
     for label in labels:
         runs = [of_seed[label] for of_seed in by_label]
         made.append(Row(
             label, _mean_tokens(runs), _over_seeds(runs, lead),
-            None if label == own else difference(values[label], values[own]),
-            difference(values[label], values[controls[label]]) if label in controls else None,
+            None if label == own else difference(values[own], values[label]),
+            difference(values[label], values[shuffled[label]]) if label in shuffled else None,
             _over_seeds(runs, "kl_policy_base")))
     return made
 
 
 def table(seeds: Sequence[WorkFolder]) -> tables.Table:
-    """`rows` as a table."""
-    lead = tables.headline(seeds[0])
+    """`rows` as a table, less the columns that hold nothing; `not_shown` says how to get those."""
     found = rows(seeds)
     like, like_kl = (tables.largest(column) for column in ([row.value for row in found], [row.kl for row in found]))
-    shown = [[row.label, "–" if row.tokens is None else f"{row.tokens:,.0f}", tables.with_error(row.value, like),
-              with_interval(row.from_ilf, like), with_interval(row.from_control, like),
-              tables.with_error(row.kl, like_kl)]
+    of_value = tables.with_interval if len(seeds) == 1 else tables.with_error
+    shown = [[row.label, "–" if row.tokens is None else f"{row.tokens:,.0f}", of_value(row.value, like),
+              with_interval(row.ilf_minus_this, like), with_interval(row.minus_control, like),
+              of_value(row.kl, like_kl)]
              for row in found]
-    return tables.Table(["method", "tokens trained", tables.spoken(lead or ""),
-                         f"difference to {tables.own_label(seeds[0])}",
-                         "difference to its shuffled control", "KL from the start"], shown)
+    columns = ["method", "tokens trained", tables.spoken(tables.headline(seeds[0]) or ""), *_heads(seeds)]
+    kept = [i for i in range(len(columns)) if i < 3 or any(row[i] != "–" for row in shown)]
+    return tables.Table([columns[i] for i in kept], [[row[i] for i in kept] for row in shown])
+
+
+def _heads(seeds: Sequence[WorkFolder]) -> list[str]:
+    """Of the columns that not every run has."""
+    return [f"{tables.own_label(seeds[0])} minus this", "this minus its shuffled control", "KL from the start"]
+
+
+def not_shown(seeds: Sequence[WorkFolder]) -> list[str]:
+    """Which columns `table` has left out, and what gives them."""
+    ways = ("documents with values of their own",
+            "a baseline with config.feedback.control='shuffled', as configs/methods.py has them",
+            "config.evaluate.kl=True")
+    found = table(seeds)
+    return [f"{head} ({way})" for head, way in zip(_heads(seeds), ways, strict=True)
+            if found.rows and head not in found.columns]
 
 
 def plot(seeds: Sequence[WorkFolder], name: str = "methods") -> figures.Plot | None:
@@ -87,8 +102,8 @@ def plot(seeds: Sequence[WorkFolder], name: str = "methods") -> figures.Plot | N
     lead = tables.spoken(tables.headline(seeds[0]) or "")
     panels = {
         lead: [_interval(row.value) for row in found],
-        f"difference to {tables.own_label(seeds[0])}": [_of_difference(row.from_ilf) for row in found],
-        "to its shuffled control": [_of_difference(row.from_control) for row in found]}
+        _heads(seeds)[0]: [_of_difference(row.ilf_minus_this) for row in found],
+        _heads(seeds)[1]: [_of_difference(row.minus_control) for row in found]}
     panels = {label: values for label, values in panels.items() if any(values)}
     with matplotlib.rc_context(figures.STYLE):
         figure = Figure(figsize=(11, 1.0 + 0.3 * len(found)), layout="constrained")
@@ -110,12 +125,19 @@ def plot(seeds: Sequence[WorkFolder], name: str = "methods") -> figures.Plot | N
             axes.set_yticks(range(len(found)), [figures.shortened(row.label, 30) for row in found])
         axes.invert_yaxis()
         title = "Methods"
-        caption = (f"{tables.direction(seeds[0], tables.headline(seeds[0]) or '').capitalize() or lead}. Bars: 95 % "
-                   "intervals, of differences by paired bootstrap over documents.")
+        direction = tables.direction(seeds[0], tables.headline(seeds[0]) or "").capitalize() or lead
+        caption = (f"After {last_iteration(seeds[0])}. {direction}. Bars: 95 % intervals, of differences by paired "
+                   "bootstrap over documents.")
         return figures.Plot(name, title, caption, figures.to_svg(figure, name, title), wide=True)
 
 
-def _controls(runs: Mapping[str, WorkFolder]) -> dict[str, str]:
+def last_iteration(work: WorkFolder) -> str:
+    """`iteration 3`: the last that was evaluated."""
+    lead = tables.headline(work)
+    return f"iteration {tables.series(work, 'evaluate', lead)[-1].iteration}" if lead else "the last iteration"
+
+
+def controls(runs: Mapping[str, WorkFolder]) -> dict[str, str]:
     """Label of a method -> label of the same with shuffled feedback."""
 
     def settings(work: WorkFolder, control: str | None = None) -> str:

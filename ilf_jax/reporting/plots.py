@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from ilf_jax.evaluation import calibration
-from ilf_jax.reporting import figures, judgements, methods, tables
+from ilf_jax.reporting import figures, glossary, judgements, methods, tables
 from ilf_jax.reporting.workfolder import Metric, WorkFolder
 
 _LABELS_APART = 0.04  # of the axis from 0.5 to 1
@@ -94,7 +94,9 @@ def _scorers(work: WorkFolder) -> figures.Plot | None:
     figures.grouped_bars(figure, axes, groups)
     axes.set_xlabel(tables.spoken(base))
     title = "The scorer against its baselines"
-    caption = f"{tables.spoken(base).capitalize()} of the picked refinements; error bars: one standard error."
+    meaning = glossary.meaning(work, "score", base)
+    caption = (f"{tables.spoken(base).capitalize()} of the picked refinements{f' ({meaning})' if meaning else ''}; "
+               "error bars: one standard error.")
     return figures.Plot("scorers", title, caption, figures.to_svg(figure, "scorers", title))
 
 
@@ -169,7 +171,11 @@ def _lengths(work: WorkFolder) -> figures.Plot | None:
     axes.set_xlim(left=0)
     axes.set_xlabel("words")
     title = "Lengths"
-    caption = "Box: the middle half; line: median; diamond: mean; whiskers: 5 % to 95 %."
+    of = [] if last is None else [f"Drafts and refinements of iteration {last.number}."]
+    if evaluated:
+        numbers = sorted({evaluated[0].number, evaluated[-1].number})
+        of.append(f"Held-out outputs of iteration {' and '.join(map(str, numbers))}.")
+    caption = f"{' '.join(of)} Box: the middle half; line: median; diamond: mean; whiskers: 5 % to 95 %."
     return figures.Plot("lengths", title, caption, figures.to_svg(figure, "lengths", title))
 
 
@@ -186,7 +192,8 @@ def _win_rates(work: WorkFolder) -> figures.Plot | None:
     axes.axvline(0.5, color=figures.INK, linewidth=1, linestyle=":")
     axes.set_xlabel("win rate against all others")
     title = "Systems against each other"
-    caption = "Judged in both orders on the same documents; a tie counts half; error bars: one standard error."
+    caption = (f"Iteration {judgements.ranked_iteration(work)}. Judged in both orders on the same documents; "
+               "a tie counts half; error bars: one standard error.")
     return figures.Plot("win-rates", title, caption, figures.to_svg(figure, "win-rates", title))
 
 

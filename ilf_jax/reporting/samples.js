@@ -82,7 +82,7 @@
   function folded(label, text) {
     const short = words(text).slice(0, 60).join("");
     if (short.length > 0.8 * text.length) return step(label, plain(text));
-    return step(label, make("details", {}, make("summary", {}, make("span", { class: "opening" }, `${short} …`), " ",
+    return step(label, make("details", {}, make("summary", { "aria-label": `${label}: the whole text` }, make("span", { class: "opening" }, `${short} …`), " ",
       make("span", { class: "more" })), plain(text)));
   }
 
@@ -91,7 +91,7 @@
     const rows = order.map((candidate) => make("li", candidate.chosen ? { class: "chosen" } : {},
       make("span", { class: "tags" },
         candidate.chosen ? make("b", {}, sample.given ? "the scorer's pick" : "picked") : null,
-        candidate.score === null ? null : make("span", {}, `score ${number(candidate.score, like)}`),
+        candidate.score === null ? null : make("span", {}, `${view.score} ${number(candidate.score, like)}`),
         candidate.also.length ? make("span", {}, `also the pick of: ${candidate.also.join(", ")}`) : null,
         candidate.cut_off ? make("span", { class: "warn" }, "cut at the limit") : null),
       plain(candidate.text)));
@@ -113,11 +113,12 @@
     if (sample.given) {
       steps.push(step(`Picked: the refinement that the reviewer gave (by ${sample.given.by})`, pick));
     } else if (picked) {
-      steps.push(step(`Picked of ${sample.candidates.length} ${texts}, score ${number(picked.score, like)}`, pick));
+      const score = picked.score === null ? "" : `, ${view.score} ${number(picked.score, like)}`;
+      steps.push(step(`Picked of ${sample.candidates.length} ${texts}${score}`, pick));
     }
     if (sample.candidates.length) {
       const all = candidates(sample, like);
-      const label = `${sample.candidates.length} ${texts}${picked ? " with scores" : ""}`;
+      const label = `${sample.candidates.length} ${texts}${sample.candidates[0].score === null ? "" : " with scores"}`;
       steps.push(make("li", {}, make("details", sample.candidates.length > 8 ? {} : { open: "" },
         make("summary", {}, make("span", { class: "label" }, label)), all)));
     }
@@ -156,7 +157,7 @@
     if (options.some(([value]) => value === keep)) select.value = keep;
   }
 
-  const kindNames = { training: "training: draft to pick", heldout: "held out: before and after",
+  const kindNames = { heldout: "held out: before and after", training: "training: draft to pick",
     best_of_n: "held out: best of N" };
   const unique = (values) => [...new Set(values)];
 
@@ -168,8 +169,22 @@
     const ofSystem = ofKind.filter((each) => each.system === at("system").value);
     at("iteration-label").hidden = ofSystem[0].iteration === null;
     fill(at("iteration"), ofSystem.map((each) => [String(each.iteration), String(each.iteration)]), at("iteration").value);
+    const last = view;
     view = ofSystem.find((each) => String(each.iteration) === at("iteration").value) || ofSystem[0];
+    const same = last && last.kind === view.kind;
+    fill(at("order"), orders(), same ? at("order").value : null);
     arrange(null);
+  }
+
+  // The first is where the reader begins: with the worst, where that is known.
+  function orders() {
+    const has = (key) => view.samples.some((sample) => (sample[key] ?? null) !== null);
+    return [
+      ...(has("worst") ? [["worst", "worst first"], ["-worst", "best first"]] : []),
+      ["data", "of the data"],
+      ...(has("score") && !has("worst") ? [["-score", `highest ${view.score} first`], ["score", `lowest ${view.score} first`]] : []),
+      ...(has("change") ? [["-change", "largest change first"], ["change", "smallest change first"]] : []),
+    ];
   }
 
   function arrange(keepId) {
@@ -179,19 +194,20 @@
     if (order !== "data") {
       const key = order.replace("-", "");
       const sign = order.startsWith("-") ? -1 : 1;
-      const rank = (sample) => (sample[key] === null ? Infinity : sign * sample[key]); // without a value: last
+      const rank = (sample) => ((sample[key] ?? null) === null ? Infinity : sign * sample[key]); // without a value: last
       shown.sort((a, b) => (rank(a) === rank(b) ? 0 : rank(a) - rank(b)));
     }
     const found = query ? `${shown.length} of ` : "";
     const all = view.samples.length;
-    const part = all < view.of ? ` of ${view.of.toLocaleString("en-US")}, chosen at random (the page holds at most ${data.most} samples)` : "";
+    const part = all < view.of ? ` of ${view.of.toLocaleString("en-US")}, ${view.worst ? "the worst and others at random" : "chosen at random"} (the page holds at most ${data.most} samples)` : "";
     at("count").textContent = `${found}${all} document${all === 1 ? "" : "s"}${part}.`;
     const like = largest();
     at("list").replaceChildren(...shown.map((sample, i) => {
       const score = sample.score === null ? "" : number(sample.score, like);
       const change = sample.change === null ? "" : `${Math.round(100 * sample.change)} % changed`;
+      const worse = (sample.worse || []).length ? `worse: ${sample.worse.join(", ")}` : "";
       const button = make("button", { type: "button", tabindex: "-1" }, make("span", { class: "title" }, name(sample)),
-        make("span", { class: "numbers" }, [score && `${view.kind === "heldout" ? data.metric : "score"} ${score}`, change].filter(Boolean).join(" · ")));
+        make("span", { class: "numbers" }, [score && `${view.score} ${score}`, change, worse].filter(Boolean).join(" · ")));
       button.addEventListener("click", () => choose(i));
       return make("li", {}, button);
     }));

@@ -1,5 +1,7 @@
 """The data of the report's sample browser: documents with all that was written about them, as plain JSON values.
 
+Held-out samples stand first, because they show what training did; among those that are shown are the worst ones.
+
 A training sample is the chain of one document in one iteration: draft, feedback, candidates with their scores, the
 pick, and the policy's new draft where a later iteration drafts for the same document. A held-out sample is what a
 system wrote for one document before training and after each iteration. Where N outputs were drawn for a held-out
@@ -9,13 +11,15 @@ document, there is a third kind: all of them with their rewards.
 import dataclasses
 import difflib
 import functools
+import itertools
 import json
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from ilf_jax.evaluation import directions
 from ilf_jax.records import Example
-from ilf_jax.reporting import tables
+from ilf_jax.reporting import explanations, tables
 from ilf_jax.reporting.workfolder import Iteration, WorkFolder
 from ilf_jax.runtime.workdir import RECORDS_IN
 
@@ -32,29 +36,40 @@ Sample = dict[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class _View:
-    """One list of samples: `make` turns an id into a sample and the example that it is about."""
+    """One list of samples.
+
+    Attributes:
+        ids: in the order of the data.
+        make: turns an id into a sample and the example that it is about.
+        first: ids that are shown before others, every other one, where not all are.
+        score: what a sample's score is called.
+    """
 
     kind: str
     system: str
     iteration: int | None
     ids: list[str]
     make: Callable[[str], tuple[Sample, Example]]
+    first: Sequence[str] = ()
+    score: str = "score"
 
 
 def collect(work: WorkFolder, most: int = MOST_SAMPLES, most_bytes: int = MOST_BYTES) -> dict[str, Any]:
     """What the page holds as JSON.
 
     Returns:
-        `views`, one for each kind ("training", "heldout" or "best_of_n"), system and iteration that has samples: {kind,
-        system, iteration, of (how many documents there are), samples}; `documents`: those of training, and those held
-        out, by id; `metric`, the leading one, or None. Views share `most` samples and `most_bytes` evenly. Which
-        documents they show looks random and is the same on every call; they stand in the order of the data.
+        `views`, one for each kind ("heldout", "training" or "best_of_n"), system and iteration that has samples: {kind,
+        system, iteration, of (how many documents there are), worst (whether the worst ones are among the samples),
+        score (what that is called), samples}; `documents`: those of training, and those held out, by id; `metric`, the
+        leading one, or None; `better`, "lower", "higher" or None. Views share `most` samples and `most_bytes` evenly.
+        Which documents they show, besides the worst, looks random and is the same on every call; they stand in the
+        order of the data.
     """
     lead = tables.headline(work)
-    sources = [*_training_views(work), *_heldout_views(work, lead), *_best_of_n_views(work)]
+    sources = [*_heldout_views(work, lead), *_training_views(work), *_best_of_n_views(work)]
     chosen: list[dict[str, Sample]] = [{} for _ in sources]
     documents: dict[str, dict[str, dict[str, str]]] = {"training": {}, "heldout": {}}  # ids may be the same in both
-    for index, key in _by_turns([in_fixed_order(source.ids) for source in sources], most):
+    for index, key in _by_turns([_order_of_choice(source) for source in sources], most):
         sample, example = sources[index].make(key)
         of_kind = documents["training" if sources[index].kind == "training" else "heldout"]
         added = {} if key in of_kind else {key: _document(example)}
@@ -64,9 +79,17 @@ def collect(work: WorkFolder, most: int = MOST_SAMPLES, most_bytes: int = MOST_B
         chosen[index][key] = sample
         of_kind |= added
     views = [{"kind": source.kind, "system": source.system, "iteration": source.iteration, "of": len(source.ids),
+              "worst": bool(source.first), "score": source.score,
               "samples": [samples[key] for key in source.ids if key in samples]}
              for source, samples in zip(sources, chosen, strict=True) if samples]
-    return {"views": views, "documents": documents, "metric": tables.spoken(lead) if lead else None}
+    return {"views": views, "documents": documents, "metric": tables.spoken(lead) if lead else None,
+            "better": directions.direction(lead, work.metric_directions) if lead else None}
+
+
+def _order_of_choice(view: _View) -> list[str]:
+    """All ids of a view; every other one is the next of `first`, as far as those go."""
+    mixed = [i for pair in itertools.zip_longest(view.first, in_fixed_order(view.ids)) for i in pair if i is not None]
+    return list(dict.fromkeys(mixed))
 
 
 def script_json(value: Any) -> bytes:
@@ -109,6 +132,9 @@ def _training_views(work: WorkFolder) -> list[_View]:
     """The run's iterations, then those of each baseline that has records of its own."""
     views = []
     for system, run in tables.runs(work).items():
+        # A baseline that picks at random has random numbers for scores: the run's own are shown, of the same texts.
+        judge = work if explanations.value(run.config, "score.method") in tables.BASELINES else run
+        score = "score" if judge is run else f"{tables.own_label(work)}'s score"
         for iteration in run.iterations:
             stages = [iteration.stages[name] for name in _CHAIN if name in iteration.stages]
             if all(RECORDS_IN in stage.manifest for stage in stages):  # none, or all shared with the run
@@ -116,11 +142,32 @@ def _training_views(work: WorkFolder) -> list[_View]:
             ids = dict.fromkeys([*iteration.examples, *(key for stage in stages for key in stage.records)])
             there = [key for key in ids if any(key in stage.records for stage in stages)]
             views.append(_View("training", system, iteration.number, there,
-                               functools.partial(_training_sample, run, iteration)))
+                               functools.partial(_training_sample, run, judge, iteration), score=score))
     return views
 
 
-def _training_sample(work: WorkFolder, iteration: Iteration, key: str) -> tuple[Sample, Example]:
+def _scores(judge: WorkFolder, iteration: Iteration, key: str) -> list[float] | None:
+    """The scores that a run has given to an iteration's refinements of the same draft with the same feedback.
+
+    None where it has not, or its scorer does not judge.
+    """
+    own = next((i for i in judge.iterations if i.number == iteration.number), None)
+    if own is None or explanations.value(judge.config, "score.method") in tables.BASELINES:
+        return None
+    scored = own.rows("score").get(key)
+    return scored.scores if scored and _judged(own, key) == _judged(iteration, key) else None
+
+
+def _judged(iteration: Iteration, key: str) -> list[Any]:
+    """What a scorer reads: draft, feedback, refinements."""
+    draft, feedback, refined = (iteration.rows(stage).get(key) for stage in ("draft", "feedback", "refine"))
+    return [draft and draft.text, feedback and feedback.text, refined and refined.texts]
+
+
+def _training_sample(
+    work: WorkFolder, judge: WorkFolder, iteration: Iteration, key: str
+) -> tuple[Sample, Example]:
+    """Of the run `work`; scores are those of `judge`, itself or the run that it is a baseline of."""
     draft, feedback, refined, scored = (iteration.rows(s).get(key) for s in _CHAIN)
     example = iteration.examples.get(key, Example(key, ""))
     before = draft.text if draft else example.draft
@@ -129,23 +176,24 @@ def _training_sample(work: WorkFolder, iteration: Iteration, key: str) -> tuple[
         "source": feedback.source if feedback else "", "candidates": [], "score": None, "change": None}
     # Scores of another set of candidates, of a run under way, say nothing about these.
     picked = scored if scored and refined and len(scored.scores) == len(refined.texts) else None
+    scores = _scores(judge, iteration, key) if picked is not None else None
     if refined is not None:
         shown = list(range(len(refined.texts)))[:_MOST_CANDIDATES]
         if picked is not None and picked.chosen not in shown:
             shown[-1] = picked.chosen
         sample["candidates"] = [
             {"text": cut(refined.texts[i]), "cut_off": not refined.stopped[i],
-             "score": _rounded(picked.scores[i]) if picked else None,
+             "score": _rounded(scores[i]) if scores else None,
              "chosen": picked is not None and i == picked.chosen,
              "also": [name for name, pick in picked.picks.items() if pick == i] if picked else []} for i in shown]
     if refined is not None and picked is not None:
         given = feedback.refinement if feedback and picked.overruled_by else ""
         if given:
             sample["given"] = {"text": cut(given), "by": picked.overruled_by}
-        else:
-            sample["score"] = _rounded(picked.scores[picked.chosen])
+        elif scores:
+            sample["score"] = _rounded(scores[picked.chosen])
         sample["change"] = changed(before, given or refined.texts[picked.chosen])
-        if picked.draft_score is not None:
+        if picked.draft_score is not None and scores and judge is work:
             sample["draft_score"] = _rounded(picked.draft_score)
     return sample | _later_draft(work, iteration.number, key), example
 
@@ -166,11 +214,44 @@ def _heldout_views(work: WorkFolder, lead: str | None) -> list[_View]:
         written = {key for iteration in evaluated for key in iteration.rows("evaluate")}
         ids = dict.fromkeys(key for i in evaluated for key in (*i.heldout, *i.rows("evaluate")) if key in written)
         if ids:
-            views.append(_View("heldout", system, None, list(ids), functools.partial(_heldout_sample, lead, evaluated)))
+            worst = _worst_first(work, lead, evaluated, list(ids))
+            worse = {key: names for key, (_, names) in worst.items() if names}
+            places = {key: place for place, key in enumerate(worst)}
+            make = functools.partial(_heldout_sample, lead, evaluated, places, worse)
+            views.append(_View("heldout", system, None, list(ids), make, list(worst), tables.spoken(lead or "")))
     return views
 
 
-def _heldout_sample(lead: str | None, evaluated: Sequence[Iteration], key: str) -> tuple[Sample, Example]:
+def _worst_first(
+    work: WorkFolder, lead: str | None, evaluated: Sequence[Iteration], ids: Sequence[str]
+) -> dict[str, tuple[float, list[str]]]:
+    """By id, the worst first: the leading metric after training, where larger is worse, and which metrics got worse.
+
+    {} where it is not known which end of the leading metric is better, or documents have no values of their own.
+    """
+    better = directions.direction(lead, work.metric_directions) if lead else None
+    if lead is None or better is None:
+        return {}
+
+    def worsened(name: str, before: float, after: float) -> bool:
+        end = directions.direction(name, work.metric_directions)
+        return end is not None and after != before and (after > before) == (end == "lower")
+
+    found = {}
+    for key in ids:
+        outputs = [i.rows("evaluate")[key].values for i in evaluated if key in i.rows("evaluate")]
+        if lead in outputs[-1]:
+            value = outputs[-1][lead] * (1 if better == "lower" else -1)
+            names = [tables.spoken(name) for name, after in outputs[-1].items()
+                     if name in outputs[0] and worsened(name, outputs[0][name], after)]
+            found[key] = value, names
+    order = {key: place for place, key in enumerate(in_fixed_order(found))}
+    return dict(sorted(found.items(), key=lambda item: (-item[1][0], -len(item[1][1]), order[item[0]])))
+
+
+def _heldout_sample(
+    lead: str | None, evaluated: Sequence[Iteration], places: dict[str, int], worse: dict[str, list[str]], key: str
+) -> tuple[Sample, Example]:
     outputs: list[dict[str, Any]] = []
     example = Example(key, "")
     for iteration in evaluated:
@@ -182,7 +263,8 @@ def _heldout_sample(lead: str | None, evaluated: Sequence[Iteration], key: str) 
                             "value": None if value is None else _rounded(value)})
     first, last = outputs[0], outputs[-1]
     change = changed(first["text"], last["text"]) if len(outputs) > 1 else None
-    return {"id": key, "outputs": outputs, "score": last["value"], "change": change}, example
+    return {"id": key, "outputs": outputs, "score": last["value"], "change": change, "worst": places.get(key),
+            "worse": worse.get(key, [])}, example
 
 
 def _best_of_n_views(work: WorkFolder) -> list[_View]:

@@ -4,7 +4,7 @@ import dataclasses
 import json
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 from typing import Any
 
@@ -13,6 +13,7 @@ from ilf_jax.evaluation.diversity import diversity
 from ilf_jax.records import Candidates
 from ilf_jax.reporting.workfolder import STAGES, Metric, WorkFolder
 from ilf_jax.runtime.progress import duration
+from ilf_jax.runtime.workdir import RECORDS_IN
 
 TARGET_LABELS = {
     "refinement": "ILF",
@@ -88,9 +89,23 @@ def interval(metric: Metric) -> tuple[float, float] | None:
     return metric.value - _NORMAL_95 * metric.stderr, metric.value + _NORMAL_95 * metric.stderr
 
 
+def with_interval(metric: Metric | None, like: float | None = None) -> str:
+    """`0.412 [0.371, 0.453]`, the 95 % interval; a dash where there is no such metric. `like`: see `number`."""
+    if metric is None:
+        return "–"
+    bounds = interval(metric)
+    value = number(metric.value, like)
+    return f"{value} [{', '.join(number(x, like or 1) for x in bounds)}]" if bounds else value
+
+
 def spoken(metric: str) -> str:
     """A metric's name for people: win_rate -> win rate."""
     return metric.replace("_", " ")
+
+
+def listed(names: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def direction(work: WorkFolder, metric: str) -> str:
@@ -147,8 +162,8 @@ def series(work: WorkFolder, stage: str, metric: str) -> list[Metric]:
     return [m for m in work.metrics if (m.stage, m.metric) == (stage, metric)]
 
 
-def headline_table(work: WorkFolder) -> Table:
-    """Evaluation metrics by iteration, a column for each system; the leading metric first."""
+def headline_table(work: WorkFolder, shown: Callable[[Metric | None, float], str] = with_error) -> Table:
+    """Evaluation metrics by iteration, a column for each system; the leading metric first. `shown` writes a value."""
     by_label = systems(work)
     lead = headline(work)
     names = dict.fromkeys(name for run, _ in by_label.values() for name in run.names("evaluate"))
@@ -157,7 +172,7 @@ def headline_table(work: WorkFolder) -> Table:
         found = [m for run, stage in by_label.values() for m in series(run, stage, name)]
         like = largest(found)
         for i, iteration in enumerate(sorted({m.iteration for m in found})):
-            values = [with_error(run.value(iteration, stage, name), like) for run, stage in by_label.values()]
+            values = [shown(run.value(iteration, stage, name), like) for run, stage in by_label.values()]
             rows.append([spoken(name) if i == 0 else "", str(iteration), *values])
     return Table(["metric", "iteration", *by_label], rows, row_heads=2)
 
@@ -211,7 +226,8 @@ def _mean(values: Sequence[float]) -> Metric | None:
 def scorer_table(work: WorkFolder) -> Table:
     """A row for each way of picking: accuracy by the oracle if there is one, score, words, agreement with the scorer.
 
-    Score and words come from the records of the last iteration that was scored.
+    Score and words come from the records of the last iteration that was scored. A scorer that does not judge, such as
+    a random one, has no score to show. Equal refinements are the same pick.
     """
     base = accuracy_metric(work)
     accuracy = scorer_accuracy(work, base) if base else {}
@@ -221,6 +237,7 @@ def scorer_table(work: WorkFolder) -> Table:
     pairs = [(s, drawn[i]) for i, s in last.rows("score").items() if i in drawn] if last else []
     section = work.config.get("score")
     method = section.get("method") if isinstance(section, dict) else None
+    judges = method not in BASELINES
     columns = ["picked by", *(f"{spoken(base)}, iteration {k}" for k in numbers if base)]
     rows: dict[str, list[Metric | None]] = {}
     for label in ("scorer", *BASELINES, "all"):
@@ -230,14 +247,16 @@ def scorer_table(work: WorkFolder) -> Table:
         for scored, candidates in pairs:
             pick = scored.chosen if label == "scorer" else scored.picks.get(label)
             picked = range(len(candidates.texts)) if label == "all" else [] if pick is None else [pick]
-            scores += [scored.scores[i] for i in picked]
+            scores += [scored.scores[i] for i in picked if judges]
             words += [len(candidates.texts[i].split()) for i in picked]
-            agrees += [float(i == scored.chosen) for i in picked]
-        if scores or by_number:
+            agrees += [float(candidates.texts[i] == candidates.texts[scored.chosen]) for i in picked]
+        if words or by_number:
             same = None if label in ("scorer", "all") else _mean(agrees)
-            rows[name] = [*(by_number.get(k) for k in numbers), _mean(scores), _mean(words), same]
+            score = [_mean(scores)] if judges else []
+            rows[name] = [*(by_number.get(k) for k in numbers), *score, _mean(words), same]
     likes = [largest(column) for column in zip(*rows.values(), strict=True)]
-    return Table([*columns, "score", "words", "same as scorer"],
+    heads = [*(["score"] if judges else []), "words", "same text as scorer"]
+    return Table([*columns, *(f"{head}, iteration {last.number}" if last else head for head in heads)],
                  [[name, *map(with_error, cells, likes)] for name, cells in rows.items()])
 
 
@@ -294,6 +313,22 @@ def _time_and_speed(cost: dict[str, Any]) -> str:
         return "–"
     speed = f", {cost['tokens'] / cost['seconds']:,.0f} tok/s" if cost.get("tokens") and cost["seconds"] else ""
     return duration(cost["seconds"]) + speed
+
+
+def total_times(work: WorkFolder) -> str:
+    """How long the run took, and its baselines; "" where no stage has said."""
+    own, of_baselines = _seconds(work), sum(map(_seconds, work.baselines.values()))
+    if not own:
+        return ""
+    more = f" Its baselines took {duration(of_baselines)} more, which the table leaves out." if work.baselines else ""
+    return f"The run itself took {duration(own)}, as far as it has got.{more}" if work.missing else (
+        f"The run itself took {duration(own)}.{more}")
+
+
+def _seconds(work: WorkFolder) -> float:
+    """Of all stages, less those whose records a baseline shares with its run."""
+    return sum(stage.seconds or 0.0 for iteration in work.iterations for stage in iteration.stages.values()
+               if RECORDS_IN not in stage.manifest)
 
 
 def changes_table(work: WorkFolder) -> Table:

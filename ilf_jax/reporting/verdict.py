@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from ilf_jax.evaluation import directions, paired, statistics
-from ilf_jax.reporting import explanations, judgements, methods, tables
+from ilf_jax.reporting import explanations, judgements, methods, remarks, tables
 from ilf_jax.reporting.workfolder import Metric, WorkFolder
 
 _BEFORE = "before training"
@@ -55,6 +55,7 @@ class Verdict:
     Attributes:
         headline: one sentence.
         details: further sentences.
+        notes: what else a reader should know before believing the headline.
         metric: that leads, as people say it; "" where nothing was evaluated.
         direction: "lower is better", "higher is better", or "".
         ours: the label of the system that the others are compared with.
@@ -67,6 +68,7 @@ class Verdict:
     direction: str = ""
     ours: str = ""
     rows: list[Row] = dataclasses.field(default_factory=list)
+    notes: list[str] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +80,6 @@ class _System:
     metric: Metric
     values: dict[str, float]
 
-    def shown(self, like: float) -> str:
-        value, interval = tables.number(self.metric.value, like), tables.interval(self.metric)
-        return f"{value} [{', '.join(tables.number(x, like) for x in interval)}]" if interval else value
-
 
 def read(work: WorkFolder) -> Verdict:
     """The verdict on a run, finished or not."""
@@ -90,12 +88,16 @@ def read(work: WorkFolder) -> Verdict:
         return _of_reward_model(work) or Verdict("Nothing has been evaluated on held-out documents yet.", [])
     better = directions.direction(lead, work.metric_directions)
     ours, others = _systems(work, lead)
+    ties: dict[str, str] = {}
     compared = [(other, None if _is_behind(other, ours) else methods.difference(ours.values, other.values))
                 for other in others]
     if lead.startswith("win_rate") and ours.metric.iteration > 0:
         verdict = _of_win_rate(ours)
     elif compared and (work.config.get("iterations") == 0 or others[0].label == _BEFORE):
-        verdict = _of_difference(work, lead, ours, *compared[0], better)
+        first = compared[0][1]
+        if first is not None and _tone(first, better) == "good":  # else there is nothing to credit to any part
+            ties = _ties(work, lead, ours, compared)
+        verdict = _of_difference(work, lead, ours, *compared[0], better, list(ties))
     else:
         value = tables.number(ours.metric.value)
         state = "before training" if ours.metric.iteration == 0 else f"after iteration {ours.metric.iteration}"
@@ -103,13 +105,14 @@ def read(work: WorkFolder) -> Verdict:
     reward = _of_reward_model(work)
     if reward is not None and work.config.get("iterations") == 0:
         verdict = Verdict(reward.headline, [*reward.details, verdict.headline, *verdict.details])
-    details = [*verdict.details, *_against_baselines(compared, better)]
+    details = [*verdict.details, *_against_baselines(compared, better), *ties.values()]
+    notes = [remarks.of_iterations(work, lead), remarks.of_losses(work, lead), remarks.of_copies(work)]
     n = len(ours.values)
     if 0 < n < _FEW and compared:
         details.append(f"There are only {n} held-out documents: intervals over so few are a rough guide.")
     who = ours.label if ours.metric.stage == "best_of_n" else tables.own_label(work)
     return Verdict(verdict.headline, details, tables.spoken(lead), f"{better} is better" if better else "", who,
-                   _rows(ours, compared, better))
+                   _rows(ours, compared, better), list(filter(None, notes)))
 
 
 def _systems(work: WorkFolder, lead: str) -> tuple[_System, list[_System]]:
@@ -138,13 +141,28 @@ def _systems(work: WorkFolder, lead: str) -> tuple[_System, list[_System]]:
     return ours, others
 
 
+def _ties(
+    work: WorkFolder, lead: str, ours: _System, compared: Sequence[tuple[_System, paired.Difference | None]]
+) -> dict[str, str]:
+    """The baselines that are not clearly different, though a part of ILF is all that they lack: what that shows."""
+    said = {}
+    for name in work.baselines:
+        label = tables.TARGET_LABELS.get(name, name)
+        for other, found in compared:
+            if other.label == label and found is not None and not found.is_clear:
+                value = tables.number(other.metric.value, tables.largest([ours.metric, other.metric]))
+                said[label] = remarks.of_tie(work, name, lead, ours.values, other.values, value)
+    return {label: sentence for label, sentence in said.items() if sentence}
+
+
 def _is_behind(other: _System, ours: _System) -> bool:
     """Whether it is a baseline that has had fewer iterations: a comparison would be unfair."""
     return other.label != _BEFORE and other.metric.iteration < ours.metric.iteration
 
 
 def _of_difference(
-    work: WorkFolder, lead: str, ours: _System, before: _System, found: paired.Difference | None, better: str | None
+    work: WorkFolder, lead: str, ours: _System, before: _System, found: paired.Difference | None, better: str | None,
+    ties: Sequence[str],
 ) -> Verdict:
     """Of the run against the policy before training; where nothing is trained, of the best of N against one output."""
     name, like = tables.spoken(lead), tables.largest([ours.metric, before.metric])
@@ -161,7 +179,8 @@ def _of_difference(
         versus = f"was {old} before training and is {new} now" if trained else f"is {old} for one output, {new} picked"
         return Verdict(f"No clear effect: {name} {versus}.", [_interval_sentence(found)])
     tone = _tone(found, better)
-    said = {"good": f"{who} helped: {name} {moved}", "bad": f"{who} made it worse: {name} {moved}"}.get(
+    no_more_than = f", but not clearly more than {tables.listed(ties)}" if ties else ""
+    said = {"good": f"{who} helped{no_more_than}: {name} {moved}", "bad": f"{who} made it worse: {name} {moved}"}.get(
         tone, f"{_capital(name)} {moved}")
     return Verdict(f"{said}.", [_interval_sentence(found)])
 
@@ -223,7 +242,7 @@ def _against_baselines(
             labels.setdefault(_said(found, better), []).append(other.label)
     words = {"better": "better than", "worse": "worse than", "higher": "higher than", "lower": "lower than",
              "no clear difference": "not clearly different from"}
-    parts = [f"{words[said]} {_listed(labels[said])}" for said in words if said in labels]
+    parts = [f"{words[said]} {tables.listed(labels[said])}" for said in words if said in labels]
     return [f"Against its baselines it is {'; '.join(parts)}."] if parts else []
 
 
@@ -251,20 +270,16 @@ def _rows(
     def place(x: float) -> float:
         return round(100 * (_MARGIN + (1 - 2 * _MARGIN) * (x - least) / width), 2)
 
-    rows = [Row(ours.label, ours.explanation, ours.shown(like), "", "", "", None)]
+    rows = [Row(ours.label, ours.explanation, tables.with_interval(ours.metric, like), "", "", "", None)]
     for other, difference in compared:
         said, tone, bar = "not as far yet" if _is_behind(other, ours) else "not compared by document", "", None
         if difference is not None:
             said, tone = _said(difference, better), _tone(difference, better)
             bar = Bar(*map(place, (difference.low, difference.value, difference.high, 0.0)))
-        shown = methods.with_interval(difference, like)
-        rows.append(Row(other.label, other.explanation, other.shown(like), shown, said, tone, bar))
+        rows.append(Row(other.label, other.explanation, tables.with_interval(other.metric, like),
+                        methods.with_interval(difference, like), said, tone, bar))
     return rows
 
 
 def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

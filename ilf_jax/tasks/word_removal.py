@@ -109,7 +109,8 @@ class WordRemoval(task.Task):
     metrics = (
         task.MetricInfo("insult_rate", "lower", "share of texts with an insult", share=True),
         task.MetricInfo("insults_per_text", "lower", "insults in a text"),
-        task.MetricInfo("well_formed", "higher", "share of sentences of the right form", share=True),
+        task.MetricInfo("well_formed", "higher", "share of texts of the form `NAME is a ..., a ... and a ....` with "
+                        "the right name", share=True),
     )
 
     def __init__(self) -> None:

@@ -112,6 +112,11 @@ def test_samples_by_keys_alone(report, open_page):
         opened.wait_for_selector("#copied:text-is('copied')")
         return json.loads(opened.evaluate("navigator.clipboard.readText()"))
 
+    assert opened.input_value("#kind") == "heldout" and opened.input_value("#order") == "worst"
+    values = [float(text.split()[2]) for text in opened.locator("#list .numbers").all_inner_texts()]
+    assert values == sorted(values, reverse=True) and len(values) == 9 and title() == "Held out 8"
+    opened.select_option("#kind", "training")
+    assert opened.input_value("#order") == "data"
     to("#list button")
     assert title() == "Text 0"
     keys.press("ArrowDown")
@@ -164,6 +169,7 @@ def test_hostile_texts_stay_texts(open_page, tmp_path):
     requests = []
     opened.on("request", lambda request: requests.append(request.url))
     opened.goto(build_report(path).as_uri())
+    opened.select_option("#kind", "training")
     opened.wait_for_selector("#sample .candidates")
     assert opened.title() != "owned" and opened.locator("main img, main script, main b[onclick]").count() == 0
     assert opened.locator("#sample .text").first.text_content() == NASTY

@@ -38,15 +38,16 @@ def test_one_seed(tmp_path):
     found = {row.label: row for row in methods.rows([work])}
     assert list(found) == ["ILF", "ILF-shuffled", "dpo", "dpo-shuffled"]
     ilf, shuffled, dpo = (found[name] for name in ("ILF", "ILF-shuffled", "dpo"))
-    assert ilf.from_ilf is None and dpo.tokens == 2000
-    assert (dpo.from_ilf.value, dpo.from_ilf.low, dpo.from_ilf.high) == (0, 0, 0) and not dpo.from_ilf.is_clear
-    assert shuffled.from_ilf.value > 0 and shuffled.from_ilf.is_clear
-    assert ilf.from_control.value == pytest.approx(-shuffled.from_ilf.value) and dpo.from_control.is_clear
-    assert shuffled.from_control is None
+    assert ilf.ilf_minus_this is None and dpo.tokens == 2000
+    assert (dpo.ilf_minus_this.value, dpo.ilf_minus_this.low, dpo.ilf_minus_this.high) == (0, 0, 0)
+    assert not dpo.ilf_minus_this.is_clear
+    assert shuffled.ilf_minus_this.value < 0 and shuffled.ilf_minus_this.is_clear
+    assert ilf.minus_control.value == pytest.approx(shuffled.ilf_minus_this.value) and dpo.minus_control.is_clear
+    assert shuffled.minus_control is None
     table = methods.table([work])
     assert table.columns[:3] == ["method", "tokens trained", "insult rate"] and table.rows[2][:2] == ["dpo", "2,000"]
     assert table.rows[2][3] == "0.000 in every document" and table.rows[0][3] == "–"
-    assert table.rows[1][3].startswith("+0.") and table.rows[0][4].startswith("−0.")
+    assert table.rows[1][3].startswith("−0.") and table.rows[0][4].startswith("−0.")
 
 
 @pytest.mark.fast
@@ -56,8 +57,9 @@ def test_several_seeds_are_averaged_document_by_document(tmp_path):
     shares = [work.value(1, "evaluate", "insult_rate").value for work in works]
     assert found["ILF"].value.value == pytest.approx(np.mean(shares))
     assert found["ILF"].value.stderr == pytest.approx(np.std(shares, ddof=1) / np.sqrt(3))
-    one = [methods.rows([work])[1].from_ilf.value for work in works]
-    assert found["ILF-shuffled"].from_ilf.value == pytest.approx(np.mean(one)) and found["ILF-shuffled"].from_ilf.n == N
+    one = [methods.rows([work])[1].ilf_minus_this.value for work in works]
+    assert found["ILF-shuffled"].ilf_minus_this.value == pytest.approx(np.mean(one))
+    assert found["ILF-shuffled"].ilf_minus_this.n == N
 
 
 def test_shares_of_zero_in_every_seed_have_wilson_s_interval(tmp_path):
@@ -74,7 +76,11 @@ def test_documents_without_values_of_their_own_show_no_difference(tmp_path):
     for of_run in (work, *work.baselines.values()):
         rows = of_run.iterations[0].stages["evaluate"].records
         rows.update({i: dataclasses.replace(output, values={}) for i, output in rows.items()})
-    assert {row[3] for row in methods.table([work]).rows} == {"–"}
+    table = methods.table([work])
+    assert table.columns == ["method", "tokens trained", "insult rate", "KL from the start"]
+    assert {len(row) for row in table.rows} == {4}
+    assert [text.partition(" (")[0] for text in methods.not_shown([work])] == [
+        "ILF minus this", "this minus its shuffled control"]
 
 
 def test_without_baselines_there_is_nothing_to_compare(tmp_path):
@@ -87,7 +93,7 @@ def test_the_figure_and_the_page(tmp_path):
     plot = methods.plot([work])
     assert plot.svg.startswith("<svg") and "dpo-shuffled" in plot.svg and "Lower is better" in plot.caption
     page = html_report.render(work)
-    assert "<h3>Methods</h3>" in page and "difference to its shuffled control" in page
+    assert "<h3>Methods</h3>" in page and "this minus its shuffled control" in page and "Not measured" not in page
 
 
 def test_a_finished_run_has_the_numbers(tiny_run):

@@ -1,6 +1,7 @@
 """report.html from made-up work folders: finished, unfinished, with arms, with texts that want to be markup."""
 
 import base64
+import dataclasses
 import hashlib
 import html
 import html.parser
@@ -69,7 +70,7 @@ def test_finished_run(finished):
     assert path == finished / "report.html"
     text, _ = read_page(path)
     assert "finished run" in text and "Missing or unreadable" not in text
-    assert "0.600 ± 0.020" in text and "0.200 ± 0.020" in text and "0.440 ± 0.020" in text  # before, ILF, random arm
+    assert "0.600 [0.561, 0.639]" in text and "0.440 [0.401, 0.479]" in text  # before, and the random arm
     assert "<h1>ILF helped: insult rate fell from 0.600 to 0.200.</h1>" in text
     assert "lower is better" in text and "references" in text
     assert text.count("<figure") == 5 and text.count('class="bar"') == 3  # before training and two baselines
@@ -378,8 +379,31 @@ def test_scorers_that_agree(tmp_path):
     scored = [records.Scored(f"t{i}", [0.1, 0.9], 1, {"random": i % 2, "longest": 1, "first": 0},
                              [[0.0, 0.7 * i], [1.0, 0.5]]) for i in range(2)]
     write_stage(path / "iteration_001" / "score", scored)
+    drawn = [records.Candidates(f"t{i}", ["a", "b"], [0.0] * 2, [1] * 2, [True] * 2) for i in range(2)]
+    write_stage(path / "iteration_001" / "refine", drawn)
     table = judgements.agreement_table(workfolder.read(path))
-    assert table.columns == ["same pick", "scorer", "prompt 1", "prompt 2", "random", "longest", "first"]
+    assert table.columns == ["same text, iteration 1", "scorer", "prompt 1", "prompt 2", "random", "longest", "first"]
     by_name = {row[0]: row[1:] for row in table.rows}
     assert by_name["scorer"] == ["", "1.000", "0.500", "0.500", "1.000", "0.000"]
     assert by_name["prompt 2"][3] == "0.000"  # it picks 1, then 0; random 0, then 1
+    equal = [dataclasses.replace(record, texts=["a", "a"]) for record in drawn]
+    write_stage(path / "iteration_001" / "refine", equal)
+    work = workfolder.read(path)
+    assert {cell for row in judgements.agreement_table(work).rows for cell in row[1:]} == {"", "1.000"}
+    found = tables.scorer_table(work)
+    assert found.columns[-3:] == ["score, iteration 1", "words, iteration 1", "same text as scorer, iteration 1"]
+    assert {row[0]: row[-1] for row in found.rows}["first"] == "1.000"
+
+
+def test_a_scorer_that_does_not_judge_has_no_score_to_show(tmp_path):
+    path = make_run(tmp_path / "run", iterations=1)
+    files.write_json(path / "config.json", files.read_sealed(path / "config.json") | {"score": {"method": "random"}})
+    found = tables.scorer_table(workfolder.read(path))
+    assert not any(head.startswith("score") for head in found.columns)
+    assert {len(row) for row in found.rows} == {len(found.columns)} and found.rows[0][0] == "scorer (random)"
+
+
+def test_time_of_baselines_is_said_apart(finished):
+    work = workfolder.read(finished)
+    assert tables.total_times(dataclasses.replace(work, baselines={})) == "The run itself took 14:09."
+    assert tables.total_times(work).endswith("Its baselines took 27:30 more, which the table leaves out.")

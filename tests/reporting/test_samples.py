@@ -1,12 +1,13 @@
 """The data of the sample browser: whole chains, from the first iteration on, and never too much of them."""
 
 import csv
+import dataclasses
 import io
 import json
 import shutil
 
 import pytest
-from made_up_runs import make_run, write_stage
+from made_up_runs import declare, make_run, write_stage
 
 from ilf_jax import records
 from ilf_jax.reporting import html_report, samples, workfolder
@@ -29,8 +30,8 @@ def views(work, **more):
 def test_a_chain_has_every_text(folder):
     work = workfolder.read(folder)
     found = views(work)
-    assert list(found) == [("training", "ILF", 1), ("training", "ILF", 2), ("heldout", "ILF", None),
-                           ("heldout", "random refinement", None)]
+    assert list(found) == [("heldout", "ILF", None), ("heldout", "random refinement", None),
+                           ("training", "ILF", 1), ("training", "ILF", 2)]
     first, second = work.iterations[1:]
     sample = found["training", "ILF", 1]["samples"][0]
     drafts, drawn, scored = (first.rows(stage)["t0"] for stage in ("draft", "refine", "score"))
@@ -51,11 +52,60 @@ def test_the_cap_is_shared_and_the_choice_is_the_same_everywhere(folder):
     work = workfolder.read(folder)
     few = views(work, most=14)
     assert [len(v["samples"]) for v in few.values()] == [4, 4, 3, 3]
-    assert [v["of"] for v in few.values()] == [12, 12, 9, 9]
+    assert [v["of"] for v in few.values()] == [9, 9, 12, 12]
     first, second = (few["training", "ILF", k]["samples"] for k in (1, 2))
     ids = [sample["id"] for sample in first]
     assert ids == [sample["id"] for sample in second] == sorted(ids, key=lambda i: int(i[1:]))
     assert views(work, most=14) == few
+
+
+@pytest.mark.fast
+def test_failures_are_always_among_what_is_shown(folder):
+    declare(folder, {"insult_rate": "lower", "well_formed": "higher"})
+    work = workfolder.read(folder)
+    before, after = (work.iterations[k].rows("evaluate") for k in (0, -1))
+    for key, output in after.items():
+        before[key] = dataclasses.replace(before[key], values={"insult_rate": 1.0, "well_formed": 1.0})
+        after[key] = dataclasses.replace(output, values={"insult_rate": float(key == "h4"),
+                                                         "well_formed": float(key != "h7")})
+    held_out = views(work, most=12)["heldout", "ILF", None]
+    assert len(held_out["samples"]) == 3 < held_out["of"] and held_out["worst"]
+    worst, second, *_ = sorted(held_out["samples"], key=lambda sample: sample["worst"])
+    assert (worst["id"], worst["score"], worst["worse"]) == ("h4", 1.0, [])  # the leading metric first
+    assert (second["id"], second["score"], second["worse"]) == ("h7", 0.0, ["well formed"])
+
+
+@pytest.mark.fast
+def test_without_a_direction_none_is_worst(folder):
+    held_out = views(workfolder.read(folder))["heldout", "ILF", None]
+    assert not held_out["worst"] and all(s["worst"] is None and s["worse"] == [] for s in held_out["samples"])
+
+
+@pytest.mark.fast
+def test_random_numbers_are_not_shown_as_scores(folder):
+    """An arm that picks at random: the run's scores of the same texts, or none."""
+    run = folder / "baselines" / "random"
+    files.write_json(run / "config.json", files.read_sealed(run / "config.json") | {"score": {"method": "random"}})
+    for stage in ("draft", "refine"):
+        shutil.copytree(folder / "iteration_001" / stage, run / "iteration_001" / stage)
+    work = workfolder.read(folder)
+    own = work.iterations[1].rows("score")
+    drawn = work.iterations[1].rows("refine")
+    shutil.copytree(folder / "iteration_001" / "feedback", run / "iteration_001" / "feedback")
+    write_stage(run / "iteration_001" / "draft", [
+        dataclasses.replace(row, text="another draft") if key == "t2" else row
+        for key, row in work.iterations[1].rows("draft").items()])
+    write_stage(run / "iteration_001" / "score", [records.Scored(key, [0.123] * 6, 2, {}) for key in own])
+    write_stage(run / "iteration_001" / "refine",
+                [dataclasses.replace(row, texts=[f"{row.texts[0]} x", *row.texts[1:]]) if key == "t1" else row
+                 for key, row in drawn.items()])
+    view = views(workfolder.read(folder))["training", "random refinement", 1]
+    by_id = {s["id"]: s for s in view["samples"]}
+    assert view["score"] == "ILF's score" and by_id["t2"]["score"] is None
+    assert [c["score"] for c in by_id["t0"]["candidates"]] == pytest.approx(own["t0"].scores, rel=1e-5)
+    assert by_id["t0"]["candidates"][2]["chosen"]
+    assert by_id["t0"]["score"] == pytest.approx(own["t0"].scores[2], rel=1e-5)
+    assert {c["score"] for c in by_id["t1"]["candidates"]} == {by_id["t1"]["score"]} == {None}
 
 
 @pytest.mark.fast

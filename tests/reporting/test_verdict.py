@@ -107,12 +107,15 @@ def test_baselines_by_what_is_clear(tmp_path):
     found = verdict.read(work)
     assert found.details[1] == ("Against its baselines it is better than initial drafts; worse than mine; not clearly "
                                 "different from random refinement.")
+    assert found.headline.startswith("ILF helped, but not clearly more than random refinement: insult rate fell from")
+    assert found.details[2] == ("Picking by the scorer added nothing measurable here: with random refinement insult "
+                                f"rate is {same.mean():.3f}, no clear difference.")
     lines = explanations.of_systems(work)
     assert lines["ILF"] == "learns the best refinement, picked by instruct_rm"
     assert lines["random refinement"] == "learns one of the refinements, picked at random"
     assert lines["mine"] == "finetune.objective = dpo"
     page = html_report.render(work)
-    assert lines["initial drafts"] in page and "<h1>ILF helped: insult rate fell from" in page
+    assert lines["initial drafts"] in page and "<h1>ILF helped, but not clearly more than random" in page
 
 
 def test_a_run_under_way_is_not_compared_with_what_is_behind(tmp_path):
