@@ -6,15 +6,12 @@ Example -> (draft) Draft -> (feedback) Feedback -> (refine) Candidates -> (score
 
 import dataclasses
 import functools
-import math
-import types
-import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from ilf_jax.errors import shown
+from ilf_jax import field_types
 
 
 class Record(Protocol):
@@ -279,7 +276,7 @@ def from_json(cls: type[R], row: Mapping[str, Any]) -> R:
         TypeError: a field is unknown or missing.
         ValueError: a field holds something else than it may, see `problem`.
     """
-    names = _kinds(cls).keys()
+    names = field_types.kinds(cls).keys()
     if not row.keys() <= names:
         unknown = next(name for name in row if name not in names)
         raise TypeError(f"unknown field {unknown!r}; fields are {', '.join(names)}")
@@ -316,10 +313,7 @@ def problem(cls: type, row: Mapping[str, Any]) -> str | None:
     Numbers are finite, texts can be written in UTF-8, lists over candidates are equally long, and what is chosen is
     among them.
     """
-    for name, is_valid in _checks(cls):
-        if not is_valid(row[name]):
-            return _problem_of_value(name, row[name], _kinds(cls)[name])
-    return _problem_between_fields(cls, row)
+    return field_types.problem(cls, row) or _problem_between_fields(cls, row)
 
 
 def _problem_between_fields(cls: type, row: Mapping[str, Any]) -> str | None:
@@ -347,69 +341,3 @@ _ALONG_CANDIDATES: dict[type, tuple[str, ...]] = {
 }
 # Records in which one field has to fit another.
 _RELATED = {*_ALONG_CANDIDATES, Comparison, Preference}
-_NAMES = {str: "a text", bool: "true or false", int: "a whole number", float: "a finite number", types.NoneType: "null"}
-
-
-@functools.cache
-def _kinds(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-@functools.cache
-def _checks(cls: type) -> tuple[tuple[str, Callable[[Any], bool]], ...]:
-    """Of each field its name, and what tells whether a value is of its kind."""
-    return tuple((name, _is_valid(kind)) for name, kind in _kinds(cls).items())
-
-
-@functools.cache
-def _is_valid(kind: Any) -> Callable[[Any], bool]:
-    """Whether a value is of a kind. Quick, for a hundred thousand records are read before a stage begins."""
-    outer, inner = typing.get_origin(kind), typing.get_args(kind)
-    if outer is list:
-        of_item = _is_valid(inner[0])
-        return lambda value: isinstance(value, list) and all(map(of_item, value))
-    if outer is dict:
-        of_value = _is_valid(inner[1])
-        return lambda value: isinstance(value, dict) and all(map(of_value, value.values()))
-    if outer is types.UnionType:
-        return lambda value: any(_is_a(value, one) for one in inner)
-    if kind is float:  # nearly all values
-        return lambda value: math.isfinite(value) if type(value) is float else _is_a(value, float)
-    if kind is str:
-        return lambda value: isinstance(value, str) and (value.isascii() or _is_utf8(value))
-    return lambda value: _is_a(value, kind)
-
-
-def _problem_of_value(name: str, value: Any, kind: Any) -> str | None:
-    outer, inner = typing.get_origin(kind), typing.get_args(kind)
-    if outer is list:
-        if not isinstance(value, list):
-            return f"{name} is not a list"
-        return next(filter(None, (_problem_of_value(f"{name}[{i}]", v, inner[0]) for i, v in enumerate(value))), None)
-    if outer is dict:
-        if not isinstance(value, dict):
-            return f"{name} is not an object"
-        return next(filter(None, (_problem_of_value(f"{name}[{k!r}]", v, inner[1]) for k, v in value.items())), None)
-    kinds = inner if outer is types.UnionType else (kind,)
-    if any(_is_a(value, one) for one in kinds):
-        return None
-    return f"{name} is {shown(value)}, not {' or '.join(_NAMES[one] for one in kinds)}"
-
-
-def _is_a(value: Any, kind: type) -> bool:
-    if kind is str:
-        return isinstance(value, str) and (value.isascii() or _is_utf8(value))
-    if isinstance(value, bool) or kind is bool:
-        return isinstance(value, bool) and kind is bool
-    if kind is float:
-        return math.isfinite(value) if isinstance(value, float) else isinstance(value, int) and abs(value) < 2**63
-    return isinstance(value, kind)
-
-
-def _is_utf8(text: str) -> bool:
-    """Whether it can be written: half of a surrogate pair cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -16,7 +16,7 @@ from conftest import main_with_flags, run_main
 import ilf_jax
 from ilf_jax.errors import InputError
 from ilf_jax.export import export_policy
-from ilf_jax.runtime import checkpoint, files, workdir
+from ilf_jax.runtime import checkpoint, files, stage_folder
 from ilf_jax.stages import context
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -476,14 +476,14 @@ def test_a_disk_that_fails_otherwise(trained, capsys, tmp_path, monkeypatch, cod
 
 
 def test_a_work_folder_that_is_removed(trained, capsys, tmp_path, monkeypatch):
-    original = workdir.StageFolder.write_shard
+    original = stage_folder.StageFolder.write_shard
 
     def remove(self, *args):
         if self.path.name == "refine":
             shutil.rmtree(tmp_path / "run")
         original(self, *args)
 
-    monkeypatch.setattr(workdir.StageFolder, "write_shard", remove)
+    monkeypatch.setattr(stage_folder.StageFolder, "write_shard", remove)
     code, error = run_main(trained, tmp_path / "run", capsys)
     assert code == 2 and "iteration_001/refine: cannot be written: the folder was removed" in error
     assert not (tmp_path / "run").exists()

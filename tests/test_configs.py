@@ -11,7 +11,7 @@ from ilf_jax import config as config_lib
 from ilf_jax.dry_run import dry_run
 from ilf_jax.errors import InputError
 from ilf_jax.reporting import methods, workfolder
-from ilf_jax.runtime import workdir
+from ilf_jax.runtime import stage_folder
 from ilf_jax.sweeps import config_files, grid
 from ilf_jax.tasks import word_removal
 
@@ -145,7 +145,7 @@ def test_methods(tiny_run, tmp_path):
     assert all(row.tokens and row.kl and row.value for row in ilf_jax_rows)
     own = {}  # stage -> the folders that hold records of their own
     for path in (tmp_path / "run").glob("**/iteration_001/*/manifest.json"):
-        if workdir.RECORDS_IN not in json.loads(path.read_text()):
+        if stage_folder.RECORDS_IN not in json.loads(path.read_text()):
             own.setdefault(path.parent.name, set()).add(path.parents[2].name)
     assert own["draft"] == {"run"} and own["feedback"] == {"run", "ILF-shuffled"}
     assert own["refine"] == own["score"] == {"run", "ILF-shuffled", "grpo"}

@@ -38,9 +38,10 @@ ROOMS = (
     ("config",),
     ("config_sections",),
     ("config_keys",),
-    ("registry", "records", "errors", "version"),
+    ("registry", "records", "field_types", "errors", "version"),
 )
-_WITHIN = {("ilf", "setting_up"), ("registry", "errors"), ("records", "errors")}
+_WITHIN = {("ilf", "setting_up"), ("registry", "errors"), ("records", "errors"), ("records", "field_types"),
+           ("field_types", "errors")}
 _LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # The packages of the whole and of its data are no rooms: anybody may look a resource up, and the API loads lazily.
 _NO_ROOMS = {"", "assets"}

@@ -14,7 +14,7 @@ from ilf_jax.data import builtin
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io
 from ilf_jax.reporting import methods, workfolder
-from ilf_jax.runtime import workdir
+from ilf_jax.runtime import stage_folder
 from ilf_jax.tasks import word_removal
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -170,14 +170,14 @@ def test_order_of_stages(trained, tmp_path, monkeypatch):
 
 def test_finetuning_is_complete_before_the_evaluation_writes(trained, tmp_path, monkeypatch):
     finetuned, seen = tmp_path / "run/iteration_001/finetune/manifest.json", []
-    write_shard = workdir.StageFolder.write_shard
+    write_shard = stage_folder.StageFolder.write_shard
 
     def watch(folder, *args):
         if str(folder.path).endswith("iteration_001/evaluate"):
             seen.append(json.loads(finetuned.read_text())["complete"])
         return write_shard(folder, *args)
 
-    monkeypatch.setattr(workdir.StageFolder, "write_shard", watch)
+    monkeypatch.setattr(stage_folder.StageFolder, "write_shard", watch)
     ilf_jax.run(trained, tmp_path / "run")
     assert seen
     assert all(seen)

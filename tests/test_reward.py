@@ -14,7 +14,7 @@ from ilf_jax import records
 from ilf_jax.data import builtin
 from ilf_jax.errors import InputError
 from ilf_jax.models import checkpoint_io, transformer
-from ilf_jax.runtime import checkpoint, workdir
+from ilf_jax.runtime import checkpoint, stage_folder
 from ilf_jax.tasks import word_removal
 from ilf_jax.tokenizers.tokenizer import Tokenizer
 
@@ -160,7 +160,7 @@ def test_killed_and_gone_on_with_is_never_killed(run, tiny_config, tmp_path, mon
     class KilledError(Exception):
         pass
 
-    def write(folder, *shard, original=workdir.StageFolder.write_shard):
+    def write(folder, *shard, original=stage_folder.StageFolder.write_shard):
         original(folder, *shard)
         if folder.path.name == "best_of_n":
             raise KilledError
@@ -179,7 +179,7 @@ def test_killed_and_gone_on_with_is_never_killed(run, tiny_config, tmp_path, mon
         with pytest.raises(KilledError):
             ilf_jax.run(c, tmp_path / "run")
     with monkeypatch.context() as patch:
-        patch.setattr(workdir.StageFolder, "write_shard", write)
+        patch.setattr(stage_folder.StageFolder, "write_shard", write)
         for _ in range(2):  # one more shard each time
             with pytest.raises(KilledError):
                 ilf_jax.run(c, tmp_path / "run")

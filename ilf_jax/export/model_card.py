@@ -7,7 +7,7 @@ import re
 
 from ilf_jax.export.exported import Exported
 from ilf_jax.reporting import markdown, tables
-from ilf_jax.runtime import files, storage, workdir
+from ilf_jax.runtime import files, stage_folder, storage
 from ilf_jax.version import __version__
 
 _LIBRARIES = {"huggingface": "transformers", "peft": "peft", "gguf": "gguf"}
@@ -151,4 +151,4 @@ def _origin(exported: Exported) -> str:
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return (f"## Data and configuration\n\nDocuments come from {markdown.escape(source)}. SHA-256 of the run's own "
             f"copies:\n\n{markdown.table(['documents', 'SHA-256'], rows)}\n<details><summary>Configuration "
-            f"(hash {workdir.config_hash(values)})</summary>\n\n{fence}json\n{text}\n{fence}\n\n</details>")
+            f"(hash {stage_folder.config_hash(values)})</summary>\n\n{fence}json\n{text}\n{fence}\n\n</details>")

@@ -21,7 +21,7 @@ from ilf_jax.evaluation import directions
 from ilf_jax.records import Example
 from ilf_jax.reporting import explanations, tables
 from ilf_jax.reporting.workfolder import Iteration, WorkFolder
-from ilf_jax.runtime.workdir import RECORDS_IN
+from ilf_jax.runtime.stage_folder import RECORDS_IN
 
 MOST_SAMPLES = 500
 MOST_BYTES = 2_300_000

@@ -13,7 +13,7 @@ from ilf_jax.evaluation.diversity import diversity
 from ilf_jax.records import Candidates
 from ilf_jax.reporting.workfolder import STAGES, Metric, WorkFolder
 from ilf_jax.runtime.progress import duration
-from ilf_jax.runtime.workdir import RECORDS_IN
+from ilf_jax.runtime.stage_folder import RECORDS_IN
 
 TARGET_LABELS = {
     "refinement": "ILF",

@@ -13,7 +13,8 @@ from ilf_jax import records
 from ilf_jax.config_sections import stages_before_finetuning
 from ilf_jax.errors import InputError, near_path
 from ilf_jax.runtime import config_changes, files, manifests, storage
-from ilf_jax.runtime.workdir import NOT_REPORTED, RECORDS_IN
+from ilf_jax.runtime.stage_folder import RECORDS_IN
+from ilf_jax.runtime.workdir import NOT_REPORTED
 
 R = TypeVar("R", bound=records.Record)
 

@@ -14,7 +14,7 @@ from ilf_jax.inference.reward_scorer import RewardScorer
 from ilf_jax.records import BestOfN, Example, Output
 from ilf_jax.runtime import performance
 from ilf_jax.runtime.pending import Pending
-from ilf_jax.runtime.workdir import StageFolder
+from ilf_jax.runtime.stage_folder import StageFolder
 from ilf_jax.sampling import decode
 from ilf_jax.scoring import selection
 from ilf_jax.stages.context import Outcome, Records, StageContext, process_shards, run_stage

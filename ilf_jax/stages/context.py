@@ -22,7 +22,8 @@ from ilf_jax.models import padding
 from ilf_jax.records import Example, Feedback, Record, Scored
 from ilf_jax.runtime import distributed, performance, preemption, progress, storage
 from ilf_jax.runtime.pending import Pending
-from ilf_jax.runtime.workdir import StageFolder, Workdir
+from ilf_jax.runtime.stage_folder import StageFolder
+from ilf_jax.runtime.workdir import Workdir
 from ilf_jax.tasks.task import Task
 
 R = TypeVar("R", bound=Record)

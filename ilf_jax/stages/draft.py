@@ -7,7 +7,7 @@ from ilf_jax.inference.generation import Generator, prompt_lengths
 from ilf_jax.inference.policy_outputs import policy_prompt, prompts_of
 from ilf_jax.records import Draft, Example
 from ilf_jax.runtime.pending import Pending
-from ilf_jax.runtime.workdir import StageFolder
+from ilf_jax.runtime.stage_folder import StageFolder
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.stages.context import Outcome, Records, StageContext, process_shards, run_stage, uses_recorded_drafts

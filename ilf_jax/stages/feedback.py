@@ -10,7 +10,7 @@ from ilf_jax.feedback import control
 from ilf_jax.feedback.source import DraftedDocument, SourceContext
 from ilf_jax.records import Draft, Example, Feedback
 from ilf_jax.runtime.pending import Pending
-from ilf_jax.runtime.workdir import StageFolder
+from ilf_jax.runtime.stage_folder import StageFolder
 from ilf_jax.stages.context import Outcome, Records, StageContext, process_shards, run_stage, same_records, written_with
 from ilf_jax.tasks import answers
 

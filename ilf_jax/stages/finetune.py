@@ -19,7 +19,7 @@ from ilf_jax.models import checkpoint_io
 from ilf_jax.records import Candidates, Draft, Example, Feedback, Scored, Target
 from ilf_jax.runtime import garbage, manifests, performance, progress, storage
 from ilf_jax.runtime.pending import Pending
-from ilf_jax.runtime.workdir import StageFolder
+from ilf_jax.runtime.stage_folder import StageFolder
 from ilf_jax.stages import context as context_lib
 from ilf_jax.stages.context import Outcome, Records, StageContext
 from ilf_jax.training import loop, objectives, packing, reference_logprobs

@@ -8,7 +8,7 @@ from ilf_jax.evaluation import ranking, statistics, win_rate
 from ilf_jax.inference import preferences
 from ilf_jax.records import Match
 from ilf_jax.runtime import distributed, preemption, progress, storage
-from ilf_jax.runtime.workdir import StageFolder
+from ilf_jax.runtime.stage_folder import StageFolder
 from ilf_jax.stages.context import Outcome, Records, StageContext, run_stage
 
 

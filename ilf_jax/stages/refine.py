@@ -19,7 +19,7 @@ from ilf_jax.records import Candidates, Draft, Example, Feedback
 from ilf_jax.remote.remote_model import RemoteModel
 from ilf_jax.runtime import performance
 from ilf_jax.runtime.pending import Pending
-from ilf_jax.runtime.workdir import StageFolder
+from ilf_jax.runtime.stage_folder import StageFolder
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.stages.context import Outcome, Records, StageContext, process_shards, run_stage

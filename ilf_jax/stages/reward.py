@@ -20,7 +20,7 @@ from ilf_jax.inference.reward_scorer import READ, RewardScorer
 from ilf_jax.records import Comparison, Preference
 from ilf_jax.runtime import distributed, manifests, performance, storage
 from ilf_jax.runtime.files import read_sealed, write_json
-from ilf_jax.runtime.workdir import StageFolder
+from ilf_jax.runtime.stage_folder import StageFolder
 from ilf_jax.stages.context import Outcome, Records, StageContext, run_stage
 from ilf_jax.tasks.prompts import Question
 from ilf_jax.tasks.task import Task

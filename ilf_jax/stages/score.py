@@ -17,7 +17,7 @@ from ilf_jax.inference import preferences
 from ilf_jax.records import Candidates, Draft, Example, Feedback, Scored
 from ilf_jax.runtime import performance
 from ilf_jax.runtime.pending import Pending
-from ilf_jax.runtime.workdir import StageFolder
+from ilf_jax.runtime.stage_folder import StageFolder
 from ilf_jax.scoring import baselines, selection
 from ilf_jax.scoring.scorer import RefinedDocument, ScorerContext, Scores
 from ilf_jax.stages.context import Outcome, Records, StageContext, judged, process_shards, run_stage

@@ -300,7 +300,7 @@ def test_a_run_goes_on_with_what_was_typed(serve, open_page, tiny_config, tmp_pa
     import ilf_jax
     from ilf_jax.errors import WaitingError
     from ilf_jax.records import Feedback
-    from ilf_jax.runtime.workdir import StageFolder
+    from ilf_jax.runtime.stage_folder import StageFolder
 
     monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")  # of the process that the button starts
     tiny_config.feedback.source = "human"

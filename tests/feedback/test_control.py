@@ -12,7 +12,7 @@ from ilf_jax import preflight
 from ilf_jax import tasks as tasks_lib
 from ilf_jax.errors import InputError
 from ilf_jax.feedback import control
-from ilf_jax.runtime import workdir
+from ilf_jax.runtime import stage_folder
 
 
 @pytest.mark.fast
@@ -64,12 +64,12 @@ def test_controls_over_recorded_feedback_and_a_stopped_run_that_goes_on(tiny_con
     # Drafts are drawn once, refinements once for each control.
     manifests = {name: json.loads((tmp_path / f"run/baselines/shuffled/iteration_001/{name}/manifest.json").read_text())
                  for name in ("draft", "feedback", "refine")}
-    assert workdir.RECORDS_IN in manifests["draft"] and workdir.RECORDS_IN not in manifests["refine"]
+    assert stage_folder.RECORDS_IN in manifests["draft"] and stage_folder.RECORDS_IN not in manifests["refine"]
     assert {i: row["texts"] for i, row in rows(tmp_path / "run", "refine").items()} != {
         i: row["texts"] for i, row in rows(tmp_path / "run/baselines/shuffled", "refine").items()}
 
     # Stopped behind the feedback of the shuffled baseline, then started again: the same bits.
-    written = workdir.StageFolder.write_shard
+    written = stage_folder.StageFolder.write_shard
 
     def stop(self, *arguments):
         written(self, *arguments)
@@ -77,7 +77,7 @@ def test_controls_over_recorded_feedback_and_a_stopped_run_that_goes_on(tiny_con
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(workdir.StageFolder, "write_shard", stop)
+        patch.setattr(stage_folder.StageFolder, "write_shard", stop)
         with pytest.raises(KeyboardInterrupt):
             ilf_jax.run(c, tmp_path / "again")
     ilf_jax.run(c, tmp_path / "again")

@@ -17,7 +17,7 @@ from limits import Outcomes, counted, damaged, write_as_ours
 
 from ilf_jax import records
 from ilf_jax.errors import InputError
-from ilf_jax.runtime import files, manifests, workdir
+from ilf_jax.runtime import files, manifests, stage_folder
 from ilf_jax.training.step_log import StepLog
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
@@ -118,7 +118,7 @@ def test_a_shard_that_was_made_up(data):
     cls, row = data.draw(rows())
     wrong = mutated(data.draw, row)
     with tempfile.TemporaryDirectory() as place:
-        folder = workdir.StageFolder(pathlib.Path(place) / "iteration_001/draft", {})
+        folder = stage_folder.StageFolder(pathlib.Path(place) / "iteration_001/draft", {})
         folder.path.mkdir(parents=True)
         folder.shard_path(0, 1).write_text(json.dumps(wrong) + "\n")
         got = read_or_refused("shards", lambda: folder.read_shard(cls, 0, 1))

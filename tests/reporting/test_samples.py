@@ -12,7 +12,7 @@ from made_up_runs import declare, make_run, write_stage
 from ilf_jax import records
 from ilf_jax.reporting import html_report, samples, workfolder
 from ilf_jax.runtime import files
-from ilf_jax.runtime.workdir import RECORDS_IN
+from ilf_jax.runtime.stage_folder import RECORDS_IN
 
 
 @pytest.fixture

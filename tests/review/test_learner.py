@@ -16,7 +16,7 @@ from ilf_jax.review.entries import Form
 from ilf_jax.review.learner import Learner
 from ilf_jax.review.rounds import of_run
 from ilf_jax.review.store import Store
-from ilf_jax.runtime.workdir import StageFolder
+from ilf_jax.runtime.stage_folder import StageFolder
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
 FEEDBACK = "Remove the insult."
