@@ -365,7 +365,7 @@ def test_llama_cpp_draws_what_ours_draws(tokenizer, monkeypatch):
     assert answer["tuned"]["slots"] in (1, 2) and {"1 slots", "2 slots"} <= set(answer["settings"])
     done = worker.run()
     assert done["tokens"] == 2 * 3 * 3 and done["seconds"] > 0
-    assert done["prompt_tokens"] == sum(len(tokenizer.encode(prompt)) for prompt in prompts)
+    assert done["prompt_tokens"] == sum(len(tokenizer.encode(prompt, special=True)) for prompt in prompts)
 
 
 def test_search_for_the_fastest_size():

@@ -119,13 +119,13 @@ def test_the_layout_that_computes_least_is_taken(lm):
 
 def test_equal_candidates_are_tokenised_once(lm, monkeypatch):
     encoded = []
-    encode = Tokenizer.encode
+    encode_batch = Tokenizer.encode_batch
 
-    def counted(self, text, *arguments, **more):
-        encoded.append(text)
-        return encode(self, text, *arguments, **more)
+    def counted(self, texts, *arguments, **more):
+        encoded.extend(texts)
+        return encode_batch(self, texts, *arguments, **more)
 
-    monkeypatch.setattr(Tokenizer, "encode", counted)
+    monkeypatch.setattr(Tokenizer, "encode_batch", counted)
     asked_about(lm, ["Ada"], ["a gem", "a fool"])
     once = len(encoded)
     (asked,) = asked_about(lm, ["Ada"], ["a gem", "a fool", "a gem", "a gem"])
