@@ -44,8 +44,9 @@ def measure(shape: str, smoke: bool = False) -> dict[str, Any]:
         lines = (Path(folder) / "run" / "performance.jsonl").read_text(encoding="utf-8").splitlines()
     stages: dict[str, dict[str, float]] = {}
     for row in map(json.loads, lines):
-        if row["iteration"] == 1 and row["metric"] in _SHOWN:
-            stages.setdefault(row["stage"], {})[row["metric"]] = row["value"]
+        metric = row["metric"].removeprefix("performance/")
+        if row["iteration"] == 1 and metric in _SHOWN:
+            stages.setdefault(row["stage"], {})[metric] = row["value"]
     for cost in stages.values():
         cost["seconds_without_compiling"] = max(0.0, cost["seconds"] - cost["compile_seconds"])
     return {"device": jax.devices()[0].device_kind, "versions": provenance.versions(),
