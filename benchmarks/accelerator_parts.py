@@ -103,7 +103,8 @@ def _result(step: Step) -> dict[str, Any]:
     stages: dict[str, dict[str, float]] = {}
     for line in performance.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
-        stages.setdefault(f"{row['iteration']} {row['stage']}", {})[row["metric"]] = row["value"]
+        metric = row["metric"].removeprefix("performance/")
+        stages.setdefault(f"{row['iteration']} {row['stage']}", {})[metric] = row["value"]
     return {"stages": stages, "compile_seconds": sum(cost.get("compile_seconds", 0.0) for cost in stages.values())}
 
 
