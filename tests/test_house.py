@@ -38,10 +38,9 @@ ROOMS = (
     ("config",),
     ("config_sections",),
     ("config_keys",),
-    ("registry", "records", "field_types", "errors", "version"),
+    ("registry", "records", "errors", "version"),
 )
-_WITHIN = {("ilf", "setting_up"), ("registry", "errors"), ("records", "errors"), ("records", "field_types"),
-           ("field_types", "errors")}
+_WITHIN = {("ilf", "setting_up"), ("registry", "errors"), ("records", "errors")}
 _LEVEL = {room: level for level, rooms in enumerate(ROOMS) for room in rooms}
 # The packages of the whole and of its data are no rooms: anybody may look a resource up, and the API loads lazily.
 _NO_ROOMS = {"", "assets"}

@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from ilf_jax import field_types
+from ilf_jax.records import field_types
 
 
 class Record(Protocol):
