@@ -64,7 +64,7 @@ def parts(out: Path, smoke: bool, peer_python: str | None) -> dict[str, Part]:
         "4": Part(90, [Step("tests", ["-m", "pytest", "-q", "-n", "0", *tests])]),
         "2": Part(90, [measured("rates")]),
         "3": Part(90, [measured(f"iteration_{shape}", "--suite=iteration", f"--shape={shape}")
-                        for shape in (("llama_1b",) if smoke else ("llama_1b", "llama_8b"))]),
+                       for shape in (("llama_1b",) if smoke else ("llama_1b", "llama_8b"))]),
     }
     if peer_python:
         found["5"] = Part(60, [measured("peer", f"--peer_python={peer_python}")])
