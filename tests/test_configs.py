@@ -138,11 +138,11 @@ def test_methods(tiny_run, tmp_path):
     c = small_methods("word_removal", tiny_run)
     ilf_jax.run(c, tmp_path / "run")
     completed(tmp_path / "run", ALL)
-    (ilf_jax_rows,) = [methods.rows([workfolder.read(tmp_path / "run")])]
-    assert {row.label for row in ilf_jax_rows} == METHODS
-    controlled = {row.label for row in ilf_jax_rows if row.from_control is not None}
+    table = methods.rows([workfolder.read(tmp_path / "run")])
+    assert {row.label for row in table} == METHODS
+    controlled = {row.label for row in table if row.minus_control is not None}
     assert {f"{label}-shuffled" for label in controlled} == {name for name in METHODS if name.endswith("-shuffled")}
-    assert all(row.tokens and row.kl and row.value for row in ilf_jax_rows)
+    assert all(row.tokens and row.kl and row.value for row in table)
     own = {}  # stage -> the folders that hold records of their own
     for path in (tmp_path / "run").glob("**/iteration_001/*/manifest.json"):
         if stage_folder.RECORDS_IN not in json.loads(path.read_text()):
