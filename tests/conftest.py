@@ -2,11 +2,15 @@
 
 import atexit
 import contextlib
+import importlib.metadata
 import os
 import pathlib
 import shutil
 import sys
 import tempfile
+
+import hypothesis
+import pytest
 
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _cache = tempfile.mkdtemp(prefix="ilf_jax_tests_compiled_")
@@ -17,9 +21,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # XLA without its optimisations, here and in the processes that tests start: programs that run for milliseconds compile
 # in a third of the time. Tests of what the optimisations do, or of large models, take `optimised`.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-
-import hypothesis
-import pytest
+# The older emitters of kernels, and one LLVM module a program: without optimisations, half the time again.
+_QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+_given = os.environ.get("XLA_FLAGS", "")
+# XLA aborts on a flag that it does not know. Processes that tests start read this file with the flags set.
+if importlib.metadata.version("jaxlib").startswith("0.10.") and _QUICK not in _given:
+    os.environ["XLA_FLAGS"] = f"{_given} {_QUICK}".strip()
 
 # --hypothesis-profile=deep runs for about two hours, half_hour for less: other examples each time, and many of them.
 _ANY_SPEED = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow,
@@ -34,8 +41,7 @@ def pytest_addoption(parser):
     parser.addoption("--flips", type=int, default=20, help="bytes that tests/fuzz/test_flipped_bytes.py flips")
     parser.addoption("--kills", type=int, default=3, help="kills of tests/fuzz/test_random_kills.py, and "
                      "on each server of tests/cloud/test_bucket_faults.py")
-    parser.addoption("--write_kills", type=int, default=0, help="kills in each stage of tests/test_resume.py, one at "
-                     "every kind of write at least")
+    parser.addoption("--write_kills", type=int, default=3, help="kills in each stage of tests/test_resume.py")
     parser.addoption("--outage", type=float, default=2.0, help="seconds that a bucket is away, in two stages; 60: in "
                      "every stage (tests/cloud/test_bucket_faults.py)")
     parser.addoption("--review_kills", type=int, default=5, help="kills of tests/review/test_under_load.py")
@@ -81,6 +87,12 @@ def make_tiny_config():
     c.score.batch_size = 3
     c.finetune.batch_size, c.checkpoint.every_steps, c.finetune.learning_rate = 2, 1, 1e-3
     return c
+
+
+def several_devices(count):
+    """The environment of a process in which jax finds so many CPU devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.strip()}
 
 
 def import_program(module):

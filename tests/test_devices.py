@@ -1,7 +1,6 @@
 """Runs on several devices: a stopped one goes on, checkpoints are read on one device, rewards are those of one."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -9,7 +8,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from conftest import make_tiny_config
+from conftest import make_tiny_config, several_devices
 from test_reward import with_reward
 
 from ilf_jax import ilf
@@ -44,7 +43,7 @@ assert compiled.count("jit(_train_step)") == 1
 
 
 def _start(workdir, mode):
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    env = several_devices(4)
     here = pathlib.Path(__file__).parent
     return subprocess.run([sys.executable, "-c", _RUN, str(here), str(workdir), mode], cwd=here.parent, env=env,
                           capture_output=True, text=True)
@@ -115,7 +114,7 @@ for sizes, some in (((2, 2, 2), devices), ((1, 1, 1), devices[:1])):
 
 
 def test_checkpoint_is_restored_onto_other_meshes(tmp_path):
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    env = several_devices(8)
     done = subprocess.run([sys.executable, "-c", _ELSEWHERE, str(tmp_path)], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
@@ -140,7 +139,7 @@ def rewarded(folder, side):
 
 def test_rewards_on_four_devices_are_those_on_one(tmp_path):
     rewarded(tmp_path / "1", 1)
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    env = several_devices(4)
     here = pathlib.Path(__file__).parent
     done = subprocess.run([sys.executable, "-c", _REWARDED, str(here), str(tmp_path / "2")], cwd=here.parent, env=env,
                           capture_output=True, text=True)

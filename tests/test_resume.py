@@ -2,11 +2,13 @@
 
 The kills are exact. A process that has imported everything, but started no jax backend, forks a child for each run; the
 child counts the writes inside one stage (fsync, rename, mkdir, unlink, appended line, ...) and sends itself SIGKILL
-before or after the n-th took effect, halfway through it where it is an append. The suite kills once at every kind of
-write; more, spread over all of a stage's writes: python -m pytest tests/test_resume.py --write_kills=10
+before or after the n-th took effect, halfway through it where it is an append. The suite kills three times in each
+stage, at the kinds of write at which it has killed least often. Every kind in every stage, and some that are spread over
+all of a stage's writes: python -m pytest tests/test_resume.py --write_kills=15
 """
 
 import builtins
+import collections
 import contextlib
 import fcntl
 import functools
@@ -326,11 +328,12 @@ def assert_each_step_once(folder):
 
 
 def kill_points(stage, names, kills):
-    """Points before and behind the writes `names`: one of every kind, and as many as make `kills` spread over all."""
+    """Points before and behind the writes `names`: one of a kind, and as many as make `kills` spread over all."""
     points, rng = 2 * len(names), random.Random(f"{SEED} {stage}")
     kinds = {name: [2 * n + half for n, found in enumerate(names) if found == name for half in (0, 1)]
-             for name in sorted(set(names))}
-    kills = min(max(kills, len(kinds)), points)
+             for name in sorted(set(names), key=lambda name: (_killed_at[name], name))[:kills]}
+    _killed_at.update([*kinds])
+    kills = min(kills, points)
     spread = [rng.randrange(points * i // kills, points * (i + 1) // kills) for i in range(kills)]
     rng.shuffle(spread)
     picked = [rng.choice([k for k in found if k % 2] if name in ("append", "write_text") else found)
@@ -340,6 +343,9 @@ def kill_points(stage, names, kills):
     print(f"{stage}: {points} points, seed {SEED}, killed at {len(found)}: {', '.join(at)}")
     assert len(found) == kills
     return found
+
+
+_killed_at = collections.Counter()  # kind of write -> stages in which a kill came at one
 
 
 @pytest.mark.parametrize(("stage", "iteration", "name"), KILLED)

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import slurm_cluster
+from conftest import several_devices
 
 pytestmark = pytest.mark.skipif(bool(slurm_cluster.missing()), reason=slurm_cluster.missing())
 
@@ -36,7 +37,7 @@ def cluster(tmp_path_factory):
 def undisturbed(tmp_path_factory):
     """Records of the same run by one process with two devices, outside of Slurm."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    env = {**os.environ, **ENVIRONMENT, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    env = {**os.environ, **ENVIRONMENT, "XLA_FLAGS": several_devices(2)["XLA_FLAGS"]}
     done = subprocess.run([sys.executable, "-m", "ilf_jax.main", *FLAGS, f"--workdir={folder}"], cwd=ROOT, env=env,
                           capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,11 +1,11 @@
 """Collectives are counted in the text of compiled programs, loops included."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
+from conftest import several_devices
 
 from ilf_jax.dry_run import hlo
 
@@ -94,7 +94,7 @@ print(json.dumps([hlo.collectives(program.as_text()), hlo.collectives(total.as_t
 
 
 def test_of_a_program_that_xla_compiled():
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    env = several_devices(4)
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     looped, total = json.loads(done.stdout)

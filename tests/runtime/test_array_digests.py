@@ -1,6 +1,5 @@
 """Digests of arrays: every change is found, and where an array lies makes no difference."""
 
-import os
 import pathlib
 import subprocess
 import sys
@@ -8,6 +7,7 @@ import sys
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import several_devices
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -78,7 +78,7 @@ def test_an_array_that_nobody_noted():
 
 def test_sharded_is_not_sharded():
     """Over four devices, and with an array that lies on one of them."""
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=4"}
+    env = several_devices(4)
     done = subprocess.run([sys.executable, "-c", SHARDED], env=env, capture_output=True, text=True,
                           cwd=pathlib.Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ import sys
 import time
 
 import pytest
+from conftest import several_devices
 
 from ilf_jax.errors import InputError, TryAgainError
 from ilf_jax.runtime import checkpoint, distributed
@@ -71,7 +72,7 @@ def whole(tmp_path_factory):
 
 
 def test_two_processes_leave_what_one_leaves(whole, tmp_path):
-    env = {**ENVIRONMENT, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    env = {**ENVIRONMENT, **several_devices(2)}
     done = subprocess.run([sys.executable, "-m", "ilf_jax.main", *FLAGS, f"--workdir={tmp_path / 'one'}"], cwd=ROOT,
                           env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -9,6 +9,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from conftest import several_devices
 from jax.sharding import Mesh, PartitionSpec
 
 from ilf_jax.errors import InputError
@@ -122,8 +123,7 @@ def report(request, tmp_path_factory):
         "from ilf_jax.models.architecture import ModelConfig, RopeScaling\n"
         f"CONFIG = {CONFIGS[request.param]!r}\nMESHES = {MESHES[request.param]!r}\n"
     )
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-           "PYTHONPATH": os.pathsep.join([str(folder), os.getcwd()])}
+    env = {**several_devices(8), "PYTHONPATH": os.pathsep.join([str(folder), os.getcwd()])}
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])

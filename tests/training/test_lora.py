@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import several_devices
 
 import ilf_jax
 from ilf_jax.errors import InputError
@@ -263,8 +264,7 @@ print(json.dumps([max(gaps), str(state.params["layers_0"]["mlp"]["down"]["lora_a
 
 
 def test_eight_devices_equal_one():
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-           "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    env = {**several_devices(8), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
            "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), os.getcwd()])}
     done = subprocess.run([sys.executable, "-c", _ON_DEVICES], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]

@@ -1,6 +1,5 @@
 """Each objective's loss and gradient are those of its formula: packed, accumulated, by LoRA, and on eight devices."""
 
-import os
 import pathlib
 import subprocess
 import sys
@@ -10,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import several_devices
 
 from ilf_jax.models import lora
 from ilf_jax.steps import finetune_step
@@ -142,8 +142,7 @@ np.savez(sys.argv[3], **{key.replace("/", ":"): np.asarray(value) for key, value
 
 def test_eight_devices_give_what_one_gives(tmp_path, by_formula):
     here = pathlib.Path(__file__).parent
-    env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-           "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    env = {**several_devices(8), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run([sys.executable, "-c", _EIGHT, str(here), str(here.parents[2]), str(tmp_path / "found.npz")],
                           env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
