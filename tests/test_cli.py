@@ -56,6 +56,12 @@ def test_only_the_chosen_command_is_imported():
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
 
 
+def test_a_run_starts_without_slow_imports_that_few_runs_need():
+    program = "import sys, ilf_jax.ilf; print({'scipy.stats', 'scipy.optimize', 'nltk', 'torch'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout == "set()\n", done.stderr
+
+
 def test_commands_do_what_the_modules_do(tiny_run):
     done = call("report", f"--workdir={tiny_run[1]}")
     assert done.returncode == 0 and done.stdout == f"{tiny_run[1] / 'report.html'}\n"

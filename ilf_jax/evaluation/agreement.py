@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import krippendorff
 import numpy as np
-import scipy.stats
+import scipy  # scipy.stats takes half a second to import: at its first use
 
 Judgements = Mapping[Any, Mapping[str, Any]]
 """Item -> reviewer -> what they said of it."""

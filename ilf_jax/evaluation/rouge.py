@@ -1,11 +1,13 @@
 """ROUGE (Lin 2004) of outputs against references, computed by the package rouge-score."""
 
 import functools
+import typing
 from collections.abc import Sequence
 
-from rouge_score import rouge_scorer
-
 from ilf_jax.evaluation import statistics
+
+if typing.TYPE_CHECKING:
+    from rouge_score import rouge_scorer
 
 # Name of the metric -> name in rouge-score. ROUGE-L treats the whole text as one sentence.
 TYPES = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
@@ -37,5 +39,7 @@ def of_one(output: str, reference: str, *, stem: bool = True) -> dict[str, float
 
 
 @functools.cache
-def _scorer(stem: bool) -> rouge_scorer.RougeScorer:
+def _scorer(stem: bool) -> "rouge_scorer.RougeScorer":
+    from rouge_score import rouge_scorer  # which imports nltk: only runs that have references need it
+
     return rouge_scorer.RougeScorer(list(TYPES.values()), use_stemmer=stem)

@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import scipy.optimize
+import scipy  # scipy.optimize takes a fifth of a second to import: at its first use
 from numpy.typing import ArrayLike
 
 MIN_POINTS = 4

@@ -1,4 +1,4 @@
-"""Paired statistics against scipy and, where it is installed, statsmodels."""
+"""Paired statistics, and intervals of shares, against scipy."""
 
 import numpy as np
 import pytest
@@ -44,8 +44,13 @@ def test_sign_test():
     theirs = [0.0] * 8 + [1.0] * 2 + [0.5] * 3
     assert paired.sign_test(ours, theirs) == pytest.approx(2 * (1 + 10 + 45) / 2**10)
     assert paired.sign_test([1.0], [1.0]) == 1.0
-    descriptive = pytest.importorskip("statsmodels.stats.descriptivestats")
-    assert paired.sign_test(ours, theirs) == pytest.approx(descriptive.sign_test(np.subtract(ours, theirs))[1])
+
+
+@pytest.mark.parametrize(("above", "below"), [(8, 2), (0, 7), (5, 5), (6, 5), (0, 1), (300, 251)])
+def test_sign_test_is_scipy_s_binomial_test(above, below):
+    ours = [1.0] * above + [0.0] * below
+    right = scipy.stats.binomtest(above, above + below).pvalue
+    assert paired.sign_test(ours, [0.5] * len(ours)) == pytest.approx(right, rel=1e-12)
 
 
 def test_nothing_to_pair_is_refused():
@@ -59,17 +64,18 @@ def test_equal_systems_show_no_difference():
     assert (found.value, found.low, found.high, found.p_sign) == (0, 0, 0, 1) and not found.is_clear
 
 
-@pytest.mark.parametrize(("successes", "n"), [(0, 128), (128, 128), (3, 40), (0, 1)])
-def test_wilson_s_interval_is_that_of_the_formula(successes, n):
-    z, p = scipy.stats.norm.ppf(0.975), successes / n
-    middle = (p + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * np.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+@pytest.mark.parametrize(("successes", "n"), [(0, 128), (128, 128), (3, 40), (0, 1), (1, 1), (250, 500)])
+def test_wilson_s_interval_is_scipy_s(successes, n):
     low, high = statistics.wilson(successes, n)
-    assert (low, high) == pytest.approx((middle - half, middle + half), abs=1e-9)
+    right = scipy.stats.binomtest(successes, n).proportion_ci(0.95, "wilson")
+    assert (low, high) == pytest.approx((right.low, right.high), abs=1e-14)
+    assert (low == 0, high == 1) == (successes == 0, successes == n)
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 128), (128, 128), (3, 40)])
+def test_a_share_near_0_or_1_has_wilson_s_interval(successes, n):
     metric = statistics.proportion("share", [1] * successes + [0] * (n - successes))
-    assert (metric.low, metric.high) == (low, high) and metric.high - metric.low > 0
-    proportion = pytest.importorskip("statsmodels.stats.proportion")
-    assert (low, high) == pytest.approx(proportion.proportion_confint(successes, n, method="wilson"), abs=1e-9)
+    assert (metric.low, metric.high) == statistics.wilson(successes, n) and metric.high - metric.low > 0
 
 
 def test_shares_in_the_middle_keep_their_standard_error_alone():
