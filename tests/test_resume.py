@@ -3,8 +3,8 @@
 The kills are exact. A process that has imported everything, but started no jax backend, forks a child for each run; the
 child counts the writes inside one stage (fsync, rename, mkdir, unlink, appended line, ...) and sends itself SIGKILL
 before or after the n-th took effect, halfway through it where it is an append. The suite kills three times in each
-stage, at the kinds of write at which it has killed least often. Every kind in every stage, and some spread over all of a
-stage's writes: python -m pytest tests/test_resume.py --write_kills=15
+stage, at the kinds of write at which it has killed least often. Every kind in every stage, and some spread over all of
+a stage's writes: python -m pytest tests/test_resume.py --write_kills=15
 """
 
 import builtins
