@@ -8,11 +8,11 @@ import re
 import subprocess
 import sys
 
+import conftest
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import several_devices
 
 import ilf_jax
 from ilf_jax.errors import InputError
@@ -264,8 +264,8 @@ print(json.dumps([max(gaps), str(state.params["layers_0"]["mlp"]["down"]["lora_a
 
 
 def test_eight_devices_equal_one():
-    env = {**several_devices(8), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-           "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), os.getcwd()])}
+    env = {**conftest.several_devices(8), "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+           "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), os.path.dirname(conftest.__file__), os.getcwd()])}
     done = subprocess.run([sys.executable, "-c", _ON_DEVICES], env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     gap, spec = json.loads(done.stdout.splitlines()[-1])
