@@ -145,14 +145,32 @@ def _optimisations(wanted):
     import jax
 
     before = jax.config.values["jax_disable_most_optimizations"]
-    if before != (not wanted):
-        # A program that was compiled otherwise may differ in the last bits, and would be found by its shapes.
-        jax.config.update("jax_disable_most_optimizations", not wanted)
-        jax.clear_caches()
+    with contextlib.ExitStack() as stack:
+        if before != (not wanted):
+            # A program that was compiled otherwise may differ in the last bits, and would be found by its shapes.
+            jax.config.update("jax_disable_most_optimizations", not wanted)
+            stack.callback(jax.clear_caches)
+            stack.callback(jax.config.update, "jax_disable_most_optimizations", before)
+            jax.clear_caches()
+        if wanted and _QUICK in os.environ["XLA_FLAGS"]:
+            stack.enter_context(_as_by_default())
+        yield
+
+
+@contextlib.contextmanager
+def _as_by_default():
+    """XLA's own values of `_QUICK`: with optimisations, the older emitters make slow programs. jax has no setting."""
+    from jax._src import compiler
+
+    original = compiler.get_compile_options
+
+    def get_compile_options(*args, env_options_overrides=None, **more):
+        by_default = {"xla_cpu_use_fusion_emitters": True, "xla_cpu_parallel_codegen_split_count": 32}
+        return original(*args, env_options_overrides=by_default | (env_options_overrides or {}), **more)
+
+    compiler.get_compile_options = get_compile_options
     yield
-    if before != (not wanted):
-        jax.config.update("jax_disable_most_optimizations", before)
-        jax.clear_caches()
+    compiler.get_compile_options = original
 
 
 @pytest.fixture(scope="module")
