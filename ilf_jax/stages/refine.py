@@ -186,7 +186,7 @@ def _keys(config: Config, iteration: int, batch: Sequence[Example], candidates: 
 def first_draws(
     config: Config, task: Task, refiner: LanguageModel, iteration: int, example: Example, draft: str, feedback: str
 ) -> Iterator[str]:
-    """The N texts that the stage draws first for one document, with its keys, as they come: one, then the others.
+    """The N texts that the stage draws first for one document, with its keys, each as soon as it has ended.
 
     Raises:
         TooLongError: the prompt does not fit.
@@ -197,10 +197,10 @@ def first_draws(
     # Powers of two, so that hardly any prompt takes programs of its own.
     length = min(1 << max(5, (len(prompt.ids) - 1).bit_length()), refiner.architecture.max_positions)
     generator = _generator(config, task, refiner, 1, [refiner.planner.bucket(length)])
-    for numbers in (range(1), range(1, settings.num_candidates)):
-        if numbers:
-            (samples,) = generator.start([prompt], _keys(config, iteration, [example], numbers)).result()
-            yield from (answer.text for answer in _read(task, example, feedback, samples))
+    (keys_Cx2,) = _keys(config, iteration, [example], range(settings.num_candidates))
+    for sample in generator.stream(prompt, keys_Cx2):
+        (answer,) = _read(task, example, feedback, [sample])
+        yield answer.text
 
 
 @dataclasses.dataclass(frozen=True)
