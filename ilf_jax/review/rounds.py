@@ -131,7 +131,7 @@ def of_pairs(path: pathlib.Path) -> Round:
         key = str(row["pair"])
         items.append(NewItem(key, str(row.get("document", "")), row["A"], str(row.get("title", "")), row["B"], True))
         if row["better"]:
-            said.append((where, {"id": key, "better": row["better"]}))
+            said.append((where, {"id": key, "better": row["better"], "criteria": row["criteria"]}))
     if not items:
         raise InputError(f"{path}: has no pair")
     return Round(f"pairs: {path.name}", path, items, said, path, by_line=False)

@@ -236,11 +236,14 @@ def test_comparisons_by_keys(serve, open_page, tmp_path):
         page.wait_for_selector(f"html[data-ready] h1:has-text('Pair {number}')")
         page.keyboard.press(key)
         if number == 1:
+            page.check("fieldset:has(legend:text-is('accuracy')) input[value='B']")
             picture(page, "reviewing_pair")
         page.keyboard.press("Control+Enter")
     page.wait_for_url("**/progress")
     server.desk.outbox.flush()
-    assert [json.loads(line)["better"] for line in path.read_text().splitlines()] == ["A", "tie", "B"]
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["better"] for row in rows] == ["A", "tie", "B"]
+    assert [row["criteria"] for row in rows] == [{"accuracy": "B"}, {}, {}]
 
 
 NASTY = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">‮gnp"
