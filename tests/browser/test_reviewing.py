@@ -1,6 +1,7 @@
 """The reviewing page in a real browser: keys alone, reloads, dead servers, small and dark screens, accessibility."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import pathlib
@@ -10,11 +11,12 @@ import threading
 import pytest
 import uvicorn
 
+from ilf_jax.config import Config
 from ilf_jax.review.desk import Desk
 from ilf_jax.review.entries import Form
 from ilf_jax.review.guards import Access
 from ilf_jax.review.learner import Colors
-from ilf_jax.review.rounds import Round, of_pairs, of_run
+from ilf_jax.review.rounds import Round, WaitingRun, of_pairs, of_run
 from ilf_jax.review.store import NewItem, Store
 from ilf_jax.review.web_app import make_app
 
@@ -342,9 +344,13 @@ class Scripted:
     def colors(self, item, feedback):
         return Colors([item.draft[:8], item.draft[8:]], [-1.5, 0.25], -0.6)
 
+    def warm_up(self, items):
+        pass
+
 
 def test_the_learner_beside_the_comment(serve, open_page, tmp_path):
-    server = serve(tmp_path, [round_of(tmp_path, 2)], learner=Scripted())
+    waits = dataclasses.replace(round_of(tmp_path, 2), run=WaitingRun(tmp_path, 1, Config()))
+    server = serve(tmp_path, [waits], load_learner=lambda run: Scripted())
     page = open_page()
     page.goto(server.link())
     page.wait_for_url("**/queue")
