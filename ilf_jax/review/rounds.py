@@ -78,24 +78,19 @@ def waiting_name(workdir: storage.Path) -> str | None:
     Raises:
         InputError: a manifest is damaged.
     """
-    found = _waiting_folders(workdir)
-    return _name(*found[1:]) if found is not None else None
+    folder = _waiting_folder(workdir)
+    return _name(workdir, folder) if folder is not None else None
 
 
-def _waiting_folders(workdir: storage.Path) -> tuple[storage.Path, storage.Path, str] | None:
-    """The work folder that waits, that of its feedback stage, and the name of the baseline, "" for the run itself."""
-    folder = reviewed.waiting(workdir)
-    if folder is not None:
-        return workdir, folder, ""
-    for baseline in reviewed.waiting_baselines(workdir):  # a run goes through them one after another: one waits at most
-        folder = reviewed.waiting(baseline)
-        if folder is not None:
-            return baseline, folder, baseline.name
-    return None
+def _waiting_folder(workdir: storage.Path) -> storage.Path | None:
+    """The folder of the feedback stage that waits: the run's, else of the one baseline that it has come to."""
+    folders = map(reviewed.waiting, (workdir, *reviewed.waiting_baselines(workdir)))
+    return next((folder for folder in folders if folder is not None), None)
 
 
-def _name(folder: storage.Path, baseline: str) -> str:
-    return f"{baseline}, {folder.parent.name}" if baseline else folder.parent.name
+def _name(workdir: storage.Path, folder: storage.Path) -> str:
+    iteration, waits = folder.parent.name, folder.parent.parent
+    return iteration if waits == workdir else f"{waits.name}, {iteration}"
 
 
 def of_run(workdir: storage.Path) -> Round | None:
@@ -107,10 +102,10 @@ def of_run(workdir: storage.Path) -> Round | None:
     if not (workdir / "config.json").exists():
         raise InputError(f"--workdir {workdir}: is not a work folder, it has no config.json; give the --workdir of a "
                          "run, or --data=FILE to review drafts without one")
-    found = _waiting_folders(workdir)
-    if found is None:
+    folder = _waiting_folder(workdir)
+    if folder is None:
         return None
-    waits, folder, baseline = found
+    waits = folder.parent.parent
     run = WaitingRun(waits, int(re.sub(r"\D", "", folder.parent.name)),
                      config_lib.read(read_sealed(waits / "config.json")))
     path = folder / reviewed.FILE
@@ -126,7 +121,7 @@ def of_run(workdir: storage.Path) -> Round | None:
             said.append((str(path), {"id": i, "feedback": feedback, "human_refinement": by_hand.refinement,
                                      "status": "submitted" if feedback else by_hand.status}))
     items = [NewItem(i, row["document"], row["draft"], str(row.get("title", ""))) for i, row in wanted.items()]
-    return Round(_name(folder, baseline), path, items, said, folder / reviewed.REVIEWS, run=run)
+    return Round(_name(workdir, folder), path, items, said, folder / reviewed.REVIEWS, run=run)
 
 
 def of_data(path: pathlib.Path, fields: Mapping[str, str], encoding: str, results: pathlib.Path) -> Round:

@@ -17,7 +17,8 @@ import pathlib
 import signal
 import socket
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from absl import flags
 
@@ -178,7 +179,8 @@ def _serve(store: Store, workdir: storage.Path | None, state: pathlib.Path) -> N
     from ilf_jax.review.web_app import make_app
 
     host = _check_address()
-    opened, load_learner = _rounds(workdir, state), None
+    opened = _rounds(workdir, state)
+    load_learner: Callable[[rounds.WaitingRun], Any] | None = None
     if _WITH_MODEL.value:
         if not any(round_.run for round_ in opened):
             raise InputError("--with_model needs --workdir=DIR of a run that waits for feedback, and no --data: the "
