@@ -240,7 +240,7 @@ def test_comparisons_by_keys(serve, open_page, tmp_path):
         page.wait_for_selector(f"html[data-ready] h1:has-text('Pair {number}')")
         page.keyboard.press(key)
         if number == 1:
-            page.check("fieldset:has(legend:text-is('accuracy')) input[value='B']")
+            page.check("input[name='criterion:accuracy'][value='B']")
             picture(page, "reviewing_pair")
         page.keyboard.press("Control+Enter")
     page.wait_for_url("**/progress")
