@@ -329,9 +329,10 @@ def test_a_run_goes_on_with_what_was_typed(serve, open_page, tiny_config, tmp_pa
             page.keyboard.type(typed[item.key])
             page.keyboard.press("Control+Enter")
     page.wait_for_url("**/progress")
+    page.wait_for_selector("h2:has-text('Seconds for an item')")
+    picture(page, "reviewing_progress")
     page.click("#continue")
     page.wait_for_selector("#run-said:has-text('The run is complete')", timeout=400_000)
-    picture(page, "reviewing_progress")
     given = StageFolder(folder / "iteration_001/feedback", {}).read(Feedback)
     assert {i: row.text for i, row in given.items()} == typed
 
