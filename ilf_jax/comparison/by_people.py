@@ -18,6 +18,8 @@ from ilf_jax.runtime import storage
 from ilf_jax.runtime.files import read_json, write_atomically
 
 ANSWERS = judged_pairs.ANSWERS
+OVERALL = ""
+"""Which text is better, all in all; other criteria have names."""
 
 
 def export(
@@ -49,8 +51,10 @@ def export(
     return len(pairs)
 
 
-def read(path: storage.Path, systems: Mapping[str, Mapping[str, str]]) -> list[Match]:
-    """The win rates that the answers in `path` give. Pairs without an answer are left out; equal texts are ties.
+def read(path: storage.Path, systems: Mapping[str, Mapping[str, str]]) -> dict[str, list[Match]]:
+    """The win rates that the answers in `path` give, by criterion; `OVERALL`: which text is better.
+
+    Pairs without an answer are left out; equal texts are ties.
 
     Of the documents with equal texts, which nobody was asked about, as large a share counts as was answered of the
     others: all of them beside a few answers would draw the win rate to a half, with too small an error.
@@ -63,26 +67,35 @@ def read(path: storage.Path, systems: Mapping[str, Mapping[str, str]]) -> list[M
         if not needed.exists():
             raise InputError(f"--read {needed}: there is no such file; --export makes both")
     key = read_json(key_path, "export the pairs again")
-    outcomes: dict[tuple[str, str], dict[str, float]] = {pair: {} for pair in itertools.combinations(systems, 2)}
-    answered = 0
+    compared = set(itertools.combinations(systems, 2))
+    outcomes: dict[str, dict[tuple[str, str], dict[str, float]]] = {OVERALL: {}}
     for where, row in judged_pairs.read_pairs(path):
         entry: Any = key.get(str(row["pair"]))
         if not _is_of(systems, entry) or any(systems[entry[side]][entry["document"]] != row[side] for side in "AB"):
             raise InputError(f"{where}: is not a pair of these systems as it was exported; only \"better\" may be "
                              "changed, and --systems and --workdir must be those of the export")
-        if not row["better"]:
-            continue
-        outcome, answered = ANSWERS[row["better"]], answered + 1
-        if (entry["A"], entry["B"]) in outcomes:
-            outcomes[entry["A"], entry["B"]][entry["document"]] = outcome
-        else:
-            outcomes[entry["B"], entry["A"]][entry["document"]] = 1 - outcome
-    if not answered:
+        given = {OVERALL: row["better"], **row["criteria"]} if row["better"] else {}
+        for criterion, answer in given.items():
+            of_criterion, outcome = outcomes.setdefault(criterion, {}), ANSWERS[answer]
+            if (entry["A"], entry["B"]) in compared:
+                of_criterion.setdefault((entry["A"], entry["B"]), {})[entry["document"]] = outcome
+            else:
+                of_criterion.setdefault((entry["B"], entry["A"]), {})[entry["document"]] = 1 - outcome
+    if not outcomes[OVERALL]:
         raise InputError(f"{path}: no line has an answer in \"better\" yet: A, B or tie")
-    for (first, second), of_pair in outcomes.items():
-        of_pair |= dict.fromkeys(_equal(systems[first], systems[second], len(of_pair)), 0.5)
-    return [ranking.match(first, second, of_pair, systems[first], systems[second])
-            for (first, second), of_pair in outcomes.items() if of_pair]
+    return {criterion: _matches(systems, of_criterion) for criterion, of_criterion in outcomes.items()}
+
+
+def _matches(
+    systems: Mapping[str, Mapping[str, str]], outcomes: Mapping[tuple[str, str], Mapping[str, float]]
+) -> list[Match]:
+    matches = []
+    for first, second in itertools.combinations(systems, 2):
+        of_pair = outcomes.get((first, second), {})
+        equal = dict.fromkeys(_equal(systems[first], systems[second], len(of_pair)), 0.5)
+        if of_pair or equal:
+            matches.append(ranking.match(first, second, {**of_pair, **equal}, systems[first], systems[second]))
+    return matches
 
 
 def _equal(first: Mapping[str, str], second: Mapping[str, str], answered: int) -> list[str]:

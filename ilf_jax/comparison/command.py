@@ -40,7 +40,8 @@ def main(argv: Sequence[str]) -> int:
         count = by_people.export(storage.path(_EXPORT.value), documents, chosen, _SEED.value)
         print(f"{_EXPORT.value}: {count} pairs; fill in \"better\" of each line: A, B or tie")
     elif _READ.value:
-        compared.print_matches(by_people.read(storage.path(_READ.value), chosen))
+        by_criterion = by_people.read(storage.path(_READ.value), chosen)
+        compared.print_matches(by_criterion.pop(by_people.OVERALL), by_criterion)
     elif _JUDGE.value and _OUT.value:
         from ilf_jax.comparison import by_judge  # loads jax, which people's answers do not need
 

@@ -58,12 +58,18 @@ def choose(
     return {name: by_name[name] for name in names}
 
 
-def print_matches(matches: Sequence[Match]) -> None:
-    """One table of the pairs, one of the systems."""
-    columns = ["first", "second", "first wins", "95 % interval", "at equal length", "n"]
-    progress.print_table("win rates, ties half", columns, [
-        [m.first, m.second, f"{m.win_rate:.3f}" + (f" ± {m.stderr:.3f}" if m.stderr is not None else ""),
-         f"{m.low:.3f} to {m.high:.3f}", f"{m.length_controlled:.3f}", len(m.outcomes)] for m in matches])
+def print_matches(matches: Sequence[Match], by_criterion: Mapping[str, Sequence[Match]] | None = None) -> None:
+    """One table of the pairs, those judged by single criteria below the others, and one of the systems."""
+    rows = [["overall", *_cells(m)] for m in matches]
+    rows += [[name, *_cells(m)] for name, of_criterion in (by_criterion or {}).items() for m in of_criterion]
+    columns = ["criterion", "first", "second", "first wins", "95 % interval", "at equal length", "n"]
+    start = 0 if by_criterion else 1  # nothing but overall: no column that says so
+    progress.print_table("win rates, ties half", columns[start:], [row[start:] for row in rows])
     overall = ranking.against_all(matches)
     progress.print_table("against all others", ["system", "win rate"], [
         [name, f"{sum(of_system.values()) / len(of_system):.3f}"] for name, of_system in overall.items()])
+
+
+def _cells(m: Match) -> list[str | int]:
+    return [m.first, m.second, f"{m.win_rate:.3f}" + (f" ± {m.stderr:.3f}" if m.stderr is not None else ""),
+            f"{m.low:.3f} to {m.high:.3f}", f"{m.length_controlled:.3f}", len(m.outcomes)]

@@ -23,7 +23,7 @@ from ilf_jax.tasks import answers
 FILE = "to_review.jsonl"
 REVIEWS = "reviews.jsonl"
 BASELINES = "baselines"
-"""The folder in a run's own that holds those of its baselines."""
+"""The folder in a run's own that holds those of its baselines; `setting_up.baseline_folder` names them."""
 SKIPPED, WAITING = "skipped", "waiting"
 """Of an item without feedback: it will have none, or it may yet have some."""
 _ITERATION, _CURE = re.compile(r"iteration_\d+"), "restore it, or take another --workdir"
@@ -61,6 +61,12 @@ def waiting_baselines(workdir: storage.Path) -> list[storage.Path]:
         return []
     found = [path for path in folder.iterdir() if path.is_dir() and waiting(path) is not None]
     return sorted(found, key=lambda path: path.name)
+
+
+def run_of(workdir: storage.Path) -> storage.Path:
+    """The work folder of the run that a baseline's work folder belongs to; any other is its own."""
+    above = workdir.parent.parent
+    return above if workdir.parent.name == BASELINES and (above / "config.json").exists() else workdir
 
 
 def _waits(folder: storage.Path) -> bool:

@@ -37,11 +37,11 @@ class Human(FeedbackSource):
                              "least, or take other documents")
         needed = reviewed.needed(self.context.config.feedback.min_reviewed, len(wanted), skipped)
         if len(done) < needed:
+            page = f"ilf-jax review --workdir={reviewed.run_of(folder.parent.parent)}"
             raise WaitingError(
                 f"{folder / FILE}: {len(waiting)} of {len(wanted)} drafts wait for feedback, the first is "
-                f"{shown(waiting[0])}; {needed - len(done)} more are needed. Write it on the page of `ilf-jax review "
-                f"--workdir={folder.parent.parent}`, or into the field \"feedback\" of each line; then start the same "
-                "command again")
+                f"{shown(waiting[0])}; {needed - len(done)} more are needed. Write it on the page of `{page}`, "
+                "or into the field \"feedback\" of each line; then start the same command again")
         if skipped or waiting:
             progress.log(f"feedback {self.context.iteration}: {len(skipped)} skipped and {len(waiting)} unreviewed of "
                          f"{len(wanted)} documents are left out of this iteration")

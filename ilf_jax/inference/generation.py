@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import itertools
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -40,6 +40,17 @@ def start_program(placement: Placement) -> jax.stages.Wrapped:
 def refill_program(placement: Placement) -> jax.stages.Wrapped:
     """`steps.refine_step.refill_step`, jitted, in the memory of the slots before."""
     return placement.jit(refine_step.refill_step, static_argnames=("config", "compute"), donate_argnames="slots",
+                         out_shardings=None)
+
+
+def prefill_program(placement: Placement) -> jax.stages.Wrapped:
+    """`sampling.decode.start`, jitted; slots stay where the mesh has them."""
+    return placement.jit(decode.start, static_argnames=("config", "max_new_tokens", "compute"), out_shardings=None)
+
+
+def decode_program(placement: Placement) -> jax.stages.Wrapped:
+    """`sampling.decode.run`, jitted, in the memory of the slots before."""
+    return placement.jit(decode.run, static_argnames=("config", "of_candidates", "compute"), donate_argnames="slots",
                          out_shardings=None)
 
 
@@ -148,11 +159,54 @@ class Generator:
             return self._start_thinking(prompts, keys_BxCx2)
         return self._start_samples(prompts, keys_BxCx2)
 
-    def _start_thinking(self, prompts: Sequence[Encoded], keys_BxCx2: np.ndarray) -> Pending[list[list[Sample]]]:
+    def stream(self, prompt: Encoded, keys_Cx2: np.ndarray) -> Iterator[Sample]:
+        """C samples of one prompt, each as soon as it has ended, the same that `start` gives in the order of the keys.
+
+        The prompt is prefilled once and all samples are decoded side by side: a step reads the model's weights once for
+        all of them, so that on most devices it takes hardly longer than for one.
+
+        Args:
+            prompt: of all samples.
+            keys_Cx2: see `decode.candidate_keys`.
+        """
+        if not self.lm.thinking_tokens or self.forced_length:
+            yield from (sample for _, sample in self._stream_samples(prompt, keys_Cx2))
+            return
+        thinker, writer = self._thinker_and_writer()
+        keys_of_outputs = thinking.output_keys(keys_Cx2)
+        for c, thoughts in thinker._stream_samples(prompt, keys_Cx2):
+            behind = thinking.answer_prompt(self.lm, prompt, thoughts.tokens.tolist())
+            for _, sample in writer._stream_samples(behind, keys_of_outputs[c]):
+                yield dataclasses.replace(sample, thought=tuple(behind.ids[len(prompt.ids) :]))
+
+    def _stream_samples(self, prompt: Encoded, keys_Cx2: np.ndarray) -> Iterator[tuple[int, Sample]]:
+        """(Number, sample) of each candidate, in the order in which they end."""
+        lm, rows = self.lm, self.lm.placement.padded(1)
+        arrays = self._arrays([prompt.ids], keys_Cx2[None], rows, self._row_length(len(prompt.ids)))
+        slots = prefill_program(lm.placement)(
+            lm.architecture, lm.params, *arrays, self.sampling, self.ends, max_new_tokens=self.max_new_tokens,
+            compute=lm.compute)
+        ended: set[int] = set()
+        while len(ended) < len(keys_Cx2):
+            # Rows that only fill up the batch have ended from the start.
+            until = np.int32((rows - 1) * len(keys_Cx2) + len(ended) + 1)
+            slots = decode_program(lm.placement)(
+                lm.architecture, lm.params, slots, self.sampling, self.ends, until, of_candidates=True,
+                compute=lm.compute)
+            done_BxC, out = performance.fetch((slots.done_BxC, slots.out))
+            for c in sorted(set(np.flatnonzero(done_BxC[0]).tolist()) - ended):
+                ended.add(c)
+                yield c, self._sample(out, 0, c)
+
+    def _thinker_and_writer(self) -> tuple["Generator", "Generator"]:
+        """What samples a model's thoughts, and what samples the outputs behind them."""
         thinker = dataclasses.replace(self, max_new_tokens=self.lm.thinking_tokens, stop=(), thinks=True)
         # Thoughts make prompts longer by up to this; one length for all keeps the number of programs down.
         longest = [self.lm.planner.bucket(n + self.lm.room(0)) for n in self.row_lengths[-1:]]
-        writer = dataclasses.replace(self, row_lengths=longest, refills=True)
+        return thinker, dataclasses.replace(self, row_lengths=longest, refills=True)
+
+    def _start_thinking(self, prompts: Sequence[Encoded], keys_BxCx2: np.ndarray) -> Pending[list[list[Sample]]]:
+        thinker, writer = self._thinker_and_writer()
 
         def write(thoughts: list[list[Sample]]) -> list[list[Sample]]:
             behind = [thinking.answer_prompt(self.lm, prompt, sample.tokens.tolist())
@@ -170,11 +224,7 @@ class Generator:
         generated = start([prompt.ids for prompt in prompts], keys_BxCx2)
 
         def samples(out: decode.Generated) -> list[list[Sample]]:
-            return [
-                [self._sample(out.tokens_BxCxL[b, c][mask], out.logprobs_BxCxL[b, c][mask], bool(out.stopped_BxC[b, c]))
-                 for c, mask in enumerate(masks_CxL)]
-                for b, masks_CxL in enumerate(out.mask_BxCxL[: len(prompts)])
-            ]
+            return [[self._sample(out, b, c) for c in range(out.stopped_BxC.shape[1])] for b in range(len(prompts))]
 
         return generated.map(samples)
 
@@ -184,7 +234,12 @@ class Generator:
         return performance.Work(prompt_tokens + tokens, flops.generation(
             self.lm.architecture, prompts=1, candidates=rows, prompt_tokens=prompt_tokens, new_tokens=tokens / rows))
 
-    def _sample(self, tokens: Any, logprobs: Any, stopped: bool) -> Sample:
+    def _sample(self, out: decode.Generated, b: int, c: int) -> Sample:
+        """That of prompt b's candidate c, from arrays on the host."""
+        mask = out.mask_BxCxL[b, c]
+        tokens: Any = out.tokens_BxCxL[b, c][mask]
+        logprobs: Any = out.logprobs_BxCxL[b, c][mask]
+        stopped = bool(out.stopped_BxC[b, c])
         finite.check(self.lm, logprobs, "log-probabilities")
         ended = stopped and int(tokens[-1]) in self.lm.end_ids
         text = self.lm.decode(tokens[:-1].tolist() if ended else tokens.tolist())

@@ -21,6 +21,11 @@ def bucket(length: int, multiple: int = 1) -> int:
     return _up_to(_round_up(length, steps_per_octave=4, smallest_step=1), multiple)
 
 
+def power_of_two(length: int) -> int:
+    """The row length for `length` tokens where programs are few and rows single: a power of two, at least 32."""
+    return 1 << max(5, (length - 1).bit_length())
+
+
 def _round_up(length: int, *, steps_per_octave: int, smallest_step: int) -> int:
     size = _SHORTEST
     while size < length:

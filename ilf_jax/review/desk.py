@@ -5,7 +5,7 @@ import dataclasses
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from ilf_jax.data import reviewed
@@ -15,16 +15,14 @@ from ilf_jax.review import entries
 from ilf_jax.review.batches import Batches
 from ilf_jax.review.entries import SKIPPED, SUBMITTED
 from ilf_jax.review.outbox import Outbox
-from ilf_jax.review.rounds import Round, of_run, run_of
+from ilf_jax.review.rounds import Round, WaitingRun, of_run, waiting_name
 from ilf_jax.review.run_again import RunAgain
-from ilf_jax.review.store import Item, Review, Store
+from ilf_jax.review.store import Item, RefusedError, Review, Store
 from ilf_jax.runtime import progress, storage
 
 if TYPE_CHECKING:
     from ilf_jax.review.learner import Learner  # loads jax
 
-
-_SOME_FEEDBACK = "Say more clearly what happened, and to whom."  # of an ordinary length
 _FIGURES_REST = 20.0  # how many times as long as they took figures are shown
 
 
@@ -44,56 +42,31 @@ class Desk:
     """One for the server. Methods may be called from any thread."""
 
     def __init__(self, store: Store, rounds: Sequence[Round], *, workdir: storage.Path | None = None,
-                 min_reviewed: float = 1.0, by_gain: bool = False, learner: "Learner | None" = None) -> None:
+                 by_gain: bool = False, load_learner: "Callable[[WaitingRun], Learner] | None" = None) -> None:
         """
         Args:
             rounds: what is reviewed now; they are entered into the store.
-            workdir: of the run that waits.
-            min_reviewed: config.feedback.min_reviewed of that run.
+            workdir: of the run that waits, or whose baseline does.
             by_gain: drafts on which refinements differ most come first.
+            load_learner: called at once for what waits now, and again whenever the run waits for something else.
 
         Raises:
-            InputError: see `Round.enter` and `Outbox`.
+            InputError: see `Round.enter`, `Outbox` and `Learner`.
         """
-        self.store, self.by_gain, self.learner = store, by_gain, learner
-        self._workdir, self._min_reviewed = workdir, min_reviewed
+        self.store, self.by_gain = store, by_gain
+        self.learner: Learner | None = None
+        self._workdir, self._load_learner = workdir, load_learner
         self._lock, self._figures_lock = threading.Lock(), threading.Lock()
         self._figures: dict[str, Any] = {}
         self._figures_until = -math.inf
         self._open(rounds)
         self.batches = Batches(store, lambda items: self.outbox.note(*items))
-        self.again = RunAgain(run_of(workdir), store.path.parent) if workdir is not None else None
+        self.again = RunAgain(workdir, store.path.parent) if workdir is not None else None
         self._ended = threading.Event()
-        if learner is not None:
-            work = self._measure_gains if by_gain else self._warm_up
-            threading.Thread(target=work, args=(learner,), name="learner", daemon=True).start()
-
-    def _warm_up(self, learner: "Learner") -> None:
-        """Compiles the learner's programs, so that the first reviewer who asks does not wait for that."""
-        short = next((item for item in self.items() if not item.is_pair), None)
-        item = self.store.item(short.id) if short is not None else None
-        if item is None:
-            return
-        try:
-            for _ in learner.refinements(item, _SOME_FEEDBACK):
-                if self._ended.is_set():
-                    return
-            learner.colors(item, _SOME_FEEDBACK)
-        except InputError as e:
-            progress.log(f"no refinements of {item.key!r:.60}: {e}")
-
-    def _measure_gains(self, learner: "Learner") -> None:
-        """Draws refinements of every open item, one after another, while people review."""
-        for short in self.items():
-            item = self.store.item(short.id)
-            if self._ended.is_set():
-                return
-            if item is None or item.is_pair or item.gain is not None:
-                continue
-            try:
-                self.store.set_gain(item.id, *learner.gain(item))
-            except InputError as e:
-                progress.log(f"no refinements of {item.key!r:.60}: {e}")
+        for name, run in self._waiting():
+            if load_learner is not None:
+                self.learner = load_learner(run)
+                self._start_learner(name, run)
 
     def _open(self, rounds: Sequence[Round]) -> None:
         for round_ in rounds:
@@ -108,12 +81,77 @@ class Desk:
         self.outbox.close()
 
     def next_round(self) -> None:
-        """Opens what the run waits for now, if it has gone on to another iteration. Raises InputError."""
+        """Opens what the run waits for now, if that is another iteration or a baseline. Raises InputError."""
         with self._lock:
             found = of_run(self._workdir) if self._workdir is not None else None
             if found is not None and found.name not in {r.name for r in self.rounds}:
                 self.outbox.close()
                 self._open([*(r for r in self.rounds if not r.by_line), found])
+                self.learner = None  # makes room for the next
+                for name, run in self._waiting():
+                    self._start_learner(name, run)
+
+    def _waiting(self) -> list[tuple[str, WaitingRun]]:
+        """The open round that a run waits for, and the run; [] if there is none."""
+        return [(round_.name, round_.run) for round_ in self.rounds if round_.run is not None]
+
+    # The learner.
+
+    @property
+    def has_learner(self) -> bool:
+        """Whether there is a learner for what waits, even if it is still being loaded."""
+        return self._load_learner is not None and bool(self._waiting())
+
+    def learner_of(self, item: Item) -> "Learner":
+        """The learner, as it is in the iteration of an item.
+
+        Raises:
+            RefusedError: there is none.
+        """
+        if self._load_learner is None:
+            raise RefusedError("the page was started without --with_model")
+        if item.round not in dict(self._waiting()):
+            raise RefusedError("the run no longer waits for this item, and its models are of another iteration by now")
+        if self.learner is None:
+            raise RefusedError("the models of this iteration are being loaded; try again in a moment")
+        return self.learner
+
+    def _start_learner(self, name: str, run: WaitingRun) -> None:
+        if self._load_learner is not None:
+            threading.Thread(target=self._work_ahead, args=(self._load_learner, name, run), name="learner",
+                             daemon=True).start()
+
+    def _work_ahead(self, load: "Callable[[WaitingRun], Learner]", name: str, run: WaitingRun) -> None:
+        """Loads the learner, unless it is there, and has it compile or draw ahead while people review."""
+        try:
+            learner = self.learner or load(run)
+        except InputError as e:
+            progress.log(f"no refinements: {e}")
+            return
+        if not self._is_open(name):
+            return
+        self.learner = learner
+        items = self._items_while_open(name)
+        if not self.by_gain:
+            learner.warm_up(items)
+            return
+        for item in items:
+            if item.gain is None:
+                try:
+                    self.store.set_gain(item.id, *learner.gain(item))
+                except InputError as e:
+                    progress.log(f"no refinements of {item.key!r:.60}: {e}")
+
+    def _is_open(self, name: str) -> bool:
+        return not self._ended.is_set() and name in {round_.name for round_ in self.rounds}
+
+    def _items_while_open(self, name: str) -> Iterator[Item]:
+        for short in self.store.items(name, short=True):
+            item = self.store.item(short.id)
+            if not self._is_open(name):
+                return
+            if item is not None:
+                yield item
 
     def items(self) -> list[Item]:
         """All items that are open, their texts cut."""
@@ -147,20 +185,21 @@ class Desk:
     def still_needed(self) -> int | None:
         """How many more submitted items the run waits for; None where no run waits, or no longer.
 
-        Where it waits for another iteration by now, that is opened.
+        Where it waits for another iteration, or a baseline, by now, that is opened.
         """
-        waiting = reviewed.waiting(self._workdir) if self._workdir is not None else None
-        if waiting is None:
+        name = waiting_name(self._workdir) if self._workdir is not None else None
+        if name is None:
             return None
-        name = waiting.parent.name
         if name not in {r.name for r in self.rounds}:
             self.next_round()
-        states = self.store.outcomes([name])
-        try:
-            needed = reviewed.needed(self._min_reviewed, states.total(), range(states[SKIPPED]))
-        except InputError:
-            needed = states.total()
-        return max(0, needed - states[SUBMITTED])
+        for opened, run in self._waiting():
+            states = self.store.outcomes([opened])
+            try:
+                needed = reviewed.needed(run.config.feedback.min_reviewed, states.total(), range(states[SKIPPED]))
+            except InputError:
+                needed = states.total()
+            return max(0, needed - states[SUBMITTED])
+        return None
 
     def figures(self) -> dict[str, Any]:
         """Agreement, time and classes over all reviews, for the page of figures.

@@ -184,5 +184,6 @@ def _criteria(value: Any, allowed: Sequence[str]) -> dict[str, str]:
         raise ValueError("criteria is an object")
     for name in value:
         if name not in allowed:
-            raise ValueError(f"there is no criterion {name!r:.60}; there are {', '.join(allowed) or 'none'}")
+            raise ValueError(f"there is no criterion {name!r:.60}; there are {', '.join(allowed) or 'none'} "
+                             "(config.review.criteria, or --criteria)")
     return {name: _choice(name, choice, CHOICES) for name, choice in value.items() if choice != ""}

@@ -1,25 +1,28 @@
 """The learner at hand: what the run's refiner makes of a comment, and what the comment would change in its policy."""
 
+import collections
 import dataclasses
 import difflib
 import itertools
-import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
 from ilf_jax import tasks
-from ilf_jax.config import Config
+from ilf_jax.data import reviewed
 from ilf_jax.errors import InputError
 from ilf_jax.inference import model_pool
-from ilf_jax.inference.language_model import LanguageModel
+from ilf_jax.inference.language_model import Encoded, LanguageModel
+from ilf_jax.models import padding
 from ilf_jax.records import Example
-from ilf_jax.review.rounds import of_run
+from ilf_jax.review.rounds import WaitingRun
 from ilf_jax.review.store import Item
-from ilf_jax.runtime import jax_settings, sharding, storage
+from ilf_jax.runtime import jax_settings, progress, sharding
 from ilf_jax.stages import refine
 from ilf_jax.tasks.task import Task
+
+_SOME_FEEDBACK = "Say more clearly what happened, and to whom."  # of an ordinary length
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,26 +43,38 @@ class Colors:
 class Learner:
     """One for the server. One request at a time is worked on, the others wait."""
 
-    def __init__(self, config: Config, workdir: storage.Path) -> None:
-        """Loads refiner and policy as the run has them in the iteration that waits.
+    def __init__(self, run: WaitingRun) -> None:
+        """Loads refiner and policy as the run, or its baseline, has them in the iteration that waits.
 
         Raises:
-            InputError: no iteration waits, or a checkpoint cannot be loaded.
+            InputError: a checkpoint cannot be loaded.
         """
-        waiting = of_run(workdir)
-        if waiting is None:
-            raise InputError(f"--with_model: the run in {workdir} does not wait for feedback, so there is no iteration "
-                             "whose models could be loaded")
+        config, workdir, before = run.config, run.workdir, run.iteration - 1
         jax_settings.apply(config.precision)
-        iteration = int(re.sub(r"\D", "", waiting.name))
-        checkpoint = workdir / f"iteration_{iteration - 1:03d}" / "checkpoint" if iteration > 1 else None
         mesh = sharding.make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
         pool = model_pool.ModelPool(mesh, config.seed, config.precision, layers=config.layers)
-        roles = model_pool.Roles(config, pool, workdir / "tokenizer", checkpoint)
-        self._config, self._iteration = config, iteration
+        checkpoint = workdir / f"iteration_{before:03d}" / "checkpoint" if before else None
+        roles = model_pool.Roles(config, pool, reviewed.run_of(workdir) / "tokenizer", checkpoint)
+        self._config, self._iteration = config, run.iteration
         self._task: Task = tasks.make_task(config)
         self._refiner, self._policy = roles.get("refiner"), roles.get("policy")
         self._lock = threading.Lock()
+
+    def warm_up(self, items: Iterable[Item]) -> None:
+        """Compiles the programs that these items take, so that nobody who asks waits for that."""
+        lengths = set()
+        for item in items:
+            try:
+                length = padding.power_of_two(len(self._prompt(item, _SOME_FEEDBACK).ids))
+                if length not in lengths:
+                    lengths.add(length)
+                    collections.deque(self.refinements(item, _SOME_FEEDBACK), 0)
+                    self.colors(item, _SOME_FEEDBACK)
+            except InputError as e:
+                progress.log(f"no refinements of {item.key!r:.60}: {e}")
+
+    def _prompt(self, item: Item, feedback: str) -> Encoded:
+        return refine.encode_prompt(self._config, self._task, self._refiner, _example(item), item.draft, feedback)
 
     def refinements(self, item: Item, feedback: str) -> Iterator[str]:
         """N refinements as they come: those that the refine stage would draw, with its keys.
@@ -68,8 +83,9 @@ class Learner:
             InputError: the prompt does not fit.
         """
         with self._lock:
+            prompt = self._prompt(item, feedback)
             yield from refine.first_draws(self._config, self._task, self._refiner, self._iteration, _example(item),
-                                          item.draft, feedback)
+                                          prompt, feedback)
 
     def colors(self, item: Item, feedback: str) -> Colors:
         """What the feedback makes less and more likely in the draft, under the policy.
@@ -87,7 +103,10 @@ class Learner:
         with self._lock:
             ids = lm.continuation(lm.encode(item.key, [plain], 0)[0], item.draft)
             prompts = lm.encode(item.key, [plain, told], lm.room(len(ids)))
-            without, given = lm.logprobs([(prompt.ids, ids) for prompt in prompts], len(prompts))
+            longest = max(len(prompt.ids) for prompt in prompts) + len(ids)
+            row = lm.planner.bucket(min(padding.power_of_two(longest), lm.architecture.max_positions))
+            without, given = lm.logprobs([(prompt.ids, ids) for prompt in prompts], len(prompts), [row],
+                                         [padding.power_of_two(len(ids))])
         values = [float(x) for x in np.asarray(given) - np.asarray(without)]
         return Colors(_pieces(lm, ids, item.draft), values, float(np.mean(values)))
 

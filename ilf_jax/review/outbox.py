@@ -1,10 +1,11 @@
-"""Leaves what people said where others read it: reviews.jsonl of the iteration or file, `better` in a file of pairs."""
+"""Leaves what people said where others read it: in reviews.jsonl of the iteration or file, or in the file of pairs."""
 
 import json
 import os
 import pathlib
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 from ilf_jax.data import judged_pairs
 from ilf_jax.errors import InputError
@@ -120,19 +121,24 @@ class Outbox:
 
 
 def _write_answers(round_: Round, store: Store) -> None:
-    """Fills `better` of a file of pairs: what was decided, else what most say; equally many for both is a tie."""
+    """Fills `better` and `criteria` of a file of pairs: what was decided, else what most say; a draw is a tie."""
     decisions = store.decisions()
-    answers = {}
+    answers: dict[str, dict[str, Any]] = {}
     for item in store.items(round_.name):
         status, counts = exchange.outcome(item, store.reviews(item.id), decisions.get(item.id), store.form.overlap)
         if status == entries.SUBMITTED and counts is not None:
             said = [counts] if item.id in decisions else store.reviews(item.id)
         else:  # what somebody wrote into the file stays there
             said = [r for r in store.reviews(item.id) if r.reviewer == exchange.BY_HAND]
-        given = [r.entry.better for r in said if r.status == entries.SUBMITTED]
-        answers[item.key] = _majority(given) if given else ""
+        given = [r.entry for r in said if r.status == entries.SUBMITTED]
+        names = dict.fromkeys(name for entry in given for name in entry.criteria)
+        answers[item.key] = {"better": _majority([entry.better for entry in given]) if given else "", "criteria": {
+            name: _majority([entry.criteria[name] for entry in given if name in entry.criteria]) for name in names}}
     path = pathlib.Path(round_.results)
-    rows = [{**row, "better": answers.get(str(row["pair"]), "")} for _, row in judged_pairs.read_pairs(path)]
+    rows = [{**row, "better": "", "criteria": {}, **answers.get(str(row["pair"]), {})}
+            for _, row in judged_pairs.read_pairs(path)]
+    if not any(row["criteria"] for row in rows):  # nobody was asked: the file stays as it was exported
+        rows = [{name: value for name, value in row.items() if name != "criteria"} for row in rows]
     write_atomically(path, exchange.to_json_lines(rows))
 
 

@@ -1,22 +1,40 @@
-"""Where items to review come from: a run that waits, a file of documents and drafts, a file of pairs.
+"""Where items to review come from: a run or a baseline that waits, a file of documents and drafts, a file of pairs.
 
 Each is a round of the store, and names the file in which what came of it is left.
 """
 
 import dataclasses
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
+from ilf_jax import config as config_lib
+from ilf_jax.config import Config
 from ilf_jax.data import judged_pairs, reviewed
 from ilf_jax.data.field_paths import MISSING, look_up, to_text
 from ilf_jax.errors import InputError
 from ilf_jax.review import exchange
 from ilf_jax.review.store import NewItem, Store
 from ilf_jax.runtime import storage
-from ilf_jax.runtime.files import read_json_lines
+from ilf_jax.runtime.files import read_json_lines, read_sealed
 
 FIELDS = ("id", "document", "draft", "title")
+
+
+@dataclasses.dataclass(frozen=True)
+class WaitingRun:
+    """What waits for people: a run, or one of its baselines.
+
+    Attributes:
+        workdir: its work folder.
+        iteration: the one that waits.
+        config: its own.
+    """
+
+    workdir: storage.Path
+    iteration: int
+    config: Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +48,7 @@ class Round:
         said: (file:line, row) of what the source says of them already.
         results: file that takes what people say.
         by_line: a line is added for each change; otherwise the answers of pairs are written into `results` itself.
+        run: what waits for the items to be reviewed; None: nothing does.
     """
 
     name: str
@@ -38,6 +57,7 @@ class Round:
     said: list[tuple[str, dict[str, Any]]]
     results: storage.Path
     by_line: bool = True
+    run: WaitingRun | None = None
 
     def enter(self, store: Store) -> None:
         """Puts items into the store, and what the source says of those on which the store has nothing yet.
@@ -52,8 +72,29 @@ class Round:
         exchange.import_reviews(store, new, replace=False, round_=self.name)
 
 
+def waiting_name(workdir: storage.Path) -> str | None:
+    """The name of the round that `of_run` would give; None where nothing waits.
+
+    Raises:
+        InputError: a manifest is damaged.
+    """
+    folder = _waiting_folder(workdir)
+    return _name(workdir, folder) if folder is not None else None
+
+
+def _waiting_folder(workdir: storage.Path) -> storage.Path | None:
+    """The folder of the feedback stage that waits: the run's, else of the one baseline that it has come to."""
+    folders = map(reviewed.waiting, (workdir, *reviewed.waiting_baselines(workdir)))
+    return next((folder for folder in folders if folder is not None), None)
+
+
+def _name(workdir: storage.Path, folder: storage.Path) -> str:
+    iteration, waits = folder.parent.name, folder.parent.parent
+    return iteration if waits == workdir else f"{waits.name}, {iteration}"
+
+
 def of_run(workdir: storage.Path) -> Round | None:
-    """The iteration that waits for feedback; None where none does.
+    """The iteration of a run, or of one of its baselines, that waits for feedback; None where none does.
 
     Raises:
         InputError: it is no work folder, or a file is damaged.
@@ -61,9 +102,12 @@ def of_run(workdir: storage.Path) -> Round | None:
     if not (workdir / "config.json").exists():
         raise InputError(f"--workdir {workdir}: is not a work folder, it has no config.json; give the --workdir of a "
                          "run, or --data=FILE to review drafts without one")
-    folder = reviewed.waiting(workdir)
+    folder = _waiting_folder(workdir)
     if folder is None:
         return None
+    waits = folder.parent.parent
+    run = WaitingRun(waits, int(re.sub(r"\D", "", folder.parent.name)),
+                     config_lib.read(read_sealed(waits / "config.json")))
     path = folder / reviewed.FILE
     wanted: dict[str, dict[str, Any]] = {}
     for number, row in read_json_lines(path):
@@ -71,18 +115,13 @@ def of_run(workdir: storage.Path) -> Round | None:
             raise InputError(f"{path}:{number}: a line is an object with the texts id, document, draft and feedback")
         wanted[row["id"]] = row
     said = []
-    for i, found in reviewed.by_hand(path, wanted).items():
-        if found.feedback.strip() or found.status == reviewed.SKIPPED:
-            said.append((str(path), {"id": i, "feedback": found.feedback.strip(), "human_refinement": found.refinement,
-                                     "status": "submitted" if found.feedback.strip() else found.status}))
+    for i, by_hand in reviewed.by_hand(path, wanted).items():
+        feedback = by_hand.feedback.strip()
+        if feedback or by_hand.status == reviewed.SKIPPED:
+            said.append((str(path), {"id": i, "feedback": feedback, "human_refinement": by_hand.refinement,
+                                     "status": "submitted" if feedback else by_hand.status}))
     items = [NewItem(i, row["document"], row["draft"], str(row.get("title", ""))) for i, row in wanted.items()]
-    return Round(folder.parent.name, path, items, said, folder / reviewed.REVIEWS)
-
-
-def run_of(workdir: storage.Path) -> storage.Path:
-    """The work folder of the run that a baseline's work folder belongs to; any other is its own."""
-    above = workdir.parent.parent
-    return above if workdir.parent.name == reviewed.BASELINES and (above / "config.json").exists() else workdir
+    return Round(_name(workdir, folder), path, items, said, folder / reviewed.REVIEWS, run=run)
 
 
 def of_data(path: pathlib.Path, fields: Mapping[str, str], encoding: str, results: pathlib.Path) -> Round:
@@ -131,7 +170,7 @@ def of_pairs(path: pathlib.Path) -> Round:
         key = str(row["pair"])
         items.append(NewItem(key, str(row.get("document", "")), row["A"], str(row.get("title", "")), row["B"], True))
         if row["better"]:
-            said.append((where, {"id": key, "better": row["better"]}))
+            said.append((where, {"id": key, "better": row["better"], "criteria": row["criteria"]}))
     if not items:
         raise InputError(f"{path}: has no pair")
     return Round(f"pairs: {path.name}", path, items, said, path, by_line=False)

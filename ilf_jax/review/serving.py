@@ -1,6 +1,7 @@
 """Serves the reviewing page: people write feedback on drafts, and compare systems, in a browser.
 
-ilf-jax review --workdir=DIR                   the drafts that a run waits for (config.feedback.source='human')
+ilf-jax review --workdir=DIR                   the drafts that a run, or a baseline of it, waits for
+                                               (config.feedback.source='human')
 ilf-jax review --data=FILE                     any documents and drafts, before any run exists: .jsonl, .csv, .parquet
 ilf-jax review --pairs=FILE                    what `ilf-jax compare --export=FILE` wrote
 ilf-jax review ... --import=FILE [--replace]   puts reviews from a file in, and ends
@@ -16,7 +17,7 @@ import pathlib
 import signal
 import socket
 import urllib.parse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from absl import flags
@@ -118,10 +119,6 @@ def _rounds(workdir: storage.Path | None, state: pathlib.Path) -> list[rounds.Ro
     if _PAIRS.value:
         found.append(rounds.of_pairs(storage.local(_PAIRS.value)))
     if not found:
-        baselines = reviewed.waiting_baselines(workdir) if workdir is not None else []
-        if baselines:
-            raise InputError(f"--workdir={workdir}: the run itself does not wait for feedback, but its baseline "
-                             f"{baselines[0].name!r} does: give --workdir={baselines[0]}")
         raise InputError(f"--workdir={workdir}: the run does not wait for feedback; start it with "
                          "--config.feedback.source=human first, or name drafts with --data=FILE")
     return found
@@ -174,7 +171,7 @@ def allowed_hosts(host: str, names: Sequence[str], port: int) -> frozenset[str]:
     return frozenset(own | {f"{name}:{port}" for name in own})
 
 
-def _serve(store: Store, config: Config, workdir: storage.Path | None, state: pathlib.Path) -> None:
+def _serve(store: Store, workdir: storage.Path | None, state: pathlib.Path) -> None:
     import uvicorn
 
     from ilf_jax.review.desk import Desk
@@ -182,17 +179,19 @@ def _serve(store: Store, config: Config, workdir: storage.Path | None, state: pa
     from ilf_jax.review.web_app import make_app
 
     host = _check_address()
-    learner: Any = None
+    opened = _rounds(workdir, state)
+    load_learner: Callable[[rounds.WaitingRun], Any] | None = None
     if _WITH_MODEL.value:
-        if workdir is None:
-            raise InputError("--with_model needs --workdir=DIR: the run whose refiner and policy are at hand")
+        if not any(round_.run for round_ in opened):
+            raise InputError("--with_model needs --workdir=DIR of a run that waits for feedback, and no --data: the "
+                             "refiner and the policy of that iteration are loaded")
         from ilf_jax.review.learner import Learner  # loads jax
 
-        learner = Learner(config, workdir)
+        load_learner = Learner
     elif _ORDER.value == "gain":
         raise InputError("--order=gain needs --with_model: refinements are drawn for it")
-    desk = Desk(store, _rounds(workdir, state), workdir=workdir if not _DATA.value else None,
-                min_reviewed=config.feedback.min_reviewed, by_gain=_ORDER.value == "gain", learner=learner)
+    desk = Desk(store, opened, workdir=workdir if not _DATA.value else None, by_gain=_ORDER.value == "gain",
+                load_learner=load_learner)
     listening = _listen(host)
     try:
         port = listening.getsockname()[1]
@@ -225,7 +224,8 @@ def main(argv: Sequence[str]) -> int:
         raise InputError(f"unexpected argument {argv[1]!r}; flags begin with --")
     if not (_WORKDIR.value or _DATA.value or _PAIRS.value):
         raise InputError("--workdir=DIR of a run, --data=FILE or --pairs=FILE is needed: what is to be reviewed")
-    workdir = storage.path(_WORKDIR.value) if _WORKDIR.value else None
+    # A baseline is reviewed on its run's page: two stores would overwrite each other's results.
+    workdir = reviewed.run_of(storage.path(_WORKDIR.value)) if _WORKDIR.value else None
     config, state = _config(workdir), _state_folder(workdir)
     if _REPLACE.value and not _IMPORT.value:
         raise InputError("--replace goes with --import=FILE")
@@ -241,7 +241,7 @@ def main(argv: Sequence[str]) -> int:
         elif _EXPORT.value:
             print(f"{_EXPORT.value}: {_write(store)} reviews")
         else:
-            _serve(store, config, workdir, state)
+            _serve(store, workdir, state)
     return 0
 
 

@@ -21,6 +21,8 @@ ACTIONS = {"submit": SUBMITTED, "skip": SKIPPED, "flag": FLAGGED, "reopen": DRAF
 """What a reviewer does with an item -> the status that it then has."""
 _ACTION_TO = {status: action for action, status in ACTIONS.items()}
 _MOST_SECONDS_A_SAVE = 120.0
+
+
 class ConflictError(Exception):
     """A change that no longer fits: another window saved later, or the item has its reviewers."""
 

@@ -116,7 +116,8 @@ class Api:
         return await self._answer(request, self._colors)
 
     def _colors(self, request: Request, body: Mapping[str, Any]) -> dict[str, Any]:
-        item, learner = self._item(request), self._learner()
+        item = self._item(request)
+        learner = self._desk.learner_of(item)
         try:
             found = learner.colors(item, entries.compose(self._entry(body, item), item.draft))
         except InputError as e:  # the prompt does not fit
@@ -127,7 +128,8 @@ class Api:
         """Refinements for the feedback written so far, a line of JSON each, as they come."""
 
         def work(request: Request, body: Mapping[str, Any]) -> Iterator[str]:
-            item, learner = self._item(request), self._learner()
+            item = self._item(request)
+            learner = self._desk.learner_of(item)
             return learner.refinements(item, entries.compose(self._entry(body, item), item.draft))
 
         def lines(texts: Iterator[str]) -> Iterator[str]:
@@ -141,11 +143,6 @@ class Api:
         if isinstance(found, Response):
             return found
         return StreamingResponse(lines(found), media_type="application/x-ndjson")
-
-    def _learner(self) -> Any:
-        if self._desk.learner is None:
-            raise RefusedError("the page was started without --with_model")
-        return self._desk.learner
 
     def _item(self, request: Request) -> Item:
         item = self._desk.store.item(request.path_params["number"])

@@ -47,8 +47,7 @@ class Pages:
         queue = values.pop("of_reviewer", None) or self._desk.queue(reviewer)
         text = self._templates.get_template(name).render(
             reviewer=reviewer, csrf=request.scope[CSRF], counts=self._desk.counts(queue),
-            learner=self._desk.learner is not None,
-            statuses=entries.STATUSES, **values)
+            learner=self._desk.has_learner, statuses=entries.STATUSES, **values)
         return HTMLResponse(text, code)
 
     def reviewer(self, request: Request) -> str:
@@ -153,7 +152,7 @@ class Pages:
             return self._render(request, "message.html", 500, title="The run's files", said=f"{e}.")
         return self._render(request, "progress.html", **self._desk.figures(), people=self._desk.by_reviewer(),
                             again=again.state() if again is not None else None, needed=needed,
-                            results=[str(r.results) for r in self._desk.rounds])
+                            rounds=self._desk.rounds)
 
     def export(self, request: Request) -> Response:
         """All reviews as a file."""

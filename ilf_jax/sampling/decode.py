@@ -109,7 +109,7 @@ def start(
 
 def run(
     config: ModelConfig, params: transformer.Params, slots: Slots, sampling: logits_lib.Sampling, ends_V: jax.Array,
-    until: jax.Array, *, compute: ComputeOptions = FLOAT32,
+    until: jax.Array, *, of_candidates: bool = False, compute: ComputeOptions = FLOAT32,
 ) -> Slots:
     """Decodes token by token until at least `until` of the B documents are finished.
 
@@ -119,11 +119,12 @@ def run(
         sampling: how tokens are chosen.
         ends_V: see `start`.
         until: a scalar; B waits for all.
+        of_candidates: `until` counts the B x C candidates that have ended, not documents.
         compute: precision and kernels.
     """
 
     def unfinished(slots: Slots) -> jax.Array:
-        return jnp.sum(slots.finished) < until
+        return jnp.sum(slots.done_BxC if of_candidates else slots.finished) < until
 
     def advance(slots: Slots) -> Slots:
         hidden_BxCxD, cache = transformer.decode_step(

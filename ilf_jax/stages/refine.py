@@ -15,6 +15,7 @@ from ilf_jax.inference.language_model import Encoded, LanguageModel
 from ilf_jax.inference.look_ahead import LookAhead, text_size
 from ilf_jax.inference.sampler_agreement import Agreement
 from ilf_jax.inference.written_texts import LEFT_OUT, WrittenTexts
+from ilf_jax.models import padding
 from ilf_jax.records import Candidates, Draft, Example, Feedback
 from ilf_jax.remote.remote_model import RemoteModel
 from ilf_jax.runtime import performance
@@ -183,24 +184,34 @@ def _keys(config: Config, iteration: int, batch: Sequence[Example], candidates: 
     return decode.candidate_keys(config.seed, iteration, "refine", [e.id for e in batch], candidates)
 
 
-def first_draws(
-    config: Config, task: Task, refiner: LanguageModel, iteration: int, example: Example, draft: str, feedback: str
-) -> Iterator[str]:
-    """The N texts that the stage draws first for one document, with its keys, as they come: one, then the others.
+def encode_prompt(
+    config: Config, task: Task, refiner: LanguageModel, example: Example, draft: str, feedback: str
+) -> Encoded:
+    """The prompt that the stage gives the refiner. Raises TooLongError: it does not fit."""
+    room = refiner.room(config.refine.max_new_tokens)
+    return refiner.encode(example.id, [task.refine_prompt(example, draft, feedback)], room)[0]
 
-    Raises:
-        TooLongError: the prompt does not fit.
+
+def first_draws(
+    config: Config, task: Task, refiner: LanguageModel, iteration: int, example: Example, prompt: Encoded, feedback: str
+) -> Iterator[str]:
+    """The N texts that the stage draws first for one document, with its keys, each as soon as it has ended.
+
+    Args:
+        config: of the run.
+        task: its own.
+        refiner: of the iteration.
+        iteration: its number.
+        example: the document.
+        prompt: see `encode_prompt`.
+        feedback: what it says, for an echo of it counts as empty.
     """
-    settings = config.refine
-    (prompt,) = refiner.encode(example.id, [task.refine_prompt(example, draft, feedback)],
-                               refiner.room(settings.max_new_tokens))
-    # Powers of two, so that hardly any prompt takes programs of its own.
-    length = min(1 << max(5, (len(prompt.ids) - 1).bit_length()), refiner.architecture.max_positions)
-    generator = _generator(config, task, refiner, 1, [refiner.planner.bucket(length)])
-    for numbers in (range(1), range(1, settings.num_candidates)):
-        if numbers:
-            (samples,) = generator.start([prompt], _keys(config, iteration, [example], numbers)).result()
-            yield from (answer.text for answer in _read(task, example, feedback, samples))
+    length = refiner.planner.bucket(min(padding.power_of_two(len(prompt.ids)), refiner.architecture.max_positions))
+    generator = _generator(config, task, refiner, 1, [length])
+    (keys_Cx2,) = _keys(config, iteration, [example], range(config.refine.num_candidates))
+    for sample in generator.stream(prompt, keys_Cx2):
+        (answer,) = _read(task, example, feedback, [sample])
+        yield answer.text
 
 
 @dataclasses.dataclass(frozen=True)

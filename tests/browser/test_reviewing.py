@@ -1,6 +1,7 @@
 """The reviewing page in a real browser: keys alone, reloads, dead servers, small and dark screens, accessibility."""
 
 import asyncio
+import dataclasses
 import json
 import os
 import pathlib
@@ -10,11 +11,12 @@ import threading
 import pytest
 import uvicorn
 
+from ilf_jax.config import Config
 from ilf_jax.review.desk import Desk
 from ilf_jax.review.entries import Form
 from ilf_jax.review.guards import Access
 from ilf_jax.review.learner import Colors
-from ilf_jax.review.rounds import Round, of_pairs, of_run
+from ilf_jax.review.rounds import Round, WaitingRun, of_pairs, of_run
 from ilf_jax.review.store import NewItem, Store
 from ilf_jax.review.web_app import make_app
 
@@ -225,8 +227,10 @@ def test_two_windows_do_not_write_over_each_other(serve, open_page, tmp_path):
 
 def test_comparisons_by_keys(serve, open_page, tmp_path):
     path = tmp_path / "pairs.jsonl"
-    path.write_text("".join(json.dumps({"pair": n, "title": f"Pair {n}", "document": DOCUMENT, "A": f"first {n}",
-                                        "B": f"second {n}", "better": ""}) + "\n" for n in (1, 2, 3)))
+    path.write_text("".join(json.dumps({"pair": n, "title": f"Pair {n}", "document": DOCUMENT,
+                                        "A": f"A woman of 24 has a job offer in city {n}; her partner wants to stay.",
+                                        "B": f"A couple argue about city {n}.", "better": ""}) + "\n"
+                            for n in (1, 2, 3)))
     server = serve(tmp_path, [of_pairs(path)], form=Form(criteria=("accuracy",)))
     page = open_page()
     page.goto(server.link())
@@ -236,11 +240,14 @@ def test_comparisons_by_keys(serve, open_page, tmp_path):
         page.wait_for_selector(f"html[data-ready] h1:has-text('Pair {number}')")
         page.keyboard.press(key)
         if number == 1:
+            page.check("input[name='criterion:accuracy'][value='B']")
             picture(page, "reviewing_pair")
         page.keyboard.press("Control+Enter")
     page.wait_for_url("**/progress")
     server.desk.outbox.flush()
-    assert [json.loads(line)["better"] for line in path.read_text().splitlines()] == ["A", "tie", "B"]
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["better"] for row in rows] == ["A", "tie", "B"]
+    assert [row["criteria"] for row in rows] == [{"accuracy": "B"}, {}, {}]
 
 
 NASTY = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">‮gnp"
@@ -322,9 +329,10 @@ def test_a_run_goes_on_with_what_was_typed(serve, open_page, tiny_config, tmp_pa
             page.keyboard.type(typed[item.key])
             page.keyboard.press("Control+Enter")
     page.wait_for_url("**/progress")
+    page.wait_for_selector("h2:has-text('Seconds for an item')")
+    picture(page, "reviewing_progress", clip={"x": 0, "y": 0, "width": 1200, "height": 755})  # no paths
     page.click("#continue")
     page.wait_for_selector("#run-said:has-text('The run is complete')", timeout=400_000)
-    picture(page, "reviewing_progress")
     given = StageFolder(folder / "iteration_001/feedback", {}).read(Feedback)
     assert {i: row.text for i, row in given.items()} == typed
 
@@ -332,16 +340,27 @@ def test_a_run_goes_on_with_what_was_typed(serve, open_page, tiny_config, tmp_pa
 class Scripted:
     """Stands for a loaded model: what the page shows of its answers is tested here, the answers in test_learner."""
 
+    def __init__(self, *texts):
+        self.texts = texts
+
     def refinements(self, item, feedback):
-        yield f"<b>one</b> for {feedback}"
-        yield "another"
+        yield f"{self.texts[0]} ({feedback})"
+        yield from self.texts[1:]
 
     def colors(self, item, feedback):
-        return Colors([item.draft[:8], item.draft[8:]], [-1.5, 0.25], -0.6)
+        tokens = re.findall(r"\s*\S+", item.draft)
+        return Colors(tokens, [-1.5, 0.25, 0.1, 0.0, 0.2, 0.0, -0.9, -1.2, 0.1, 0.6, 0.9][: len(tokens)], -0.6)
+
+    def warm_up(self, items):
+        pass
 
 
 def test_the_learner_beside_the_comment(serve, open_page, tmp_path):
-    server = serve(tmp_path, [round_of(tmp_path, 2)], learner=Scripted())
+    waits = dataclasses.replace(round_of(tmp_path, 2), run=WaitingRun(tmp_path, 1, Config()))
+    texts = ["A woman of 24 has a job offer in another city; her partner wants to stay.",
+             "I have a job offer elsewhere and my partner of three years wants to stay: should I go?"]
+    learner = Scripted("<b>one</b>", "another")
+    server = serve(tmp_path, [waits], load_learner=lambda run: learner)
     page = open_page()
     page.goto(server.link())
     page.wait_for_url("**/queue")
@@ -350,22 +369,26 @@ def test_the_learner_beside_the_comment(serve, open_page, tmp_path):
     page.keyboard.type("Say who.")
     page.click("#refine")
     page.wait_for_selector("#refinements li >> nth=1")
-    assert page.locator("#refinements bdi").all_text_contents() == ["<b>one</b> for Say who.", "another"]
+    assert page.locator("#refinements bdi").all_text_contents() == ["<b>one</b> (Say who.)", "another"]
+    learner.texts = texts
+    page.click("#refine:enabled")
+    page.wait_for_selector(f"#refinements li:has-text('{texts[1]}')")
+    assert page.locator("#refinements li").count() == 2
     page.click("#color")
     page.wait_for_selector("#effect:has-text('less likely by 0.60 nats')")
     tokens = page.locator("#draft .token")
     assert "".join(tokens.all_text_contents()) == items()[0].draft
     colors = tokens.evaluate_all("tokens => tokens.map(token => getComputedStyle(token).backgroundColor)")
-    assert colors == ["rgba(213, 94, 0, 0.75)", "rgba(0, 114, 178, 0.125)"]
+    assert colors[:2] == ["rgba(213, 94, 0, 0.75)", "rgba(0, 114, 178, 0.125)"]
     picture(page, "reviewing_learner")
     page.click("text=Take over >> nth=1")
     saved(page)
     entry = server.store.review(1, "ann").entry
-    assert (entry.refinement, entry.taken_over, entry.refinement_by) == ("another", "another", "refiner")
-    page.fill("#refinement", "another, edited")
+    assert (entry.refinement, entry.taken_over, entry.refinement_by) == (texts[1], texts[1], "refiner")
+    page.fill("#refinement", f"{texts[1]} Or not?")
     saved(page)
     entry = server.store.review(1, "ann").entry
-    assert (entry.taken_over, entry.refinement_by) == ("another", "refiner, edited")
+    assert (entry.taken_over, entry.refinement_by) == (texts[1], "refiner, edited")
     page.keyboard.press("Escape")
     page.keyboard.press("Enter")  # out of the text fields it submits, too
     page.wait_for_selector("h1:has-text('Post 1')")

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from ilf_jax.comparison import by_people
+from ilf_jax.comparison import by_people, compared
 from ilf_jax.errors import InputError
 from ilf_jax.records import Example
 
@@ -33,7 +33,7 @@ def test_answers_come_back_as_win_rates(tmp_path):
     assert by_people.export(path, DOCUMENTS, SYSTEMS, seed=1) == 6 * 3 - 1
     value = {"good": 2, "fair": 1, "bad": 0}
     answer(path, lambda row: "A" if value[row["A"].split()[0]] > value[row["B"].split()[0]] else "B")
-    found = {m.id: m for m in by_people.read(path, SYSTEMS)}
+    found = {m.id: m for m in by_people.read(path, SYSTEMS)[by_people.OVERALL]}
     assert found["ilf vs old"].outcomes == {**{f"d{i}": 1.0 for i in range(5)}, "d5": 0.5}
     assert found["ilf vs other"].win_rate == 1.0
     assert found["old vs other"].outcomes == {**{f"d{i}": 0.0 for i in range(5)}, "d5": 1.0}
@@ -58,8 +58,29 @@ def test_what_is_not_answered_does_not_count(tmp_path):
     with pytest.raises(InputError, match="no line has an answer"):
         by_people.read(path, SYSTEMS)
     answer(path, lambda row: "tie" if row["pair"] <= 2 else "")
-    (found,) = by_people.read(path, {n: SYSTEMS[n] for n in ("ilf", "other")})
+    (found,) = by_people.read(path, {n: SYSTEMS[n] for n in ("ilf", "other")})[by_people.OVERALL]
     assert list(found.outcomes.values()) == [0.5, 0.5]
+
+
+def test_criteria_have_win_rates_of_their_own(tmp_path, capsys):
+    """ILF's texts are better, the old ones shorter, which only some lines say."""
+    path, systems = tmp_path / "pairs.jsonl", {n: SYSTEMS[n] for n in ("ilf", "old")}
+    by_people.export(path, DOCUMENTS, systems, seed=1)
+    rows = []
+    for row in lines(path):
+        good, bad = ("A", "B") if row["A"].startswith("good") else ("B", "A")
+        rows.append({**row, "better": good, "criteria": {"brevity": bad if row["pair"] <= 4 else "", "style": "tie"}})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = by_people.read(path, systems)
+    ((overall,), (brevity,), (style,)) = found[by_people.OVERALL], found["brevity"], found["style"]
+    assert list(found) == [by_people.OVERALL, "brevity", "style"]
+    assert (overall.outcomes["d5"], overall.win_rate, len(overall.outcomes)) == (0.5, 5.5 / 6, 6)
+    # Four of the five pairs say something of brevity; as large a share of the one with equal texts, rounded, is one.
+    assert [value for i, value in brevity.outcomes.items() if i != "d5"] == [0.0] * 4 and len(brevity.outcomes) == 5
+    assert style.win_rate == 0.5
+    compared.print_matches(found.pop(by_people.OVERALL), found)
+    table = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [row[0] for row in table if row[1:3] == ["ilf", "old"]] == ["overall", "brevity", "style"]
 
 
 def test_bad_files(tmp_path):
@@ -73,6 +94,15 @@ def test_bad_files(tmp_path):
     with pytest.raises(InputError, match=r"pairs\.jsonl:1: better is 'C'; allowed are A, B, tie"):
         by_people.read(path, SYSTEMS)
     answer(path, lambda row: "A")
+    answered = path.read_text()
+    for criteria, message in ((["A"], "criteria is an object"), ({"style": "C"}, "each with A, B, tie, or nothing")):
+        path.write_text(json.dumps({**lines(path)[0], "criteria": criteria}))
+        with pytest.raises(InputError, match=message):
+            by_people.read(path, SYSTEMS)
+    path.write_text(json.dumps({**lines(path)[0], "better": "", "criteria": {"style": "A"}}))
+    with pytest.raises(InputError, match="say which text is better overall, too"):
+        by_people.read(path, SYSTEMS)
+    path.write_text(answered)
     with pytest.raises(InputError, match="not a pair of these systems"):
         by_people.read(path, {**SYSTEMS, "ilf": {i: "edited" for i in DOCUMENTS}})
     row = lines(path)[0]
@@ -103,7 +133,7 @@ def test_equal_pairs_count_at_the_share_that_was_answered(answered, equal_counte
     path = tmp_path / "pairs.jsonl"
     assert by_people.export(path, documents, systems, seed=0) == 344
     answer(path, lambda row: ("A" if row["A"].startswith("new") else "B") if row["pair"] <= answered else "")
-    (found,) = by_people.read(path, systems)
+    (found,) = by_people.read(path, systems)[by_people.OVERALL]
     assert len(found.outcomes) == answered + equal_counted
     assert found.win_rate == pytest.approx((answered + equal_counted / 2) / (answered + equal_counted))
-    assert by_people.read(path, systems)[0].outcomes == found.outcomes
+    assert by_people.read(path, systems)[by_people.OVERALL][0].outcomes == found.outcomes

@@ -92,7 +92,7 @@ def test_spoiled_answers(changes, of_key, tmp_path, outcomes):
     path = write_pairs(tmp_path)[of_key]
     path.write_bytes(spoiled(path.read_bytes(), changes))
     with outcomes.one():
-        (match,) = by_people.read(tmp_path / "pairs.jsonl", SYSTEMS)
+        (match,) = by_people.read(tmp_path / "pairs.jsonl", SYSTEMS)[by_people.OVERALL]
         assert set(match.outcomes) <= set(DOCUMENTS) and 0 <= match.win_rate <= 1
 
 
@@ -127,7 +127,7 @@ def test_what_editors_write_is_read(mark, ending, tmp_path):
     assert give(tmp_path) == {"a": "Kürzer – so.", "b": "Kürzer – so."}
     pairs, _ = write_pairs(tmp_path)
     pairs.write_bytes(mark + pairs.read_bytes().replace(b"\n", ending.encode()))
-    assert len(by_people.read(pairs, SYSTEMS)[0].outcomes) == 3
+    assert len(by_people.read(pairs, SYSTEMS)[by_people.OVERALL][0].outcomes) == 3
 
 
 @pytest.mark.parametrize("encoding", OTHER_ENCODINGS)

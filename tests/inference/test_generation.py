@@ -110,6 +110,34 @@ def test_refilling_resumes_after_an_interrupt(monkeypatch, module, name):
     assert_same_samples(pending.result(), expected)
 
 
+def test_streamed_samples_are_those_of_a_batch_and_come_as_they_end(monkeypatch):
+    """One prefill for all; the shortest sample is given before the others have been decoded to their ends."""
+    limit, keys = 24, decode.candidate_keys(0, 1, "refine", PEOPLE[:1], range(6))
+    prompt = lm().encode(PEOPLE[0], [Prompt("Describe ", PEOPLE[0], ".\nText:")], reserve=limit)[0]
+    generator = Generator(lm(), make_sampling(1.5, 0, 0.9), limit, 1, ("\n",))
+    (expected,) = generator.start([prompt], keys).result()
+    calls = {"prefill_program": 0, "decode_program": 0}
+
+    def counted(name, program):
+        def call(*args, **kwargs):
+            calls[name] += 1
+            return program(lm().placement)(*args, **kwargs)
+        return lambda placement: call
+
+    for name in calls:
+        monkeypatch.setattr(generation, name, counted(name, getattr(generation, name)))
+    stream = generator.stream(prompt, keys[0])
+    first = next(stream)
+    assert calls == {"prefill_program": 1, "decode_program": 1}
+    lengths = sorted(len(s.tokens) for s in expected)
+    assert len(first.tokens) == lengths[0] < lengths[-1]
+    found = [first, *stream]
+    assert [len(s.tokens) for s in found] == lengths
+    assert calls == {"prefill_program": 1, "decode_program": len(set(lengths))}
+    order = sorted(range(6), key=lambda c: len(expected[c].tokens))  # stable: those that end together in their order
+    assert_same_samples([found], [[expected[c] for c in order]])
+
+
 def test_refilling_takes_fewer_steps_than_waiting_for_the_longest(monkeypatch):
     """What it is for: counted in steps of the whole batch, not in seconds."""
     steps = []

@@ -8,14 +8,14 @@ import pytest
 from conftest import make_tiny_config
 
 import ilf_jax
-from ilf_jax import config as config_lib
-from ilf_jax.errors import InputError, WaitingError
+from ilf_jax.errors import WaitingError
 from ilf_jax.models import transformer
 from ilf_jax.records import Candidates, Example
 from ilf_jax.review.entries import Form
 from ilf_jax.review.learner import Learner
 from ilf_jax.review.rounds import of_run
 from ilf_jax.review.store import Store
+from ilf_jax.runtime import performance
 from ilf_jax.runtime.stage_folder import StageFolder
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -33,10 +33,11 @@ def waiting(tmp_path_factory, quick_compiles):
     with pytest.raises(WaitingError):
         ilf_jax.run(config, folder)
     store = Store(folder / "review" / "review.sqlite", Form())
-    of_run(folder).enter(store)
+    round_ = of_run(folder)
+    round_.enter(store)
     items = store.items()
     store.close()
-    return config, folder, items, Learner(config_lib.read(config), folder)
+    return config, folder, items, Learner(round_.run)
 
 
 def log_probabilities(lm, prompt_ids, ids):
@@ -66,7 +67,8 @@ def test_colors_are_those_of_a_computation_by_hand(waiting):
 
 def test_refinements_are_those_of_the_stage(waiting):
     config, folder, items, learner = waiting
-    drawn, first = {}, []
+    learner.warm_up(items)
+    drawn, first, meter = {}, [], performance.Meter()
     for item in items:
         start = time.monotonic()
         texts = learner.refinements(item, FEEDBACK)
@@ -75,14 +77,15 @@ def test_refinements_are_those_of_the_stage(waiting):
         drawn[item.key] = sorted([one, *texts])
     assert sorted(learner.refinements(items[0], FEEDBACK)) == drawn[items[0].key]
     assert all(len(texts) == 3 for texts in drawn.values())
+    learner.colors(items[0], FEEDBACK)
+    assert (meter.cost()["compilations"], meter.cost()["cache_hits"]) == (0, 0)  # the learner was warm
     print(f"\nmedian time to the first refinement: {statistics.median(first):.2f} s")
     path = folder / "iteration_001/feedback/to_review.jsonl"
     path.write_text(path.read_text().replace('"feedback": ""', f'"feedback": "{FEEDBACK}"'))
     ilf_jax.run(config, folder)
     stage = StageFolder(folder / "iteration_001/refine", {}).read(Candidates)
     assert {i: sorted(row.texts) for i, row in stage.items()} == drawn
-    with pytest.raises(InputError, match="does not wait for feedback"):
-        Learner(config_lib.read(config), folder)
+    assert of_run(folder) is None
 
 
 def test_gain_is_between_none_and_all(waiting):

@@ -4,19 +4,19 @@ import json
 import pathlib
 import subprocess
 import sys
-import threading
+import time
 
 import pytest
 from test_page_safety import HOST, Page, serving_module
 
+from ilf_jax.data import reviewed
 from ilf_jax.errors import InputError
 from ilf_jax.evaluation.agreement import Agreement
-from ilf_jax.review import rounds
 from ilf_jax.review.desk import Desk
 from ilf_jax.review.entries import Entry, Form
 from ilf_jax.review.learner import Colors
 from ilf_jax.review.rounds import of_run
-from ilf_jax.review.store import Store
+from ilf_jax.review.store import RefusedError, Store
 from ilf_jax.runtime import files, storage
 
 ROWS = [{"id": f"d{i}", "document": f"document {i}", "draft": f"draft {i}", "feedback": ""} for i in range(3)]
@@ -32,12 +32,28 @@ def write(path, *rows):
     return path
 
 
-def waiting_run(folder):
-    """A work folder as a run leaves it that waits for feedback."""
-    stage = folder / "iteration_001" / "feedback"
+def wait(folder, iteration, *rows):
+    stage = folder / f"iteration_{iteration:03d}" / "feedback"
     stage.mkdir(parents=True)
-    files.write_json(folder / "config.json", {})
-    (stage / "to_review.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    (stage / "to_review.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def eventually(condition):
+    for _ in range(6000):
+        if condition():
+            return
+        time.sleep(0.01)
+    raise AssertionError("not within a minute")
+
+
+def go_on(folder, iteration):
+    files.write_json(folder / f"iteration_{iteration:03d}/feedback/manifest.json", {"complete": True})
+
+
+def waiting_run(folder, **config):
+    """A work folder as a run leaves it that waits for feedback."""
+    files.write_json(folder / "config.json", config)
+    wait(folder, 1, *ROWS)
     return folder
 
 
@@ -93,18 +109,55 @@ def test_a_run_that_does_not_wait_is_told(flags, tmp_path):
 
 
 @pytest.mark.fast
-def test_a_baseline_that_waits_is_named_and_the_run_continued(flags, tmp_path):
+def test_a_baselines_drafts_are_reviewed_on_the_runs_page(flags, tmp_path):
+    """A baseline has drafts of its own from the second iteration on; its run reaches it once it is done itself."""
+    run = waiting_run(tmp_path / "run")
+    baseline = run / "baselines" / "random"
+    loaded = []
+
+    def load(run):
+        loaded.append((run.workdir, run.iteration))
+        return TwoRefinements()
+
+    store = Store(tmp_path / "review.sqlite", Form())
+    desk = Desk(store, flags(workdir=str(run))._rounds(run, run), workdir=run, load_learner=load)
+    for item in store.items():
+        store.act(item, "ann", Entry("x"), "submit", base=0, token="t", seconds=1)
+    assert desk.still_needed() == 0
+    go_on(run, 1)
+    assert desk.still_needed() is None  # not yet
+    files.write_json(baseline / "config.json", {"feedback.min_reviewed": 0.5})
+    wait(baseline, 2, *({**row, "draft": f"the baseline's {row['draft']}"} for row in ROWS))
+    page = Page(tmp_path, desk=desk).entered()
+    assert "random, iteration_002: 0 of 3 items are submitted" in page.get("/progress").text
+    assert [item.draft for item in desk.items()] == [f"the baseline's draft {i}" for i in range(3)]
+    assert desk.still_needed() == 2
+    store.act(store.item(4), "ann", Entry("Its own."), "submit", base=0, token="t", seconds=1)
+    desk.outbox.note(4)
+    (row,) = map(json.loads, (baseline / "iteration_002/feedback/reviews.jsonl").read_text().splitlines())
+    assert (row["id"], row["feedback"]) == ("d0", "Its own.")
+    eventually(lambda: desk.learner is not None)
+    assert loaded == [(run, 1), (baseline, 2)]
+    with pytest.raises(RefusedError, match="no longer waits for this item"):
+        desk.learner_of(store.item(1))
+    assert desk.learner_of(store.item(4)) is desk.learner
+    desk.close()
+    store.close()
+
+
+@pytest.mark.fast
+def test_a_baselines_folder_leads_to_its_run(tmp_path):
     run = tmp_path / "run"
     baseline = waiting_run(run / "baselines" / "random")
     files.write_json(run / "config.json", {})
-    with pytest.raises(InputError, match=rf"baseline 'random' does: give --workdir={baseline}"):
-        flags(workdir=str(run))._rounds(run, run)
-    assert rounds.run_of(baseline) == run == rounds.run_of(run)
-    assert rounds.run_of(run / "baselines" / "random" / "deeper") == run / "baselines" / "random" / "deeper"
+    assert reviewed.run_of(baseline) == run == reviewed.run_of(run)
+    assert reviewed.run_of(run / "baselines" / "random" / "deeper") == run / "baselines" / "random" / "deeper"
 
 
 class TwoRefinements:
     """Stands for a loaded model: what the page does with its answers is tested here, the answers in test_learner."""
+
+    warmed = ()
 
     def refinements(self, item, feedback):
         yield f"one of {item.key} for {feedback}"
@@ -115,45 +168,48 @@ class TwoRefinements:
     def colors(self, item, feedback):
         return Colors([item.draft], [-0.5], -0.5)
 
+    def warm_up(self, items):
+        self.warmed = [item.key for item in items]
+
+
+def learning_desk(folder, learner, **more):
+    store = Store(folder / "review.sqlite", Form())
+    return Desk(store, [of_run(folder)], workdir=folder, load_learner=lambda run: learner, **more)
+
 
 @pytest.mark.fast
 def test_the_learners_answers(tmp_path):
-    page = Page(tmp_path)
-    browser, headers = page.entered(), {"content-type": "application/json"}
-
     def ask(path, feedback):
-        return browser.post(f"/items/1/{path}", headers=headers, content=json.dumps({"entry": {"feedback": feedback}}))
+        return browser.post(f"/items/1/{path}", headers={"content-type": "application/json"},
+                            content=json.dumps({"entry": {"feedback": feedback}}))
 
+    page = Page(tmp_path)
+    browser = page.entered()
     assert ask("refine", "x").status_code == 422 and 'id="learner"' not in browser.get("/items/1").text
-    page.desk.learner = TwoRefinements()
+    page.close()
+    page = Page(tmp_path, desk=learning_desk(waiting_run(tmp_path / "run"), TwoRefinements()))
+    browser = page.entered()
     assert 'id="learner"' in browser.get("/items/1").text
     assert [json.loads(line) for line in ask("refine", "so").text.splitlines()] == [
-        {"text": "one of a for so"}, {"text": "two"}]
+        {"text": "one of d0 for so"}, {"text": "two"}]
     assert json.loads(ask("refine", "long").text.splitlines()[-1]) == {"error": "does not fit"}
-    assert ask("colors", "so").json() == {"tokens": ["draft"], "values": [-0.5], "mean": -0.5}
+    assert ask("colors", "so").json() == {"tokens": ["draft 0"], "values": [-0.5], "mean": -0.5}
+    page.desk.learner = None
+    assert "are being loaded" in ask("refine", "so").json()["error"]
     page.close()
 
 
 @pytest.mark.fast
-def test_the_learner_is_warm_before_somebody_asks(tmp_path):
-    class Asked(TwoRefinements):
-        def __init__(self):
-            self.refined, self.colored = [], threading.Event()
-
-        def refinements(self, item, feedback):
-            self.refined += [(item.key, text) for text in super().refinements(item, feedback)]
-            yield from ()
-
-        def colors(self, item, feedback):
-            self.colored.set()
-            return super().colors(item, feedback)
-
-    folder, learner = waiting_run(tmp_path / "run"), Asked()
-    store = Store(tmp_path / "review.sqlite", Form())
-    desk = Desk(store, [of_run(folder)], workdir=folder, learner=learner)
-    assert learner.colored.wait(60) and [key for key, _ in learner.refined] == ["d0", "d0"]
-    desk.close()
-    store.close()
+def test_the_learner_works_ahead(tmp_path):
+    """Of every open draft: whatever its length, nobody who asks waits for a compiler. With --order=gain it draws."""
+    learner = TwoRefinements()
+    learner.gain = lambda item: (0.25, [item.draft])
+    for by_gain in (False, True):
+        desk = learning_desk(waiting_run(tmp_path / str(by_gain)), learner, by_gain=by_gain)
+        eventually(lambda: all(item.gain == 0.25 for item in desk.items()) if by_gain else learner.warmed)  # noqa: B023
+        desk.close()
+        desk.store.close()
+    assert learner.warmed == ["d0", "d1", "d2"]
 
 
 @pytest.mark.fast
@@ -177,13 +233,14 @@ def test_figures_of_several_reviewers(tmp_path):
 def test_what_the_run_still_needs(tmp_path):
     folder = waiting_run(tmp_path / "run")
     store = Store(tmp_path / "review.sqlite", Form())
-    desk = Desk(store, [of_run(folder)], workdir=folder, min_reviewed=1.0)
+    desk = Desk(store, [of_run(folder)], workdir=folder)
     assert desk.still_needed() == 3
     store.act(store.item(1), "ann", Entry("x"), "submit", base=0, token="t", seconds=1)
     store.act(store.item(2), "ann", Entry(), "skip", base=0, token="t", seconds=1)
     assert desk.still_needed() == 1
     desk.close()
-    half = Desk(store, [of_run(folder)], workdir=folder, min_reviewed=0.5)
+    files.write_json(folder / "config.json", {"feedback.min_reviewed": 0.5})
+    half = Desk(store, [of_run(folder)], workdir=folder)
     assert half.still_needed() == 0
     half.close()
     store.close()
@@ -200,15 +257,13 @@ def test_a_run_that_went_on_is_not_to_be_continued(tmp_path):
         assert button in page.get("/progress").text
         store.act(store.item(number), "ann", Entry("x"), "submit", base=0, token="t", seconds=1)
     assert button not in page.get("/progress").text
-    files.write_json(folder / "iteration_001/feedback/manifest.json", {"complete": True})
+    go_on(folder, 1)
     assert desk.still_needed() is None
     text = page.get("/progress").text
     assert button in text and "does not wait for feedback" in text
-    later = folder / "iteration_002" / "feedback"  # somebody started the command again
-    later.mkdir(parents=True)
-    (later / "to_review.jsonl").write_text(json.dumps({**ROWS[0], "draft": "later"}) + "\n")
+    wait(folder, 2, {**ROWS[0], "draft": "later"})  # somebody started the command again
     assert desk.still_needed() == 1 and [r.name for r in desk.rounds] == ["iteration_002"]
-    (later / "manifest.json").write_text("{")
+    (folder / "iteration_002/feedback/manifest.json").write_text("{")
     assert page.get("/progress").status_code == 500
     desk.close()
     store.close()

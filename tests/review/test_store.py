@@ -298,15 +298,32 @@ def test_of_two_reviews_the_first_counts_until_another_is_chosen(make):
 
 def test_answers_go_into_the_file_of_pairs(tmp_path):
     pairs = [{"pair": n, "document": "doc", "A": f"a{n}", "B": f"b{n}", "better": ""} for n in (1, 2, 3, 4)]
-    path = write(tmp_path / "pairs.jsonl", *pairs[:3], {**pairs[3], "better": "B"})
-    store = Store(tmp_path / "review.sqlite", Form(overlap=2))
+    path = write(tmp_path / "pairs.jsonl", *pairs[:3], {**pairs[3], "better": "B", "criteria": {"style": "tie"}})
+    with pytest.raises(InputError, match=r"pairs\.jsonl:4: there is no criterion 'style'; there are none \(config"):
+        rounds.of_pairs(path).enter(Store(tmp_path / "other.sqlite", Form()))
+    store = Store(tmp_path / "review.sqlite", Form(overlap=2, criteria=("style", "length")))
     round_ = rounds.of_pairs(path)
     round_.enter(store)
     outbox = Outbox(store, [round_])
     for number, answers in ((1, "AA"), (2, "AB"), (3, "A")):
         for name, better in zip(("ann", "bob"), answers, strict=False):
-            act(store, number, name, entry=Entry(better=better))
+            criteria = {"style": better} if name == "ann" or number == 2 else {"style": "tie", "length": "B"}
+            act(store, number, name, entry=Entry(better=better, criteria=criteria))
             outbox.note(number)
     outbox.close()
     store.close()
     assert [row["better"] for row in lines(path)] == ["A", "tie", "", "B"]
+    assert [row["criteria"] for row in lines(path)] == [
+        {"style": "A", "length": "B"}, {"style": "tie"}, {}, {"style": "tie"}]
+
+
+def test_a_file_of_pairs_without_criteria_gets_none(tmp_path):
+    row = {"pair": 1, "document": "doc", "A": "a", "B": "b", "better": ""}
+    path = write(tmp_path / "pairs.jsonl", row)
+    store = Store(tmp_path / "review.sqlite", Form())
+    round_ = rounds.of_pairs(path)
+    round_.enter(store)
+    act(store, 1, "ann", entry=Entry(better="A"))
+    Outbox(store, [round_]).close()
+    store.close()
+    assert lines(path) == [{**row, "better": "A"}]
