@@ -36,12 +36,14 @@ def measure(shape: str, smoke: bool = False) -> dict[str, Any]:
     Returns:
         `device`, `versions`, `shape`, and `stages`: of each stage seconds, of which compile_seconds for so many
         compilations, tokens, tokens per second, the share of the device's peak FLOP/s (mfu, where it is known) and the
-        process's peak memory in bytes so far; without compiling in `seconds_without_compiling`.
+        process's peak memory in bytes so far; without compiling in `seconds_without_compiling`. And `targets`, see
+        `targets_of`.
     """
     with tempfile.TemporaryDirectory(prefix="ilf_jax_iteration_") as folder:
         config = _config(shape, Path(folder), smoke)
         ilf_jax.run(config, Path(folder) / "run")
         lines = (Path(folder) / "run" / "performance.jsonl").read_text(encoding="utf-8").splitlines()
+        targets = targets_of(Path(folder) / "run" / "metrics.jsonl", _size(smoke)[0], config.refine.max_new_tokens)
     stages: dict[str, dict[str, float]] = {}
     for row in map(json.loads, lines):
         metric = row["metric"].removeprefix("performance/")
@@ -50,7 +52,29 @@ def measure(shape: str, smoke: bool = False) -> dict[str, Any]:
     for cost in stages.values():
         cost["seconds_without_compiling"] = max(0.0, cost["seconds"] - cost["compile_seconds"])
     return {"device": jax.devices()[0].device_kind, "versions": provenance.versions(),
-            "shape": "tiny" if smoke else shape, "stages": stages}
+            "shape": "tiny" if smoke else shape, "targets": targets, "stages": stages}
+
+
+def targets_of(metrics: Path, documents: int, new_tokens: int) -> dict[str, float]:
+    """What finetuning learned from: `examples`, and their `target_tokens` in all.
+
+    Random weights may write what decodes to nothing, and with short targets finetuning would cost less than real work.
+
+    Args:
+        metrics: metrics.jsonl of the run.
+        documents: that were refined.
+        new_tokens: that each candidate may have.
+
+    Raises:
+        SystemExit: a document taught nothing, or the targets are shorter than half of `new_tokens` on average.
+    """
+    rows = map(json.loads, metrics.read_text(encoding="utf-8").splitlines())
+    found = {row["metric"]: row["value"] for row in rows if row["iteration"] == 1 and row["stage"] == "finetune"}
+    examples, tokens = found["examples"], found["target_tokens"]
+    if examples < documents or tokens < examples * new_tokens / 2:
+        raise SystemExit(f"error: finetuning had {examples:g} targets of {tokens:g} tokens in all, from {documents} "
+                         f"documents and candidates of up to {new_tokens} tokens: it measured less than real work")
+    return {"examples": examples, "target_tokens": tokens}
 
 
 def write_tokenizer(folder: Path, size: int) -> str:
@@ -65,9 +89,11 @@ def write_tokenizer(folder: Path, size: int) -> str:
         Its URI.
     """
     threes = map("".join, itertools.product(string.ascii_letters, repeat=3))
-    pieces = ["<unk>", "</s>", *string.printable[:95], "\n", *threes][:size]
+    pieces = ["<unk>", "</s>", *string.printable[:95], "\n", *threes]
+    if size > len(pieces):
+        raise ValueError(f"a vocabulary of {size}: there are at most {len(pieces)} pieces")
     # All scores are the same: a text becomes the fewest pieces.
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.Unigram([(piece, -1.0) for piece in pieces], unk_id=0))
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.Unigram([(piece, -1.0) for piece in pieces[:size]], unk_id=0))
     tokenizer.decoder = tokenizers.decoders.Fuse()
     tokenizer.add_special_tokens(["<unk>", "</s>"])
     folder.mkdir()
@@ -76,9 +102,14 @@ def write_tokenizer(folder: Path, size: int) -> str:
     return f"file:{folder / 'tokenizer.json'}"
 
 
+def _size(smoke: bool) -> tuple[int, int]:
+    """Documents to learn from, and the tokens of each."""
+    return (4, 64) if smoke else (64, 512)
+
+
 def _config(shape: str, folder: Path, smoke: bool) -> ml_collections.ConfigDict:
     shape = "tiny" if smoke else shape
-    count, length = (4, 64) if smoke else (64, 512)
+    count, length = _size(smoke)
     held_out = 2
     vocabulary = architecture.SHAPES[shape].vocab_size
     uri = write_tokenizer(folder / "tokenizer", vocabulary)

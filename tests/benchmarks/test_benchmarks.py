@@ -302,6 +302,7 @@ def test_all_parts_for_an_accelerator_smoke(tmp_path):
     assert (tmp_path / "out/accelerator.md").read_text() == done.stdout
     (rates,), (iteration,) = results["2"], results["3"]
     assert rates["result"]["matmul_tflops"] > 0 and "| 2 | rates | 0 |" in done.stdout
+    assert iteration["result"]["targets"]["examples"] == 4
     stages = iteration["result"]["stages"]
     assert {"draft", "refine", "score", "finetune", "evaluate"} <= set(stages)
     for cost in stages.values():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import logging
 import os
 import pathlib
 import re
@@ -12,7 +13,9 @@ import types
 import jax
 import pytest
 
+import ilf_jax
 from ilf_jax import config as config_lib
+from ilf_jax.dry_run import dry_run
 from ilf_jax.errors import InputError
 from ilf_jax.inference import model_pool
 from ilf_jax.runtime import hardware
@@ -54,7 +57,19 @@ def test_a_slice_that_is_not_here():
 
 
 @pytest.fixture
+def small_run_config():
+    """A run whose models ship with the package, on four documents."""
+    config = ilf_jax.base_config()
+    config.task = "word_removal"
+    config.data.source, config.data.train_size, config.data.eval_size = "builtin:word_removal", 4, 2
+    config.draft.source, config.feedback.source = "policy", "oracle"
+    config.policy.checkpoint = "builtin:word_removal_1m"
+    return config
+
+
+@pytest.fixture
 def on_a_gpu(monkeypatch):
+    jax.devices()  # jax has read the flags of the tests, before these change
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     monkeypatch.setattr(hardware, "_has_nvidia_gpu", lambda: True)
     monkeypatch.setattr(hardware.distributed, "jax_has_started", lambda: False)
@@ -82,6 +97,28 @@ def test_no_flags_once_jax_has_started_nor_on_other_devices(on_a_gpu, monkeypatc
     monkeypatch.setattr(hardware.distributed, "jax_has_started", lambda: False)
     monkeypatch.setattr(hardware, "_has_nvidia_gpu", lambda: False)
     assert hardware.set_xla_flags() == "" and "XLA_FLAGS" not in os.environ
+
+
+@pytest.mark.parametrize(("given", "added"), [
+    ("", "--xla_gpu_enable_triton_gemm=false --xla_gpu_autotune_level=0"),
+    ("--xla_gpu_enable_triton_gemm=true", "--xla_gpu_autotune_level=0"),
+    ("--xla_gpu_enable_triton_gemm=true --xla_gpu_autotune_level=4", None),
+])
+def test_a_run_logs_once_what_it_added(on_a_gpu, small_run_config, monkeypatch, tmp_path, caplog, given, added):
+    monkeypatch.setenv("XLA_FLAGS", given)
+    small_run_config.mesh.data = 1000  # ends the run behind the log line
+    with caplog.at_level(logging.INFO), pytest.raises(InputError, match="mesh"):
+        ilf_jax.run(small_run_config, tmp_path / "run")
+    said = [record.getMessage() for record in caplog.records if "XLA_FLAGS" in record.getMessage()]
+    assert said == ([] if added is None else [f"XLA_FLAGS: added {added}, which pay on this kind of device"])
+    assert os.environ["XLA_FLAGS"] == f"{given} {added or ''}".strip()
+
+
+def test_a_dry_run_prints_the_user_s_flags_and_what_it_added(on_a_gpu, small_run_config, monkeypatch, capsys):
+    monkeypatch.setattr(dry_run.compiled_steps, "compile_all", lambda *_: [])  # the flags do not depend on it
+    monkeypatch.setenv("XLA_FLAGS", "--xla_gpu_enable_triton_gemm=true")
+    assert dry_run.dry_run(config_lib.read(small_run_config)) == 0
+    assert "XLA_FLAGS='--xla_gpu_enable_triton_gemm=true --xla_gpu_autotune_level=0'" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("platforms", "plugin", "files", "expected"), [
