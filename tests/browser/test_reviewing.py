@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 import threading
+import time
 
 import pytest
 import uvicorn
@@ -41,6 +42,9 @@ class Server:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=lambda: asyncio.run(self._server.serve(sockets=[listening])))
         self._thread.start()
+        while not self._server.started:  # until then, the port refuses connections
+            assert self._thread.is_alive()
+            time.sleep(0.01)
 
     def link(self, reviewer="ann"):
         return f"http://{self.host}/enter?token={self.access.token}&reviewer={reviewer}"
