@@ -205,7 +205,7 @@ def tiny_run(tmp_path_factory):
         return c, folder, ilf_jax.run(c, folder)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while Playwright runs, no other test of the process can run an event loop
 def chromium():
     """Debian's Chromium; Playwright's own browsers are never downloaded."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
