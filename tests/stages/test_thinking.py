@@ -1,13 +1,19 @@
 """A run whose models think first: their thoughts stay within a budget, and out of what is read and learned."""
 
+import dataclasses
 import json
 
+import jax
 import pytest
 from conftest import make_tiny_config
 
 import ilf_jax
 from ilf_jax import records
 from ilf_jax.inference import thinking, training_texts
+from ilf_jax.inference.generation import Generator
+from ilf_jax.models import transformer
+from ilf_jax.sampling import decode
+from ilf_jax.sampling.logits import make_sampling
 from tests.tokenizers.layouts import QWEN3, save_tokenizer
 
 pytestmark = pytest.mark.usefixtures("quick_compiles")
@@ -57,6 +63,14 @@ def test_a_run_that_thinks(tmp_path, monkeypatch):
     texts += [records.from_json(records.Draft, json.loads(line)).text
               for path in sorted((folder / "draft").glob("[0-9]*.jsonl")) for line in path.read_text().splitlines()]
     assert any(texts) and not any(thinking.closes(text) or text.startswith("<think>") for text in texts)
+    # The reviewing page streams what the stage draws, each output behind its own thoughts.
+    used, prompt, *_ = next(of for of in thought if of[0].name == "refiner")
+    lm = dataclasses.replace(used, params=transformer.init_params(used.architecture, jax.random.key(0)))
+    keys = decode.candidate_keys(0, 1, "refine", [prompt.id], range(2))
+    generator = Generator(lm, make_sampling(1.0, 0, 1.0), 8, 1, (), (lm.planner.bucket(len(prompt.ids)),))
+    streamed, (drawn,) = list(generator.stream(prompt, keys[0])), generator.start([prompt], keys).result()
+    assert {s.thought for s in streamed} == {s.thought for s in drawn} and all(s.thought for s in drawn)
+    assert sorted(s.tokens.tolist() for s in streamed) == sorted(s.tokens.tolist() for s in drawn)
     # Sampler = trainer: log-probabilities behind the thoughts, by the training forward pass.
     (gap,) = [m["value"] for m in metrics if m["stage"] == "refine" and m["metric"] == "logprob_gap"]
     assert 0 < gap < 1e-3
