@@ -196,7 +196,7 @@ class Generator:
             done_BxC, out = performance.fetch((slots.done_BxC, slots.out))
             for c in sorted(set(np.flatnonzero(done_BxC[0]).tolist()) - ended):
                 ended.add(c)
-                yield c, self._sample(out, 0, c)
+                yield c, self._sample_of(out, 0, c)
 
     def _thinker_and_writer(self) -> tuple["Generator", "Generator"]:
         """What samples a model's thoughts, and what samples the outputs behind them."""
@@ -224,7 +224,7 @@ class Generator:
         generated = start([prompt.ids for prompt in prompts], keys_BxCx2)
 
         def samples(out: decode.Generated) -> list[list[Sample]]:
-            return [[self._sample(out, b, c) for c in range(out.stopped_BxC.shape[1])] for b in range(len(prompts))]
+            return [[self._sample_of(out, b, c) for c in range(out.stopped_BxC.shape[1])] for b in range(len(prompts))]
 
         return generated.map(samples)
 
@@ -234,12 +234,12 @@ class Generator:
         return performance.Work(prompt_tokens + tokens, flops.generation(
             self.lm.architecture, prompts=1, candidates=rows, prompt_tokens=prompt_tokens, new_tokens=tokens / rows))
 
-    def _sample(self, out: decode.Generated, b: int, c: int) -> Sample:
+    def _sample_of(self, out: decode.Generated, b: int, c: int) -> Sample:
         """That of prompt b's candidate c, from arrays on the host."""
         mask = out.mask_BxCxL[b, c]
-        tokens: Any = out.tokens_BxCxL[b, c][mask]
-        logprobs: Any = out.logprobs_BxCxL[b, c][mask]
-        stopped = bool(out.stopped_BxC[b, c])
+        return self._sample(out.tokens_BxCxL[b, c][mask], out.logprobs_BxCxL[b, c][mask], bool(out.stopped_BxC[b, c]))
+
+    def _sample(self, tokens: Any, logprobs: Any, stopped: bool) -> Sample:
         finite.check(self.lm, logprobs, "log-probabilities")
         ended = stopped and int(tokens[-1]) in self.lm.end_ids
         text = self.lm.decode(tokens[:-1].tolist() if ended else tokens.tolist())
