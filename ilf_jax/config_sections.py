@@ -136,7 +136,7 @@ class Draft:
     top_k: int = key(0, "0: off", low=0)
     top_p: float = key(0.95, "1: off", above=0, high=1)
     max_new_tokens: int = key(48, "tokens", low=1)
-    batch_size: int = key(32, "documents a batch", low=1)
+    batch_size: int = key(32, "documents a batch, at most", low=1)
     batches_per_shard: int = key(1, "above 1: a place whose outputs have ended gets the shard's next document", low=1)
 
 
@@ -146,7 +146,7 @@ class Feedback:
                       "feedback(document, draft) -> str", registry=registry.FEEDBACK)
     temperature: float = key(0.0, "of the critic", low=0)
     max_new_tokens: int = key(64, "of the critic", low=1)
-    batch_size: int = key(32, "documents a batch (and a shard)", low=1)
+    batch_size: int = key(32, "documents a batch (and a shard), at most", low=1)
     control: str = key("", "what is put in the place of the source's feedback, to learn what the words are worth: "
                        "another document's feedback, none, or praise that says nothing", choices=CONTROLS)
     min_reviewed: float = key(1.0, "of people's feedback, what the run goes on with: above 1 a number of documents, up "
@@ -171,7 +171,7 @@ class Refine:
     top_k: int = key(0, "0: off", low=0)
     top_p: float = key(0.95, "1: off", above=0, high=1)
     max_new_tokens: int = key(48, "tokens", low=1)
-    batch_size: int = key(8, "documents a batch", low=1)
+    batch_size: int = key(8, "documents a batch, at most", low=1)
     batches_per_shard: int = key(1, "above 1: a place whose outputs have ended gets the shard's next document", low=1)
     redraw: bool = key(True, "draw once more where some of several candidates are equal or unusable")
     max_logprob_gap_mean: float | None = key(
@@ -316,7 +316,7 @@ class Evaluate:
     top_k: int = key(0, "0: off", low=0)
     top_p: float = key(0.95, "1: off", above=0, high=1)
     max_new_tokens: int = key(48, "tokens", low=1)
-    batch_size: int = key(32, "documents a batch", low=1)
+    batch_size: int = key(32, "documents a batch, at most", low=1)
     batches_per_shard: int = key(1, "above 1: a place whose outputs have ended gets the shard's next document", low=1)
     rouge: bool = key(True, "against references, where there are any")
     nll: bool = key(True, "of held-out references and human refinements, where there are any")

@@ -8,6 +8,7 @@ import pytest
 
 import ilf_jax
 from ilf_jax import config as config_lib
+from ilf_jax import registry
 from ilf_jax.dry_run import dry_run
 from ilf_jax.errors import InputError
 from ilf_jax.reporting import methods, workfolder
@@ -161,6 +162,55 @@ def test_methods_on_a_text_of_one_s_own(tiny_run, tmp_path):
     c.baselines = {name: c.baselines[name] for name in ("fcp", "sdpo-shuffled", "rltf_sd")}
     found = {(m["stage"], m["metric"]) for m in ilf_jax.run(c, tmp_path / "run")}
     assert {("evaluate", "nll_human_refinement"), ("score", "score_draft"), ("finetune", "tokens_trained")} <= found
+
+
+@pytest.fixture
+def articles(tmp_path):
+    """A file of articles with references, as configs/informed_feedback.py wants them."""
+    lines = [{"article": f"The council of Ashby opened bridge {i} today. It cost {i} million pounds, and rain fell.",
+              "abstract": f"Bridge {i} opened today."} for i in range(9)]
+    (tmp_path / "articles.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path / "articles.jsonl"
+
+
+def test_informed_feedback(tiny_run, tmp_path, articles, monkeypatch):
+    """One cell of its sweep: feedback names what document and reference share, and the control another document's."""
+    monkeypatch.chdir(FOLDER.parent)
+    sweep = grid.load(f"configs/sweeps/informed_feedback.py:{articles},article,abstract")
+    _, overrides = grid.overrides(sweep, sweep.cells[0])
+    c = shorten(load("informed_feedback.py"), tiny_run)
+    c.finetune.accumulation, c.data.train_size, c.data.eval_size = 1, 4, 4
+    c.unlock()
+    c.update_from_flattened_dict(overrides)
+    metrics = ilf_jax.run(c, tmp_path / "run")
+    completed(tmp_path / "run", ALL)
+    assert set(sweep.metrics) <= {f"{m['stage']}/{m['metric']}" for m in metrics}
+    for folder, own in ((tmp_path / "run", True), (tmp_path / "run/baselines/ILF-shuffled", False)):
+        shards = (folder / "iteration_001/feedback").glob("0*.jsonl")
+        rows = [json.loads(line) for path in shards for line in path.open()]
+        assert len(rows) == 4
+        for row in rows:
+            number = int(row["id"].removeprefix("row-")) - 1
+            assert (row["text"] == f'The summary should mention "bridge {number}", "opened", "today".') == own
+
+
+def test_what_the_reward_of_informed_feedback_counts(articles):
+    module = registry.load_file(str(FOLDER / "informed_feedback.py"))
+    document, feedback = "Rain fell on Ashby today.", 'The summary should mention "rain", "ashby".'
+
+    def reward(text):
+        return module.taken_in(document, "", feedback, text)
+
+    assert reward("Rain fell on Ashby.") == 1
+    assert reward("Rain fell.") == 0.5
+    assert reward("Rain fell on Paris.") == 0.5 - 1 / 4  # one of four words is made up
+    assert reward('The summary should mention "rain", "ashby".') == -1  # an echo
+
+
+@pytest.mark.parametrize("arg", ["articles.jsonl", "articles.jsonl,article"])
+def test_the_sweep_of_informed_feedback_refuses_other_arguments(arg):
+    with pytest.raises(InputError, match="expected FILE,DOCUMENT_FIELD,REFERENCE_FIELD"):
+        grid.load(f"{FOLDER}/sweeps/informed_feedback.py:{arg}")
 
 
 def test_methods_refuses_other_arguments():

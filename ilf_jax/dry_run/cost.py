@@ -25,7 +25,7 @@ from ilf_jax.config import needed_stages
 from ilf_jax.dry_run.batch_shapes import Shapes
 from ilf_jax.errors import InputError
 from ilf_jax.inference import model_pool
-from ilf_jax.models import flops
+from ilf_jax.models import flops, padding
 from ilf_jax.models.architecture import ModelConfig
 from ilf_jax.runtime.hardware import Chip, Reached
 from ilf_jax.stages.context import uses_recorded_drafts
@@ -140,6 +140,7 @@ def stages(
         return -(-count // size)
 
     def generation(part: str, count: int, size: int, candidates: int, tokens: float, new_tokens: int) -> float:
+        size = padding.batch_size(size, count)
         return batches(count, size) * roofline.generation(
             models[part], size, candidates, tokens, new_tokens + getattr(config, part).thinking_tokens)
 

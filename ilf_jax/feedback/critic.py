@@ -10,6 +10,7 @@ from ilf_jax.feedback.source import DraftedDocument, FeedbackSource, SourceConte
 from ilf_jax.inference.generation import Generator, prompt_lengths
 from ilf_jax.inference.look_ahead import LookAhead, text_size
 from ilf_jax.inference.written_texts import LEFT_OUT, WrittenTexts
+from ilf_jax.models import padding
 from ilf_jax.records import Feedback
 from ilf_jax.remote.remote_model import RemoteModel
 from ilf_jax.runtime import performance
@@ -113,7 +114,7 @@ class Critic(AnyCritic):
         lengths = prompt_lengths(lm, self._prompts, f"feedback {context.iteration}")
         self._first, self._second = (
             Generator(self._lm, make_sampling(self._temperature(again), 0, 1.0), settings.max_new_tokens,
-                      settings.batch_size, context.task.stop, lengths)
+                      padding.batch_size(settings.batch_size, len(context.documents)), context.task.stop, lengths)
             for again in (False, True))
 
     def _fits(self, document: DraftedDocument) -> bool:

@@ -71,6 +71,7 @@ def divergence(
         max_new_tokens, batch_size: of the samples.
     """
     (sampler, of_sampler), (rescorer, of_rescorer) = own, other
+    batch_size = padding.batch_size(batch_size, len(examples))
     look_ahead = prompts_of(sampler, of_sampler, examples, max_new_tokens)
     given = look_ahead if of_rescorer == of_sampler else prompts_of(rescorer, of_rescorer, examples, max_new_tokens)
     generator = Generator(sampler, make_sampling(1.0, 0, 1.0), max_new_tokens, batch_size, (),

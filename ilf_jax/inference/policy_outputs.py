@@ -67,7 +67,7 @@ class PolicyOutputs:
             config: of the run; its evaluate section says how outputs are drawn.
             examples: the documents.
             trained: whether it has been finetuned by this run.
-            batch_size: documents a batch.
+            batch_size: documents a batch, at most.
             refills: see `Generator`.
             most: programs that sampling may have.
             purpose: of the outputs, for the log.
@@ -82,6 +82,7 @@ class PolicyOutputs:
         prompts = prompts_of(lm, policy_prompt(task, config, trained), examples, max_new_tokens)
         sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
         row_lengths = prompt_lengths(lm, prompts, purpose, refills=refills, most=most)
+        batch_size = padding.batch_size(batch_size, len(examples), refills=refills)
         generator = Generator(lm, sampling, max_new_tokens, batch_size, task.stop, row_lengths, refills)
         return cls(task, writes_feedback, generator, prompts)
 

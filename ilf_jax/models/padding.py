@@ -134,6 +134,19 @@ def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]
     return [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
 
 
+def batch_size(most: int, count: int, *, refills: bool = False) -> int:
+    """Rows a batch where `count` are to be computed, at most `most`: batches are filled up, so they should be alike.
+
+    Of 40 rows and at most 32 a batch, two batches of 20 are computed, not two of 32.
+
+    Args:
+        refills: a row that has ended makes room for another one, so that more rows a batch mean fewer steps.
+    """
+    if refills or count <= most:
+        return max(1, min(most, count))
+    return -(-count // -(-count // most))
+
+
 def common_prefix(rows: Sequence[list[int]]) -> int:
     """Length of the longest prefix that all rows share and that leaves each at least one token. No row is empty."""
     limit = min(map(len, rows)) - 1

@@ -21,7 +21,7 @@ _SCHEMA = """
 create table meta (name text primary key, value text not null) strict;
 create table items (
   id integer primary key, round text not null, key text not null, is_pair integer not null, title text not null,
-  document text not null, draft text not null, other text not null, gain real, candidates text,
+  document text not null, draft text not null, other text not null, gain real,
   unique (round, key)) strict;
 create table reviews (
   id integer primary key, item integer not null references items (id), reviewer text not null, status text not null,

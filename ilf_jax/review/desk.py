@@ -138,7 +138,7 @@ class Desk:
         for item in items:
             if item.gain is None:
                 try:
-                    self.store.set_gain(item.id, *learner.gain(item))
+                    self.store.set_gain(item.id, learner.gain(item))
                 except InputError as e:
                     progress.log(f"no refinements of {item.key!r:.60}: {e}")
 

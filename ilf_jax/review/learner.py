@@ -110,15 +110,15 @@ class Learner:
         values = [float(x) for x in np.asarray(given) - np.asarray(without)]
         return Colors(_pieces(lm, ids, item.draft), values, float(np.mean(values)))
 
-    def gain(self, item: Item) -> tuple[float, list[str]]:
-        """How much refinements without a comment differ, from 0 to 1, and the refinements.
+    def gain(self, item: Item) -> float:
+        """How much refinements without a comment differ, from 0 to 1.
 
         The mean over pairs of 1 - the share of words that both have in the same order.
         """
         texts = list(self.refinements(item, ""))
         differ = [1 - difflib.SequenceMatcher(None, a.split(), b.split(), autojunk=False).ratio()
                   for a, b in itertools.combinations(texts, 2)]
-        return (sum(differ) / len(differ) if differ else 0.0), texts
+        return sum(differ) / len(differ) if differ else 0.0
 
 
 def _example(item: Item) -> Example:

@@ -6,7 +6,7 @@ import pathlib
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ilf_jax.errors import InputError
@@ -161,11 +161,10 @@ class Store(Database):
         """Rounds (iterations of the run, or files) in the order in which they came."""
         return [row[0] for row in self.rows("select round from items group by round order by min(id)")]
 
-    def set_gain(self, number: int, gain: float, candidates: Sequence[str]) -> None:
-        """Notes how much refinements of an item differ, and the refinements."""
+    def set_gain(self, number: int, gain: float) -> None:
+        """Notes how much refinements of an item differ."""
         with self.change():
-            self._db.execute("update items set gain = ?, candidates = ? where id = ?",
-                             (gain, json.dumps(list(candidates), ensure_ascii=False), number))
+            self._db.execute("update items set gain = ? where id = ?", (gain, number))
             self._touch(number)
 
     # Reviews.

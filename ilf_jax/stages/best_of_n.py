@@ -59,8 +59,8 @@ def _best_of_n(context: StageContext, before_training: Records[Output] | None, f
 
         return outputs.start(batch, keys).map(choose)
 
-    done = process_shards(context, folder, examples, outputs.prompts.lengths, shard_size=documents, cls=BestOfN,
-                          start=start, work=lambda best: work[best.id])
+    done = process_shards(context, folder, examples, outputs.prompts.lengths, cls=BestOfN, start=start,
+                          shard_size=outputs.generator.batch_size, work=lambda best: work[best.id])
     rows = done.records
     texts = {i: best.texts[best.chosen] for i, best in rows.items()}
     metrics = [

@@ -5,6 +5,7 @@ import functools
 from ilf_jax.evaluation import statistics
 from ilf_jax.inference.generation import Generator, prompt_lengths
 from ilf_jax.inference.policy_outputs import policy_prompt, prompts_of
+from ilf_jax.models import padding
 from ilf_jax.records import Draft, Example
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.stage_folder import StageFolder
@@ -27,7 +28,8 @@ def _draft(context: StageContext, folder: StageFolder) -> Outcome:
     prompts = prompts_of(policy, policy_prompt(task, config, context.iteration > 1), examples, settings.max_new_tokens)
     sampling = make_sampling(settings.temperature, settings.top_k, settings.top_p)
     refills = settings.batches_per_shard > 1
-    generator = Generator(policy, sampling, settings.max_new_tokens, settings.batch_size, task.stop,
+    batch_size = padding.batch_size(settings.batch_size, len(examples), refills=refills)
+    generator = Generator(policy, sampling, settings.max_new_tokens, batch_size, task.stop,
                           prompt_lengths(policy, prompts, f"draft {context.iteration}", refills=refills), refills)
 
     def start(batch: list[Example]) -> Pending[list[Draft]]:
@@ -38,7 +40,7 @@ def _draft(context: StageContext, folder: StageFolder) -> Outcome:
 
     done = process_shards(
         context, folder, examples, prompts.lengths, cls=Draft, start=start,
-        shard_size=settings.batch_size * settings.batches_per_shard,
+        shard_size=batch_size * settings.batches_per_shard,
         work=lambda d: generator.work(prompts.num_tokens(d.id), [d.num_tokens]))
     drafts = done.records
     metrics = [statistics.mean("stop_rate", [d.stopped for d in drafts.values()]),

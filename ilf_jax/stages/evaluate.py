@@ -51,7 +51,7 @@ def _evaluate(
 
     done = process_shards(
         context, folder, examples, outputs.prompts.lengths, cls=Output, start=start,
-        shard_size=settings.batch_size * settings.batches_per_shard, before_writing=checkpoint,
+        shard_size=outputs.generator.batch_size * settings.batches_per_shard, before_writing=checkpoint,
         work=lambda o: outputs.work(o.id, [o.num_tokens]))
     rows = done.records
     texts = {i: o.text for i, o in rows.items()}

@@ -8,6 +8,7 @@ from ilf_jax import feedback as sources
 from ilf_jax.evaluation import statistics
 from ilf_jax.feedback import control
 from ilf_jax.feedback.source import DraftedDocument, SourceContext
+from ilf_jax.models import padding
 from ilf_jax.records import Draft, Example, Feedback
 from ilf_jax.runtime.pending import Pending
 from ilf_jax.runtime.stage_folder import StageFolder
@@ -53,7 +54,7 @@ def _give_feedback(context: StageContext, drafts: Records[Draft], folder: StageF
 
     done = process_shards(
         context, folder, examples, [source.length(documents[givers[e.id]]) for e in examples],
-        shard_size=settings.batch_size, cls=Feedback, start=start,
+        shard_size=padding.batch_size(settings.batch_size, len(examples)), cls=Feedback, start=start,
         work=lambda row: source.work(dataclasses.replace(row, id=givers[row.id])))
     rows = done.records.values()
     by_model = any(row.source == "critic" for row in rows)

@@ -66,7 +66,8 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
     refills = settings.batches_per_shard > 1
     # Beside the programs that sample there is the one that scores samples again.
     lengths = prompt_lengths(refiner, prompts, f"refine {context.iteration}", refills=refills, others=1)
-    generator = _generator(context.config, task, refiner, settings.batch_size, lengths, refills)
+    batch_size = padding.batch_size(settings.batch_size, len(examples), refills=refills)
+    generator = _generator(context.config, task, refiner, batch_size, lengths, refills)
 
     def draw(batch: Sequence[Example], candidates: Sequence[int]) -> Pending[list[list[_Answer]]]:
         return sample(batch, candidates).map(lambda samples: [
@@ -100,7 +101,7 @@ def _refine(context: StageContext, drafts: Records[Draft], feedback: Records[Fee
 
     done = process_shards(
         context, folder, examples, prompts.lengths, cls=Candidates, start=start,
-        shard_size=settings.batch_size * settings.batches_per_shard,
+        shard_size=batch_size * settings.batches_per_shard,
         work=lambda c: generator.work(prompts.num_tokens(c.id), c.num_tokens))
     too_long = written.metrics(examples, lambda e: e.id, prompts.encoded)
     if agreement is None and all(not any(row.num_tokens) for row in done.records.values()):

@@ -24,7 +24,7 @@ from ilf_jax.sweeps import folders, grid, results, runner, stale
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="a file with get_sweep()")
+    parser.add_argument("--config", required=True, help="a file with get_sweep(), FILE[:ARG]")
     parser.add_argument("--workdir", required=True, help="the sweep's folder; a sweep that stopped resumes")
     parser.add_argument("--jobs", type=int, default=1, help="cells to run at once")
     parser.add_argument("--dry_run", action="store_true", help="check and list all cells; run nothing")

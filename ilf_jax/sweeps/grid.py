@@ -108,12 +108,13 @@ class Sweep:
 
 
 def load(path: str) -> Sweep:
-    """The sweep that a file's `get_sweep()` returns.
+    """The sweep that `get_sweep` of `path.py[:arg]`, or of a shipped file by name, returns.
 
     Raises:
         InputError: the file does not give one, or the sweep has no cells, or two that are alike.
     """
-    sweep = config_files.call_in_file(shipped.locate(path), "get_sweep")
+    file, _, arg = shipped.locate(path).partition(":")
+    sweep = config_files.call_in_file(file, "get_sweep", *([arg] if arg else []))
     if not sweep.cells:
         raise InputError(f"--config={path}: the sweep has no cells")
     names = [name(cell) for cell in sweep.cells]

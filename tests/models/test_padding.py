@@ -79,3 +79,18 @@ def test_lengths_are_multiples_of_what_a_kernel_takes():
     assert padding.bucket(130, 128) == 256 and padding.lengths_between(130, 600, 128) == [256, 384, 512]
     assert padding.row_lengths([20, 130, 300, 600], 0, multiple=128) == (128, 256, 384, 640)
     assert padding.paired_row_lengths([20, 130], [20, 130], 0, multiple=128)[1:] == ((128, 256), (20, 136))
+
+
+@pytest.mark.parametrize("most", [1, 5, 8, 32])
+def test_batches_are_alike_and_as_few_as_possible(most):
+    for count in range(1, 130):
+        size = padding.batch_size(most, count)
+        batches = -(-count // size)
+        assert size <= most and batches == -(-count // most)
+        assert batches * size - count < batches  # no batch lacks more than one row
+        assert padding.batch_size(most, count, refills=True) == min(most, count)
+    assert padding.batch_size(most, 0) == 1
+
+
+def test_of_a_whole_number_of_batches_each_is_full():
+    assert [padding.batch_size(32, count) for count in (3, 32, 40, 64, 65, 128)] == [3, 32, 20, 32, 22, 32]

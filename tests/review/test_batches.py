@@ -100,7 +100,7 @@ def test_queues_and_outcomes_are_those_of_the_stored_reviews(overlap, tmp_path):
                 if rng.random() < 0.2 and store.review(item.id, reviewer).status == SUBMITTED:
                     store.decide(item.id, found.id, reviewer)
                 if rng.random() < 0.2:
-                    store.set_gain(item.id, rng.random(), [])
+                    store.set_gain(item.id, rng.random())
                 store.queue(reviewer)
                 if rng.random() < 0.3:
                     raise RefusedError("taken back")

@@ -88,7 +88,9 @@ def test_refinements_are_those_of_the_stage(waiting):
     assert of_run(folder) is None
 
 
-def test_gain_is_between_none_and_all(waiting):
+def test_gain_is_the_mean_share_of_words_in_which_refinements_differ(waiting, monkeypatch):
     _, _, items, learner = waiting
-    gain, texts = learner.gain(items[0])
-    assert 0 <= gain <= 1 and len(texts) == 3
+    assert 0 <= learner.gain(items[0]) <= 1
+    texts = ["Ada bakes", "Ada bakes", "Ada sings"]  # of three pairs, two share one word of two
+    monkeypatch.setattr(Learner, "refinements", lambda self, item, comment: iter(texts))
+    assert learner.gain(items[0]) == pytest.approx(1 / 3)

@@ -203,7 +203,7 @@ def test_the_learners_answers(tmp_path):
 def test_the_learner_works_ahead(tmp_path):
     """Of every open draft: whatever its length, nobody who asks waits for a compiler. With --order=gain it draws."""
     learner = TwoRefinements()
-    learner.gain = lambda item: (0.25, [item.draft])
+    learner.gain = lambda item: 0.25
     for by_gain in (False, True):
         desk = learning_desk(waiting_run(tmp_path / str(by_gain)), learner, by_gain=by_gain)
         eventually(lambda: all(item.gain == 0.25 for item in desk.items()) if by_gain else learner.warmed)  # noqa: B023
