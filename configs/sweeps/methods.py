@@ -2,7 +2,7 @@
 
     python launch/sweep.py --config=configs/sweeps/methods.py --workdir=runs/methods_seeds
 
-Three runs, each ILF and its baselines. Sized for any two CPU cores and half an hour a run.
+Three runs, each ILF and its baselines. Sized for any two CPU cores and a quarter of an hour a run.
 """
 
 from ilf_jax.sweeps.grid import Sweep, axis
