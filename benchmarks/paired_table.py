@@ -4,7 +4,7 @@
 
 The work folders are runs of one configuration that differ by their seed. Prints a Markdown table for each metric: the
 policy before training, the run itself and its baselines, each as mean over seeds ± standard error. Differences are
-paired: of each document's mean over seeds, with 95 % bootstrap intervals.
+paired: of each document's mean over seeds, with 95 % bootstrap intervals. A system that a seed lacks is left out.
 """
 
 import argparse
@@ -33,12 +33,15 @@ def table(seeds: Sequence[WorkFolder], metric: str) -> str:
     """The Markdown table of one metric."""
     by_label = [tables.runs(work) for work in seeds]
     systems: dict[str, tuple[Sequence[WorkFolder], int | None]] = {_BEFORE: (seeds, 0)}
-    systems |= {label: ([runs[label] for runs in by_label], None) for label in by_label[0]}
+    systems |= {label: ([runs[label] for runs in by_label], None) for label in by_label[0]
+                if all(label in runs for runs in by_label)}
     values: dict[str, Mapping[str, float]] = {
         label: methods.per_document(runs, metric, iteration=at) for label, (runs, at) in systems.items()}
     own = tables.own_label(seeds[0])
     lines = [f"| {metric} | mean | this minus {_BEFORE} | {own} minus this |", "|---|---|---|---|"]
     for label, (runs, at) in systems.items():
+        if not values[label]:  # a seed has not got there, or documents have no values of their own
+            continue
         means = [float(np.mean(list(methods.per_document([work], metric, iteration=at).values()))) for work in runs]
         mean = statistics.mean(metric, means)
         error = f" ± {mean.stderr:.3f}" if len(means) > 1 else ""
