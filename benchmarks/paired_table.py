@@ -32,8 +32,9 @@ def _written(difference: paired.Difference | None) -> str:
 def table(seeds: Sequence[WorkFolder], metric: str) -> str:
     """The Markdown table of one metric."""
     by_label = [tables.runs(work) for work in seeds]
-    systems: dict[str, tuple[Sequence[WorkFolder], int | None]] = {_BEFORE: (seeds, 0)}
-    systems |= {label: ([runs[label] for runs in by_label], None) for label in by_label[0]
+    last = max(i.number for i in seeds[0].iterations)
+    systems: dict[str, tuple[Sequence[WorkFolder], int]] = {_BEFORE: (seeds, 0)}
+    systems |= {label: ([runs[label] for runs in by_label], last) for label in by_label[0]
                 if all(label in runs for runs in by_label)}
     values: dict[str, Mapping[str, float]] = {
         label: methods.per_document(runs, metric, iteration=at) for label, (runs, at) in systems.items()}

@@ -42,7 +42,7 @@ def test_means_and_differences_by_hand(tmp_path):
 
 def test_a_system_that_a_seed_has_not_evaluated_is_left_out(tmp_path):
     whole = run(tmp_path, [0.5, 0.5], [0.1, 0.3], {"drafts": run(tmp_path, None, [0.3, 0.4])})
-    for baselines in ({}, {"drafts": run(tmp_path, None, None)}):
+    for baselines in ({}, {"drafts": run(tmp_path, [0.5, 0.5], None)}):
         begun = run(tmp_path, [0.5, 0.5], [0.1, 0.3], baselines)
         table = paired_table.table([whole, begun], "made_up")
         assert "| ILF |" in table and "drafts" not in table
