@@ -74,6 +74,16 @@ class Registry:
             except InputError as e:
                 raise InputError(f"{where}: {e}") from e
 
+    def spelled(self, choice: str) -> str:
+        """The choice as configurations have it: an absolute path to a file below the current folder becomes relative.
+
+        Python gives a config file either form as its `__file__`, by how it was loaded; both are the same choice.
+        """
+        path, _, name = choice.removeprefix("file:").rpartition(":")
+        if not choice.startswith("file:") or choice in self.names():
+            return choice
+        return f"file:{from_here(pathlib.Path(path))}:{name}"
+
     def load(self, choice: str) -> Any:
         """The function or class that a choice names.
 
@@ -158,6 +168,12 @@ def register(kind: str, name: str, target: Any) -> None:
     if kind not in _BY_KIND:
         raise InputError(f"register: {kind!r} is not one of {', '.join(_BY_KIND)}")
     _BY_KIND[kind].register(name, target)
+
+
+def from_here(path: pathlib.Path) -> pathlib.Path:
+    """Relative where it is below the current folder: a run that was begun by one path is resumed by the other, too."""
+    here = pathlib.Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def load_file(path: str) -> types.ModuleType:

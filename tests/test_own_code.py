@@ -258,3 +258,21 @@ def test_a_baseline_is_not_named_like_another_system(tiny_config, tmp_path, name
     tiny_config.baselines = {name: {"finetune": {"target": "initial"}}}
     with pytest.raises(InputError, match="is the name of another system"):
         ilf_jax.run(tiny_config, tmp_path / "run")
+
+
+def test_a_file_is_the_same_however_its_path_is_written(tmp_path, monkeypatch):
+    """A config file's __file__ is relative or absolute, by who loads it."""
+    (tmp_path / "here").mkdir()
+    for folder in (tmp_path, tmp_path / "here"):
+        (folder / "reward.py").write_text("def reward(document, draft, feedback, refinement):\n    return 0.0\n")
+    monkeypatch.chdir(tmp_path / "here")
+
+    def read(path):
+        choice = f"file:{path}:reward"
+        config = ilf_jax.base_config()
+        config.score.method, config.baselines = choice, {"other": {"score": {"method": choice}}}
+        return config_lib.to_dict(config_lib.read(config))
+
+    assert read("reward.py") == read(tmp_path / "here/reward.py") != read(tmp_path / "reward.py")
+    assert read("reward.py")["baselines"]["other"]["score.method"] == "file:reward.py:reward"
+    assert read(tmp_path / "reward.py")["score"]["method"] == f"file:{tmp_path}/reward.py:reward"

@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Sequence
 
 from ilf_jax.errors import InputError, near_path
+from ilf_jax.registry import from_here
 
 _LISTED_BY = "`ilf-jax configs` lists those that ship with ilf-jax"
 _SWEEPS = "sweeps/"
@@ -48,14 +49,8 @@ def locate(uri: str, flag: str = "--config=") -> str:
         return f"{path}{colon}{argument}"
     shipped = name.removeprefix("configs/").removesuffix(".py") if name.startswith("configs/") else name
     if shipped in names():
-        return f"{_from_here(folder('configs') / f'{shipped}.py')}{colon}{argument}"
+        return f"{from_here(folder('configs') / f'{shipped}.py')}{colon}{argument}"
     raise InputError(f"{flag}{uri}: {_why_not(name, path)}")
-
-
-def _from_here(path: pathlib.Path) -> pathlib.Path:
-    """Relative where it is below the current folder: a run that was begun by path is resumed by name, too."""
-    here = pathlib.Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def _why_not(name: str, path: pathlib.Path) -> str:

@@ -41,27 +41,33 @@ class Row:
 def rows(seeds: Sequence[WorkFolder]) -> list[Row]:
     """A row for the run and each baseline that every seed has; [] where there is no baseline or nothing was evaluated.
 
-    Differences are taken on the same held-out documents; a document's value is the mean over seeds.
+    All are compared after the last iteration that the run has evaluated in every seed; a baseline that has not got
+    there has no row. Differences are taken on the same held-out documents; a document's value is the mean over seeds.
 
     Args:
         seeds: runs of one configuration that differ by their seed alone; one will do.
     """
     lead = tables.headline(seeds[0])
     by_label = [tables.runs(work) for work in seeds]
-    labels = [label for label in by_label[0] if all(label in runs for runs in by_label)]
-    if lead is None or len(labels) < 2:
+    ends = [tables.series(work, "evaluate", lead)[-1:] for work in seeds] if lead else []
+    if lead is None or not all(ends):
+        return []
+    last = min(end.iteration for (end,) in ends)
+    labels = [label for label in by_label[0] if all(
+        label in runs and runs[label].value(last, "evaluate", lead) is not None for runs in by_label)]
+    if len(labels) < 2:
         return []
     own = labels[0]
-    values = {label: per_document([runs[label] for runs in by_label], lead) for label in labels}
+    values = {label: per_document([runs[label] for runs in by_label], lead, iteration=last) for label in labels}
     shuffled = controls({label: by_label[0][label] for label in labels})
     made = []
     for label in labels:
         runs = [of_seed[label] for of_seed in by_label]
         made.append(Row(
-            label, _mean_tokens(runs), _over_seeds(runs, lead),
+            label, _mean_tokens(runs, last), _over_seeds(runs, lead, last),
             None if label == own else difference(values[own], values[label]),
             difference(values[label], values[shuffled[label]]) if label in shuffled else None,
-            _over_seeds(runs, "kl_policy_base")))
+            _over_seeds(runs, "kl_policy_base", last)))
     return made
 
 
@@ -182,29 +188,30 @@ def difference(ours: Mapping[str, float], theirs: Mapping[str, float]) -> paired
     return paired.difference([ours[i] for i in ids], [theirs[i] for i in ids]) if ids else None
 
 
-def _over_seeds(runs: Sequence[WorkFolder], metric: str) -> Metric | None:
-    lasts = [tables.series(work, "evaluate", metric)[-1:] for work in runs]
-    if not all(lasts):
+def _over_seeds(runs: Sequence[WorkFolder], metric: str, iteration: int) -> Metric | None:
+    found = [value for work in runs if (value := work.value(iteration, "evaluate", metric)) is not None]
+    if len(found) < len(runs):
         return None
-    if len(lasts) == 1:
-        return lasts[0][0]
-    values = [last.value for (last,) in lasts]
-    mean = statistics.mean(metric, values)
-    pooled = _pooled_share([last for (last,) in lasts])
+    if len(found) == 1:
+        return found[0]
+    mean = statistics.mean(metric, [of_seed.value for of_seed in found])
+    pooled = _pooled_share(found)
     low, high = pooled if pooled is not None else (None, None)
-    return Metric(lasts[0][0].iteration, "evaluate", metric, mean.value, mean.stderr, lasts[0][0].n, low, high)
+    return Metric(iteration, "evaluate", metric, mean.value, mean.stderr, found[0].n, low, high)
 
 
-def _pooled_share(lasts: Sequence[Metric]) -> tuple[float, float] | None:
+def _pooled_share(of_seeds: Sequence[Metric]) -> tuple[float, float] | None:
     """Wilson's interval of a share near 0 or 1 in every seed, over the outputs of all of them; else None."""
-    if any(last.low is None or last.n is None for last in lasts):
+    if any(share.low is None or share.n is None for share in of_seeds):
         return None
-    outputs = [last.n for last in lasts if last.n is not None]
-    return statistics.wilson(sum(round(last.value * n) for last, n in zip(lasts, outputs, strict=True)), sum(outputs))
+    outputs = [share.n for share in of_seeds if share.n is not None]
+    return statistics.wilson(
+        sum(round(share.value * n) for share, n in zip(of_seeds, outputs, strict=True)), sum(outputs))
 
 
-def _mean_tokens(runs: Sequence[WorkFolder]) -> float | None:
-    totals = [sum(m.value for m in tables.series(work, "finetune", "tokens_trained")) for work in runs]
+def _mean_tokens(runs: Sequence[WorkFolder], last: int) -> float | None:
+    totals = [sum(m.value for m in tables.series(work, "finetune", "tokens_trained") if m.iteration <= last)
+              for work in runs]
     return float(np.mean(totals)) if all(totals) else None
 
 

@@ -83,6 +83,30 @@ def test_documents_without_values_of_their_own_show_no_difference(tmp_path):
         "ILF minus this", "this minus its shuffled control"]
 
 
+def test_a_baseline_under_way_has_no_row(tmp_path):
+    """Its policy before training is no result of its training."""
+    work = seed(tmp_path, 0)
+    begun = run(tmp_path, np.ones(N), objective="sdpo")
+    before = dataclasses.replace(begun.iterations[0], number=0)
+    begun = dataclasses.replace(begun, iterations=[before], metrics=[
+        dataclasses.replace(m, iteration=0) for m in begun.metrics if m.stage == "evaluate"])
+    work = dataclasses.replace(work, baselines={**work.baselines, "sdpo": begun})
+    for seeds in ([work], [seed(tmp_path, 1), work], [work, seed(tmp_path, 1)]):
+        assert [row.label for row in methods.rows(seeds)] == ["ILF", "ILF-shuffled", "dpo", "dpo-shuffled"]
+
+
+def test_seeds_are_compared_where_all_of_them_are(tmp_path):
+    first, second = seed(tmp_path, 0), seed(tmp_path, 1)
+    further = [dataclasses.replace(m, iteration=2, value=0.0) for m in first.metrics]
+    later = [dataclasses.replace(first.iterations[0], number=2)]
+    ahead = dataclasses.replace(first, metrics=first.metrics + further, iterations=first.iterations + later)
+    for label in ("ILF", "dpo"):
+        rows = [{row.label: row for row in methods.rows([run, second])}[label] for run in (first, ahead)]
+        assert rows[0] == rows[1]
+    unborn = dataclasses.replace(second, metrics=[], iterations=[])
+    assert methods.rows([first, unborn]) == [] == methods.rows([unborn, first])
+
+
 def test_without_baselines_there_is_nothing_to_compare(tmp_path):
     work = dataclasses.replace(seed(tmp_path, 0), baselines={})
     assert methods.table([work]).rows == [] and methods.plot([work]) is None

@@ -263,13 +263,17 @@ def test_a_cell_whose_data_have_changed_is_refused_or_run_again(tmp_path, how):
 
 
 def test_real_runs(tmp_path):
-    """Two cells as the program runs them, through flags and all; started again, they are left alone."""
+    """Two cells as the program runs them, through flags and all; started again, they are left alone.
+
+    Their config names a function of its own file, whose path the cell's process and the sweep's spell differently.
+    """
     path = tmp_path / "seeds.py"
     always = {"iterations": 1, "baselines": (), "data.train_size": 4, "data.eval_size": 4,
               "policy.checkpoint": "init:tiny",
               "policy.tokenizer": "train:512", "refiner.checkpoint": "policy", "judge.checkpoint": "policy"}
     path.write_text("from ilf_jax.sweeps.grid import *\n\n\ndef get_sweep():\n"
-                    f"    return Sweep({CONFIG!r}, axis('seed', 0, 1), ('evaluate/insult_rate',), always={always!r})\n")
+                    "    return Sweep('configs/own_reward.py', axis('seed', 0, 1), ('evaluate/insult_rate',),\n"
+                    f"                 always={always!r})\n")
     command = [sys.executable, "launch/sweep.py", f"--config={path}", f"--workdir={tmp_path / 'w'}", "--jobs=2"]
     env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
