@@ -4,7 +4,7 @@
         --workdir=runs/informed_seeds
 
 Behind the colon: a JSONL file, and its fields of the document and of the reference.
-Three runs, each ILF and its baselines. Sized for any two CPU cores and half an hour a run.
+Three runs, each ILF and its baselines. Sized for any two CPU cores and an hour a run.
 """
 
 from ilf_jax.errors import InputError
