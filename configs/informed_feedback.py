@@ -11,8 +11,8 @@ subject, and makes a study repeatable. The refiner, the same small model, sees t
 reference. `taken_in` picks the refinement that took in most of the phrases and made up least.
 Baselines: feedback about another text (what the words were worth), the drafts, and the references (people: a ceiling).
 Measured on held-out texts, of which nobody says anything: likelihood of their references, ROUGE, made-up words.
-Sized for two CPU cores and an hour: 64 texts, 6 refinements each, 96 held-out texts. Measured on DeFacto: fewer words are
-made up, but no fewer than with the wrong feedback (benchmarks/RESULTS.md): a larger refiner is what to try.
+Sized for two CPU cores and an hour: 64 texts, 6 refinements each, 96 held-out texts. Measured on DeFacto: fewer words
+are made up, but no fewer than with the wrong feedback (benchmarks/RESULTS.md): a larger refiner is what to try.
 """
 
 import re
