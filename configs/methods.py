@@ -11,7 +11,7 @@ control; after the first iteration each method drafts for itself. grpo knows no 
 of summaries, the rating by the untrained model); drafts imitates the policy's own drafts. docs/methods.md has the
 formulas. The report's table Methods: tokens trained, the leading metric, paired differences with intervals, KL.
 `:summarize` takes your own JSONL of documents, drafts and feedback, named as in configs/summarize_smollm2.py.
-Expected: insult_rate near 1 before training, and far lower with ILF. On any two CPU cores a quarter of an hour.
+Expected: insult_rate near 1 before training, and far lower with ILF. A run takes a quarter of an hour on two CPU cores.
 """
 
 from ilf_jax.config import base_config

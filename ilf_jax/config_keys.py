@@ -221,7 +221,7 @@ def _checked(entry: Key, value: Any, where: str) -> Any:
         raise InputError(f"{where}: {shown(value)} is not one of {', '.join(map(repr, entry.choices))}{hint}")
     if entry.registry is not None:
         entry.registry.check(value, where)
-        return entry.registry.spelled(value)
+        return entry.registry.canonical(value)
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{where}: {value} is not a finite number")
     _check_range(entry, value, where)

@@ -74,10 +74,10 @@ class Registry:
             except InputError as e:
                 raise InputError(f"{where}: {e}") from e
 
-    def spelled(self, choice: str) -> str:
-        """The choice as configurations have it: an absolute path to a file below the current folder becomes relative.
+    def canonical(self, choice: str) -> str:
+        """The choice as configurations keep it: a path below the current folder is relative to it.
 
-        Python gives a config file either form as its `__file__`, by how it was loaded; both are the same choice.
+        A config file that names itself by `__file__` gets a relative or an absolute path, depending on what loaded it.
         """
         path, _, name = choice.removeprefix("file:").rpartition(":")
         if not choice.startswith("file:") or choice in self.names():

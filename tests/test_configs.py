@@ -207,6 +207,15 @@ def test_what_the_reward_of_informed_feedback_counts(articles):
     assert reward('The summary should mention "rain", "ashby".') == -1  # an echo
 
 
+def test_informed_feedback_wants_references(tiny_run, tmp_path, articles):
+    c = shorten(load("informed_feedback.py"), tiny_run)
+    c.data.source, c.data.fields.document, c.data.train_size, c.data.eval_size = f"jsonl:{articles}", "article", 4, 4
+    c.baselines = None
+    with pytest.raises(InputError, match=r"document 'row-00000\d' has no reference; .*config\.data\.fields\.reference"):
+        ilf_jax.run(c, tmp_path / "run")
+    assert not (tmp_path / "run/iteration_000").exists()
+
+
 @pytest.mark.parametrize("arg", ["articles.jsonl", "articles.jsonl,article"])
 def test_the_sweep_of_informed_feedback_refuses_other_arguments(arg):
     with pytest.raises(InputError, match="expected FILE,DOCUMENT_FIELD,REFERENCE_FIELD"):

@@ -22,7 +22,6 @@ def get_sweep(data="articles.jsonl,article,abstract"):
             "data.source": f"jsonl:{parts[0]}",
             "data.fields.document": parts[1],
             "data.fields.reference": parts[2],
-            "data.fields.feedback": "",
         },
         metrics=("evaluate/nll_reference", "evaluate/rouge_1", "evaluate/rouge_l", "evaluate/made_up",
                  "evaluate/stop_rate", "score/score_chosen"),

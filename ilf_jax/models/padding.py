@@ -135,12 +135,12 @@ def batches_by_length(lengths: Sequence[int], batch_size: int) -> list[list[int]
 
 
 def batch_size(most: int, count: int, *, refills: bool = False) -> int:
-    """Rows a batch where `count` are to be computed, at most `most`: batches are filled up, so they should be alike.
+    """The batch size for `count` rows, at most `most`: as few batches as possible, and all nearly full.
 
-    Of 40 rows and at most 32 a batch, two batches of 20 are computed, not two of 32.
+    Batches are padded to one size: 40 rows at most 32 a batch are two batches of 20, not two of 32.
 
     Args:
-        refills: a row that has ended makes room for another one, so that more rows a batch mean fewer steps.
+        refills: a row that has ended makes room for the next one, so the largest batch needs the fewest steps.
     """
     if refills or count <= most:
         return max(1, min(most, count))

@@ -34,9 +34,9 @@ def test_means_and_differences_by_hand(tmp_path):
     assert cells(table, "before training")[1:3] == ["0.500 ± 0.000", "–"]
     own = cells(table, "ILF")
     assert own[1] == "0.275 ± 0.025" and own[3] == "–"  # 0.25 and 0.30
-    assert own[2].startswith("-0.225 [-0.")
+    assert own[2].startswith("−0.225 [−0.")
     # Of the mean over seeds: 0.2 less in three documents, 0.1 in the last.
-    value, low, high = map(float, re.findall(r"[-+][\d.]+", cells(table, "drafts")[3]))
+    value, low, high = map(float, re.findall(r"-[\d.]+", cells(table, "drafts")[3].replace("−", "-")))
     assert value == pytest.approx(-0.175) and -0.2 <= low < value < high <= -0.1
 
 
