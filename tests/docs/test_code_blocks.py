@@ -231,6 +231,24 @@ def test_keys_in_the_text_exist(page):
             config_keys.check(Config, key, value_of(key, value.strip("'") if is_text else value))
 
 
+def test_a_work_folder_has_one_configuration():
+    """A reader who follows several pages in one clone is never refused: no run changes, nothing is exported twice."""
+    found, outs = {}, []
+    for block in SHELL:
+        for words in commands(block.text):
+            flags = dict(word[2:].partition("=")[::2] for word in words if word.startswith("--"))
+            if "config" in flags and "workdir" in flags and not _PLACEHOLDER.search(flags["workdir"]):
+                keys = {name: value for name, value in flags.items()
+                        if name.startswith("config") and name != "config.iterations"}  # may grow
+                found.setdefault(flags["workdir"], []).append((keys, str(block)))
+            if "out" in flags:
+                outs.append(flags["out"])
+    assert len(found) > 10 and len(outs) > 5
+    assert len(set(outs)) == len(outs)
+    for workdir, uses in found.items():
+        assert all(keys == uses[0][0] for keys, _ in uses), f"{workdir}: {uses}"
+
+
 def test_links_of_the_readme_lead_somewhere():
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", (ROOT / "README.md").read_text(encoding="utf-8"))
     assert len(links) > 10
