@@ -1,11 +1,12 @@
 """How a model is computed, as opposed to what it is."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ilf_jax.models import layer_stack
 from ilf_jax.runtime import sharding
@@ -42,6 +43,30 @@ class ComputeOptions:
     def in_rows(self, x: jax.Array) -> jax.Array:
         """Activations, laid out as `rows` says."""
         return x if self.rows is None else jax.lax.with_sharding_constraint(x, self.rows)
+
+    def to_keep(self, x: jax.Array) -> jax.Array:
+        """Activations, B x C x L x D, that training keeps for the backward pass: their tokens are sharded, too.
+
+        Over `tensor`, which otherwise has a copy on each device; `in_use` puts them together again. Where the number of
+        tokens does not allow it, they stay as they are.
+        """
+        if self.rows is None or x.shape[2] % self.rows.mesh.shape["tensor"]:
+            return x
+        rows, candidates = (*self.rows.spec, None)[:2]
+        return _moved(x, NamedSharding(self.rows.mesh, PartitionSpec(rows, candidates, "tensor")))
+
+    def in_use(self, x: jax.Array) -> jax.Array:
+        """What `to_keep` returned, laid out as `rows` says."""
+        return x if self.rows is None else _moved(x, self.rows)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _moved(x: jax.Array, to: NamedSharding) -> jax.Array:
+    """The same array, laid out in another way; its gradient stays where it is."""
+    return jax.lax.with_sharding_constraint(x, to)
+
+
+_moved.defvjp(lambda x, to: (_moved(x, to), None), lambda to, _, gradient: (gradient,))
 
 
 FLOAT32 = ComputeOptions()

@@ -172,7 +172,7 @@ class Layer(nn.Module):
 class Transformer(nn.Module):
     """Embedding, layers, final norm. Returns hidden states; `unembed` turns them into logits.
 
-    Of those that are not wanted the last layer computes keys and values, but no MLP.
+    Of those that are not wanted a last layer outside a stack computes keys and values, but no MLP.
     """
 
     config: ModelConfig
@@ -226,6 +226,8 @@ class Transformer(nn.Module):
             wanted = wanted_BxCxW if i == c.num_layers - 1 else None
             x, kv = layer(x, positions_BxCxL, rotation, context.of_layer(before + i - scanned), wanted)
             kvs.append(kv)
+        if scanned == c.num_layers:
+            x = _rows(x, wanted_BxCxW)
         return Norm(c, self.compute.dtype, name="final_norm")(x), tuple(kvs)
 
     def _scan(
@@ -239,6 +241,8 @@ class Transformer(nn.Module):
         def layer(i: int, params: Params, x: jax.Array, context: AttentionContext) -> tuple[jax.Array, KV]:
             rotation = rotations[c.is_sliding(i)] if c.is_rotated(i) else None
             module = Layer(c, c.is_sliding(i), self.compute, parent=None)
+            if self.remat != "none":
+                x = self.compute.in_use(x)
             computed: Any = module.apply({"params": params}, x, positions_BxCxL, rotation, context, None)
             return computed
 
@@ -252,6 +256,8 @@ class Transformer(nn.Module):
             kvs = []
             for i, name in enumerate(stacks):
                 here = context.in_scan(of_prefix[i] if of_prefix else None, written[i] if written else None, number)
+                if self.remat != "none":
+                    x = self.compute.to_keep(x)
                 x, kv = layer(i, params[name], x, here)
                 kvs.append(kv)
             if cache is not None:

@@ -60,14 +60,14 @@ def logits(name, params, compute):
 
 
 @pytest.mark.fast
-def test_stacks_hold_whole_periods_and_the_last_layer_stays_by_itself():
-    assert layer_stack.stacks(SHAPES["llama_8b"]) == {"layers_0_to_30_by_1": range(31)}
+def test_stacks_hold_whole_periods():
+    assert layer_stack.stacks(SHAPES["llama_8b"]) == {"layers_0_to_31_by_1": range(32)}
     assert list(map(list, layer_stack.stacks(CONFIGS["period"]).values())) == [[0, 4], [1, 5], [2, 6], [3, 7]]
-    assert list(layer_stack.stacks(CONFIGS["sliding_mixed"])) == ["layers_0_to_4_by_2", "layers_1_to_5_by_2"]
-    for config in (BASE, dataclasses.replace(BASE, num_layers=1),
+    assert list(layer_stack.stacks(CONFIGS["sliding_mixed"])) == ["layers_0_to_6_by_2", "layers_1_to_7_by_2"]
+    for config in (dataclasses.replace(BASE, num_layers=1),
                    dataclasses.replace(BASE, num_layers=6, sliding_window=4, sliding_layers=(0,))):
         assert layer_stack.stacks(config) == {} and layer_stack.compiled_layers(config) == config.num_layers
-    assert layer_stack.compiled_layers(SHAPES["llama_70b"]) == 2
+    assert layer_stack.compiled_layers(SHAPES["llama_70b"]) == 1
     assert layer_stack.compiled_layers(CONFIGS["period"]) == 6
 
 

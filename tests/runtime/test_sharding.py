@@ -31,9 +31,11 @@ OTHERWISE = dataclasses.replace(
     qk_norm_whole=True, attention_softcap=1.0, residual_scale=0.5, logit_softcap=5.0, sliding_window=4,
     sliding_layers=(1,), unrotated_layers=(0,), rotary_dim=6, rope_scaling=RopeScaling("yarn", 4.0),
 )
-CONFIGS = {"odd": CONFIG, "few kv heads": FEW_KV_HEADS, "otherwise": OTHERWISE}
+STACKED = small_shape(64, 5, 64)
+CONFIGS = {"odd": CONFIG, "few kv heads": FEW_KV_HEADS, "otherwise": OTHERWISE, "stacked": STACKED}
 # Rows alone, params alone, and both with heads; what differs by architecture shows where all three are divided.
-MESHES = {"odd": [(8, 1, 1), (1, 8, 1), (2, 2, 2)], "few kv heads": [(2, 2, 2)], "otherwise": [(2, 2, 2)]}
+MESHES = {"odd": [(8, 1, 1), (1, 8, 1), (2, 2, 2)], "few kv heads": [(2, 2, 2)], "otherwise": [(2, 2, 2)],
+          "stacked": [(2, 2, 2)]}
 
 SCRIPT = '''
 import functools, json
@@ -42,12 +44,12 @@ from ilf_jax.models.placement import Placement
 from ilf_jax.runtime import sharding
 from ilf_jax.models.compute import FLOAT32, ComputeOptions
 from ilf_jax.errors import InputError
-from ilf_jax.models import transformer
+from ilf_jax.models import layer_stack, transformer
 from ilf_jax.sampling import decode
 from ilf_jax.sampling.logits import make_sampling
 from ilf_jax.steps import finetune_step, refine_step, score_step
 from ilf_jax.training import objectives, packing
-from tests_sharding import CONFIG, MESHES
+from tests_sharding import CONFIG, IN_STACKS, MESHES
 
 assert len(jax.devices()) == 8
 rng = np.random.default_rng(0)
@@ -87,9 +89,10 @@ def everything(train_params, decode_params, put, compute):
     )
     questions = put((prompts, lengths, suffixes, offsets, leaves, last, answers), 0)
     logits = answer_logits(CONFIG, decode_params, *questions, compute=compute)
-    spread = state.params["layers_0"]["mlp"]["up"]["kernel"]
+    spread = next(of for name, of in state.params.items() if name.startswith("layers_0"))["mlp"]["up"]["kernel"]
     return jax.device_get({
-        "metrics": metrics, "params": state.params, "greedy": refined, "sampled": sampled, "answer_logits": logits,
+        "metrics": metrics, "params": layer_stack.one_by_one(state.params), "greedy": refined, "sampled": sampled,
+        "answer_logits": logits,
     }), str(spread.sharding.spec if hasattr(spread.sharding, "spec") else None)
 
 
@@ -99,7 +102,8 @@ report = {"moved": float(np.abs(right["params"]["embedding"] - init["embedding"]
 for sizes in MESHES:
     placement = Placement(sharding.make_mesh(*sizes), CONFIG)
     compute = ComputeOptions(rows=sharding.batch_sharding(placement.mesh))
-    params = placement.params(init, "train"), placement.params(init, "decode")
+    laid = layer_stack.stacked(CONFIG, init) if IN_STACKS else init
+    params = placement.params(laid, "train"), placement.params(laid, "decode")
     found, spec = everything(*params, placement.batch, compute)
     worst = {}
     for name in right:
@@ -112,6 +116,17 @@ for sizes in ((3, 1, 1), (-1, 3, 1), (-1, -1, 1), (0, 1, 1), (-1, 16, 1), (2, 2,
         report["errors"][str(sizes)] = list(sharding.make_mesh(*sizes).devices.shape)
     except InputError as error:
         report["errors"][str(sizes)] = str(error)
+if IN_STACKS:  # the last mesh's params
+    long = {name: np.zeros((1, 8, 512, *a.shape[3:]), a.dtype) for name, a in train_batch.items()}
+
+    def temporaries():
+        objective = objectives.NextToken(CONFIG, compute, remat="full")
+        gradient = jax.jit(lambda params, batch: finetune_step.accumulated_gradients(objective, params, {}, batch))
+        return gradient.lower(params[0], placement.batch(long, 1)).compile().memory_analysis().temp_size_in_bytes
+
+    report["temporaries"] = [temporaries()]
+    ComputeOptions.to_keep = lambda self, x: x
+    report["temporaries"].append(temporaries())
 print(json.dumps(report))
 '''
 
@@ -122,6 +137,7 @@ def report(request, tmp_path_factory):
     (folder / "tests_sharding.py").write_text(
         "from ilf_jax.models.architecture import ModelConfig, RopeScaling\n"
         f"CONFIG = {CONFIGS[request.param]!r}\nMESHES = {MESHES[request.param]!r}\n"
+        f"IN_STACKS = {request.param == 'stacked'}\n"
     )
     env = {**several_devices(8), "PYTHONPATH": os.pathsep.join([str(folder), os.getcwd()])}
     done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, check=False)
@@ -142,6 +158,13 @@ def test_params_stay_where_they_were_put(report):
     assert "fsdp" in specs.get("(1, 8, 1)", "fsdp")
     assert "fsdp" in specs["(2, 2, 2)"]
     assert "tensor" in specs["(2, 2, 2)"]
+
+
+@pytest.mark.parametrize("report", ["stacked"], indirect=True)
+def test_activations_that_are_kept_are_sharded_over_tensor(report):
+    """Layers under a scan keep their inputs: of 5 layers, for 2 rows a device of 512 tokens and 64 floats; or half."""
+    kept, whole = report["temporaries"]
+    assert whole - kept > 0.25 * 5 * 2 * 512 * 64 * 4  # less than half of it, for other buffers take their place
 
 
 def test_mesh_sizes(report):
