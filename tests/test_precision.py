@@ -24,12 +24,11 @@ def precision(folder):
 @pytest.mark.fast
 def test_the_default_of_each_platform():
     assert [hardware.default_precision(p) for p in ("cpu", "gpu", "tpu")] == ["float32", "bfloat16", "bfloat16"]
-    assert [hardware.default_layers(p) for p in ("cpu", "gpu", "tpu")] == ["unrolled", "scan", "scan"]
+    assert [hardware.default_layers(p) for p in ("cpu", "gpu", "tpu")] == ["unrolled", "unrolled", "scan"]
 
 
 def test_a_run_keeps_the_precision_that_it_was_begun_with(tiny_config, tmp_path, monkeypatch, caplog):
     folder = tmp_path / "run"
-    tiny_config.layers = "auto"
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(hardware, "default_precision", lambda platform: "bfloat16")
         elsewhere.setattr(hardware, "default_layers", lambda platform: "scan")

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ilf_jax.models.architecture import ModelConfig, RopeScaling
+from ilf_jax.runtime import barriers
 
 Rotation = tuple[jax.Array, jax.Array]
 """Cosines and sines, B x C x L x 1 x frequencies, of the angles by which positions turn queries and keys."""
@@ -52,6 +53,8 @@ def _yarn_kept(dim: int, theta: float, scaling: RopeScaling) -> jax.Array:
 def rotation(config: ModelConfig, slides: bool, positions_BxCxL: jax.Array) -> Rotation | None:
     """The rotation of one kind of layer; None for a model without rotary positions.
 
+    Behind a barrier: XLA would fuse sines and cosines into every layer, and compute them there again.
+
     Args:
         slides: whether the layers have a sliding window, and so Gemma 3's local theta.
     """
@@ -65,7 +68,7 @@ def rotation(config: ModelConfig, slides: bool, positions_BxCxL: jax.Array) -> R
     cos, sin = jnp.cos(angles), jnp.sin(angles)
     if scaling is not None and scaling.attention_factor != 1.0:
         cos, sin = cos * scaling.attention_factor, sin * scaling.attention_factor
-    return cos, sin
+    return barriers.materialise((cos, sin))
 
 
 def apply_rope(x: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:

@@ -179,10 +179,11 @@ def _has_nvidia_gpu(root: pathlib.Path = pathlib.Path("/")) -> bool:
 
 
 KEPT_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
-"""Compiler options for CPUs, whose backend otherwise drops the barriers that `jax.checkpoint` sets.
+"""Compiler options of all programs on CPUs, whose backend otherwise drops barriers before it fuses operations.
 
-Without them, XLA merges what is recomputed with what it was computed from, and keeps it: config.finetune.remat then
-saves no memory. `tricks.py` measures this as `kept_barriers` and `kept_barriers_remat`.
+Those that `jax.checkpoint` sets: without them, XLA merges what is recomputed with what it was computed from, and keeps
+it, and config.finetune.remat saves no memory; `tricks.py` measures this as `kept_barriers` and `kept_barriers_remat`.
+And those of `barriers.materialise`.
 """
 
 
@@ -217,10 +218,10 @@ def default_precision(platform: str) -> str:
 def default_layers(platform: str) -> str:
     """What config.layers='auto' means on devices of a platform.
 
-    On accelerators a scan compiles in a part of the time. On a CPU a layer compiles in a tenth of a second, and a scan
-    slows each step, see benchmarks/RESULTS.md.
+    On TPUs a scan compiles in a fifth to a third of the time. Elsewhere a layer compiles in a tenth of a second; a scan
+    slows each step on a CPU, and no GPU has run it yet, see benchmarks/RESULTS.md.
     """
-    return "unrolled" if platform == "cpu" else "scan"
+    return "scan" if platform == "tpu" else "unrolled"
 
 
 def topology(name: str) -> list[jax.Device]:

@@ -11,6 +11,7 @@ from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ilf_jax.errors import InputError
+from ilf_jax.runtime import hardware
 
 AXES = ("data", "fsdp", "tensor")
 
@@ -58,7 +59,9 @@ def path_name(path: tuple[Any, ...]) -> str:
 @functools.cache
 def jitted(step: Callable[..., Any], out: NamedSharding, options: tuple[tuple[str, Any], ...]) -> jax.stages.Wrapped:
     """`step` jitted, its results in the sharding `out`; `options` are further arguments of jax.jit, as sorted pairs."""
-    return jax.jit(step, **{"out_shardings": out, **dict(options)})
+    on_cpu = out.mesh.devices.flat[0].platform == "cpu"
+    return jax.jit(step, compiler_options=hardware.KEPT_BARRIERS if on_cpu else None,
+                   **{"out_shardings": out, **dict(options)})
 
 
 def batch_sharding(mesh: Mesh, axis: int = 0) -> NamedSharding:
