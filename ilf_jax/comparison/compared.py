@@ -20,8 +20,9 @@ def read_systems(workdirs: Sequence[str]) -> tuple[dict[str, Example], dict[str,
     for path in workdirs:
         work = workfolder.read(path)
         before = f"{path}/" if len(workdirs) > 1 else ""
-        for run in (work, *work.baselines.values()):
-            for name, texts in _systems_of(run).items():
+        own_name = work.config["finetune"]["target"]
+        for run_name, run in {own_name: work, **work.baselines}.items():
+            for name, texts in _systems_of(run, run_name).items():
                 by_name[before + name] = texts
         held_out = work.iterations[0].heldout if work.iterations else {}
         if documents and documents != held_out:
@@ -30,13 +31,13 @@ def read_systems(workdirs: Sequence[str]) -> tuple[dict[str, Example], dict[str,
     return documents, by_name
 
 
-def _systems_of(work: workfolder.WorkFolder) -> dict[str, systems.Texts]:
+def _systems_of(work: workfolder.WorkFolder, name: str) -> dict[str, systems.Texts]:
     by_number = {iteration.number: iteration for iteration in work.iterations}
     last = max((k for k, iteration in by_number.items() if iteration.rows("evaluate")), default=None)
     if last is None:
         return {}
     by_name = systems.of_policies(
-        work.config["finetune"]["target"], last, work.config["evaluate"].get("best_of_n", 1),
+        name, last, work.config["evaluate"].get("best_of_n", 1),
         lambda k: by_number[k].rows("evaluate") if k in by_number else {},
         lambda k: by_number[k].rows("best_of_n") if k in by_number else {})
     return by_name | systems.of_people(by_number[last].heldout.values())

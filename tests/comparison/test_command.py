@@ -30,6 +30,13 @@ def test_lists_exports_and_reads(tiny_run, tmp_path):
     assert code == 0 and "0.500" in out
 
 
+def test_a_baseline_with_the_same_target_is_a_system_of_its_own(tiny_run, tmp_path):
+    """A shuffled control, say, imitates refinements as the run does."""
+    folder = shutil.copytree(tiny_run[1], tmp_path / "run")
+    shutil.copytree(tiny_run[1], folder / "baselines" / "shuffled")
+    assert compare(f"--workdir={folder}")[:2] == (0, "before_training\nrefinement\nshuffled\n")
+
+
 def test_a_judge_says_the_same_when_asked_again(tiny_run, tmp_path):
     given = (f"--workdir={tiny_run[1]}", "--systems=refinement,before_training", "--judge=builtin:word_removal_1m",
              f"--out={tmp_path / 'judged'}")
