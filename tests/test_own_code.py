@@ -253,7 +253,7 @@ def test_a_baseline_with_other_feedback_is_about_the_same_drafts(tiny_config):
     assert config_lib.baseline(config, "no_feedback").draft.source == "recorded"
 
 
-@pytest.mark.parametrize("name", ["before_training", "refinement", "references", "x_best_of_4"])
+@pytest.mark.parametrize("name", ["before_training", "refinement", "references", "x_best_of_4", "ILF"])
 def test_a_baseline_is_not_named_like_another_system(tiny_config, tmp_path, name):
     tiny_config.baselines = {name: {"finetune": {"target": "initial"}}}
     with pytest.raises(InputError, match="is the name of another system"):

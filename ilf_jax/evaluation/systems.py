@@ -12,10 +12,10 @@ def of_policies(
     target: str, iterations: int, best_of_n: int, outputs: Callable[[int], Mapping[str, Output]],
     best: Callable[[int], Mapping[str, BestOfN]],
 ) -> dict[str, Texts]:
-    """`before_training`, the last iteration's policy (named by its finetuning target), and the best of N of each.
+    """`before_training`, the last iteration's policy, and the best of N of each.
 
     Args:
-        target: config.finetune.target.
+        target: name of the policy: config.finetune.target, or a baseline's name.
         iterations: number of the last iteration.
         best_of_n: N; 1 means that stage best_of_n did not run.
         outputs: iteration -> the records of its stage evaluate.

@@ -11,7 +11,7 @@ from ilf_jax.tasks import word_removal
 MAX_SIZE = 2**31 - 1
 """No axis of a param, and no position, is larger."""
 MAX_LAYERS = 512
-"""No model has more layers. Layers are unrolled, so each of them costs compile time."""
+"""No model has more layers. Where they are unrolled, each of them costs compile time."""
 
 # What fields may hold beside their types. Those that are not named: whole numbers from 0, finite numbers.
 _RANGES: dict[str, tuple[float, float]] = {

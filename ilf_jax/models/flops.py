@@ -24,7 +24,7 @@ def forward(config: ModelConfig, *, tokens: float, seen: float, unembedded: floa
     """A forward pass (Kaplan et al. 2020, table 1), in FLOPs.
 
     A token takes 2 N + 4 * layers * heads * head_dim * seen, a row of logits 2 V D. As is usual, this counts the whole
-    last layer for every token, although `transformer` computes only the part that is needed.
+    last layer for every token, although `transformer` computes only the needed part of one outside a stack.
 
     Args:
         config: the model.

@@ -33,14 +33,19 @@ _FEWEST = 2
 def stacks(config: ModelConfig) -> dict[str, range]:
     """The stacks of a model, by name, and the layers of each; none where no period repeats.
 
-    The i-th stack holds the i-th layer of each period.
+    The i-th stack holds the i-th layer of each period. Of several ways to stack it is the one with the fewest layers to
+    compile; a last layer that differs from all others is no reason to stack none.
     """
-    kinds = [(config.is_sliding(i), config.is_rotated(i)) for i in range(config.num_layers)]
-    for period in range(1, config.num_layers // _FEWEST + 1):
-        end = config.num_layers // period * period
-        if all(kinds[i] == kinds[i % period] for i in range(end)):
-            return {f"layers_{i}_to_{end - period + i}_by_{period}": range(i, end, period) for i in range(period)}
-    return {}
+    count = config.num_layers
+    kinds = [(config.is_sliding(i), config.is_rotated(i)) for i in range(count)]
+    fewest, best = count, (0, 0)
+    for period in range(1, count // _FEWEST + 1):
+        for end in (count // period * period, (count - 1) // period * period):
+            compiled = period + count - end
+            if end >= _FEWEST * period and compiled < fewest and all(kinds[i] == kinds[i % period] for i in range(end)):
+                fewest, best = compiled, (period, end)
+    period, end = best
+    return {f"layers_{i}_to_{end - period + i}_by_{period}": range(i, end, period) for i in range(period)}
 
 
 def compiled_layers(config: ModelConfig) -> int:

@@ -227,7 +227,7 @@ class Transformer(nn.Module):
             x, kv = layer(x, positions_BxCxL, rotation, context.of_layer(before + i - scanned), wanted)
             kvs.append(kv)
         if scanned == c.num_layers:
-            x = _rows(x, wanted_BxCxW)
+            x = self.compute.in_rows(_rows(x, wanted_BxCxW))
         return Norm(c, self.compute.dtype, name="final_norm")(x), tuple(kvs)
 
     def _scan(

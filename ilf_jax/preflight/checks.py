@@ -25,8 +25,8 @@ def check_sources(config: config_lib.Config, task: Task) -> None:
 
 def _check_baselines(config: config_lib.Config) -> None:
     names = {_settings(config): "the run itself"}
-    # What is compared at the end, by name.
-    taken = {"before_training", config.finetune.target, "references", "human_refinements"}
+    # What is compared at the end, by name, and what the report calls the run itself.
+    taken = {"before_training", config.finetune.target, "references", "human_refinements", "ILF", "policy"}
     for name in config.baselines or {}:
         if name in taken or "_best_of_" in name:
             raise InputError(f"config.baselines.{name}: is the name of another system of the run; choose another")

@@ -120,8 +120,8 @@ _PROGRAMS: dict[str, Programs] = {
                     "to 8 s and loads in 1.5 to 2.5 s, 2026-11"),
     "gpu": Programs(0.16, 5, 1e14, 128, True, "SmolLM2-135M on one H200: 28.3 s for 5 programs, autotuning included, "
                     "2026-11-28"),
-    "tpu": Programs(1.16, 5, 1e14, 128, True, "Llama 8B (32 layers) for v5e:4x4, on two AMD EPYC cores: refine "
-                    "compiles in 43 s, score in 42 s, 2026-11"),
+    "tpu": Programs(1.8, 7, 1e14, 128, True, "Llama 8B for v5e:4x4, on two AMD EPYC cores: refine and score compile in "
+                    "70 s, and in 13 and 15 s with its 32 layers under a scan, 2026-11-29"),
 }
 
 
@@ -179,7 +179,7 @@ def _has_nvidia_gpu(root: pathlib.Path = pathlib.Path("/")) -> bool:
 
 
 KEPT_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
-"""Compiler options of all programs on CPUs, whose backend otherwise drops barriers before it fuses operations.
+"""Compiler options of inference and of the train step on CPUs, which otherwise drop barriers before they fuse.
 
 Those that `jax.checkpoint` sets: without them, XLA merges what is recomputed with what it was computed from, and keeps
 it, and config.finetune.remat saves no memory; `tricks.py` measures this as `kept_barriers` and `kept_barriers_remat`.
@@ -218,8 +218,8 @@ def default_precision(platform: str) -> str:
 def default_layers(platform: str) -> str:
     """What config.layers='auto' means on devices of a platform.
 
-    On TPUs a scan compiles in a fifth to a third of the time. Elsewhere a layer compiles in a tenth of a second; a scan
-    slows each step on a CPU, and no GPU has run it yet, see benchmarks/RESULTS.md.
+    By compile time: for TPUs a scan takes a fifth to a third of it; elsewhere a layer takes a tenth of a second, and on
+    a CPU a scan slows each step. No accelerator has run one yet. See benchmarks/RESULTS.md.
     """
     return "scan" if platform == "tpu" else "unrolled"
 

@@ -64,6 +64,11 @@ def test_stacks_hold_whole_periods():
     assert layer_stack.stacks(SHAPES["llama_8b"]) == {"layers_0_to_31_by_1": range(32)}
     assert list(map(list, layer_stack.stacks(CONFIGS["period"]).values())) == [[0, 4], [1, 5], [2, 6], [3, 7]]
     assert list(layer_stack.stacks(CONFIGS["sliding_mixed"])) == ["layers_0_to_6_by_2", "layers_1_to_7_by_2"]
+    for layers, sliding, stacked in ((6, (5,), {"layers_0_to_4_by_1"}), (32, (31,), {"layers_0_to_30_by_1"}),
+                                     (24, (23,), {"layers_0_to_22_by_1"}), (4, (1, 3), {"layers_0_to_2_by_2",
+                                                                                        "layers_1_to_3_by_2"})):
+        config = dataclasses.replace(BASE, num_layers=layers, sliding_window=4, sliding_layers=sliding)
+        assert {*layer_stack.stacks(config)} == stacked
     for config in (dataclasses.replace(BASE, num_layers=1),
                    dataclasses.replace(BASE, num_layers=6, sliding_window=4, sliding_layers=(0,))):
         assert layer_stack.stacks(config) == {} and layer_stack.compiled_layers(config) == config.num_layers

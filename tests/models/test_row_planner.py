@@ -73,6 +73,13 @@ def test_a_small_model_on_a_cpu_pads_little_and_a_large_one_compiles_once():
     assert planner(DEVICES[5], "llama_8b", rows=slice_of_16).row_lengths(PROMPTS) == (3584,)
 
 
+def test_under_a_scan_a_program_costs_a_part_and_more_lengths_are_worth_one():
+    rows = SimpleNamespace(mesh=SimpleNamespace(size=16))
+    unrolled, scanned = (planner(DEVICES[5], "llama_8b", rows=rows, scans=scans) for scans in (False, True))
+    assert scanned.program_tokens == pytest.approx(unrolled.program_tokens * (1 + 7) / (32 + 7))
+    assert 1 < len(scanned.row_lengths(PROMPTS)) <= 4
+
+
 def test_devices_of_a_mesh_compute_more_meanwhile_but_those_of_a_cpu_do_not():
     rows = SimpleNamespace(mesh=SimpleNamespace(size=16))
     for device, factor in ((DEVICES[5], 16), (DEVICES[0], 1)):
