@@ -9,7 +9,7 @@ SmolLM2-135M drafts a summary of each text. `Informed` compares it with the refe
 missing: up to three phrases that text and reference share, in quotation marks. It stands for a reviewer who knows the
 subject, and makes a study repeatable. The refiner, the same small model, sees text, draft and feedback, never the
 reference. `taken_in` picks the refinement that took in most of the phrases and made up least.
-Baselines: feedback about another text (what the words were worth), the drafts, and the references (people: a ceiling).
+Baselines: feedback about another text (what the words were worth), the drafts, and the references, which people wrote.
 Measured on held-out texts, of which nobody says anything: likelihood of their references, ROUGE, made-up words.
 Sized for two CPU cores and an hour: 64 texts, 6 refinements each, 96 held-out texts. Measured on DeFacto: fewer words
 are made up, but no fewer than with the wrong feedback (benchmarks/RESULTS.md): a larger refiner is what to try.
