@@ -52,8 +52,7 @@ class ComputeOptions:
         """
         if self.rows is None or x.shape[2] % self.rows.mesh.shape["tensor"]:
             return x
-        rows, candidates = (*self.rows.spec, None)[:2]
-        return _moved(x, NamedSharding(self.rows.mesh, PartitionSpec(rows, candidates, "tensor")))
+        return _moved(x, NamedSharding(self.rows.mesh, PartitionSpec(self.rows.spec[0], None, "tensor")))
 
     def in_use(self, x: jax.Array) -> jax.Array:
         """What `to_keep` returned, laid out as `rows` says."""
