@@ -350,8 +350,8 @@ class Config:
                          "accelerators and float32 on CPUs", choices=("auto", "float32", "bfloat16"))
     attention: str = key("auto", "kernel of training and prefill; auto: the device's own in bfloat16, else plain xla",
                           choices=("auto", "xla", "cudnn", "splash"))
-    layers: str = key("auto", "of models; scan: one is compiled for all, which takes more memory unless remat is on and "
-                      "mesh.tensor above 1; auto: what the work folder was begun with, at first scan on TPUs, else "
+    layers: str = key("auto", "of models; scan: one is compiled for all, which takes more memory unless remat is on "
+                      "and mesh.tensor above 1; auto: what the work folder was begun with, at first scan on TPUs, else "
                       "unrolled",
                       choices=("auto", "scan", "unrolled"))
     baselines: Any | None = key(None, "runs beside this one, drawn once what they share: {NAME: {'finetune': {...}, "
